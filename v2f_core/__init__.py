@@ -1,0 +1,1 @@
+"""Vox2Face: from a voice alone, a face."""
