@@ -1,0 +1,110 @@
+"""g_φ: its shape is the paper's, its output a unit identity, its folder whole and honest."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from v2f_core.errors import InputError
+from v2f_core.identity.aligner import Aligner
+from v2f_core.identity.sphere import check_unit
+
+
+@pytest.fixture
+def aligner():
+    torch.manual_seed(0)
+    return Aligner(speaker_width=24, hidden_width=32).eval()
+
+
+def test_the_default_is_the_paper_s():
+    paper = Aligner()
+    linear = [layer for layer in paper.modules() if isinstance(layer, nn.Linear)]
+    assert [(layer.in_features, layer.out_features) for layer in linear] == [(768, 1024), (1024, 1024), (1024, 512)]
+    kinds = [type(layer) for layer in paper.net]
+    assert kinds == 2 * [nn.Linear, nn.LayerNorm, nn.SiLU, nn.Dropout] + [nn.Linear]
+    assert {layer.p for layer in paper.modules() if isinstance(layer, nn.Dropout)} == {0.1}
+
+
+@pytest.mark.parametrize("shape", [(24,), (1, 24), (5, 24), (2, 3, 24)])
+def test_identities_are_unit_float32_for_any_batch(aligner, shape):
+    identity = aligner(torch.randn(shape))
+    assert identity.shape == (*shape[:-1], 512)
+    assert identity.dtype == torch.float32
+    check_unit(identity)
+
+
+@pytest.mark.parametrize("size", [1e-4, 1e4])
+def test_extreme_embeddings_still_give_unit_identities(aligner, size):
+    check_unit(aligner(size * torch.randn(4, 24)))
+
+
+def test_rows_do_not_see_each_other(aligner):
+    x = torch.randn(6, 24)
+    torch.testing.assert_close(aligner(x)[4], aligner(x[4]))
+
+
+def test_dropout_acts_in_training_only(aligner):
+    x = torch.randn(4, 24)
+    assert torch.equal(aligner(x), aligner(x))
+    aligner.train()
+    assert not torch.equal(aligner(x), aligner(x))
+
+
+def test_every_parameter_receives_a_gradient(aligner):
+    aligner.train()(torch.randn(8, 24))[:, 0].sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in aligner.parameters())
+
+
+def test_a_saved_aligner_comes_back_the_same(aligner, tmp_path):
+    x = torch.randn(5, 24)
+    aligner.save_pretrained(tmp_path, {"seed": 7, "inputs": {"manifest": "ab12"}})
+    back = Aligner.from_pretrained(tmp_path)
+    assert not back.training
+    # weights are rounded to float16 on disk
+    torch.testing.assert_close(back(x), aligner(x), atol=2e-3, rtol=0)
+    back.save_pretrained(tmp_path / "again")
+    assert torch.equal(Aligner.from_pretrained(tmp_path / "again")(x), back(x))
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["config.json", "model.safetensors"]
+
+
+def test_the_config_says_where_the_weights_come_from(aligner, tmp_path):
+    aligner.save_pretrained(tmp_path, {"seed": 7, "inputs": {"manifest": "ab12"}})
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["hidden_width"] == 32
+    assert config["provenance"]["seed"] == 7
+    assert config["provenance"]["inputs"] == {"manifest": "ab12"}
+    assert config["provenance"]["versions"]["torch"] == torch.__version__.split("+")[0]
+
+
+def test_the_same_weights_are_the_same_bytes(aligner, tmp_path):
+    for name in ("a", "b"):
+        aligner.save_pretrained(tmp_path / name)
+    assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("damage", ["no config", "no weights", "not json", "other width", "cut weights", "pickle"])
+def test_a_damaged_folder_is_one_line_with_a_way_out(aligner, tmp_path, damage):
+    aligner.save_pretrained(tmp_path)
+    config, weights = tmp_path / "config.json", tmp_path / "model.safetensors"
+    if damage == "no config":
+        config.unlink()
+    elif damage == "no weights":
+        weights.unlink()
+    elif damage == "not json":
+        config.write_text("{")
+    elif damage == "other width":
+        config.write_text(config.read_text().replace('"hidden_width": 32', '"hidden_width": 33'))
+    elif damage == "cut weights":
+        weights.write_bytes(weights.read_bytes()[:-50])
+    else:
+        torch.save(aligner.state_dict(), weights)
+    with pytest.raises(InputError) as caught:
+        Aligner.from_pretrained(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_an_embedding_of_another_encoder_is_refused(aligner):
+    with pytest.raises(InputError, match="width 192"):
+        aligner(torch.randn(2, 192))

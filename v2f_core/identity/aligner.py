@@ -1,0 +1,128 @@
+"""The aligner g_φ: from a speaker embedding to a point on the sphere of faces (Eq. 4 and 7)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from v2f_core.errors import InputError
+from v2f_core.files import atomic_write
+from v2f_core.identity.sphere import normalise
+from v2f_core.provenance import versions
+
+CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"
+
+
+class Aligner(nn.Module):
+    """g_φ: a three-layer MLP with SiLU, LayerNorm and dropout, ℓ2-normalised.
+
+    Args:
+        speaker_width: width of v_spk: 768 for AST, 192 for ECAPA; a miniature's is smaller.
+        hidden_width: width of the two hidden layers, 1024 in the paper.
+        identity_width: width of ẑ, 512 for ArcFace.
+        dropout: share of hidden units dropped in training, 0.1 in the paper.
+
+    Example:
+        >>> aligner = Aligner(speaker_width=8, hidden_width=16).eval()
+        >>> identity = aligner(torch.randn(3, 8))
+        >>> identity.shape, bool(torch.allclose(identity.norm(dim=-1), torch.ones(3), atol=1e-5))
+        (torch.Size([3, 512]), True)
+    """
+
+    def __init__(
+        self, speaker_width: int = 768, hidden_width: int = 1024, identity_width: int = 512, dropout: float = 0.1
+    ):
+        super().__init__()
+        self.settings = {
+            "speaker_width": speaker_width,
+            "hidden_width": hidden_width,
+            "identity_width": identity_width,
+            "dropout": dropout,
+        }
+        self.provenance: dict[str, Any] = {}
+        self.speaker_width = speaker_width
+        self.net = nn.Sequential(
+            nn.Linear(speaker_width, hidden_width),
+            nn.LayerNorm(hidden_width),
+            nn.SiLU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden_width, hidden_width),
+            nn.LayerNorm(hidden_width),
+            nn.SiLU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden_width, identity_width),
+        )
+
+    def forward(self, speaker_embedding: Float[Tensor, "*batch speaker"]) -> Float[Tensor, "*batch identity"]:
+        """The unit identity ẑ that each speaker embedding v_spk predicts, float32.
+
+        Raises:
+            InputError: the embedding has another width than the aligner was made for, or is NaN.
+        """
+        if speaker_embedding.shape[-1] != self.speaker_width:
+            raise InputError(
+                f"speaker embedding of width {speaker_embedding.shape[-1]}: this aligner was trained on "
+                f"{self.speaker_width}; use the speech encoder it was trained with"
+            )
+        return normalise(self.net(speaker_embedding.to(next(self.parameters()).dtype)))
+
+    def save_pretrained(self, folder: str | Path, provenance: Mapping[str, Any] | None = None) -> None:
+        """Write ``model.safetensors`` (float16 on disk) and ``config.json``, each atomically.
+
+        Args:
+            folder: made if missing.
+            provenance: what it was made from (hashes of the inputs, training settings, seed); the versions of torch
+                and of this package are added. It stands in ``config.json`` under ``provenance``.
+        Raises:
+            InputError: the folder cannot be written to.
+        """
+        from safetensors.torch import save_file
+
+        folder = Path(folder)
+        given = self.provenance if provenance is None else provenance
+        self.provenance = {**given, "versions": versions("torch", "v2f-core")}
+        with atomic_write(folder / WEIGHTS_NAME) as temporary:
+            save_file({name: value.half().contiguous() for name, value in self.state_dict().items()}, temporary)
+        with atomic_write(folder / CONFIG_NAME) as temporary:
+            config = {"class": "Aligner", **self.settings, "provenance": self.provenance}
+            temporary.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Aligner:
+        """Load what :meth:`save_pretrained` wrote, in float32 and in evaluation mode. Nothing is unpickled.
+
+        Raises:
+            InputError: a file is missing, damaged, or does not fit the settings.
+
+        Example:
+            >>> import tempfile
+            >>> folder = tempfile.mkdtemp()
+            >>> Aligner(speaker_width=8, hidden_width=16).save_pretrained(folder, {"seed": 0})
+            >>> Aligner.from_pretrained(folder).provenance["seed"]
+            0
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        folder = Path(folder)
+        for name in (CONFIG_NAME, WEIGHTS_NAME):
+            if not (folder / name).is_file():
+                raise InputError(f"{folder / name}: missing; train an aligner with 'python -m v2f_core stage1'")
+        try:
+            config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+            names = ("speaker_width", "hidden_width", "identity_width", "dropout")
+            aligner = cls(**{name: config[name] for name in names})
+            weights = load_file(folder / WEIGHTS_NAME)
+            aligner.load_state_dict({name: value.float() for name, value in weights.items()})
+        except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(
+                f"{folder}: not an aligner's folder, or damaged ({reason}); train or download it again"
+            ) from error
+        aligner.provenance = config.get("provenance", {})
+        return aligner.eval()
