@@ -1,0 +1,124 @@
+"""A photograph of a person: ``render(look, view)`` gives RGB pixels, ``landmarks`` where the five points lie."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from scipy.ndimage import gaussian_filter, zoom
+
+from v2f_core.mini.build.portrait import hair, raster
+from v2f_core.mini.build.portrait.basis import LASHES, basis
+from v2f_core.mini.build.portrait.camera import Scene, stage
+from v2f_core.mini.build.portrait.looks import Look, View
+from v2f_core.mini.build.portrait.shade import cast, shade_hair, shade_head
+
+OVERSAMPLE = 2
+
+
+def _backdrop(view: View, size: int) -> Float[np.ndarray, "pixels 3"]:
+    """A wall out of focus: two colours in soft patches, linear."""
+    g = np.random.default_rng(view.seed)
+    coarse = g.normal(0, 1, (4, 4)) + np.linspace(1, -1, 4)[:, None]
+    patches = 1 / (1 + np.exp(-1.3 * zoom(coarse, size / 4, order=3, mode="nearest", grid_mode=True)))
+    first, second = (np.array(colour, np.float32) ** 2.2 for colour in view.background)
+    return (second + (first - second) * patches[..., None]).reshape(-1, 3).astype(np.float32)
+
+
+def _hair_layers(look: Look, scene: Scene, head_depth: np.ndarray, normals: np.ndarray, size: int) -> list[tuple[raster.Fragments, np.ndarray]]:
+    """The two nearest layers of hair before the head, the nearer last, with their coverage."""
+    sheet = scene.sheet
+    if sheet is None:
+        return []
+    first = len(scene.space) - len(sheet.vertices)
+    f = raster.scan(scene.screen[first:], scene.space[first:, 2], sheet.triangles, size, two_sided=True)
+    f = raster.take(f, f.depth > head_depth[f.pixel])
+    around = raster.mix(sheet.around, sheet.triangles[f.triangle], f.weights)
+    alpha = hair.coverage(sheet, around, look.curl)
+    if look.curl > 0.5:  # a fuzzy outline where the sheet turns away
+        facing = np.abs(raster.mix(normals[first:, 2], sheet.triangles[f.triangle], f.weights))
+        alpha = alpha * np.clip(facing * 3.5 + 0.25 * hair.strand_noise(around), 0, 1)
+    layers = []
+    left = alpha > 0.04
+    for _ in range(2):
+        f, alpha = raster.take(f, left), alpha[left]
+        buffer = np.full(size * size, -np.inf, np.float32)
+        np.maximum.at(buffer, f.pixel, f.depth)
+        front = f.depth == buffer[f.pixel]
+        layers.append((raster.take(f, front), alpha[front]))
+        left = ~front
+    return layers[::-1]
+
+
+def _glasses(look: Look, view: View, scene: Scene, image: np.ndarray, size: int) -> None:
+    """Draw thin frames around the eyes, in place."""
+    g = np.random.default_rng(look.seed + 2)
+    width, height, power = g.uniform(0.22, 0.26), g.uniform(0.15, 0.21), g.uniform(2, 4)
+    colour = np.array([[0.02, 0.02, 0.02], [0.10, 0.05, 0.03], [0.25, 0.22, 0.18]], np.float32)[g.integers(3)]
+    t = np.linspace(0, 2 * np.pi, 260)
+    ring = np.stack([np.sign(np.cos(t)) * np.abs(np.cos(t)) ** (2 / power) * width, np.sign(np.sin(t)) * np.abs(np.sin(t)) ** (2 / power) * height - 0.03], 1)
+    right, left = scene.landmarks[:2]
+    apart = size / 128 * 128 * 0.0 + np.linalg.norm(left - right)
+    pixels = scene.rotation[:2, :2] * np.array([[1, 1], [-1, -1]]) * (apart / max(abs(scene.rotation[0, 0]), 0.5) / 0.6156)
+    points = [centre + ring * np.array([1, -1]) @ np.abs(np.diag(np.diag(pixels))).T for centre in (right, left)]
+    inner = (right + left) / 2
+    bridge = inner + np.linspace(-1, 1, 40)[:, None] * (left - right) * (0.5 - width / 0.6156)
+    bridge[:, 1] -= size * 0.004
+    for x, y in np.concatenate([*points, bridge]):
+        c, r = int(x), int(y)
+        if 1 <= c < size - 1 and 1 <= r < size - 1:
+            image[r : r + 2, c : c + 2] = colour
+
+
+def _develop(linear: Float[np.ndarray, "size size 3"], view: View) -> UInt8[np.ndarray, "size size 3"]:
+    """Exposure, a soft shoulder for the highlights, blur, gamma, sensor noise."""
+    x = linear * view.exposure
+    x = np.where(x > 0.7, 0.7 + 0.3 * np.tanh((x - 0.7) / 0.3), x)
+    if view.blur > 0.1:
+        sigma = view.blur * linear.shape[0] / 128
+        x = gaussian_filter(x, (sigma, sigma, 0))
+    x = np.clip(x, 0, 1) ** (1 / 2.2)
+    x = x + view.grain * np.random.default_rng(view.seed + 1).normal(size=x.shape)
+    return (np.clip(x, 0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def portrait(look: Look, view: View, size: int = 128) -> tuple[UInt8[np.ndarray, "size size 3"], Float[np.ndarray, "5 2"]]:
+    """A photograph and its landmarks, for the price of one.
+
+    Returns:
+        RGB pixels, and (x, y) in pixels of the eyes, the nose's tip and the mouth's corners, the image's left first.
+
+    Example:
+        >>> from v2f_core.mini.build.portrait.looks import View, look_of
+        >>> from v2f_core.mini.world import person
+        >>> image, points = portrait(look_of(person("minivox", 0)), View(), size=64)
+        >>> image.shape, points.shape, bool(points[0, 0] < points[1, 0])
+        ((64, 64, 3), (5, 2), True)
+    """
+    b, large = basis(), size * OVERSAMPLE
+    scene = stage(look, view, large)
+    count = len(b.template)
+    all_triangles = b.triangles if scene.sheet is None else np.concatenate([b.triangles, scene.sheet.triangles + count])
+    normals = raster.vertex_normals(scene.space, all_triangles)
+    solid = np.concatenate([b.triangle_part != LASHES, np.ones(len(all_triangles) - len(b.triangles), bool)])
+    light = cast(scene, view, normals, all_triangles[solid])
+    head, depth = raster.nearest(raster.scan(scene.screen, scene.space[:, 2], b.triangles, large), large)
+    image = _backdrop(view, large)
+    image[head.pixel] = shade_head(look, view, scene, light, normals, head)
+    glasses = look.glasses and view.glasses
+    if glasses:
+        _glasses(look, view, scene, image.reshape(large, large, 3), large)
+    for layer, alpha in _hair_layers(look, scene, depth, normals, large):
+        colour = shade_hair(look, view, scene, light, normals, layer)
+        image[layer.pixel] += (colour - image[layer.pixel]) * alpha[:, None]
+    mean = image.reshape(size, OVERSAMPLE, size, OVERSAMPLE, 3).mean((1, 3))
+    return _develop(mean, view), scene.landmarks / OVERSAMPLE
+
+
+def render(look: Look, view: View, size: int = 128) -> UInt8[np.ndarray, "size size 3"]:
+    """A photograph of a person: RGB pixels (see ``portrait``)."""
+    return portrait(look, view, size)[0]
+
+
+def landmarks(look: Look, view: View, size: int = 128) -> Float[np.ndarray, "5 2"]:
+    """Where the eyes, the nose's tip and the mouth's corners lie (x, y in pixels), the image's left first."""
+    return stage(look, view, size * OVERSAMPLE).landmarks / OVERSAMPLE
