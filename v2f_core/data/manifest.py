@@ -1,0 +1,151 @@
+"""One table of a dataset's files: who is seen or heard in each, and in which split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from v2f_core.errors import InputError
+from v2f_core.files import atomic_write
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMNS = ("person", "sex", "split", "kind", "session", "path")
+VALUES = {"sex": ("f", "m"), "split": ("train", "val", "test"), "kind": ("face", "voice")}
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A dataset: its root, a table with one row a file, and a list of what was left out.
+
+    Attributes:
+        root: the folder that the table's paths start from.
+        table: columns person (a name), sex (f, m), split (train, val, test), kind (face, voice), session (of a voice,
+            the video it was cut from; else empty) and path (POSIX form, relative to root); sorted.
+        left_out: columns item and why: persons and files that are there but not used.
+
+    Example:
+        >>> import pandas as pd
+        >>> rows = [("Ada", "f", "train", "face", "", "ada.png"), ("Ada", "f", "train", "voice", "v0", "ada.wav")]
+        >>> manifest = Manifest(Path("data"), pd.DataFrame(rows, columns=COLUMNS))
+        >>> manifest.persons("train").index.tolist(), manifest.voices("train").path.tolist()
+        (['Ada'], ['ada.wav'])
+        >>> manifest.absolute(manifest.faces())
+        [PosixPath('data/ada.png')]
+    """
+
+    root: Path
+    table: pd.DataFrame
+    left_out: pd.DataFrame = field(default_factory=lambda: _empty("item", "why"))
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "table", check(self.table))
+
+    def faces(self, split: str | None = None) -> pd.DataFrame:
+        """The rows of pictures, of one split or of all."""
+        return self._rows("face", split)
+
+    def voices(self, split: str | None = None) -> pd.DataFrame:
+        """The rows of recordings, of one split or of all."""
+        return self._rows("voice", split)
+
+    def persons(self, split: str | None = None) -> pd.DataFrame:
+        """One row a person: sex, split, and how many faces and voices there are of them."""
+        table = self.table if split is None else self.table[self.table.split == split]
+        counts = table.groupby("person").kind.value_counts().unstack(fill_value=0)
+        counts = counts.reindex(columns=["face", "voice"], fill_value=0)
+        who = table.groupby("person")[["sex", "split"]].first()
+        return who.join(counts.rename(columns={"face": "faces", "voice": "voices"}).rename_axis(columns=None))
+
+    def absolute(self, rows: pd.DataFrame) -> list[Path]:
+        """The files of some rows, with the root before them."""
+        return [self.root / path for path in rows.path]
+
+    def save(self, path: str | Path) -> None:
+        """Write the table as CSV, whole or not at all; put it in the root to read it back with `from_csv`.
+
+        Raises:
+            InputError: the folder cannot be written to.
+        """
+        with atomic_write(path) as temporary:
+            self.table.to_csv(temporary, index=False, lineterminator="\n")
+
+    def _rows(self, kind: str, split: str | None) -> pd.DataFrame:
+        if split is not None and split not in VALUES["split"]:
+            raise InputError(f"{split}: no such split; choose {', '.join(VALUES['split'])}")
+        mask = self.table.kind == kind
+        return self.table[mask if split is None else mask & (self.table.split == split)].reset_index(drop=True)
+
+
+def from_csv(path: str | Path) -> Manifest:
+    """A dataset of your own: a CSV with the columns of `Manifest.table`, paths relative to the CSV's folder.
+
+    The session column may be left out.
+
+    Raises:
+        InputError: the file is missing, is no CSV, or its contents break a rule of `check`.
+
+    Example:
+        >>> import tempfile
+        >>> mine = Path(tempfile.mkdtemp()) / "mine.csv"
+        >>> _ = mine.write_text("person,sex,split,kind,path\\nAda,f,test,face,ada.png\\n")
+        >>> from_csv(mine).table.path.tolist()
+        ['ada.png']
+    """
+    import pandas as pd
+
+    path = Path(path)
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, UnicodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise InputError(
+            f"{path}: cannot be read as a table ({error}); expected a CSV of {', '.join(COLUMNS)}"
+        ) from error
+    if "session" not in table:
+        table["session"] = ""
+    try:
+        return Manifest(path.parent, table)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def check(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with its columns in order and its rows sorted, after a look that it makes sense.
+
+    Raises:
+        InputError: a column is missing; a sex, split or kind is unknown; a person has two sexes or is in two splits
+            (the splits would leak); a path appears twice, is absolute or leads out of the root.
+
+    Example:
+        >>> import pandas as pd
+        >>> rows = [("Ada", "f", "train", "face", "", "1.png"), ("Ada", "f", "test", "face", "", "2.png")]
+        >>> check(pd.DataFrame(rows, columns=COLUMNS))
+        Traceback (most recent call last):
+        v2f_core.errors.InputError: Ada: in more than one split; a person's files must share one
+    """
+    if missing := [column for column in COLUMNS if column not in table]:
+        raise InputError(f"no column {missing[0]!r}; expected {', '.join(COLUMNS)}")
+    table = table[list(COLUMNS)].astype(str)
+    for column, allowed in VALUES.items():
+        wrong = table[~table[column].isin(allowed)]
+        if len(wrong):
+            row = wrong.iloc[0]
+            raise InputError(f"{row.path}: {column} is {row[column]!r}; expected {' or '.join(allowed)}")
+    for column in ("sex", "split"):
+        kinds = table.groupby("person")[column].nunique()
+        if (kinds > 1).any():
+            raise InputError(f"{kinds.idxmax()}: in more than one {column}; a person's files must share one")
+    if table.path.duplicated().any():
+        raise InputError(f"{table.path[table.path.duplicated()].iloc[0]}: listed twice; list each file once")
+    for path in table.path:
+        if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or not path:
+            raise InputError(f"{path!r}: not a path below the dataset's root; make it relative to it")
+    return table.sort_values(["split", "person", "kind", "path"]).reset_index(drop=True)
+
+
+def _empty(*columns: str) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame(columns=list(columns), dtype=str)

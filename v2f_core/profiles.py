@@ -1,0 +1,170 @@
+"""A profile says where each part is and how big: the miniature inside this package, or the full-size parts."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from v2f_core.errors import InputError
+from v2f_core.files import sha256
+
+MINI_ASSETS = Path(__file__).parent / "mini" / "assets"
+HASHES = "SHA256.json"  # in the assets' folder: relative path -> SHA-256
+PARTS = ("ast", "ecapa", "faces", "prior", "judge", "aligner")
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Where the parts of one size are, and its settings. The code never asks which profile it runs under.
+
+    Attributes:
+        name: "mini" or "full".
+        image_size: side of a generated face, pixels.
+        dataset: root of the dataset, in HQ-VoxCeleb's and VoxCeleb's layout.
+        ast, ecapa, faces, prior, judge, aligner: folders, in the form of `ASTModel`, of speechbrain, of an insightface
+            pack, of Stable Diffusion, of the judge and of the aligner.
+        dataset_is_packed: ``dataset`` holds the archives that the root is unpacked from at first use.
+        encoder: the default speaker encoder, "ast" or "ecapa".
+        clip_seconds: length of the clips a recording is cut into (they overlap by half).
+        guidance: classifier-free guidance scale of the sampler.
+        steps: steps of DPM-Solver++.
+        hub: where a part is published, for what this package may not carry.
+
+    Example:
+        >>> load_profile("mini").image_size, load_profile("full").image_size
+        (128, 512)
+    """
+
+    name: str
+    image_size: int
+    dataset: Path
+    ast: Path
+    ecapa: Path
+    faces: Path
+    prior: Path
+    judge: Path
+    aligner: Path
+    dataset_is_packed: bool = False
+    encoder: str = "ast"
+    clip_seconds: float = 1.25
+    guidance: float = 3.0
+    steps: int = 25
+    hub: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+    def part(self, name: str) -> Path:
+        """The folder of a part, after a look that it is there and, where hashes are known, that it is undamaged.
+
+        Raises:
+            InputError: no such part; its folder is missing or empty; a file differs from its hash.
+
+        Example:
+            >>> load_profile("mini").part("nose")
+            Traceback (most recent call last):
+            v2f_core.errors.InputError: nose: no such part of a profile; parts are ast, ecapa, faces, …
+        """
+        if name not in PARTS:
+            raise InputError(f"{name}: no such part of a profile; parts are {', '.join(PARTS)}")
+        folder: Path = getattr(self, name)
+        if not folder.is_dir() or not any(folder.iterdir()):
+            raise InputError(f"{folder}: the {self.name} profile's {name} is missing; {self.remedy(name)}")
+        damaged = damaged_assets(folder)
+        if damaged:
+            raise InputError(f"{damaged[0]}: differs from its hash in {HASHES}; {self.remedy(name)}")
+        return folder
+
+    def remedy(self, name: str) -> str:
+        """What to do about a missing or damaged part, as the end of a sentence."""
+        if getattr(self, name).is_relative_to(MINI_ASSETS):
+            return f"restore it (git checkout -- {MINI_ASSETS.name}, or reinstall v2f-core)"
+        origin = f", for instance from {self.hub[name]}," if name in self.hub else ""
+        return f"put it there{origin} or set V2F_FULL to the folder that holds it"
+
+
+def cache_folder() -> Path:
+    """Where things are unpacked: V2F_CACHE, else v2f_core in XDG_CACHE_HOME or ~/.cache.
+
+    Example:
+        >>> cache_folder().is_absolute()
+        True
+    """
+    if chosen := os.environ.get("V2F_CACHE"):
+        return Path(chosen).expanduser().absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "v2f_core"
+
+
+def _parts_in(root: Path, name: str, image_size: int, dataset: Path, **settings: Any) -> Profile:
+    return Profile(
+        name=name,
+        image_size=image_size,
+        dataset=dataset,
+        ast=root / "ast",
+        ecapa=root / "ecapa",
+        faces=root / "faces",
+        prior=root / "prior",
+        judge=root / "judge",
+        aligner=root / "aligner",
+        **settings,
+    )
+
+
+def _mini() -> Profile:
+    return _parts_in(MINI_ASSETS, "mini", image_size=128, dataset=MINI_ASSETS / "minivox", dataset_is_packed=True)
+
+
+def _full() -> Profile:
+    chosen = os.environ.get("V2F_FULL")
+    root = Path(chosen).expanduser().absolute() if chosen else cache_folder() / "full"
+    hub = {
+        "ast": "MIT/ast-finetuned-audioset-10-10-0.4593",
+        "ecapa": "speechbrain/spkrec-ecapa-voxceleb",
+        "prior": "FoivosPar/Arc2Face on stable-diffusion-v1-5/stable-diffusion-v1-5",
+    }
+    return _parts_in(root, "full", image_size=512, dataset=root / "dataset", hub=MappingProxyType(hub))
+
+
+_PROFILES = {"mini": _mini, "full": _full}
+
+
+def load_profile(name: str | None = None) -> Profile:
+    """The profile called ``name``; without one, the profile that V2F_PROFILE names; without that, "mini".
+
+    Raises:
+        InputError: there is no such profile.
+
+    Example:
+        >>> load_profile("medium")
+        Traceback (most recent call last):
+        v2f_core.errors.InputError: medium: no such profile; choose mini or full (--profile or V2F_PROFILE)
+    """
+    name = name or os.environ.get("V2F_PROFILE") or "mini"
+    if name not in _PROFILES:
+        raise InputError(f"{name}: no such profile; choose {' or '.join(_PROFILES)} (--profile or V2F_PROFILE)")
+    return _PROFILES[name]()
+
+
+@cache
+def damaged_assets(folder: Path) -> tuple[Path, ...]:
+    """The files below an assets folder that are missing or differ from the hashes kept beside it; once a process.
+
+    A folder without such hashes (full-size weights) has none to differ from.
+
+    Example:
+        >>> import tempfile
+        >>> root = Path(tempfile.mkdtemp())
+        >>> (root / "judge").mkdir()
+        >>> _ = (root / HASHES).write_text(json.dumps({"judge/model.safetensors": "0" * 64}))
+        >>> [path.name for path in damaged_assets(root / "judge")]
+        ['model.safetensors']
+    """
+    table = folder.parent / HASHES
+    if not table.is_file():
+        return ()
+    expected = {folder.parent / name: digest for name, digest in json.loads(table.read_text()).items()}
+    ours = {path: digest for path, digest in expected.items() if path.is_relative_to(folder)}
+    return tuple(path for path, digest in ours.items() if not path.is_file() or sha256(path) != digest)
