@@ -28,6 +28,7 @@ class Aligner(nn.Module):
         dropout: share of hidden units dropped in training, 0.1 in the paper.
 
     Example:
+        >>> import torch
         >>> aligner = Aligner(speaker_width=8, hidden_width=16).eval()
         >>> identity = aligner(torch.randn(3, 8))
         >>> identity.shape, bool(torch.allclose(identity.norm(dim=-1), torch.ones(3), atol=1e-5))
