@@ -1,0 +1,315 @@
+"""Hearing: any common recording becomes mono 16 kHz clips, and a bad one is refused in one line."""
+
+from __future__ import annotations
+
+import re
+import struct
+import wave as wave_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from v2f_core.errors import InputError
+from v2f_core.speech import audio
+from v2f_core.speech.audio import SAMPLE_RATE, AudioWarning, clips, read_audio, read_clips
+
+
+def speech_like(seconds: float, rate: int = SAMPLE_RATE, seed: int = 0) -> np.ndarray:
+    """Noise at a speaking level: everything that is read or refused here needs no real voice."""
+    return 0.1 * np.random.default_rng(seed).standard_normal(round(seconds * rate)).clip(-3, 3).astype(np.float32)
+
+
+def save(path: Path, samples: np.ndarray, rate: int = SAMPLE_RATE, **kind: str) -> Path:
+    soundfile.write(path, samples, rate, **kind)
+    return path
+
+
+def frequency(wave: torch.Tensor) -> float:
+    """The strongest frequency in Hz, from the spectrum's peak with a parabola through it."""
+    spectrum = np.abs(np.fft.rfft(wave.numpy() * np.hanning(len(wave))))
+    k = int(spectrum.argmax())
+    a, b, c = np.log(spectrum[k - 1 : k + 2])
+    return (k + 0.5 * (a - c) / (a - 2 * b + c)) * SAMPLE_RATE / len(wave)
+
+
+# ---- reading ----
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 22_050, 44_100, 48_000, 96_000, 192_000])
+def test_resampling_keeps_length_pitch_and_level(tmp_path: Path, rate: int) -> None:
+    t = np.arange(2 * rate) / rate
+    wave = read_audio(save(tmp_path / "tone.wav", 0.5 * np.sin(2 * np.pi * 440 * t), rate, subtype="FLOAT"))
+    assert wave.dtype == torch.float32
+    assert abs(len(wave) - 2 * SAMPLE_RATE) <= 1
+    assert frequency(wave) == pytest.approx(440, abs=0.1)
+    assert wave[4000:-4000].abs().max().item() == pytest.approx(0.5, rel=2e-3)
+
+
+def test_downsampling_folds_nothing_back(tmp_path: Path) -> None:
+    """10 kHz is above what 16 kHz can hold; a careless resampler would turn it into 6 kHz."""
+    t = np.arange(96_000) / 48_000
+    both = 0.4 * np.sin(2 * np.pi * 10_000 * t) + 0.01 * np.sin(2 * np.pi * 500 * t)
+    wave = read_audio(save(tmp_path / "high.wav", both, 48_000, subtype="FLOAT"))
+    assert frequency(wave) == pytest.approx(500, abs=0.5)
+    assert wave[4000:-4000].abs().max() < 0.011
+
+
+def test_channels_are_averaged(tmp_path: Path) -> None:
+    eight = np.stack([speech_like(1, seed=i) for i in range(8)], axis=1)
+    wave = read_audio(save(tmp_path / "eight.wav", eight, subtype="FLOAT"))
+    np.testing.assert_allclose(wave.numpy(), eight.mean(1), atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "kind", "correlation"),
+    [
+        ("wav", {"subtype": "PCM_16"}, 0.9999),
+        ("wav", {"subtype": "PCM_U8"}, 0.99),
+        ("flac", {}, 0.9999),
+        ("ogg", {"subtype": "VORBIS"}, 0.9),
+        ("ogg", {"subtype": "OPUS"}, 0.9),
+        ("mp3", {}, 0.9),
+    ],
+)
+def test_formats(tmp_path: Path, suffix: str, kind: dict[str, str], correlation: float) -> None:
+    sound = np.convolve(speech_like(2), np.ones(8) / 2, mode="same").astype(np.float32)  # codecs spare the low band
+    wave = read_audio(save(tmp_path / f"voice.{suffix}", sound, **kind)).numpy()
+    assert abs(len(wave) - len(sound)) <= 1
+    assert np.corrcoef(wave, sound)[0, 1] > correlation
+
+
+def m4a(path: Path, samples: np.ndarray, rate: int = 44_100) -> Path:
+    import av
+
+    with av.open(str(path), "w", format="mp4") as container:
+        stream = container.add_stream("aac", rate=rate, layout="mono")
+        frame = av.AudioFrame.from_ndarray(samples[None].astype(np.float32), format="fltp", layout="mono")
+        frame.sample_rate = rate
+        for packet in [*stream.encode(frame), *stream.encode(None)]:
+            container.mux(packet)
+    return path
+
+
+def test_m4a(tmp_path: Path) -> None:
+    t = np.arange(2 * 44_100) / 44_100
+    wave = read_audio(m4a(tmp_path / "voice.m4a", 0.3 * np.sin(2 * np.pi * 330 * t)))
+    assert abs(len(wave) / SAMPLE_RATE - 2) < 0.1  # AAC adds a frame or two
+    assert frequency(wave) == pytest.approx(330, abs=0.5)
+
+
+def test_m4a_without_pyav_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = m4a(tmp_path / "voice.m4a", speech_like(1, 44_100))
+    monkeypatch.setitem(__import__("sys").modules, "av", None)
+    with pytest.raises(InputError, match=r"voice\.m4a.*pip install av"):
+        read_audio(path)
+
+
+def test_a_name_does_not_matter_but_the_content_does(tmp_path: Path) -> None:
+    path = save(tmp_path / "voice.wav", speech_like(1))
+    assert len(read_audio(path.rename(tmp_path / "voice ü.raw"))) == SAMPLE_RATE
+
+
+def test_max_seconds_warns_and_cuts(tmp_path: Path) -> None:
+    path = save(tmp_path / "long.wav", speech_like(5))
+    with pytest.warns(AudioWarning, match=r"only the first 2 s"):
+        assert torch.equal(read_audio(path, max_seconds=2.0), read_audio(path)[: 2 * SAMPLE_RATE])
+
+
+def test_full_scale_sound_stays_within_one(tmp_path: Path) -> None:
+    square = np.sign(np.sin(2 * np.pi * 100 * np.arange(44_100) / 44_100)) * 0.998  # resampling rings at its edges
+    wave = read_audio(save(tmp_path / "square.wav", square, 44_100, subtype="FLOAT"))
+    assert wave.abs().max() <= 1
+
+
+# ---- bad files ----
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(InputError) as caught:
+        read_audio(path)
+    message = str(caught.value)
+    assert path.name in message
+    assert "\n" not in message
+    return message
+
+
+def write_text(path: Path) -> None:
+    path.write_text("To whom it may concern: this is a letter.\n" * 50)
+
+
+def write_nan(path: Path) -> None:
+    samples = speech_like(1)
+    samples[5000] = np.nan
+    save(path, samples, subtype="FLOAT")
+
+
+def write_inf(path: Path) -> None:
+    samples = speech_like(1)
+    samples[-1] = np.inf
+    save(path, samples, subtype="FLOAT")
+
+
+def write_wrong_rate(path: Path) -> None:
+    save(path, speech_like(2, 4_000), 4_000)
+
+
+BROKEN = {
+    "a folder": (lambda p: p.mkdir(), "a folder"),
+    "nothing": (lambda p: None, "no such file"),
+    "no bytes": (lambda p: p.touch(), r"empty \(0 bytes\)"),
+    "a letter": (write_text, "not an audio file"),
+    "12 bytes of MP4": (lambda p: p.write_bytes(b"\0\0\0\x18ftypM4A "), "no sound"),
+    "0.05 s": (lambda p: save(p, speech_like(0.05)), r"0\.05 s of audio; expected at least 0\.3 s; record a longer"),
+    "no samples": (lambda p: save(p, speech_like(0)), r"0\.00 s of audio"),
+    "zeros": (lambda p: save(p, np.zeros(16_000)), "silent"),
+    "-80 dBFS": (lambda p: save(p, speech_like(1) * 1e-3, subtype="FLOAT"), "silent"),
+    "an offset": (lambda p: save(p, np.full(16_000, 0.25)), "silent"),
+    "a NaN": (write_nan, "NaN or infinite"),
+    "an infinity": (write_inf, "NaN or infinite"),
+    "integers as floats": (
+        lambda p: save(p, speech_like(1) * 32_768, subtype="FLOAT"),
+        r"expected floats in \[-1, 1\]",
+    ),
+    "clipped": (lambda p: save(p, (100 * speech_like(1)).clip(-1, 1)), r"9\d% of the samples are clipped"),
+    "4 kHz": (write_wrong_rate, "4000 samples a second; expected 8,000 to 192,000"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_files_are_refused_in_one_line(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "voice.wav"
+    write, why = BROKEN[name]
+    write(path)
+    assert re.search(why, refused(path))
+
+
+def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The superuser may read everything, so the system's refusal is staged."""
+    path = save(tmp_path / "private.wav", speech_like(1))
+
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", denied)
+    assert "Permission denied" in refused(path)
+
+
+def test_quiet_speech_is_not_silence(tmp_path: Path) -> None:
+    assert len(read_audio(save(tmp_path / "quiet.wav", speech_like(1) * 0.01, subtype="FLOAT"))) == SAMPLE_RATE
+
+
+def test_some_clipping_is_a_warning(tmp_path: Path) -> None:
+    path = save(tmp_path / "loud.wav", (10 * speech_like(1)).clip(-1, 1) * np.float32(1))
+    share = (np.abs(soundfile.read(path)[0]) >= 0.999).mean()
+    with pytest.warns(AudioWarning, match=f"{share:.0%} of the samples are clipped"):
+        read_audio(path)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "mp3", "ogg"])
+def test_a_cut_off_file_is_used_as_far_as_it_goes(tmp_path: Path, suffix: str) -> None:
+    whole = save(tmp_path / f"whole.{suffix}", speech_like(8))
+    data = whole.read_bytes()
+    half = tmp_path / f"half.{suffix}"
+    half.write_bytes(data[: len(data) // 2])
+    if suffix == "ogg":  # Ogg pages say nothing of the whole: half a file is a shorter file
+        wave = read_audio(half)
+    else:
+        with pytest.warns(AudioWarning, match=r"promises 8\.0 s; used what is there"):
+            wave = read_audio(half)
+    assert 2.5 * SAMPLE_RATE < len(wave) < 4.5 * SAMPLE_RATE
+    half.write_bytes(data[: len(data) // 40])
+    assert re.search("expected at least 0.3 s|not an audio file", refused(half))
+
+
+def test_a_streamed_wav_promises_nothing(tmp_path: Path) -> None:
+    """Programs that write into a pipe put 2³² − 1 where the length belongs: no reason to warn."""
+    data = bytearray(save(tmp_path / "piped.wav", speech_like(1)).read_bytes())
+    at = data.index(b"data") + 4
+    data[at : at + 4] = struct.pack("<I", 0xFFFFFFFF)
+    (tmp_path / "piped.wav").write_bytes(data)
+    assert len(read_audio(tmp_path / "piped.wav")) == SAMPLE_RATE
+
+
+# ---- clips ----
+
+
+def clips_by_loop(wave: torch.Tensor, length: int, hop: int) -> list[list[float]]:
+    samples = wave.tolist()
+    while len(samples) < length:
+        samples = (samples + wave.tolist())[:length]
+    return [samples[i : i + length] for i in range(0, len(samples), hop) if i + length <= len(samples)]
+
+
+@settings(deadline=None)
+@given(st.integers(1, 300), st.integers(1, 60), st.sampled_from([0.0, 0.25, 0.5, 0.75, 0.9]))
+def test_clips_equal_a_loop(n: int, length: int, overlap: float) -> None:
+    wave = torch.arange(n, dtype=torch.float32)
+    hop = max(1, round(length * (1 - overlap)))
+    cut = clips(wave, seconds=length / SAMPLE_RATE, overlap=overlap)
+    assert cut.tolist() == clips_by_loop(wave, length, hop)
+    assert len(cut) == 1 + (max(n, length) - length) // hop
+
+
+def test_the_papers_clips_share_exactly_half() -> None:
+    cut = clips(torch.randn(10 * SAMPLE_RATE, generator=torch.Generator().manual_seed(0)))
+    assert cut.shape == (15, 20_000)
+    assert torch.equal(cut[:-1, 10_000:], cut[1:, :10_000])
+
+
+def test_clips_may_be_written_to() -> None:
+    """Overlapping views of one memory would change each other."""
+    cut = clips(torch.zeros(40_000))
+    cut[0] += 1
+    assert cut[1].abs().max() == 0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "overlap"), [(0.0, 0.5), (-1.0, 0.5), (1.25, 1.0), (1.25, -0.1), (float("nan"), 0.5)]
+)
+def test_impossible_clips_are_refused(seconds: float, overlap: float) -> None:
+    with pytest.raises(InputError, match="expected seconds > 0"):
+        clips(torch.zeros(100), seconds, overlap)
+
+
+def test_no_samples_no_clips() -> None:
+    with pytest.raises(InputError, match="without samples"):
+        clips(torch.zeros(0))
+
+
+@pytest.mark.parametrize(("seconds", "rate"), [(0.4, 16_000), (1.25, 16_000), (7.3, 16_000), (7.3, 44_100)])
+def test_streamed_clips_equal_clips_of_the_whole(tmp_path: Path, seconds: float, rate: int) -> None:
+    path = save(tmp_path / "voice.wav", speech_like(seconds, rate), rate)
+    assert torch.equal(read_clips(path), clips(read_audio(path)))
+
+
+@pytest.mark.parametrize("max_clips", [1, 2, 3, 7, 10])
+def test_a_long_recording_gives_evenly_spaced_clips(tmp_path: Path, max_clips: int) -> None:
+    path = save(tmp_path / "voice.wav", speech_like(30))
+    every = clips(read_audio(path))
+    few = read_clips(path, max_clips=max_clips)
+    assert max_clips / 2 <= len(few) <= max_clips
+    places = [int((every == clip).all(1).nonzero()) for clip in few]
+    stride = 2 ** int(np.ceil(np.log2(len(every) / max_clips)))
+    assert places == list(range(0, len(every), stride))
+
+
+def test_three_hours_in_bounded_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A 3 h WAV whose samples are a hole in the file system; its silence is waved through."""
+    path, size = tmp_path / "meeting.wav", 3 * 3600 * SAMPLE_RATE * 2
+    with wave_module.open(str(path), "wb") as file:
+        file.setparams((1, 2, SAMPLE_RATE, 0, "NONE", ""))
+        file.writeframes(b"")
+    header = bytearray(path.read_bytes())
+    header[4:8], header[40:44] = struct.pack("<I", 36 + size), struct.pack("<I", size)
+    with path.open("wb") as file:
+        file.write(header)
+        file.truncate(44 + size)
+    monkeypatch.setattr(audio, "SILENCE_DBFS", float("-inf"))
+
+    assert len(next(audio._stream(path, float("inf")))) <= SAMPLE_RATE  # never more than a second at a time
+    assert 32 <= len(read_clips(path, max_clips=64)) <= 64
