@@ -1,1 +1,57 @@
-"""Vox2Face: from a voice alone, a face."""
+"""Vox2Face: from a voice alone, a face.
+
+The public names are imported when they are first used, so that ``import v2f_core`` takes no time.
+
+Example:
+    >>> import v2f_core
+    >>> v2f_core.load_profile("mini").image_size
+    128
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from v2f_core.data.layouts import open_dataset, read_layout
+    from v2f_core.data.manifest import Manifest
+    from v2f_core.errors import InputError
+    from v2f_core.identity.aligner import Aligner
+    from v2f_core.identity.losses import AMSoftmax, InfoNCE
+    from v2f_core.profiles import Profile, load_profile
+
+__version__ = "0.1.0"
+__all__ = [
+    "AMSoftmax",
+    "Aligner",
+    "InfoNCE",
+    "InputError",
+    "Manifest",
+    "Profile",
+    "load_profile",
+    "open_dataset",
+    "read_layout",
+]
+
+_MODULES = {
+    "AMSoftmax": "identity.losses",
+    "Aligner": "identity.aligner",
+    "InfoNCE": "identity.losses",
+    "InputError": "errors",
+    "Manifest": "data.manifest",
+    "Profile": "profiles",
+    "load_profile": "profiles",
+    "open_dataset": "data.layouts",
+    "read_layout": "data.layouts",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name in _MODULES:
+        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -16,6 +16,7 @@ from v2f_core.files import sha256
 
 MINI_ASSETS = Path(__file__).parent / "mini" / "assets"
 HASHES = "SHA256.json"  # in the assets' folder: relative path -> SHA-256
+RESTORE = "get it again (git checkout -- v2f_core/mini/assets, or reinstall v2f-core)"
 PARTS = ("ast", "ecapa", "faces", "prior", "judge", "aligner")
 
 
@@ -81,7 +82,7 @@ class Profile:
     def remedy(self, name: str) -> str:
         """What to do about a missing or damaged part, as the end of a sentence."""
         if getattr(self, name).is_relative_to(MINI_ASSETS):
-            return f"restore it (git checkout -- {MINI_ASSETS.name}, or reinstall v2f-core)"
+            return RESTORE
         origin = f", for instance from {self.hub[name]}," if name in self.hub else ""
         return f"put it there{origin} or set V2F_FULL to the folder that holds it"
 

@@ -3,7 +3,7 @@
 vox1/origin_faces/<Name>/*.jpg     (or masked_faces)
 vox1/wav/<id>/<video>/*.wav
 vox1_meta.csv                      (tab-separated: VoxCeleb1 ID, VGGFace1 ID, Gender, …)
-split.csv                          (optional: person,split)
+split.csv                          (optional: name,split)
 """
 
 from __future__ import annotations
@@ -200,12 +200,12 @@ def _read_split(path: Path) -> dict[str, str] | None:
     if not path.is_file():
         return None
     table = _read_table(path)
-    if not {"person", "split"} <= set(table):
-        raise InputError(f"{path}: no columns person and split; give both, or remove the file for SF2F's rule")
-    unknown = set(table.split) - set(VALUES["split"])
+    if not {"name", "split"} <= set(table):
+        raise InputError(f"{path}: no columns name and split; give both, or remove the file for SF2F's rule")
+    unknown = set(table["split"]) - set(VALUES["split"])
     if unknown:
         raise InputError(f"{path}: split is {min(unknown)!r}; expected {' or '.join(VALUES['split'])}")
-    return dict(zip(table.person, table.split, strict=True))
+    return dict(zip(table["name"], table["split"], strict=True))
 
 
 def _read_table(path: Path) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from v2f_core.errors import InputError
 from v2f_core.files import atomic_write, sha256
-from v2f_core.profiles import HASHES, MINI_ASSETS, cache_folder
+from v2f_core.profiles import HASHES, MINI_ASSETS, RESTORE, cache_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,15 +41,13 @@ def unpack(cache: str | Path | None = None, packed: str | Path = MINI_ASSETS / "
         >>> sorted(path.name for path in root.iterdir())  # doctest: +SKIP
         ['factors.csv', 'split.csv', 'vox1', 'vox1_meta.csv']
     """
-    cache, packed = Path(cache or cache_folder()), Path(packed)
-    hashes = _expected(packed)
-    version = hashlib.sha256("".join(hashes[name] for name in ARCHIVES).encode()).hexdigest()[:12]
-    target = cache / f"minivox-{version}"
+    packed, target = Path(packed), unpacked_folder(cache, packed)
     if target.is_dir():
         return target
-    for name in ARCHIVES:
-        if sha256(packed / name) != hashes[name]:
-            raise InputError(f"{packed / name}: damaged (its SHA-256 differs from {HASHES}); {_REMEDY}")
+    for name, digest in _expected(packed).items():
+        if sha256(packed / name) != digest:
+            raise InputError(f"{packed / name}: damaged (its SHA-256 differs from {HASHES}); {RESTORE}")
+    cache = target.parent
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".minivox-", dir=cache, ignore_cleanup_errors=True) as temporary:
@@ -68,6 +66,16 @@ def unpack(cache: str | Path | None = None, packed: str | Path = MINI_ASSETS / "
     return target
 
 
+def unpacked_folder(cache: str | Path | None = None, packed: str | Path = MINI_ASSETS / "minivox") -> Path:
+    """Where `unpack` puts MiniVox, whether or not it has done so yet.
+
+    Raises:
+        InputError: archives or their hashes are missing.
+    """
+    version = hashlib.sha256("".join(_expected(Path(packed)).values()).encode()).hexdigest()[:12]
+    return Path(cache or cache_folder()) / f"minivox-{version}"
+
+
 def factors(root: str | Path) -> pd.DataFrame:
     """Every person's true factors: what their face and voice were made from, one row a person.
 
@@ -83,7 +91,8 @@ def factors(root: str | Path) -> pd.DataFrame:
     path = Path(root) / "factors.csv"
     if not path.is_file():
         raise InputError(f"{path}: no such file; true factors exist for MiniVox only (v2f_core.data.minivox.unpack)")
-    return pd.read_csv(path, index_col="person")
+    table = pd.read_csv(path).rename(columns={"name": "person", "person": "id"})  # named as in the manifest
+    return table.set_index("person")
 
 
 def pack(folder: str | Path, out: str | Path) -> dict[str, str]:
@@ -122,19 +131,16 @@ def pack(folder: str | Path, out: str | Path) -> dict[str, str]:
     return hashes
 
 
-_REMEDY = "get it again (git checkout -- v2f_core/mini/assets, or reinstall v2f-core)"
-
-
 def _expected(packed: Path) -> dict[str, str]:
     table = packed.parent / HASHES
     for path in (table, *(packed / name for name in ARCHIVES)):
         if not path.is_file():
-            raise InputError(f"{path}: missing; {_REMEDY}")
+            raise InputError(f"{path}: missing; {RESTORE}")
     try:
         hashes = json.loads(table.read_text())
         return {name: hashes[f"{packed.name}/{name}"] for name in ARCHIVES}
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{table}: damaged (no hashes of {packed.name}'s archives); {_REMEDY}") from error
+        raise InputError(f"{table}: damaged (no hashes of {packed.name}'s archives); {RESTORE}") from error
 
 
 def _extract(archives: list[Path], target: Path) -> None:
@@ -147,7 +153,7 @@ def _extract(archives: list[Path], target: Path) -> None:
                 for entry in archive:
                     inside = (target / entry.name).resolve().is_relative_to(target.resolve())
                     if not (entry.isreg() and inside):
-                        raise InputError(f"{path}: holds {entry.name}, which is no plain file below it; {_REMEDY}")
+                        raise InputError(f"{path}: holds {entry.name}, which is no plain file below it; {RESTORE}")
                     content = archive.extractfile(entry)
                     assert content is not None  # a regular file has content
                     destination = target / entry.name

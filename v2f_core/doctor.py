@@ -1,0 +1,158 @@
+"""What is here, what is missing, and what to do about it: packages, device, the miniature, full-size weights."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import NamedTuple
+
+from v2f_core.data import minivox
+from v2f_core.errors import InputError
+from v2f_core.profiles import PARTS, Profile, cache_folder, load_profile
+
+# Packages with compiled parts that can be installed and yet fail to load.
+FRAGILE = ("torch", "torchaudio", "torchvision", "onnxruntime", "cv2", "soundfile")
+
+
+class Check(NamedTuple):
+    """One line of the report.
+
+    Attributes:
+        section: heading it stands under.
+        name: what was looked at.
+        found: what was found, "" if nothing.
+        remedy: what to do about it; "" if all is well.
+        needed: whether the miniature profile cannot do without it.
+    """
+
+    section: str
+    name: str
+    found: str
+    remedy: str = ""
+    needed: bool = True
+
+
+def examine() -> Iterator[Check]:
+    """Look at everything, one check after the other.
+
+    Example:
+        >>> next(examine()).name
+        'Python'
+    """
+    yield from _python()
+    yield from _packages()
+    yield _device()
+    yield from _mini()
+    yield from _full()
+
+
+def doctor() -> int:
+    """Print the report; 0 if the miniature profile is usable, else 1.
+
+    Example:
+        >>> doctor() in (0, 1)  # doctest: +SKIP
+        True
+    """
+    section, ill, missing = "", 0, 0
+    for check in examine():
+        if check.section != section:
+            section = check.section
+            print(f"\n{section}")
+        state = "OK" if not check.remedy else "damaged" if check.found else "missing"
+        remedy = f"  -> {check.remedy}" if check.remedy else ""
+        print(f"  {state:8} {check.name:24} {check.found}{remedy}".rstrip(), flush=True)
+        ill += bool(check.remedy and check.needed)
+        missing += bool(check.remedy and not check.needed)
+    verdict = f"not usable yet: {ill} things to mend" if ill else "ready: try python -m v2f_core demo"
+    print(f"\nThe mini profile is {verdict}.")
+    if missing:
+        print("What else is missing is needed only for the full profile (V2F_PROFILE=full).")
+    return 1 if ill else 0
+
+
+def _python() -> Iterator[Check]:
+    running = ".".join(map(str, sys.version_info[:3]))
+    fits = (3, 11) <= sys.version_info[:2] <= (3, 13)
+    yield Check("Python and packages", "Python", running, "" if fits else "use Python 3.11, 3.12 or 3.13")
+
+
+def _packages() -> Iterator[Check]:
+    from packaging.requirements import Requirement
+
+    section = "Python and packages"
+    try:
+        wanted = [Requirement(line) for line in requires("v2f-core") or [] if "extra ==" not in line]
+    except PackageNotFoundError:
+        yield Check(section, "v2f-core", "", "install it: make setup, or pip install -e .")
+        return
+    for requirement in wanted:
+        try:
+            found = version(requirement.name)
+        except PackageNotFoundError:
+            yield Check(section, requirement.name, "", f'pip install "{requirement}"')
+            continue
+        fits = requirement.specifier.contains(found, prereleases=True)
+        yield Check(section, requirement.name, found, "" if fits else f'pip install "{requirement}"')
+    for name in FRAGILE:
+        try:
+            import_module(name)
+        except (ImportError, OSError, RuntimeError) as error:
+            line = str(error).strip().split("\n")[0]
+            remedy = (
+                "torch, torchaudio and torchvision must be made for each other; make clean setup installs a set that is"
+            )
+            yield Check(section, f"import {name}", f"fails: {line}", remedy)
+
+
+def _device() -> Check:
+    try:
+        import torch
+    except (ImportError, OSError):
+        return Check("Device", "torch", "", "see above")
+    if torch.cuda.is_available():
+        memory = torch.cuda.get_device_properties(0).total_memory / 2**30
+        return Check("Device", "GPU", f"{torch.cuda.get_device_name(0)}, {memory:.0f} GiB")
+    if torch.backends.mps.is_available():
+        return Check("Device", "GPU", "Apple, through MPS")
+    return Check("Device", "CPU", f"{os.cpu_count()} cores (enough for mini; the full profile wants a GPU)")
+
+
+def _mini() -> Iterator[Check]:
+    section, profile = "The mini profile", load_profile("mini")
+    for name in PARTS:
+        yield _part(section, profile, name)
+    try:
+        target = minivox.unpacked_folder()
+    except InputError as error:
+        yield Check(section, "MiniVox", "", str(error))
+    else:
+        state = f"unpacked in {target}" if target.is_dir() else f"packed; first use unpacks it into {target}"
+        yield Check(section, "MiniVox", state)
+    cache = cache_folder()
+    there = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    remedy = "" if os.access(there, os.W_OK) else "no write permission; set V2F_CACHE to a folder of yours"
+    yield Check(section, "cache folder", str(cache), remedy)
+
+
+def _full() -> Iterator[Check]:
+    section, profile = "The full profile", load_profile("full")
+    for name in PARTS:
+        yield _part(section, profile, name, needed=False)
+    found = str(profile.dataset) if profile.dataset.is_dir() else ""
+    remedy = "" if found else f"put or link HQ-VoxCeleb's faces and VoxCeleb's audio to {profile.dataset}"
+    yield Check(section, "dataset", found, remedy, needed=False)
+
+
+def _part(section: str, profile: Profile, name: str, needed: bool = True) -> Check:
+    folder: Path = getattr(profile, name)
+    try:
+        profile.part(name)
+    except InputError:
+        found = str(folder) if folder.is_dir() else ""
+        return Check(section, name, found, f"{folder}: {profile.remedy(name)}", needed)
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return Check(section, name, f"{size / 1e6:.1f} MB, {folder}", needed=needed)
