@@ -34,7 +34,11 @@ def _weights(look: Look) -> Float[np.ndarray, " shapes"]:
     names = basis().names
     w = np.zeros(len(names), np.float32)
     old = float(np.clip((look.skin_age - 25) / 50, 0, 1))
-    heavy = {"min": max(0.0, 1 - 2 * look.weight), "average": 1 - abs(2 * look.weight - 1), "max": max(0.0, 2 * look.weight - 1)}
+    heavy = {
+        "min": max(0.0, 1 - 2 * look.weight),
+        "average": 1 - abs(2 * look.weight - 1),
+        "max": max(0.0, 2 * look.weight - 1),
+    }
     for sex, of_sex in (("female", 1 - look.man), ("male", look.man)):
         for age, of_age in (("young", 1 - old), ("old", old)):
             for group, share in zip(("african", "asian", "caucasian"), look.ancestry, strict=True):

@@ -38,7 +38,12 @@ def style_of(look: Look, view: View) -> Style:
     """The day's styling of a person's hair."""
     worn = look.length > 0.15 and look.bald < 0.3 and look.fringe > view.fringe
     tied = view.tied and look.length > 0.6
-    return Style(look.length, float(np.clip(look.volume * view.volume * (0.5 if tied else 1), 0.1, 1.6)), 0.6 + 0.4 * look.volume if worn else 0.0, tied)
+    return Style(
+        look.length,
+        float(np.clip(look.volume * view.volume * (0.5 if tied else 1), 0.1, 1.6)),
+        0.6 + 0.4 * look.volume if worn else 0.0,
+        tied,
+    )
 
 
 def hairline(look: Look, azimuth: np.ndarray, style: Style | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -59,7 +64,9 @@ def hairline(look: Look, azimuth: np.ndarray, style: Style | None = None) -> tup
     low = np.interp(around, at, height)
     if style is not None and style.fringe > 0:
         side = smooth(np.abs(azimuth + 0.4 * look.parting), 0.45, 0.9)
-        low = low - style.fringe * (0.38 + 0.05 * np.sin(azimuth * 3 + look.parting * 9) + 0.18 * azimuth * look.parting) * (1 - side)
+        low = low - style.fringe * (
+            0.38 + 0.05 * np.sin(azimuth * 3 + look.parting * 9) + 0.18 * azimuth * look.parting
+        ) * (1 - side)
     high = np.full_like(around, 9 if look.bald < 0.5 else 0.6 + 1.1 * (1 - look.bald))
     return low.astype(np.float32), high.astype(np.float32)
 
@@ -88,7 +95,7 @@ def _grid_triangles(rows: int, columns: int) -> Int[np.ndarray, "m 3"]:
 def _fall(look: Look, style: Style, sheet: np.ndarray, height: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Let long hair hang: below the ears each column drops from where it is. Gives sheet, heights and each column's first row."""
     columns = sheet.shape[1]
-    azimuth = np.arctan2(sheet[0 : -CURTAIN_ROWS, :, 0].mean(0), sheet[0 : -CURTAIN_ROWS, :, 2].mean(0) + 0.75)
+    azimuth = np.arctan2(sheet[0:-CURTAIN_ROWS, :, 0].mean(0), sheet[0:-CURTAIN_ROWS, :, 2].mean(0) + 0.75)
     below = (height < -0.08) & (np.abs(azimuth) > 0.6)[None]
     first = np.argmax(below, 0)
     good = np.flatnonzero(below.any(0))
@@ -102,7 +109,9 @@ def _fall(look: Look, style: Style, sheet: np.ndarray, height: np.ndarray) -> tu
     flare = 1 + (0.07 + 0.14 * style.volume + 0.25 * look.curl * style.volume) * np.sin(q * np.pi * 0.8) - 0.1 * q
     wave = 1 + 0.05 * look.curl * np.sin(q * (8 + 4 * look.curl) + np.arange(columns) * 0.5)
     level = start[None, :, 1] + drop * q
-    fallen = np.stack([radius[None, :, 0] * flare * wave, level, -0.8 + radius[None, :, 2] * flare * wave * (1 + 0.1 * q)], -1)
+    fallen = np.stack(
+        [radius[None, :, 0] * flare * wave, level, -0.8 + radius[None, :, 2] * flare * wave * (1 + 0.1 * q)], -1
+    )
     hangs = row > first
     return np.where(hangs[..., None], fallen, sheet), np.where(hangs, level, height), first
 
@@ -127,13 +136,20 @@ def grow(look: Look, style: Style, head: Float[np.ndarray, "vertices 3"]) -> She
     if style.falls:  # close at the temples
         beside = 1 - smooth(np.abs(azimuth), 1.0, 1.45)
         cover = cover * (1 - 0.75 * beside * (1 - smooth(height, 0.3, 0.6)))
-    parted = np.exp(-(((np.arcsin(np.clip(out[..., 0], -1, 1)) - look.parting * 0.8) / 0.08) ** 2)) * (out[..., 2] > -0.1)
+    parted = np.exp(-(((np.arcsin(np.clip(out[..., 0], -1, 1)) - look.parting * 0.8) / 0.08) ** 2)) * (
+        out[..., 2] > -0.1
+    )
     cover = cover * (1 - 0.35 * parted * (look.curl < 0.5) * (look.swept < 0.5))
     lift = depth * cover * (1.1 - 0.5 * smooth(height, 0.45, 1.1)) + 0.012
-    swell = noise().cloud[(np.arange(b.hair_corners.shape[0]) * 9 % 256)[:, None], (np.arange(b.hair_corners.shape[1]) * 5 + look.seed) % 256]
+    swell = noise().cloud[
+        (np.arange(b.hair_corners.shape[0]) * 9 % 256)[:, None],
+        (np.arange(b.hair_corners.shape[1]) * 5 + look.seed) % 256,
+    ]
     lift = lift * (1 + 0.1 * swell * (0.4 + look.curl)) + 0.014 * look.curl * g.normal(size=lift.shape) * cover
     sheet = skull + out * lift[..., None].astype(np.float32)
-    strand = 0.95 * mean[..., 2] if look.swept < 0.5 else mean[..., 0] + 0.5 * mean[..., 2]
+    back = look.swept > 0.5 and not style.falls
+    # strands run where this is constant: over the head and back, or from the parting to the sides
+    strand = 0.9 * np.arctan2(mean[..., 0], mean[..., 1] + 0.2) if back else 0.95 * mean[..., 2]
     if style.fringe > 0:  # hair that hangs over the forehead runs down it
         hanging = 1 - smooth(np.abs(azimuth), 0.5, 0.9)
         strand = strand + (0.9 * azimuth - strand) * hanging
@@ -170,10 +186,12 @@ def coverage(sheet: Sheet, around: Float[np.ndarray, "n 5"], curl: float) -> Flo
     f = strand_noise(around)
     bin_ = np.clip(((azimuth / np.pi + 1) * (TABLE - 1) / 2 + 0.5).astype(np.int32), 0, TABLE - 1)
     low, high = sheet.table[0, bin_], sheet.table[1, bin_]
-    a = smooth(around[:, 2] - low + 0.035 * f, -0.02, 0.08 + 0.05 * curl) * (1 - smooth(around[:, 2] - high + 0.05 * f, -0.12, 0.06))
+    a = smooth(around[:, 2] - low + 0.03 * f, -0.06, 0.17 + 0.05 * curl) * (
+        1 - smooth(around[:, 2] - high + 0.05 * f, -0.12, 0.06)
+    )
     return a * smooth(sheet.rows - 1 - around[:, 4] - 1.1 * np.abs(f), 0, 0.8)
 
 
 def strand_noise(around: Float[np.ndarray, "n 5"]) -> Float[np.ndarray, " n"]:
     """Noise that is long along the strands and fine across."""
-    return noise().strand[(around[:, 4] * 4).astype(np.int32) % 256, (around[:, 3] * 120).astype(np.int32) % 256]
+    return noise().strand[(around[:, 4] * 4).astype(np.int32) % 256, (around[:, 3] * 165).astype(np.int32) % 256]

@@ -16,17 +16,36 @@ from v2f_core.mini.world import FEMALE, MALE, FaceTraits, Person
 Triple = tuple[float, float, float]
 
 SHARED: dict[str, dict[str, float]] = {  # slider weight per unit of the trait
-    "jaw": {"chin-width": 0.5, "chin-bones": 0.5, "head-scale-horiz": 0.12, "eyebrows-trans": -0.12, "head-square": 0.22},
+    "jaw": {
+        "chin-width": 0.42,
+        "chin-bones": 0.42,
+        "head-scale-horiz": 0.1,
+        "eyebrows-trans": -0.12,
+        "head-square": 0.15,
+    },
     "length": {"head-scale-vert": 0.3, "chin-height": 0.3, "nose-scale-vert": 0.15},
-    "neck": {"neck-scale-horiz": 0.5},
-    "nose": {"nose-volume": 0.35, "nose-scale-depth": 0.28, "nose-width1": 0.15, "nose-width2": 0.2, "nose-width3": 0.28},
+    "neck": {"neck-scale-horiz": 0.75},
+    "nose": {
+        "nose-volume": 0.42,
+        "nose-scale-depth": 0.32,
+        "nose-width1": 0.18,
+        "nose-width2": 0.24,
+        "nose-width3": 0.34,
+    },
     "fat": {"head-fat": 0.22, "cheek-volume": 0.4, "neck-double": 0.3, "cheek-inner": -0.1},
 }
 TONES = np.array(  # sRGB, palest to darkest; a tone of 0..5 walks along it
-    [[0.95, 0.80, 0.71], [0.90, 0.71, 0.59], [0.80, 0.59, 0.45], [0.66, 0.46, 0.33], [0.47, 0.31, 0.22], [0.31, 0.20, 0.145]]
+    [
+        [0.95, 0.80, 0.71],
+        [0.90, 0.71, 0.59],
+        [0.80, 0.59, 0.45],
+        [0.66, 0.46, 0.33],
+        [0.47, 0.31, 0.22],
+        [0.31, 0.20, 0.145],
+    ]
 )
 HAIR_COLOURS: dict[str, Triple] = {
-    "black": (0.07, 0.06, 0.06),
+    "black": (0.105, 0.095, 0.09),
     "dark brown": (0.17, 0.11, 0.08),
     "brown": (0.30, 0.20, 0.13),
     "auburn": (0.38, 0.18, 0.10),
@@ -87,7 +106,13 @@ class Look:
             "bald": round(self.bald, 4),
             "grey": round(self.grey, 4),
             "eye_colour": self.eye_colour,
-            "beard": "full" if self.beard > 0.3 else "moustache" if self.moustache > 0.3 else "stubble" if self.stubble > 0.3 else "none",
+            "beard": "full"
+            if self.beard > 0.3
+            else "moustache"
+            if self.moustache > 0.3
+            else "stubble"
+            if self.stubble > 0.3
+            else "none",
             "freckles": round(self.freckles, 4),
             "makeup": round(self.makeup, 4),
             "glasses": "yes" if self.glasses else "no",
@@ -108,29 +133,41 @@ def _shape(traits: FaceTraits, man: float, old: float, g: np.random.Generator) -
     for name in names:
         if name.startswith(("head-", "forehead")):
             sliders[name] = 0.0 if name + "-" not in basis().names else 0.35 * sliders[name]
-        if name.startswith(("chin-jaw", "chin-prog", "eye-corner", "eye-push", "eyebrows-angle", "mouth-angles", "mouth-trans", "nose-trans")):
+        if name.startswith(
+            (
+                "chin-jaw",
+                "chin-prog",
+                "eye-corner",
+                "eye-push",
+                "eyebrows-angle",
+                "mouth-angles",
+                "mouth-trans",
+                "nose-trans",
+            )
+        ):
             sliders[name] *= 0.6
     head = str(g.choice(["round", "oval", "rectangular", "triangular", "invertedtriangular", "diamond"]))
     sliders["head-" + head] = float(g.uniform(0.05, 0.45) * (0.5 if head in ("diamond", "triangular") else 1))
     typical = {  # what eyes and mood need to look awake and kind, then what differs between women and men
-        "eye-scale": 0.42 - 0.16 * man - 0.1 * old,
+        "eye-scale": 0.33 - 0.16 * man - 0.1 * old,
         "eye-height2": 0.28 - 0.22 * man - 0.1 * old,
-        "eye-trans": 0.0,
-        "mouth-angles": 0.25,
+        "eye-trans": 0.35,
+        "head-scale-horiz": -0.3,
+        "mouth-angles": 0.35,
         "eyebrows-angle": 0.1,
         "mouth-lowerlip-height": 0.1 - 0.1 * man,
         "eyebrows-trans": 0.25 - 0.5 * man,
         "mouth-upperlip-volume": 0.3 - 0.5 * man,
         "mouth-lowerlip-volume": 0.3 - 0.5 * man,
-        "chin-bones": -0.25 + 0.55 * man,
-        "chin-width": -0.25 + 0.5 * man,
+        "chin-bones": -0.4 + 0.6 * man,
+        "chin-width": -0.5 + 0.6 * man,
         "chin-prominent": -0.1 + 0.25 * man,
         "nose-scale-depth": -0.12 + 0.2 * man,
         "nose-width2": -0.1 + 0.15 * man,
         "cheek-bones": 0.2 - 0.15 * man,
-        "head-square": 0.18 * man,
+        "head-square": 0.08 * man,
         "neck-scale-horiz": -0.2 + 0.4 * man,
-        "head-age": (traits.skin_age - 42) / 42,
+        "head-age": 0.75 * (traits.skin_age - 42) / 42,
         "eye-bag": 0.7 * old,
         "mouth-laugh-lines": 0.55 * old,
         "mouth-scale-horiz": 0.1 * man,
@@ -158,7 +195,11 @@ def _colours(g: np.random.Generator, age: float, man: bool) -> dict[str, object]
     grey = float(smooth(age + g.normal(0, 7), 42, 76)) * (0.2 if dyed else 1)
     hair = hair + (np.array([0.70, 0.69, 0.68]) * g.uniform(0.8, 1.12) - hair) * grey
     eye = str(g.choice(list(EYE_COLOURS), p=[0.15, 0.25, 0.15, 0.25, 0.1, 0.1] if fair else [0.65, 0.35, 0, 0, 0, 0]))
-    curl = float(g.uniform(0.7, 1)) if ancestry[0] > 0.5 else float(g.choice([0.0, 0.25, 0.6, 0.9], p=[0.45, 0.3, 0.17, 0.08]))
+    curl = (
+        float(g.uniform(0.7, 1))
+        if ancestry[0] > 0.5
+        else float(g.choice([0.0, 0.25, 0.6, 0.9], p=[0.45, 0.3, 0.17, 0.08]))
+    )
     return {
         "ancestry": _triple(ancestry),
         "tone": tone,
@@ -195,7 +236,9 @@ def look_of(person: Person) -> Look:
         length = float(style_seed.uniform(0.5, 1))
     if bald > 0.5:
         length = min(length, float(style_seed.uniform(0.03, 0.25)))
-    kind = style_seed.choice(["clean", "stubble", "moustache", "beard"], p=[0.4, 0.28, 0.09, 0.23]) if is_man else "clean"
+    kind = (
+        style_seed.choice(["clean", "stubble", "moustache", "beard"], p=[0.4, 0.28, 0.09, 0.23]) if is_man else "clean"
+    )
     colours = _colours(colour_seed, age, is_man)
     return Look(
         man=man,
@@ -213,7 +256,8 @@ def look_of(person: Person) -> Look:
             float(style_seed.normal(0.6 - 0.4 * is_man, 0.3)),
             float(style_seed.uniform(0.6, 0.95) * (1 - 0.4 * float(colours["grey"]))),  # type: ignore[arg-type]
         ),
-        stubble=float({"clean": 0.08, "stubble": style_seed.uniform(0.35, 0.9), "moustache": 0.3, "beard": 0.5}[kind]) * is_man,
+        stubble=float({"clean": 0.08, "stubble": style_seed.uniform(0.35, 0.9), "moustache": 0.3, "beard": 0.5}[kind])
+        * is_man,
         moustache=float(style_seed.uniform(0.6, 1)) if kind == "moustache" else 0.0,
         beard=float(style_seed.uniform(0.5, 1)) if kind == "beard" else 0.0,
         makeup=0.0 if is_man else float(style_seed.beta(1.5, 1.3)),
@@ -279,10 +323,10 @@ class View:
             roll=float(np.clip(g.normal(0, 0.05 * s), -0.15, 0.15)),
             light=(float(np.clip(g.normal(0, 0.75 * s), -1.5, 1.5)), float(g.uniform(0.1, 1.0))),
             key=float(g.uniform(0.55, 1.05)),
-            fill=float(np.clip(g.normal(0.46, 0.1 * s), 0.2, 0.75)),
+            fill=float(np.clip(g.normal(0.44, 0.13 * s), 0.16, 0.8)),
             warmth=float(np.clip(g.normal(0.02, 0.07 * s), -0.2, 0.22)),
             exposure=float(np.exp(np.clip(g.normal(0, 0.17 * s), -0.5, 0.4))),
-            smile=float(np.clip(g.normal(0.38, 0.33 * s), -0.1, 1)),
+            smile=float(np.clip(g.normal(0.5, 0.35 * s), -0.1, 1.2)),
             mouth_open=float(max(0.0, g.normal(-0.12, 0.16 * s))),
             brows=float(g.normal(0.2, 0.28 * s)),
             squint=float(max(0.0, g.normal(-0.05, 0.15 * s))),
@@ -296,7 +340,7 @@ class View:
             background=(wall, other),
             cloth=muted(0.06, 0.75, 0.16),
             neckline=float(g.random()),
-            zoom=float(np.clip(g.normal(1.02, 0.025 * s), 0.975, 1.1)),
+            zoom=float(np.clip(g.normal(1.0, 0.025 * s), 0.96, 1.08)),
             shift=(float(g.normal(0, 0.012 * s)), float(g.normal(0, 0.012 * s))),
             blur=float(g.uniform(0, 0.75) * (g.random() < 0.6)),
             grain=float(g.uniform(0, 0.016)),

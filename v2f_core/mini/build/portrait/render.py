@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from jaxtyping import Float, UInt8
-from scipy.ndimage import gaussian_filter, zoom
+from scipy.ndimage import gaussian_filter
 
 from v2f_core.mini.build.portrait import hair, raster
 from v2f_core.mini.build.portrait.basis import LASHES, basis
@@ -12,19 +14,38 @@ from v2f_core.mini.build.portrait.camera import Scene, stage
 from v2f_core.mini.build.portrait.looks import Look, View
 from v2f_core.mini.build.portrait.shade import cast, shade_hair, shade_head
 
-OVERSAMPLE = 2
+OVERSAMPLE = 1.5
+
+
+@lru_cache(8)
+def _area(size: int, large: int) -> Float[np.ndarray, "size large"]:
+    """The matrix that averages ``large`` samples in a row down to ``size``, each by the length they share."""
+    edge = np.arange(large + 1) * (size / large)
+    first, last = edge[None, :-1], edge[None, 1:]
+    pixel = np.arange(size)[:, None]
+    return np.maximum(np.minimum(last, pixel + 1) - np.maximum(first, pixel), 0).astype(np.float32)
+
+
+@lru_cache(8)
+def _soft(size: int, knots: int) -> Float[np.ndarray, "size knots"]:
+    """The matrix that spreads ``knots`` values smoothly over ``size`` samples."""
+    at = np.linspace(0, knots - 1, size)[:, None]
+    weights = np.exp(-(((at - np.arange(knots)) / 0.6) ** 2))
+    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
 
 
 def _backdrop(view: View, size: int) -> Float[np.ndarray, "pixels 3"]:
     """A wall out of focus: two colours in soft patches, linear."""
     g = np.random.default_rng(view.seed)
-    coarse = g.normal(0, 1, (4, 4)) + np.linspace(1, -1, 4)[:, None]
-    patches = 1 / (1 + np.exp(-1.3 * zoom(coarse, size / 4, order=3, mode="nearest", grid_mode=True)))
+    coarse = (g.normal(0, 1, (4, 4)) + np.linspace(1, -1, 4)[:, None]).astype(np.float32)
+    patches = 1 / (1 + np.exp(-1.5 * (_soft(size, 4) @ coarse @ _soft(size, 4).T)))
     first, second = (np.array(colour, np.float32) ** 2.2 for colour in view.background)
-    return (second + (first - second) * patches[..., None]).reshape(-1, 3).astype(np.float32)
+    return (second + (first - second) * patches[..., None]).reshape(-1, 3)
 
 
-def _hair_layers(look: Look, scene: Scene, head_depth: np.ndarray, normals: np.ndarray, size: int) -> list[tuple[raster.Fragments, np.ndarray]]:
+def _hair_layers(
+    look: Look, scene: Scene, head_depth: np.ndarray, normals: np.ndarray, size: int
+) -> list[tuple[raster.Fragments, np.ndarray]]:
     """The two nearest layers of hair before the head, the nearer last, with their coverage."""
     sheet = scene.sheet
     if sheet is None:
@@ -36,7 +57,7 @@ def _hair_layers(look: Look, scene: Scene, head_depth: np.ndarray, normals: np.n
     alpha = hair.coverage(sheet, around, look.curl)
     if look.curl > 0.5:  # a fuzzy outline where the sheet turns away
         facing = np.abs(raster.mix(normals[first:, 2], sheet.triangles[f.triangle], f.weights))
-        alpha = alpha * np.clip(facing * 3.5 + 0.25 * hair.strand_noise(around), 0, 1)
+        alpha = alpha * np.clip(facing * 6 + 0.3 + 0.25 * hair.strand_noise(around), 0, 1)
     layers = []
     left = alpha > 0.04
     for _ in range(2):
@@ -55,10 +76,18 @@ def _glasses(look: Look, view: View, scene: Scene, image: np.ndarray, size: int)
     width, height, power = g.uniform(0.22, 0.26), g.uniform(0.15, 0.21), g.uniform(2, 4)
     colour = np.array([[0.02, 0.02, 0.02], [0.10, 0.05, 0.03], [0.25, 0.22, 0.18]], np.float32)[g.integers(3)]
     t = np.linspace(0, 2 * np.pi, 260)
-    ring = np.stack([np.sign(np.cos(t)) * np.abs(np.cos(t)) ** (2 / power) * width, np.sign(np.sin(t)) * np.abs(np.sin(t)) ** (2 / power) * height - 0.03], 1)
+    ring = np.stack(
+        [
+            np.sign(np.cos(t)) * np.abs(np.cos(t)) ** (2 / power) * width,
+            np.sign(np.sin(t)) * np.abs(np.sin(t)) ** (2 / power) * height - 0.03,
+        ],
+        1,
+    )
     right, left = scene.landmarks[:2]
     apart = size / 128 * 128 * 0.0 + np.linalg.norm(left - right)
-    pixels = scene.rotation[:2, :2] * np.array([[1, 1], [-1, -1]]) * (apart / max(abs(scene.rotation[0, 0]), 0.5) / 0.6156)
+    pixels = (
+        scene.rotation[:2, :2] * np.array([[1, 1], [-1, -1]]) * (apart / max(abs(scene.rotation[0, 0]), 0.5) / 0.6156)
+    )
     points = [centre + ring * np.array([1, -1]) @ np.abs(np.diag(np.diag(pixels))).T for centre in (right, left)]
     inner = (right + left) / 2
     bridge = inner + np.linspace(-1, 1, 40)[:, None] * (left - right) * (0.5 - width / 0.6156)
@@ -81,7 +110,9 @@ def _develop(linear: Float[np.ndarray, "size size 3"], view: View) -> UInt8[np.n
     return (np.clip(x, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
-def portrait(look: Look, view: View, size: int = 128) -> tuple[UInt8[np.ndarray, "size size 3"], Float[np.ndarray, "5 2"]]:
+def portrait(
+    look: Look, view: View, size: int = 128
+) -> tuple[UInt8[np.ndarray, "size size 3"], Float[np.ndarray, "5 2"]]:
     """A photograph and its landmarks, for the price of one.
 
     Returns:
@@ -94,7 +125,7 @@ def portrait(look: Look, view: View, size: int = 128) -> tuple[UInt8[np.ndarray,
         >>> image.shape, points.shape, bool(points[0, 0] < points[1, 0])
         ((64, 64, 3), (5, 2), True)
     """
-    b, large = basis(), size * OVERSAMPLE
+    b, large = basis(), round(size * OVERSAMPLE)
     scene = stage(look, view, large)
     count = len(b.template)
     all_triangles = b.triangles if scene.sheet is None else np.concatenate([b.triangles, scene.sheet.triangles + count])
@@ -102,16 +133,27 @@ def portrait(look: Look, view: View, size: int = 128) -> tuple[UInt8[np.ndarray,
     solid = np.concatenate([b.triangle_part != LASHES, np.ones(len(all_triangles) - len(b.triangles), bool)])
     light = cast(scene, view, normals, all_triangles[solid])
     head, depth = raster.nearest(raster.scan(scene.screen, scene.space[:, 2], b.triangles, large), large)
+    layers = _hair_layers(look, scene, depth, normals, large)
+    through = np.ones(large * large, np.float32)
+    for layer, alpha in layers:
+        through[layer.pixel] *= 1 - alpha
+    head = raster.take(head, through[head.pixel] > 0.02)  # what the hair hides need not be lit
     image = _backdrop(view, large)
     image[head.pixel] = shade_head(look, view, scene, light, normals, head)
     glasses = look.glasses and view.glasses
     if glasses:
         _glasses(look, view, scene, image.reshape(large, large, 3), large)
-    for layer, alpha in _hair_layers(look, scene, depth, normals, large):
+    for layer, alpha in layers:
         colour = shade_hair(look, view, scene, light, normals, layer)
         image[layer.pixel] += (colour - image[layer.pixel]) * alpha[:, None]
-    mean = image.reshape(size, OVERSAMPLE, size, OVERSAMPLE, 3).mean((1, 3))
-    return _develop(mean, view), scene.landmarks / OVERSAMPLE
+    down = _area(size, large)
+    mean = np.einsum(
+        "ij,jkc->ikc",
+        down,
+        np.einsum("ij,kjc->kic", down, image.reshape(large, large, 3), optimize=True),
+        optimize=True,
+    )
+    return _develop(mean, view), scene.landmarks * (size / large)
 
 
 def render(look: Look, view: View, size: int = 128) -> UInt8[np.ndarray, "size size 3"]:
@@ -121,4 +163,5 @@ def render(look: Look, view: View, size: int = 128) -> UInt8[np.ndarray, "size s
 
 def landmarks(look: Look, view: View, size: int = 128) -> Float[np.ndarray, "5 2"]:
     """Where the eyes, the nose's tip and the mouth's corners lie (x, y in pixels), the image's left first."""
-    return stage(look, view, size * OVERSAMPLE).landmarks / OVERSAMPLE
+    large = round(size * OVERSAMPLE)
+    return stage(look, view, large).landmarks * (size / large)

@@ -30,7 +30,9 @@ class Light:
 def cast(scene: Scene, view: View, normals: np.ndarray, triangles: Int[np.ndarray, "m 3"]) -> Light:
     """The key light of a view and, from a small shadow map, what it reaches."""
     azimuth, elevation = view.light
-    towards = np.array([np.sin(azimuth) * np.cos(elevation), np.sin(elevation), np.cos(azimuth) * np.cos(elevation)], np.float32)
+    towards = np.array(
+        [np.sin(azimuth) * np.cos(elevation), np.sin(elevation), np.cos(azimuth) * np.cos(elevation)], np.float32
+    )
     right = np.cross([0, 1, 0], towards)
     right = (right / np.linalg.norm(right)).astype(np.float32)
     up = np.cross(towards, right)
@@ -47,7 +49,15 @@ def cast(scene: Scene, view: View, normals: np.ndarray, triangles: Int[np.ndarra
     return Light(towards, halfway / np.linalg.norm(halfway), lit / 5)
 
 
-def _illuminate(albedo: np.ndarray, normal: np.ndarray, lit: np.ndarray, open_: np.ndarray, light: Light, view: View, wrap: np.ndarray) -> np.ndarray:
+def _illuminate(
+    albedo: np.ndarray,
+    normal: np.ndarray,
+    lit: np.ndarray,
+    open_: np.ndarray,
+    light: Light,
+    view: View,
+    wrap: np.ndarray,
+) -> np.ndarray:
     """Diffuse key light with coloured wrap, plus the surround; ``open_`` is ambient visibility."""
     facing = (normal @ light.towards)[:, None]
     diffuse = np.clip((facing + wrap) / (1 + wrap), 0, 1) * (lit * (0.4 + 0.6 * open_))[:, None]
@@ -68,7 +78,9 @@ def _attributes() -> Float[np.ndarray, "vertices 10"]:
     return np.column_stack([b.template, b.lips, b.occlusion, b.lids, b.mouth_inside, local]).astype(np.float32)
 
 
-def _skin(look: Look, view: View, scene: Scene, a: np.ndarray, normal: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _skin(
+    look: Look, view: View, scene: Scene, a: np.ndarray, normal: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Albedo, gloss and relief-tilted normals of skin, lips and cloth."""
     azimuth, height = np.arctan2(a[:, 0], a[:, 2] + 0.75), a[:, 1]
     t = skin.paint(look)[skin.texel(azimuth, height)]
@@ -80,7 +92,14 @@ def _skin(look: Look, view: View, scene: Scene, a: np.ndarray, normal: np.ndarra
     if paint > 0:
         shadow = np.exp(-(((around - 0.38) / 0.19) ** 2) - ((height - 0.085) / 0.06) ** 2)
         rouge = np.exp(-(((around - 0.6) / 0.2) ** 2) - ((height + 0.3) / 0.14) ** 2)
-        base = base * (1 - paint * (0.4 * shadow[:, None] * np.array([0.8, 1, 0.85], np.float32) + 0.28 * rouge[:, None] * np.array([0.0, 1, 0.8], np.float32)))
+        base = base * (
+            1
+            - paint
+            * (
+                0.4 * shadow[:, None] * np.array([0.8, 1, 0.85], np.float32)
+                + 0.16 * rouge[:, None] * np.array([0.0, 1, 0.8], np.float32)
+            )
+        )
     lip = smooth(a[:, 3], 0.25, 0.8)[:, None] * (a[:, 6:7] < 0.5)
     tone = np.array(look.skin, np.float32)
     bare = tone * np.array([0.88, 0.66, 0.64], np.float32)
@@ -93,7 +112,9 @@ def _skin(look: Look, view: View, scene: Scene, a: np.ndarray, normal: np.ndarra
     if scene.sheet is not None and scene.sheet.falls:  # beside the face, hair lies close: let no skin shine through
         under = (smooth(around, 1.0, 1.22) * smooth(height, -1.5, -1.3))[:, None]
         base = base + (0.45 * np.array(look.hair, np.float32) ** 2.2 - base) * 0.9 * under
-    collar = -1.30 - (0.08 + 0.32 * view.neckline) * np.exp(-((a[:, 0] / (0.5 - 0.2 * view.neckline)) ** 2)) * (a[:, 2] > -0.9)
+    collar = -1.30 - (0.08 + 0.32 * view.neckline) * np.exp(-((a[:, 0] / (0.5 - 0.2 * view.neckline)) ** 2)) * (
+        a[:, 2] > -0.9
+    )
     cloth = smooth(height, collar + 0.02, collar - 0.02)[:, None]
     weave = 1 + 0.06 * noise().cloud[(height * 90).astype(np.int32) % 256, (a[:, 0] * 90).astype(np.int32) % 256]
     seam = 1 - 0.35 * np.exp(-(((height - collar + 0.05) / 0.02) ** 2))
@@ -113,12 +134,14 @@ def _eyes(look: Look, view: View, direction: np.ndarray) -> tuple[np.ndarray, np
     iris = (1 - smooth(r, 0.43, 0.50))[:, None]
     ring = (0.5 + 0.6 * smooth(-r, -0.46, -0.30))[:, None]
     white = np.array([0.84, 0.81, 0.79], np.float32) ** 2.2
-    ball = white + ((np.array(look.iris, np.float32) ** 2.2) * ring * 1.3 - white) * iris
+    ball = white + ((np.array(look.iris, np.float32) ** 2.2) * ring * 1.1 - white) * iris
     ball = ball * (smooth(r, 0.17, 0.23)[:, None] * 0.97 + 0.03)
     return ball, 0.78 - 0.4 * smooth(direction[:, 1], 0.1, 0.5)
 
 
-def shade_head(look: Look, view: View, scene: Scene, light: Light, normals: np.ndarray, f: Fragments) -> Float[np.ndarray, "n 3"]:
+def shade_head(
+    look: Look, view: View, scene: Scene, light: Light, normals: np.ndarray, f: Fragments
+) -> Float[np.ndarray, "n 3"]:
     """Colours of the head's visible fragments."""
     b = basis()
     corners, part = b.triangles[f.triangle], b.triangle_part[f.triangle]
@@ -142,7 +165,9 @@ def shade_head(look: Look, view: View, scene: Scene, light: Light, normals: np.n
     return colour + (shine + rim + glint)[:, None]
 
 
-def shade_hair(look: Look, view: View, scene: Scene, light: Light, normals: np.ndarray, f: Fragments) -> Float[np.ndarray, "n 3"]:
+def shade_hair(
+    look: Look, view: View, scene: Scene, light: Light, normals: np.ndarray, f: Fragments
+) -> Float[np.ndarray, "n 3"]:
     """Colours of fragments of the sheet; ``f.triangle`` counts the sheet's own triangles."""
     assert scene.sheet is not None
     corners = scene.sheet.triangles[f.triangle]
@@ -155,15 +180,17 @@ def shade_hair(look: Look, view: View, scene: Scene, light: Light, normals: np.n
     azimuth = np.arctan2(around[:, 0], around[:, 1])
     blob = noise().curl[(around[:, 4] * 11 + look.seed).astype(np.int32) % 256, (azimuth * 100).astype(np.int32) % 256]
     tight = float(smooth(look.curl, 0.3, 0.9))
-    strength = (1 - tight) * 0.2 * streak + tight * 0.32 * blob
+    strength = (1 - tight) * 0.24 * streak + tight * 0.34 * blob
     colour = np.array(look.hair, np.float32) ** 2.2
     albedo = colour * np.clip(1 + strength, 0.3, 1.9)[:, None]
-    open_ = np.where(back, 0.22, 0.5 + 0.5 * smooth(around[:, 2], -1.3, 0.6)).astype(np.float32)
+    open_ = np.where(back, 0.38, 0.5 + 0.5 * smooth(around[:, 2], -1.3, 0.6)).astype(np.float32)
     open_ = open_ * (1 - 0.3 * tight * smooth(-blob, 0, 2))
     lit = np.where(back, 0, lit)
     out = _illuminate(albedo, normal, lit, open_, light, view, np.float32([0.25]))
-    axis = scene.rotation @ (np.array([0.1, 0.3, 1.0]) if look.swept < 0.5 else np.array([1.0, 0.1, 0.15])).astype(np.float32)
+    axis = scene.rotation @ (
+        np.array([0.1, 0.3, 1.0]) if look.swept < 0.5 or scene.sheet.falls else np.array([1.0, 0.1, 0.15])
+    ).astype(np.float32)
     tangent = unit(np.cross(normal, axis))
     sheen = np.maximum(1 - (tangent @ light.halfway + 0.09 * streak) ** 2, 0) ** 20
     sheen = sheen * np.clip(0.3 + 0.7 * (normal @ light.towards), 0, 1) * lit * (1 - 0.8 * tight)
-    return out + (0.16 * view.key * sheen)[:, None] * (0.25 * colour.mean() + 0.75 * colour + 0.06)
+    return out + (0.16 * view.key * sheen)[:, None] * (0.25 * colour.mean() + 0.75 * colour + 0.10)
