@@ -23,7 +23,7 @@ demo: $(READY) ## voices to faces: a gallery and a table in outputs/demo/
 	$(BIN)/python -m v2f_core demo
 
 test: lint ## lint, unit tests, doctests and every notebook
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile -p no:nbval
 	$(if $(wildcard notebooks/*.ipynb),$(BIN)/pytest -n 2 --dist loadfile --nbval notebooks)
 
 lint: $(READY) ## style, types and the one-way rooms

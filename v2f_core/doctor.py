@@ -67,7 +67,7 @@ def doctor() -> int:
         print(f"  {state:8} {check.name:24} {check.found}{remedy}".rstrip(), flush=True)
         ill += bool(check.remedy and check.needed)
         missing += bool(check.remedy and not check.needed)
-    verdict = f"not usable yet: {ill} things to mend" if ill else "ready: try python -m v2f_core demo"
+    verdict = f"not usable yet: {ill} thing{'s' * (ill > 1)} to mend" if ill else "ready: try python -m v2f_core demo"
     print(f"\nThe mini profile is {verdict}.")
     if missing:
         print("What else is missing is needed only for the full profile (V2F_PROFILE=full).")
@@ -126,7 +126,7 @@ def _mini() -> Iterator[Check]:
     for name in PARTS:
         yield _part(section, profile, name)
     try:
-        target = minivox.unpacked_folder()
+        target = minivox.unpacked_folder(packed=profile.dataset)
     except InputError as error:
         yield Check(section, "MiniVox", "", str(error))
     else:

@@ -1,0 +1,114 @@
+"""The doctor: every line says OK or what to do, and the exit code says whether the miniature can be used."""
+
+import json
+
+import pytest
+
+from v2f_core import doctor, profiles
+from v2f_core.doctor import Check
+from v2f_core.files import sha256
+from v2f_core.profiles import PARTS
+
+
+@pytest.fixture
+def assets(tmp_path, monkeypatch):
+    """Whole assets, nothing unpacked, no full-size weights."""
+    folder = tmp_path / "assets"
+    hashes = {}
+    for name in [f"{part}/weights" for part in PARTS] + [
+        f"minivox/{kind}.tar" for kind in ("faces", "voices", "tables")
+    ]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+        hashes[name] = sha256(folder / name)
+    (folder / "SHA256.json").write_text(json.dumps(hashes))
+    monkeypatch.setattr(profiles, "MINI_ASSETS", folder)
+    monkeypatch.setenv("V2F_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("V2F_FULL", raising=False)
+    monkeypatch.setattr(doctor, "_packages", lambda: [])
+    profiles.damaged_assets.cache_clear()
+    return folder
+
+
+def section(name):
+    return {check.name: check for check in doctor.examine() if check.section == name}
+
+
+def test_all_is_well(assets, capsys):
+    assert doctor.doctor() == 0
+    out = capsys.readouterr().out
+    assert "The mini profile is ready" in out
+    assert "needed only for the full profile" in out
+
+
+def test_every_part_is_looked_at(assets):
+    assert {*PARTS, "MiniVox"} <= set(section("The mini profile"))
+    assert {*PARTS, "dataset"} == set(section("The full profile"))
+
+
+def test_a_missing_part_makes_it_unusable(assets, capsys):
+    (assets / "prior" / "weights").unlink()
+    (assets / "prior").rmdir()
+    assert doctor.doctor() == 1
+    out = capsys.readouterr().out
+    assert "not usable yet: 1 thing to mend" in out
+    assert "missing  prior" in out
+    assert "get it again" in out
+
+
+def test_a_damaged_part_makes_it_unusable(assets):
+    (assets / "judge" / "weights").write_text("other")
+    assert doctor.doctor() == 1
+    line = section("The mini profile")["judge"]
+    assert line.found
+    assert "get it again" in line.remedy
+
+
+def test_a_missing_dataset_makes_it_unusable(assets):
+    (assets / "minivox" / "voices.tar").unlink()
+    assert doctor.doctor() == 1
+
+
+def test_full_size_weights_are_not_needed_but_named(assets, tmp_path):
+    full = section("The full profile")
+    assert not any(check.needed for check in full.values())
+    assert str(tmp_path / "cache" / "full" / "ast") in full["ast"].remedy
+
+
+def test_full_size_weights_that_are_there_are_found(assets, tmp_path, monkeypatch):
+    monkeypatch.setenv("V2F_FULL", str(tmp_path / "big"))
+    (tmp_path / "big" / "ast").mkdir(parents=True)
+    (tmp_path / "big" / "ast" / "model.safetensors").write_text("weights")
+    assert section("The full profile")["ast"].remedy == ""
+
+
+def test_a_package_that_is_missing_or_too_old_is_named(monkeypatch):
+    monkeypatch.setattr(
+        doctor, "requires", lambda _: ["numpy>=1", "numpy>=99", "no-such-thing>=2", 'ruff ; extra == "test"']
+    )
+    monkeypatch.setattr(doctor, "FRAGILE", ())
+    fine, old, missing = doctor._packages()
+    assert (fine.name, fine.remedy) == ("numpy", "")
+    assert old.remedy == 'pip install "numpy>=99"'
+    assert (missing.found, missing.remedy) == ("", 'pip install "no-such-thing>=2"')
+
+
+def test_a_package_that_does_not_load_is_named(monkeypatch):
+    monkeypatch.setattr(doctor, "requires", lambda _: [])
+    monkeypatch.setattr(doctor, "FRAGILE", ("no_such_module",))
+    (check,) = doctor._packages()
+    assert check.found == "fails: No module named 'no_such_module'"
+
+
+def test_this_environment_s_device_is_told():
+    assert doctor._device().remedy == ""
+
+
+def test_each_line_has_one_verdict(monkeypatch, capsys):
+    checks = [Check("A", "one", "1"), Check("A", "two", "", "do this"), Check("B", "three", "bent", "do that", False)]
+    monkeypatch.setattr(doctor, "examine", lambda: iter(checks))
+    assert doctor.doctor() == 1
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    assert lines[0] == ["OK", "one", "1"]
+    assert lines[1] == ["missing", "two", "->", "do", "this"]
+    assert lines[2] == ["damaged", "three", "bent", "->", "do", "that"]
