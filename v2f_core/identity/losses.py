@@ -65,7 +65,7 @@ class AMSoftmax(nn.Module):
         else:
             self.register_buffer("weight", normalise(centroids.detach()))
 
-    def forward(self, identity: Float[Tensor, "batch dim"], label: Int[Tensor, batch]) -> Float[Tensor, ""]:
+    def forward(self, identity: Float[Tensor, "batch dim"], label: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
         """The loss of a batch of identities and their class indices."""
         if bool(((label < 0) | (label >= len(self.weight))).any()):
             raise InputError(f"a label lies outside 0…{len(self.weight) - 1}; there is one class a training person")
@@ -99,7 +99,7 @@ class InfoNCE(nn.Module):
         self.temperature = temperature
 
     def forward(
-        self, identity: Float[Tensor, "batch dim"], face: Float[Tensor, "batch dim"], label: Int[Tensor, batch]
+        self, identity: Float[Tensor, "batch dim"], face: Float[Tensor, "batch dim"], label: Int[Tensor, " batch"]
     ) -> Float[Tensor, ""]:
         """The loss of predicted identities, the faces' identities row by row, and the person of each row."""
         logits = _cosines(identity, face) / self.temperature
@@ -159,7 +159,7 @@ class IdentityLoss(nn.Module):
         self.weight_am, self.weight_info, self.weight_cosine = weight_am, weight_info, weight_cosine
 
     def forward(
-        self, identity: Float[Tensor, "batch dim"], face: Float[Tensor, "batch dim"], label: Int[Tensor, batch]
+        self, identity: Float[Tensor, "batch dim"], face: Float[Tensor, "batch dim"], label: Int[Tensor, " batch"]
     ) -> IdentityTerms:
         """All terms for predicted identities, the faces' identities row by row, and the person of each row."""
         am = self.am_softmax(identity, label)

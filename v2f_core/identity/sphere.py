@@ -87,7 +87,7 @@ def mean_direction(z: Float[Tensor, "*batch items dim"]) -> Float[Tensor, "*batc
     return normalise(z.mean(dim=-2))
 
 
-def frechet_mean(z: Float[Tensor, "items dim"], tolerance: float = 1e-7, max_steps: int = 100) -> Float[Tensor, dim]:
+def frechet_mean(z: Float[Tensor, "items dim"], tolerance: float = 1e-7, max_steps: int = 100) -> Float[Tensor, " dim"]:
     """The unit vector with the least mean *squared angle* to the items, by gradient descent on the sphere.
 
     Beside :func:`mean_direction`, which weighs outliers by the sine of their angle, it weighs them by the angle itself.

@@ -1,0 +1,193 @@
+"""The store of embeddings: nothing lost, nothing made twice, nothing bad passed over in silence."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+import torch
+from PIL import Image
+
+from v2f_core.data.manifest import COLUMNS, Manifest
+from v2f_core.errors import InputError
+from v2f_core.training import embeddings
+
+WEIGHTS = {"weights_sha256": "ab"}
+
+
+class Embedder:
+    """A stand-in: file "7" has two embeddings of value 7; may be told which files are bad and when to be killed."""
+
+    def __init__(self, bad=(), killed_after=None):
+        self.seen, self.bad, self.killed_after = [], set(bad), killed_after
+
+    def __call__(self, paths):
+        out = []
+        for path in paths:
+            if self.killed_after is not None and len(self.seen) >= self.killed_after:
+                raise KeyboardInterrupt
+            self.seen.append(path.name)
+            value = torch.full((2, 3), float(path.name))
+            out.append(InputError(f"{path}: damaged") if path.name in self.bad else value)
+        return out
+
+
+def run(folder, embed, count=20, **settings):
+    items = [str(i) for i in range(count)]
+    return embeddings.extract(Path("root"), items, embed, folder, WEIGHTS, batch=3, shard=4, **settings)
+
+
+def test_rows_follow_the_items(tmp_path):
+    store = run(tmp_path, Embedder())
+    assert store.items == [str(i // 2) for i in range(40)]
+    assert store.vectors[:, 0].tolist() == [i // 2 for i in range(40)]
+    vectors, items = store.of(["7", "3"])
+    assert items == ["7", "7", "3", "3"]
+    assert vectors[:, 0].tolist() == [7, 7, 3, 3]
+
+
+@pytest.mark.parametrize("killed_after", [0, 1, 5, 8, 19])
+def test_a_killed_run_goes_on_where_it_stopped(tmp_path, killed_after):
+    first, second = Embedder(killed_after=killed_after), Embedder()
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "killed", first)
+    with pytest.raises(InputError, match="not finished"):
+        embeddings.load(tmp_path / "killed")
+    resumed = run(tmp_path / "killed", second)
+    whole = run(tmp_path / "whole", Embedder())
+    done = killed_after // 4 * 4  # whole shards
+    assert second.seen == [str(i) for i in range(done, 20)]
+    assert torch.equal(resumed.vectors, whole.vectors)
+    assert resumed.items == whole.items
+    for path in (tmp_path / "whole").iterdir():
+        assert path.read_bytes() == (tmp_path / "killed" / path.name).read_bytes()
+    assert not list((tmp_path / "killed").glob(".part-*"))
+
+
+def test_a_finished_store_is_not_made_again(tmp_path):
+    run(tmp_path, Embedder())
+    again = Embedder()
+    run(tmp_path, again)
+    assert again.seen == []
+
+
+def test_a_lost_shard_is_made_again_alone(tmp_path):
+    run(tmp_path, Embedder())
+    (tmp_path / "00002.safetensors").unlink()
+    again = Embedder()
+    run(tmp_path, again)
+    assert again.seen == ["8", "9", "10", "11"]
+
+
+def test_a_few_bad_items_are_skipped_counted_and_listed(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, Embedder(bad=["2"], killed_after=9), count=40)
+    store = run(tmp_path, Embedder(bad=["30"]), count=40)
+    assert [item for item, _ in store.skipped] == ["2", "30"]  # the one found before the kill too
+    report = pd.read_csv(tmp_path / "skipped.csv", dtype=str)
+    assert report.item.tolist() == ["2", "30"]
+    assert report.why[0] == f"{Path('root') / '2'}: damaged"
+    assert len(store.items) == 2 * 38
+    assert store.of(["2"])[1] == []
+
+
+def test_too_many_bad_items_stop_the_run_early_and_are_listed(tmp_path):
+    embed = Embedder(bad=["0", "1", "2"])
+    with pytest.raises(InputError, match=r"skipped.csv: 3 of 40 .* more than 5%") as caught:
+        run(tmp_path, embed, count=40)
+    assert "\n" not in str(caught.value)
+    assert len(embed.seen) == 4
+    assert len(pd.read_csv(tmp_path / "skipped.csv")) == 3
+    assert len(run(tmp_path, embed, count=40, max_bad=0.1).items) == 2 * 37
+
+
+def test_a_shard_of_bad_items_only_does_not_spoil_the_store(tmp_path):
+    store = run(tmp_path, Embedder(bad=["4", "5", "6", "7"]), max_bad=0.5)
+    assert store.vectors.shape == (32, 3)
+
+
+def test_an_embedding_that_is_not_finite_is_a_bad_item(tmp_path):
+    def embed(paths):
+        return [torch.full((1, 2), torch.nan if path.name == "3" else 1.0) for path in paths]
+
+    store = run(tmp_path, embed)
+    assert [item for item, _ in store.skipped] == ["3"]
+
+
+def test_a_store_of_other_weights_or_items_is_not_mixed_in(tmp_path):
+    run(tmp_path, Embedder())
+    with pytest.raises(InputError, match="items, items_sha256 differ"):
+        run(tmp_path, Embedder(), count=21)
+    items = [str(i) for i in range(20)]
+    with pytest.raises(InputError, match="weights_sha256 differ"):
+        embeddings.extract(Path("root"), items, Embedder(), tmp_path, {"weights_sha256": "cd"}, shard=4)
+
+
+def test_a_damaged_shard_is_named(tmp_path):
+    run(tmp_path, Embedder())
+    (tmp_path / "00001.safetensors").write_bytes(b"torn")
+    with pytest.raises(InputError, match=r"00001.safetensors: damaged; delete it"):
+        run(tmp_path, Embedder())
+
+
+# --- voices and faces
+
+
+class Encoder:
+    """Stands in for a speaker encoder: a window's embedding is its mean absolute value."""
+
+    def embed(self, clips):
+        return clips.abs().mean(dim=1, keepdim=True).expand(-1, 4)
+
+
+class Pack:
+    """Stands in for a face pack: finds a face unless the picture is black."""
+
+    def embed(self, images):
+        seen = np.array([image.any() for image in images])
+        return np.eye(512, dtype=np.float32)[[int(image[0, 0, 0]) for image in images]], seen
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    """Three recordings (one empty) and three pictures (one black, one no picture) of one person."""
+    root = tmp_path / "data"
+    root.mkdir()
+    g = np.random.default_rng(0)
+    for name, seconds, level in (("short.wav", 1.25, 0.1), ("long.wav", 3.2, 0.2)):
+        soundfile.write(root / name, level * g.uniform(-1, 1, int(16_000 * seconds)), 16_000)
+    (root / "empty.wav").touch()
+    for name, red in (("black.png", 0), ("red.png", 9)):
+        Image.new("RGB", (8, 8), (red, 0, 0)).save(root / name)
+    (root / "text.png").write_text("no picture")
+    rows = [("Ada", "f", "train", "voice", "v", name) for name in ("empty.wav", "long.wav", "short.wav")]
+    rows += [("Ada", "f", "train", "face", "", name) for name in ("black.png", "red.png", "text.png")]
+    return Manifest(root, pd.DataFrame(rows, columns=list(COLUMNS)))
+
+
+@pytest.fixture
+def weights(tmp_path):
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+def test_a_recording_has_one_embedding_a_window(manifest, weights, tmp_path):
+    store = embeddings.extract_voices(manifest, Encoder(), weights, tmp_path / "voices", 1.25, max_bad=0.5)
+    assert store.items == ["long.wav"] * 4 + ["short.wav"]  # 3.2 s: windows from 0, 0.625, 1.25, 1.875
+    assert store.vectors[:, 0].tolist() == pytest.approx([0.1] * 4 + [0.05], rel=0.05)
+    ((item, why),) = store.skipped
+    assert item == "empty.wav"
+    assert "empty (0 bytes)" in why
+
+
+def test_a_picture_without_a_face_is_listed(manifest, weights, tmp_path):
+    store = embeddings.extract_faces(manifest, Pack(), weights, tmp_path / "faces", max_bad=0.9)
+    assert store.items == ["red.png"]
+    assert store.vectors[0].argmax() == 9
+    assert [why.split(": ")[1].split(";")[0] for _, why in store.skipped] == [
+        "no face found in it",
+        "cannot be read as a picture",
+    ]

@@ -1,0 +1,230 @@
+"""Stage I learns what can be learned, the same way each time, and keeps its best."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from v2f_core.data.manifest import COLUMNS, Manifest
+from v2f_core.errors import InputError
+from v2f_core.identity.aligner import Aligner
+from v2f_core.identity.sphere import normalise
+from v2f_core.training import stage1
+from v2f_core.training.embeddings import Embeddings
+from v2f_core.training.stage1 import Pairs, Stage1Settings
+
+QUICK = {"steps": 120, "hidden_width": 32, "learning_rate": 3e-3, "evaluate_every": 20, "batch": 64}
+
+
+def world(persons, seed, noise=0.3):
+    """Voices and faces that share six hidden factors; the faces lie around a common mean. One map for all."""
+    shared = np.random.default_rng(99)
+    to_voice, to_face, mean = shared.normal(size=(6, 12)), shared.normal(size=(6, 24)), 2 * shared.normal(size=24)
+    g = np.random.default_rng(seed)
+    factors = g.normal(size=(persons, 6))
+    voice = np.repeat(factors @ to_voice, 4, axis=0) + noise * g.normal(size=(4 * persons, 12))
+    face = np.repeat(mean + factors @ to_face, 2, axis=0) + noise * g.normal(size=(2 * persons, 24))
+    return Pairs(
+        persons=[f"P{i}" for i in range(persons)],
+        sexes=["f" if i % 2 else "m" for i in range(persons)],
+        voice=torch.from_numpy(voice).float(),
+        voice_start=torch.arange(0, 4 * persons + 1, 4),
+        face=normalise(torch.from_numpy(face).float()),
+        face_start=torch.arange(0, 2 * persons + 1, 2),
+    )
+
+
+@pytest.fixture(scope="module")
+def split():
+    return world(200, seed=0), world(40, seed=1), world(60, seed=2)
+
+
+def mean_cosine(aligner, pairs):
+    with torch.no_grad():
+        return (aligner(pairs.pooled_voices()) * pairs.gallery()).sum(-1).mean().item()
+
+
+def median_rank(aligner, pairs):
+    with torch.no_grad():
+        scores = aligner(pairs.pooled_voices()) @ pairs.gallery().T
+    return (scores >= scores.diagonal()[:, None]).sum(1).float().median().item()
+
+
+# --- learning
+
+
+def test_cosine_regression_beats_the_mean_face_on_new_persons(split, tmp_path):
+    training, validation, test = split
+    settings = Stage1Settings(**QUICK, weight_am=0.0, weight_info=0.0, weight_cosine=1.0)
+    aligner = stage1.train(training, validation, settings, tmp_path, {})
+    mean_face = normalise(training.face.mean(0))
+    assert mean_cosine(aligner, test) > (test.gallery() @ mean_face).mean().item() + 0.1
+
+
+def test_the_paper_s_loss_finds_new_persons_among_60(split, tmp_path):
+    training, validation, test = split
+    aligner = stage1.train(training, validation, Stage1Settings(**QUICK), tmp_path, {})
+    assert median_rank(aligner, test) <= 4  # chance is 30
+
+
+def test_shuffled_voices_teach_nothing(split, tmp_path):
+    training, validation, test = split
+    order = torch.randperm(len(training.voice), generator=torch.Generator().manual_seed(0))
+    shuffled = Pairs(**{**training.__dict__, "voice": training.voice[order]})
+    aligner = stage1.train(shuffled, validation, Stage1Settings(**QUICK), tmp_path, {})
+    assert 15 <= median_rank(aligner, test) <= 45
+
+
+# --- repeatability, best checkpoint, history
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(split, tmp_path):
+    training, validation, _ = split
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        torch.manual_seed(hash(name) % 1000)  # the caller's generator must not matter
+        settings = Stage1Settings(**{**QUICK, "steps": 30}, seed=seed)
+        stage1.train(training, validation, settings, tmp_path / name, {})
+    a, b, c = ((tmp_path / name / "model.safetensors").read_bytes() for name in "abc")
+    assert a == b
+    assert a != c
+
+
+def test_training_leaves_the_callers_generator_alone(split, tmp_path):
+    training, validation, _ = split
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    stage1.train(training, validation, Stage1Settings(**{**QUICK, "steps": 2}), tmp_path, {})
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_the_best_checkpoint_is_kept_not_the_last(split, tmp_path):
+    training, validation, _ = split
+    few = Pairs(
+        **{
+            **training.__dict__,
+            "persons": training.persons[:12],
+            "sexes": training.sexes[:12],
+            "voice_start": training.voice_start[:13],
+            "face_start": training.face_start[:13],
+        }
+    )
+    settings = Stage1Settings(**{**QUICK, "steps": 400, "batch": 12}, weight_cosine=1.0, dropout=0.0)
+    aligner = stage1.train(few, validation, settings, tmp_path, {})  # twelve persons are learned by heart
+    history = pd.read_csv(tmp_path / "history.csv")
+    best = history.loc[history.val_total.idxmin()]
+    assert best.step < 400
+    assert aligner.provenance["step"] == best.step
+    assert aligner.provenance["validation"]["val_total"] == pytest.approx(best.val_total, rel=1e-5)
+    assert 1 - mean_cosine(aligner, validation) == pytest.approx(best.val_cosine, abs=2e-3)  # float16 on disk
+
+
+def test_the_history_has_a_row_an_evaluation_and_a_cosine_decay(split, tmp_path):
+    training, validation, _ = split
+    stage1.train(training, validation, Stage1Settings(**{**QUICK, "steps": 50}), tmp_path, {})
+    history = pd.read_csv(tmp_path / "history.csv")
+    assert history.step.tolist() == [20, 40, 50]
+    expected = [3e-3 * (1 + np.cos(np.pi * step / 50)) / 2 for step in history.step]
+    np.testing.assert_allclose(history.lr, expected, atol=1e-8)
+    assert np.isfinite(history.to_numpy()).all()
+
+
+def test_the_config_tells_settings_inputs_and_seed(split, tmp_path):
+    training, validation, _ = split
+    stage1.train(training, validation, Stage1Settings(**{**QUICK, "steps": 2}, seed=3), tmp_path, {"voices": "ab12"})
+    made = json.loads((tmp_path / "config.json").read_text())["provenance"]
+    assert made["voices"] == "ab12"
+    assert made["settings"]["seed"] == 3
+    assert made["settings"]["batch"] == 64
+
+
+def test_fixed_centroids_and_free_vectors_are_different_trainings(split, tmp_path):
+    training, validation, _ = split
+    weights = []
+    for fixed in (True, False):
+        settings = Stage1Settings(**{**QUICK, "steps": 10}, fixed_centroids=fixed)
+        weights.append(stage1.train(training, validation, settings, tmp_path / str(fixed), {}).net[0].weight)
+    assert not torch.equal(*weights)
+
+
+# --- pairs
+
+
+@pytest.fixture
+def manifest():
+    """Ben has two voices and a face, Ada two faces and a voice, Cy no usable voice; Eve is in another split."""
+    rows = [
+        ("Ada", "f", "train", "voice", "", "a.wav"),
+        ("Ada", "f", "train", "face", "", "a1.png"),
+        ("Ada", "f", "train", "face", "", "a2.png"),
+        ("Ben", "m", "train", "voice", "", "b1.wav"),
+        ("Ben", "m", "train", "voice", "", "b2.wav"),
+        ("Ben", "m", "train", "face", "", "b.png"),
+        ("Cy", "m", "train", "voice", "", "c.wav"),
+        ("Cy", "m", "train", "face", "", "c.png"),
+        ("Eve", "f", "val", "voice", "", "e.wav"),
+        ("Eve", "f", "val", "face", "", "e.png"),
+    ]
+    return Manifest(Path("data"), pd.DataFrame(rows, columns=list(COLUMNS)))
+
+
+def embeddings_of(values, dim):
+    items = list(values)
+    return Embeddings(normalise(torch.tensor([[values[item]] + [1.0] * (dim - 1) for item in items])), items, [], {})
+
+
+def test_pairs_are_sorted_by_person_and_say_who_is_left_out(manifest):
+    voices = embeddings_of({"b2.wav": 4.0, "e.wav": 9.0, "a.wav": 1.0, "b1.wav": 3.0}, 4)
+    faces = embeddings_of({"b.png": 2.0, "c.png": 5.0, "a2.png": 0.5, "a1.png": 0.2, "e.png": 7.0}, 4)
+    pairs = stage1.pair_up(manifest, voices, faces, "train")
+    assert pairs.persons == ["Ada", "Ben"]
+    assert pairs.sexes == ["f", "m"]
+    assert pairs.left_out == ["Cy"]
+    assert pairs.voice_start.tolist() == [0, 1, 3]
+    assert torch.equal(pairs.voice, voices.of(["a.wav", "b1.wav", "b2.wav"])[0])
+    assert pairs.face_start.tolist() == [0, 2, 3]
+    assert torch.equal(pairs.face, faces.of(["a1.png", "a2.png", "b.png"])[0])
+    torch.testing.assert_close(pairs.pooled_voices()[1], pairs.voice[1:].mean(0))
+    torch.testing.assert_close(pairs.centroids()[0], normalise(pairs.face[:2].mean(0)))
+    assert torch.equal(pairs.gallery(), pairs.face[[0, 2]])
+
+
+def test_a_split_without_pairs_is_refused(manifest):
+    voices = embeddings_of({"a.wav": 1.0}, 4)
+    with pytest.raises(InputError, match="split 'val'"):
+        stage1.pair_up(manifest, voices, embeddings_of({"e.png": 7.0}, 4), "val")
+
+
+def test_a_drawn_batch_is_of_different_persons_with_their_own_voice_and_face():
+    pairs = world(10, seed=0, noise=0.0)
+    voice, face, label = pairs.draw(batch=8, windows=3, generator=torch.Generator().manual_seed(0))
+    assert len(set(label.tolist())) == 8
+    # without noise all windows and photos of a person agree, so that any mean of them is the person's
+    torch.testing.assert_close(voice, pairs.pooled_voices()[label])
+    torch.testing.assert_close(face, pairs.gallery()[label])
+
+
+def test_draws_pool_one_to_all_windows():
+    pairs = Pairs(["P"], ["f"], torch.eye(6), torch.tensor([0, 6]), torch.eye(6), torch.tensor([0, 6]))
+    g = torch.Generator().manual_seed(0)
+    drawn = torch.cat([pairs.draw(1, 3, g)[0] for _ in range(3000)])
+    torch.testing.assert_close(drawn.sum(1), torch.ones(3000))
+    assert drawn.min() == 0
+    single = (drawn.max(1).values == 1).float().mean().item()
+    assert single == pytest.approx((1 + 1 / 6 + 1 / 36) / 3, abs=0.03)  # k = 1, or k = 2, 3 hitting one window
+    torch.testing.assert_close(drawn.mean(0), torch.full((6,), 1 / 6), atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"batch": -1}, {"weight_am": 0.0, "weight_info": 0.0}])
+def test_settings_that_make_no_sense_are_refused(wrong):
+    with pytest.raises(InputError):
+        Stage1Settings(**wrong)
+
+
+def test_an_aligner_of_stage_1_can_be_loaded_anywhere(split, tmp_path):
+    training, validation, _ = split
+    trained = stage1.train(training, validation, Stage1Settings(**{**QUICK, "steps": 2}), tmp_path, {})
+    assert torch.equal(Aligner.from_pretrained(tmp_path)(torch.ones(12)), trained(torch.ones(12)))

@@ -1,0 +1,239 @@
+"""Stage I: train the aligner g_φ on stored embeddings with L_id (Eq. 10). No picture and no sound is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from v2f_core.errors import InputError
+from v2f_core.files import atomic_write
+from v2f_core.identity.aligner import Aligner
+from v2f_core.identity.losses import AMSoftmax, IdentityLoss, IdentityTerms, InfoNCE
+from v2f_core.identity.sphere import mean_direction
+
+if TYPE_CHECKING:
+    from v2f_core.data.manifest import Manifest
+    from v2f_core.training.embeddings import Embeddings
+
+HISTORY_NAME = "history.csv"
+
+
+@dataclass(frozen=True)
+class Stage1Settings:
+    """What Stage I can be told. The defaults are the paper's where it says something; the comments say where not.
+
+    Example:
+        >>> Stage1Settings(steps=0)
+        Traceback (most recent call last):
+        v2f_core.errors.InputError: steps=0: expected a whole number of at least 1
+    """
+
+    steps: int = 10_000  # the paper says "roughly 100k" in one place and 0–10k in another
+    batch: int = 128
+    learning_rate: float = 1e-4  # AdamW, decayed to 0 by a cosine
+    weight_decay: float = 0.01
+    hidden_width: int = 1024
+    dropout: float = 0.1
+    scale: float = 30.0  # s of Eq. 8: not in the paper
+    margin: float = 0.35  # m of Eq. 8: not in the paper
+    temperature: float = 0.07  # τ of Eq. 9: not in the paper
+    weight_am: float = 1.0  # λ_AM of Eq. 10: not in the paper
+    weight_info: float = 1.0  # λ_Info of Eq. 10: not in the paper
+    weight_cosine: float = 0.0  # λ_cos: our addition; weight_am = weight_info = 0 with it is "w/ CosReg"
+    fixed_centroids: bool = False  # class vectors of Eq. 8 kept at the persons' ArcFace centroids: our addition
+    windows: int = 1  # up to so many windows of a person are averaged into one training example
+    evaluate_every: int = 250
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "hidden_width", "windows", "evaluate_every"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)}: expected a whole number of at least 1")
+        if self.weight_am == self.weight_info == self.weight_cosine == 0:
+            raise InputError("all weights of the loss are 0: nothing would be learned; raise one")
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The voices and faces of some persons, person after person.
+
+    Attributes:
+        persons: names; person i is class i.
+        sexes: "f" or "m", one a person.
+        voice: speaker embeddings of all windows; those of person i lie in rows voice_start[i] to voice_start[i + 1].
+        face: identities of all photos; those of person i lie in rows face_start[i] to face_start[i + 1].
+        left_out: persons of the split without a usable voice or face.
+    """
+
+    persons: list[str]
+    sexes: list[str]
+    voice: Float[Tensor, "windows speaker"]
+    voice_start: Int[Tensor, " bounds"]
+    face: Float[Tensor, "photos identity"]
+    face_start: Int[Tensor, " bounds"]
+    left_out: list[str] = field(default_factory=list)
+
+    def pooled_voices(self) -> Float[Tensor, "persons speaker"]:
+        """The mean speaker embedding of each person: what the aligner is given for a whole recording."""
+        return torch.stack([part.mean(dim=0) for part in _cut(self.voice, self.voice_start)])
+
+    def centroids(self) -> Float[Tensor, "persons identity"]:
+        """The mean direction of each person's photos."""
+        return torch.stack([mean_direction(part) for part in _cut(self.face, self.face_start)])
+
+    def gallery(self) -> Float[Tensor, "persons identity"]:
+        """One photo of each person: the first."""
+        return self.face[self.face_start[:-1]]
+
+    def draw(
+        self, batch: int, windows: int, generator: torch.Generator
+    ) -> tuple[Float[Tensor, "batch speaker"], Float[Tensor, "batch identity"], Int[Tensor, " batch"]]:
+        """Random persons, none twice; of each, the mean of 1 to ``windows`` random windows, and a random photo.
+
+        Persons count alike however many clips they have. With fewer persons than ``batch``, the batch is smaller.
+        """
+        label = torch.randperm(len(self.persons), generator=generator)[:batch]
+        count = len(label)
+        which = _random_rows(self.voice_start, label, windows, generator)
+        kept = torch.randint(1, windows + 1, (count, 1), generator=generator) > torch.arange(windows)
+        weight = (kept / kept.sum(dim=1, keepdim=True)).to(self.voice)
+        photo = _random_rows(self.face_start, label, 1, generator)[:, 0]
+        device = self.voice.device
+        voice = torch.einsum("bw,bwd->bd", weight, self.voice[which.to(device)])
+        return voice, self.face[photo.to(device)], label.to(device)
+
+    def to(self, device: str) -> Pairs:
+        """The same pairs with their embeddings on a device (the bounds, which only index, stay)."""
+        moved = {"voice": self.voice.to(device), "face": self.face.to(device)}
+        return Pairs(**{**self.__dict__, **moved})
+
+
+def pair_up(manifest: Manifest, voices: Embeddings, faces: Embeddings, split: str) -> Pairs:
+    """The persons of a split with the stored embeddings of their voices and faces.
+
+    Raises:
+        InputError: nobody in the split has both.
+    """
+    voice, voice_items = voices.of(manifest.voices(split).path)
+    face, face_items = faces.of(manifest.faces(split).path)
+    owner = dict(zip(manifest.table.path, manifest.table.person, strict=True))
+    heard, seen = [owner[item] for item in voice_items], [owner[item] for item in face_items]
+    everybody = manifest.persons(split)
+    persons = sorted(set(heard) & set(seen))
+    if not persons:
+        raise InputError(f"split {split!r}: nobody has both a usable voice and a usable face; check the skipped files")
+    voice, voice_start = _sort_by_person(voice, heard, persons)
+    face, face_start = _sort_by_person(face, seen, persons)
+    left_out = sorted(set(everybody.index) - set(persons))
+    return Pairs(persons, everybody.sex[persons].tolist(), voice, voice_start, face, face_start, left_out)
+
+
+def train(
+    training: Pairs,
+    validation: Pairs,
+    settings: Stage1Settings,
+    folder: str | Path,
+    provenance: Mapping[str, Any],
+    device: str = "cpu",
+) -> Aligner:
+    """Train an aligner; keep the one with the lowest validation loss.
+
+    The validation loss is L_id over the validation persons, who have no class vectors: their ArcFace centroids stand
+    in. Each best aligner so far is written to ``folder`` with ``history.csv`` beside it, so that a kill costs at most
+    what came after. The same settings and seed on the same machine give the same bytes.
+
+    Args:
+        training, validation: persons of two splits.
+        settings: see :class:`Stage1Settings`.
+        folder: gets the aligner's files and ``history.csv``.
+        provenance: hashes of the inputs, for the aligner's config.
+        device: where to train.
+    Returns:
+        the best aligner, as it stands on disk.
+    """
+    import pandas as pd
+    from tqdm import trange
+
+    folder = Path(folder)
+    generator = torch.Generator().manual_seed(settings.seed)
+    training, validation = training.to(device), validation.to(device)
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)  # initial weights and dropout read the global generator
+        aligner = Aligner(training.voice.shape[1], settings.hidden_width, training.face.shape[1], settings.dropout)
+        aligner = aligner.to(device).train()
+        loss = _loss(training, settings, free=not settings.fixed_centroids).to(device)
+        validation_loss = _loss(validation, settings, free=False).to(device)
+        parameters = [*aligner.parameters(), *loss.parameters()]
+        optimiser = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.steps)
+        history: list[dict[str, float]] = []
+        best = float("inf")
+        with trange(1, settings.steps + 1, desc="Stage I", unit="step", mininterval=1.0) as bar:
+            for step in bar:
+                voice, face, label = training.draw(settings.batch, settings.windows, generator)
+                terms = loss(aligner(voice), face, label)
+                optimiser.zero_grad()
+                terms.total.backward()
+                optimiser.step()
+                schedule.step()
+                if step % settings.evaluate_every and step != settings.steps:
+                    continue
+                score = _validate(aligner, validation, validation_loss)
+                history.append({"step": step, "lr": float(schedule.get_last_lr()[0]), **_row("train", terms), **score})
+                bar.set_postfix(train=history[-1]["train_total"], val=score["val_total"])
+                if score["val_total"] < best:
+                    best = score["val_total"]
+                    made = {**provenance, "settings": asdict(settings), "step": step, "validation": score}
+                    aligner.save_pretrained(folder, made)
+                with atomic_write(folder / HISTORY_NAME) as temporary:
+                    pd.DataFrame(history).to_csv(temporary, index=False, float_format="%.6g")
+    return Aligner.from_pretrained(folder)
+
+
+@torch.no_grad()
+def _validate(aligner: Aligner, validation: Pairs, loss: IdentityLoss) -> dict[str, float]:
+    aligner.eval()
+    identity = aligner(validation.pooled_voices())
+    aligner.train()
+    terms = loss(identity, validation.gallery(), torch.arange(len(identity), device=identity.device))
+    scores = identity @ validation.gallery().T
+    women = torch.tensor([sex == "f" for sex in validation.sexes], device=scores.device)
+    rival = (women[:, None] == women) & ~torch.eye(len(scores), dtype=torch.bool, device=scores.device)
+    won = (scores.diagonal()[:, None] > scores)[rival].float().mean().item()
+    return {**_row("val", terms), "val_matching_same_sex": won}
+
+
+def _row(name: str, terms: IdentityTerms) -> dict[str, float]:
+    return {f"{name}_{term}": value.item() for term, value in terms._asdict().items()}
+
+
+def _loss(pairs: Pairs, settings: Stage1Settings, free: bool) -> IdentityLoss:
+    generator = torch.Generator().manual_seed(settings.seed)
+    centroids = None if free else pairs.centroids()
+    classes, dim = len(pairs.persons), pairs.face.shape[1]
+    am_softmax = AMSoftmax(classes, dim, settings.scale, settings.margin, centroids, generator)
+    weights = (settings.weight_am, settings.weight_info, settings.weight_cosine)
+    return IdentityLoss(am_softmax, InfoNCE(settings.temperature), *weights)
+
+
+def _cut(rows: Tensor, start: Tensor) -> list[Tensor]:
+    return list(rows.split(start.diff().tolist()))
+
+
+def _random_rows(start: Tensor, label: Tensor, each: int, generator: torch.Generator) -> Tensor:
+    count = start.diff()[label][:, None]
+    return start[label][:, None] + (torch.rand(len(label), each, generator=generator) * count).long()
+
+
+def _sort_by_person(rows: Tensor, owners: list[str], persons: list[str]) -> tuple[Tensor, Tensor]:
+    place = {person: i for i, person in enumerate(persons)}
+    of = torch.tensor([place.get(owner, -1) for owner in owners])
+    order = torch.argsort(of, stable=True)[(of == -1).sum() :]
+    start = torch.cat([torch.zeros(1, dtype=torch.long), torch.bincount(of[order], minlength=len(persons)).cumsum(0)])
+    return rows[order], start
