@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from scipy.sparse import csr_array
 
 
 class Fragments(NamedTuple):
@@ -24,8 +25,10 @@ def mix(values: np.ndarray, corners: Int[np.ndarray, "n 3"], weights: Float[np.n
         >>> mix(np.array([0.0, 1.0, 5.0]), np.array([[0, 1, 2]]), np.array([[0.5, 0.5, 0.0]])).tolist()
         [0.5]
     """
-    w = weights if values.ndim == 1 else weights[:, :, None]
-    return values[corners[:, 0]] * w[:, 0] + values[corners[:, 1]] * w[:, 1] + values[corners[:, 2]] * w[:, 2]
+    # as a sparse matrix, which is several times faster than gathering the corners one after the other
+    starts = np.arange(0, 3 * len(corners) + 1, 3, dtype=np.int32)
+    matrix = csr_array((weights.ravel(), corners.ravel(), starts), shape=(len(corners), len(values)))
+    return matrix @ values
 
 
 def scan(
@@ -54,17 +57,18 @@ def scan(
     g0 = (b - c)[:, ::-1] * inverse[:, None] * np.float32([1, -1])
     g1 = (c - a)[:, ::-1] * inverse[:, None] * np.float32([1, -1])
     # weight k of a pixel = plane[k] . (dx, dy, 1), with dx and dy counted from the box's first pixel
-    planes = np.column_stack([g0, -(g0 * c).sum(1), g1, -(g1 * c).sum(1)])
+    planes = np.column_stack([g0, -(g0 * c).sum(1), g1, -(g1 * c).sum(1)]).astype(np.float32)
     item = np.repeat(np.arange(len(drawn), dtype=np.int32), count)
     step = np.arange(len(item), dtype=np.int32) - np.repeat((np.cumsum(count) - count).astype(np.int32), count)
     w = width[item]
     dy = step // w
     dx = step - dy * w
-    k = planes[item]
-    w0 = k[:, 0] * dx + k[:, 1] * dy + k[:, 2]
-    w1 = k[:, 3] * dx + k[:, 4] * dy + k[:, 5]
+    fx, fy = dx.astype(np.float32), dy.astype(np.float32)
+    k = [np.repeat(plane, count) for plane in planes.T]
+    w0 = k[0] * fx + k[1] * fy + k[2]
+    w1 = k[3] * fx + k[4] * fy + k[5]
     inside = np.flatnonzero((w0 >= 0) & (w1 >= 0) & (w0 + w1 <= 1))
-    item, w0, w1 = item[inside], w0[inside].astype(np.float32), w1[inside].astype(np.float32)
+    item, w0, w1 = item[inside], w0[inside], w1[inside]
     pixel = (low[item, 1] + dy[inside]) * size + low[item, 0] + dx[inside]
     weights = np.stack([w0, w1, 1 - w0 - w1], 1)
     triangle = drawn[item]

@@ -145,9 +145,9 @@ def shade_head(
     """Colours of the head's visible fragments."""
     b = basis()
     corners, part = b.triangles[f.triangle], b.triangle_part[f.triangle]
-    a = mix(_attributes(), corners, f.weights)
-    normal = unit(mix(normals, corners, f.weights))
-    lit = mix(light.lit, corners, f.weights)
+    count = len(b.template)
+    mixed = mix(np.column_stack([_attributes(), normals[:count], light.lit[:count]]), corners, f.weights)
+    a, normal, lit = mixed[:, :10], unit(mixed[:, 10:13]), mixed[:, 13]
     albedo, gloss, open_ = np.full((len(part), 3), 0.012, np.float32), np.zeros(len(part), np.float32), a[:, 4].copy()
     glint = np.zeros(len(part), np.float32)
     m = np.flatnonzero(part == SKIN)
@@ -172,13 +172,12 @@ def shade_hair(
     assert scene.sheet is not None
     corners = scene.sheet.triangles[f.triangle]
     first = len(scene.space) - len(scene.sheet.vertices)
-    around = mix(scene.sheet.around, corners, f.weights)
-    normal = unit(mix(normals, corners + first, f.weights))
-    lit = mix(light.lit, corners + first, f.weights)
+    mixed = mix(np.column_stack([scene.sheet.around, normals[first:], light.lit[first:]]), corners, f.weights)
+    around, normal, lit = mixed[:, :5], unit(mixed[:, 5:8]), mixed[:, 8]
     back = normal[:, 2] < -0.05
     streak = np.clip(hair.strand_noise(around), -2, 2)
     azimuth = np.arctan2(around[:, 0], around[:, 1])
-    blob = noise().curl[(around[:, 4] * 11 + look.seed).astype(np.int32) % 256, (azimuth * 100).astype(np.int32) % 256]
+    blob = noise().curl[(around[:, 4] * 11 + look.seed % 256).astype(np.int32) % 256, (azimuth * 100).astype(np.int32) % 256]
     tight = float(smooth(look.curl, 0.3, 0.9))
     strength = (1 - tight) * 0.24 * streak + tight * 0.34 * blob
     colour = np.array(look.hair, np.float32) ** 2.2
