@@ -12,10 +12,10 @@ export UV_HTTP_TIMEOUT := 300
 unexport PYTHONPATH VIRTUAL_ENV PIP_FIND_LINKS UV_FIND_LINKS
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format notebooks doctor lock clean
+.PHONY: help setup demo test lint format lab notebooks doctor lock clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | awk -F '\t' '{ printf "make %-10s %s\n", $$1, $$2 }'
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
 setup: $(READY) ## install everything into .venv (each target below does it by itself)
 
@@ -36,8 +36,11 @@ format: $(READY) ## put the style right
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-notebooks: $(READY) ## open the notebooks
+lab: $(READY) ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
+
+notebooks: $(READY) ## run every notebook anew and store what it shows
+	$(BIN)/python -m v2f_core.notebooks
 
 doctor: $(READY) ## what is here, what is missing, what to do about it
 	$(BIN)/python -m v2f_core doctor

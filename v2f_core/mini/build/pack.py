@@ -9,16 +9,23 @@ from pathlib import Path
 from v2f_core.data import minivox
 from v2f_core.errors import InputError
 from v2f_core.files import atomic_write, sha256
-from v2f_core.profiles import HASHES, MINI_ASSETS, PARTS
+from v2f_core.profiles import HASHES, MINI_ASSETS
 
 MEGABYTE = 1_000_000
 LIMITS = {"minivox": 30 * MEGABYTE, "models": 16 * MEGABYTE}
+# part -> the folder below the scratch folder that it comes from, and the files of it that ship
+SHIPPED = {
+    "ast": ("speech_models/assets/ast", ("*",)),
+    "ecapa": ("speech_models/assets/ecapa", ("*",)),
+    "faces": ("detector/pack", ("*.onnx",)),
+    "prior": ("prior/assets/prior", ("**/*",)),
+    "judge": ("judge", ("config.json", "model.safetensors")),
+    "aligner": ("aligner/assets/aligner", ("*",)),
+}
 
 
 def run(work: Path, tiny: bool = False) -> None:
-    """Put what the other stages made into the assets (of a tiny build: into ``work/pack/assets``).
-
-    Every model stage leaves what ships in ``work/<stage>/assets/<part>/``.
+    """Put together in ``work/pack/assets`` what the other stages made; unless ``tiny``, replace the package's assets.
 
     Raises:
         InputError: a part is missing, or data or models are larger than a clone should carry.
@@ -26,15 +33,33 @@ def run(work: Path, tiny: bool = False) -> None:
     ready = work / "pack" / "assets"
     shutil.rmtree(ready, ignore_errors=True)
     minivox.pack(work / "minivox", ready / "minivox")
-    for folder in sorted(work.glob("*/assets/*/")):
-        if folder.name in PARTS and folder.parent != ready:
-            shutil.copytree(folder, ready / folder.name, dirs_exist_ok=True)
-    if missing := [part for part in PARTS if not (ready / part).is_dir()]:
-        raise InputError(f"{work}: no stage has made {', '.join(missing)}; run the earlier stages first")
+    for part, (source, patterns) in SHIPPED.items():
+        copy(work / source, patterns, ready / part)
     write_hashes(ready)
     report(ready)
     if not tiny:
         install(ready, MINI_ASSETS)
+
+
+def copy(source: Path, patterns: tuple[str, ...], target: Path) -> None:
+    """Copy the files of a folder that match a pattern; each pattern must match some.
+
+    Raises:
+        InputError: a pattern matches nothing.
+
+    Example:
+        >>> copy(Path("nowhere"), ("*.onnx",), Path("out"))
+        Traceback (most recent call last):
+        v2f_core.errors.InputError: nowhere: no *.onnx in it; run the stage that makes it first
+    """
+    for pattern in patterns:
+        files = [path for path in sorted(source.glob(pattern)) if path.is_file()]
+        if not files:
+            raise InputError(f"{source}: no {pattern} in it; run the stage that makes it first")
+        for path in files:
+            to = target / path.relative_to(source)
+            to.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, to)
 
 
 def write_hashes(assets: Path) -> None:
@@ -55,16 +80,21 @@ def write_hashes(assets: Path) -> None:
 
 
 def report(assets: Path) -> None:
-    """Print the size of each part; refuse what is larger than its limit."""
+    """Print the size of each part.
+
+    Raises:
+        InputError: the data or the models are larger than their limit.
+    """
     sizes = {folder.name: _size(folder) for folder in sorted(assets.iterdir()) if folder.is_dir()}
     for name, size in sizes.items():
         print(f"{name:10}{size / MEGABYTE:8.2f} MB")
-    totals = {"minivox": sizes.get("minivox", 0), "models": sum(sizes.values()) - sizes.get("minivox", 0)}
-    for name, limit in LIMITS.items():
-        print(f"{name:10}{totals[name] / MEGABYTE:8.2f} MB of {limit / MEGABYTE:.0f} MB")
-        if totals[name] > limit:
+    data = sizes.pop("minivox", 0)
+    for name, size in {"minivox": data, "models": sum(sizes.values())}.items():
+        print(f"{name:10}{size / MEGABYTE:8.2f} MB of {LIMITS[name] / MEGABYTE:.0f} MB")
+        if size > LIMITS[name]:
             raise InputError(
-                f"{assets}: {name} take {totals[name] / MEGABYTE:.1f} MB, more than {limit / MEGABYTE:.0f} MB"
+                f"{assets}: {name} take {size / MEGABYTE:.1f} MB, expected at most {LIMITS[name] / MEGABYTE:.0f} MB; "
+                "make them smaller"
             )
 
 
