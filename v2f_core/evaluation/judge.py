@@ -1,0 +1,115 @@
+"""The judge of VFS: a face classifier that shares nothing with the identity the generator is conditioned on.
+
+A judge is a folder with `config.json` and `model.safetensors`. The miniature is a plain chain of convolutions over
+500 persons outside MiniVox; at full size the same folder form holds a ResNet-50 over VGGFace2's 8,631 persons.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Float32, UInt8
+from torch import Tensor, nn
+
+from v2f_core.errors import InputError
+
+
+class PlainNet(nn.Sequential):
+    """3x3 convolutions in a plain chain, global average, one linear layer: images → class logits.
+
+    Args:
+        widths: channels of each layer; a layer wider than the one before halves the map.
+        classes: persons it tells apart.
+
+    Example:
+        >>> PlainNet([8, 16, 16], classes=5)(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 5])
+    """
+
+    def __init__(self, widths: Sequence[int], classes: int, dropout: float = 0.2) -> None:
+        layers: list[nn.Module] = []
+        for inside, outside in zip([3, *widths[:-1]], widths, strict=True):
+            conv = nn.Conv2d(inside, outside, 3, stride=2 if outside > inside else 1, padding=1, bias=False)
+            layers += [conv, nn.BatchNorm2d(outside), nn.ReLU(inplace=True)]
+        layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(widths[-1], classes)]
+        super().__init__(*layers)
+
+
+def _build(config: dict[str, Any]) -> nn.Module:
+    if config["architecture"] == "plain":
+        return PlainNet(config["widths"], config["n_classes"])
+    if config["architecture"] == "resnet50":
+        from torchvision.models import resnet50
+
+        return resnet50(num_classes=config["n_classes"])
+    raise InputError(f"judge architecture {config['architecture']!r}: unknown; use plain or resnet50")
+
+
+class Judge(nn.Module):
+    """Images → posteriors p(y|x) over the judge's persons.
+
+    The config says how pixels enter: `size` (square side), `mean` and `scale` per channel in the order of `channels`
+    ("RGB" or "BGR", as VGGFace2's Caffe nets want it): x = (pixel - mean) / scale.
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__()
+        self.config = config
+        self.net = _build(config)
+
+    @classmethod
+    def from_folder(cls, folder: str | Path, device: str = "cpu") -> Judge:
+        """Load a judge (weights may be fp16 on disk; they run as float32).
+
+        Raises:
+            InputError: a file is missing, or the weights do not fit the config.
+
+        Example:
+            >>> Judge.from_folder("nowhere")
+            Traceback (most recent call last):
+            v2f_core.errors.InputError: nowhere: no judge here; expected config.json and model.safetensors
+        """
+        from safetensors.torch import load_file
+
+        folder = Path(folder)
+        files = folder / "config.json", folder / "model.safetensors"
+        if not all(file.is_file() for file in files):
+            raise InputError(f"{folder}: no judge here; expected config.json and model.safetensors")
+        judge = cls(json.loads(files[0].read_text()))
+        try:
+            judge.net.load_state_dict(
+                {k: v.float() if v.is_floating_point() else v for k, v in load_file(files[1]).items()}
+            )
+        except RuntimeError as error:
+            raise InputError(
+                f"{files[1]}: weights do not fit config.json; take both files from the same judge"
+            ) from error
+        return judge.eval().requires_grad_(False).to(device)
+
+    def prepare(self, images: Sequence[UInt8[np.ndarray, "height width 3"]]) -> Float[Tensor, "batch 3 side side"]:
+        """RGB images of any size → what the net takes."""
+        import cv2
+
+        side = self.config["size"]
+        order = [2, 1, 0] if self.config["channels"] == "BGR" else [0, 1, 2]
+        resized = [cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)[..., order] for image in images]
+        pixels = (np.stack(resized).astype(np.float32) - self.config["mean"]) / self.config["scale"]
+        return torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), np.float32))
+
+    @torch.no_grad()
+    def posteriors(
+        self, images: Sequence[UInt8[np.ndarray, "height width 3"]], batch: int = 32
+    ) -> Float32[np.ndarray, "images classes"]:
+        """p(y|x) of each RGB image; rows sum to 1."""
+        device = next(self.net.parameters()).device
+        parts = [torch.zeros(0, self.config["n_classes"])]
+        for start in range(0, len(images), batch):
+            logits = self.net(self.prepare(images[start : start + batch]).to(device))
+            parts.append(F.softmax(logits.float(), dim=1).cpu())
+        return torch.cat(parts).numpy()

@@ -1,0 +1,163 @@
+"""ArcFace with gradients: an ONNX net run by torch, and alignment as a differentiable warp.
+
+ONNX Runtime carries no gradient, yet L_self and every loss on a generated face must flow through f_arc. The nets of
+insightface packs are plain chains of a dozen operators, so the graph is read from the file and run by torch: the same
+weights, the same numbers (to 1e-4), with gradients to the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from v2f_core.errors import InputError
+from v2f_core.identity.faces import CROP, similarity
+
+Attributes = dict[str, Any]
+
+
+def _conv(x: Tensor, weight: Tensor, bias: Tensor | None = None, **a: Any) -> Tensor:
+    top, left, bottom, right = a.get("pads", [0, 0, 0, 0])
+    if (top, left) != (bottom, right):
+        x, top, left = F.pad(x, (left, right, top, bottom)), 0, 0
+    stride, dilation = a.get("strides", [1, 1]), a.get("dilations", [1, 1])
+    return F.conv2d(x, weight, bias, stride, (top, left), dilation, a.get("group", 1))
+
+
+def _gemm(a: Tensor, b: Tensor, c: Tensor | None = None, **k: Any) -> Tensor:
+    a, b = (a.T if k.get("transA") else a), (b.T if k.get("transB") else b)
+    out = k.get("alpha", 1.0) * (a @ b)
+    return out if c is None else out + k.get("beta", 1.0) * c
+
+
+def _batch_norm(x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, var: Tensor, **a: Any) -> Tensor:
+    return F.batch_norm(x, mean, var, scale, bias, training=False, eps=a.get("epsilon", 1e-5))
+
+
+def _prelu(x: Tensor, slope: Tensor) -> Tensor:
+    return torch.where(x >= 0, x, slope * x)
+
+
+def _reshape(x: Tensor, shape: Tensor, **_: Any) -> Tensor:
+    sizes = [x.shape[i] if n == 0 else n for i, n in enumerate(shape.tolist())]  # ONNX: 0 keeps the axis
+    return x.reshape(sizes)
+
+
+OPERATORS: dict[str, Callable[..., Tensor]] = {
+    "Add": torch.add,
+    "BatchNormalization": _batch_norm,
+    "Conv": _conv,
+    "Div": torch.div,
+    "Dropout": lambda x, *_, **__: x,
+    "Flatten": lambda x, axis=1: x.flatten(axis),
+    "Gemm": _gemm,
+    "GlobalAveragePool": lambda x: x.mean((2, 3), keepdim=True),
+    "Identity": lambda x: x,
+    "MatMul": torch.matmul,
+    "Mul": torch.mul,
+    "PRelu": _prelu,
+    "Relu": torch.relu,
+    "Reshape": _reshape,
+    "Sigmoid": torch.sigmoid,
+    "Sub": torch.sub,
+}
+
+
+class TorchArcFace(nn.Module):
+    """An ArcFace ONNX net as a frozen torch module: aligned crops in [-1, 1] RGB → unit identities.
+
+    The weights are buffers: they follow ``.to(device)`` and no optimiser ever sees them.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__()
+        import onnx
+
+        graph = onnx.load(str(path)).graph
+        self._names: dict[str, str] = {}
+        for tensor in graph.initializer:
+            self._keep(tensor.name, onnx.numpy_helper.to_array(tensor))
+        self._nodes: list[tuple[str, list[str], str, Attributes]] = []
+        for node in graph.node:
+            attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+            if node.op_type == "Constant":
+                self._keep(node.output[0], onnx.numpy_helper.to_array(attributes["value"]))
+            elif node.op_type in OPERATORS:
+                self._nodes.append((node.op_type, list(node.input), node.output[0], attributes))
+            else:
+                raise InputError(
+                    f"{path}: operator {node.op_type} has no torch twin; use an iResNet of an insightface pack"
+                )
+        self._input = next(i.name for i in graph.input if i.name not in self._names)
+        self._output = graph.output[0].name
+        # nets exported from MXNet normalise inside (a Sub and a Mul in front) and so take pixels of 0 to 255
+        front = [node.name.lstrip("_").lower() for node in graph.node[:8]]
+        inside = any(n.startswith(("sub", "minus")) for n in front) and any(n.startswith("mul") for n in front)
+        self._scale, self._shift = (127.5, 127.5) if inside else (1.0, 0.0)
+
+    def _keep(self, name: str, value: np.ndarray) -> None:
+        self._names[name] = f"weight_{len(self._names)}"
+        self.register_buffer(self._names[name], torch.from_numpy(value.copy()), persistent=False)
+
+    def forward(self, crops: Float[Tensor, "batch 3 112 112"]) -> Float[Tensor, "batch 512"]:
+        """Unit identities (Eq. 2 and 6) of RGB crops in [-1, 1]."""
+        values: dict[str, Tensor] = {self._input: crops * self._scale + self._shift}
+
+        def value(name: str) -> Tensor | None:
+            if not name:  # ONNX writes a left-out optional input as an empty name
+                return None
+            return values[name] if name in values else getattr(self, self._names[name])
+
+        for operator, inputs, output, attributes in self._nodes:
+            values[output] = OPERATORS[operator](*map(value, inputs), **attributes)
+        return F.normalize(values[self._output].float(), dim=1)
+
+
+def differentiable_arcface(path: str | Path) -> TorchArcFace:
+    """Load an ArcFace ONNX file as a torch module through which gradients flow to the image.
+
+    Raises:
+        InputError: the file is missing, or has an operator outside `OPERATORS`.
+
+    Example:
+        >>> differentiable_arcface("no.onnx")
+        Traceback (most recent call last):
+        v2f_core.errors.InputError: no.onnx: no such file; give the ArcFace net of a face pack
+    """
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such file; give the ArcFace net of a face pack")
+    return TorchArcFace(path).eval()
+
+
+def align_batch(
+    images: Float[Tensor, "batch 3 height width"], landmarks: Float[Tensor | np.ndarray, "batch 5 2"]
+) -> Float[Tensor, "batch 3 112 112"]:
+    """ArcFace's crops of a batch, as `v2f_core.identity.faces.align` makes them, differentiable in the images.
+
+    Args:
+        images: RGB in [-1, 1].
+        landmarks: five (x, y) points an image, pixels; constants, no gradient reaches them.
+
+    Example:
+        >>> from v2f_core.identity.faces import TEMPLATE
+        >>> align_batch(torch.zeros(1, 3, 128, 128), TEMPLATE[None] + 8).shape
+        torch.Size([1, 3, 112, 112])
+    """
+    height, width = images.shape[-2:]
+    to_crop = np.stack([similarity(points) for points in np.asarray(torch.as_tensor(landmarks).detach().cpu())])
+    square = np.concatenate([to_crop, np.tile([[[0.0, 0.0, 1.0]]], (len(to_crop), 1, 1))], axis=1)
+    to_image = torch.from_numpy(np.linalg.inv(square)[:, :2]).to(images)  # each crop pixel looks up its source
+    axis = torch.arange(CROP, dtype=images.dtype, device=images.device)
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    crop_pixels = torch.stack([x, y, torch.ones_like(x)], dim=-1)
+    source = torch.einsum("hwk,bik->bhwi", crop_pixels, to_image)
+    grid = 2 * source / torch.tensor([width - 1, height - 1]).to(images) - 1
+    # outside the image lies black, which is -1 here and 0 for grid_sample
+    return F.grid_sample(images + 1, grid, mode="bilinear", padding_mode="zeros", align_corners=True) - 1

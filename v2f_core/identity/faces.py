@@ -1,0 +1,230 @@
+"""From a photo to a point on the hypersphere: find the face, align it, embed it.
+
+A *pack* is a folder of ONNX nets as insightface publishes them (antelopev2, buffalo_l, …): an SCRFD detector and an
+ArcFace net, told apart by their shapes and never by their names. The miniature pack goes through the same code.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, UInt8
+
+from v2f_core.errors import InputError
+
+if TYPE_CHECKING:
+    import onnx
+
+CROP = 112
+# Where ArcFace wants the left eye, right eye (as seen), nose tip, left and right mouth corner, in a 112-pixel crop.
+TEMPLATE = np.array(
+    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]], np.float32
+)
+
+
+@dataclass(frozen=True)
+class Face:
+    """A face found in an image, in the image's pixels."""
+
+    bbox: Float32[np.ndarray, 4]  # left, top, right, bottom
+    landmarks: Float32[np.ndarray, "5 2"]  # (x, y) of left eye, right eye (as seen), nose tip, mouth corners
+    score: float
+
+    @property
+    def area(self) -> float:
+        """The box's area in square pixels."""
+        return float((self.bbox[2] - self.bbox[0]) * (self.bbox[3] - self.bbox[1]))
+
+
+def similarity(landmarks: Float[np.ndarray, "5 2"]) -> Float[np.ndarray, "2 3"]:
+    """The rotation, scaling and shift that bring five landmarks closest to ArcFace's template (least squares).
+
+    A rotation with scaling is a multiplication by a complex number, so the solution is that of a line through a
+    cloud: a = Σ conj(p) q / Σ |p|², with p the centred landmarks and q the centred template as complex numbers.
+
+    Example:
+        >>> similarity(TEMPLATE * 2).round(3).tolist()
+        [[0.5, 0.0, 0.0], [0.0, 0.5, 0.0]]
+    """
+    p = landmarks[:, 0].astype(np.float64) + 1j * landmarks[:, 1]
+    q = TEMPLATE[:, 0].astype(np.float64) + 1j * TEMPLATE[:, 1]
+    centred = p - p.mean()
+    spread = (np.abs(centred) ** 2).sum()
+    if not np.isfinite(spread) or spread < 1e-6:
+        raise InputError("landmarks: all five points are the same or not finite; give five different (x, y) points")
+    a = (centred.conj() * (q - q.mean())).sum() / spread
+    b = q.mean() - a * p.mean()
+    return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
+
+
+def align(
+    image: UInt8[np.ndarray, "height width 3"], landmarks: Float[np.ndarray, "5 2"]
+) -> UInt8[np.ndarray, "112 112 3"]:
+    """ArcFace's 112-pixel crop: the same pixels as ``insightface.utils.face_align.norm_crop``.
+
+    Raises:
+        InputError: the landmarks coincide or are not finite.
+
+    Example:
+        >>> align(np.full((200, 200, 3), 7, np.uint8), TEMPLATE + 20).shape
+        (112, 112, 3)
+    """
+    import cv2
+
+    return cv2.warpAffine(image, similarity(landmarks), (CROP, CROP), borderValue=0.0)
+
+
+def _static(dim: Any) -> int | None:
+    return dim.dim_value if dim.HasField("dim_value") else None
+
+
+def _kind(model: onnx.ModelProto) -> str | None:
+    """'detector', 'arcface' or None, by insightface's rule: ≥ 5 outputs; a square input and 512 numbers out."""
+    graph = model.graph
+    weights = {tensor.name for tensor in graph.initializer}
+    inputs = [i for i in graph.input if i.name not in weights]
+    if len(graph.output) >= 5:
+        return "detector" if len(graph.output) in (9, 15) else None  # 6 or 10 outputs: no landmarks, cannot align
+    shape = [_static(d) for d in inputs[0].type.tensor_type.shape.dim]
+    out = [_static(d) for d in graph.output[0].type.tensor_type.shape.dim]
+    square = len(shape) == 4 and shape[2] == shape[3] == CROP
+    return "arcface" if len(inputs) == 1 and square and out[-1:] in ([512], [None]) else None
+
+
+def find_nets(folder: str | Path) -> tuple[Path, Path]:
+    """The detector and the ArcFace net of a pack: (detector, arcface), the first of each by file name.
+
+    Raises:
+        InputError: the folder, the detector or the ArcFace net is missing, or a file is no ONNX net.
+    """
+    import onnx
+
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(
+            f"{folder}: no such folder; give an insightface pack, a folder with det_*.onnx and an ArcFace net"
+        )
+    found: dict[str, Path] = {}
+    for path in sorted(folder.glob("*.onnx")):
+        try:
+            kind = _kind(onnx.load(str(path), load_external_data=False))
+        except Exception as error:  # protobuf's own errors share no base with a narrower meaning
+            raise InputError(f"{path}: not an ONNX net; fetch the pack again") from error
+        if kind is not None:
+            found.setdefault(kind, path)
+    if "detector" not in found:
+        raise InputError(
+            f"{folder}: no face detector (an SCRFD net with landmarks, 9 or 15 outputs); "
+            "copy det_10g.onnx of buffalo_l or scrfd_10g_bnkps.onnx of antelopev2 into it"
+        )
+    if "arcface" not in found:
+        raise InputError(
+            f"{folder}: no ArcFace net (input 3x112x112, output 512); "
+            "copy Arc2Face's arcface.onnx or w600k_r50.onnx of buffalo_l into it"
+        )
+    return found["detector"], found["arcface"]
+
+
+def _providers(device: str) -> list[Any]:
+    import onnxruntime
+
+    kind, _, index = device.partition(":")
+    if kind == "cpu":
+        return ["CPUExecutionProvider"]
+    if kind == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        return [("CUDAExecutionProvider", {"device_id": int(index or 0)}), "CPUExecutionProvider"]
+    raise InputError(
+        f"device {device!r}: ONNX Runtime cannot use it here; give cpu, or install onnxruntime-gpu for cuda"
+    )
+
+
+class FacePack:
+    """A detector and an ArcFace net: images in, unit identities out.
+
+    Example:
+        >>> from v2f_core.profiles import MINI_ASSETS  # doctest: +SKIP
+        >>> pack = FacePack.from_folder(MINI_ASSETS / "faces")  # doctest: +SKIP
+        >>> identities, found = pack.embed([image])  # doctest: +SKIP
+    """
+
+    def __init__(self, detector: Any, arcface: Any, arcface_path: Path, det_size: int = 640) -> None:
+        detector.prepare(ctx_id=0, input_size=(det_size, det_size))  # a net with a fixed input keeps its own size
+        self._detector, self._arcface = detector, arcface
+        self.arcface_path = arcface_path
+
+    @classmethod
+    def from_folder(cls, folder: str | Path, device: str = "cpu", det_size: int = 640) -> FacePack:
+        """Open a pack.
+
+        Args:
+            folder: an insightface-style pack folder.
+            device: "cpu", "cuda" or "cuda:1".
+            det_size: the square the detector sees, pixels; ignored by a detector exported for one size.
+
+        Raises:
+            InputError: a net is missing or broken, or ONNX Runtime cannot use the device.
+        """
+        import onnxruntime
+        from insightface.model_zoo import get_model
+
+        detector, arcface = find_nets(folder)
+        options = onnxruntime.SessionOptions()
+        # small nets gain nothing from many threads, and data loaders run several processes
+        options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", min(4, os.cpu_count() or 1)))
+        options.add_session_config_entry("session.set_denormal_as_zero", "1")  # denormal weights cost 5x the time
+        options.log_severity_level = 3
+        nets = [get_model(str(p), providers=_providers(device), sess_options=options) for p in (detector, arcface)]
+        return cls(nets[0], nets[1], arcface_path=arcface, det_size=det_size)
+
+    def detect(self, image: UInt8[np.ndarray, "height width 3"]) -> list[Face]:
+        """All faces of an RGB image, the largest first."""
+        boxes, points = self._detector.detect(np.ascontiguousarray(image[..., ::-1]))  # insightface reads BGR
+        faces = [
+            Face(box[:4].astype(np.float32), kps.astype(np.float32), float(box[4]))
+            for box, kps in zip(boxes, points, strict=True)
+        ]
+        return sorted(faces, key=lambda face: -face.area)
+
+    def align(
+        self, image: UInt8[np.ndarray, "height width 3"], landmarks: Float[np.ndarray, "5 2"]
+    ) -> UInt8[np.ndarray, "112 112 3"]:
+        """The 112-pixel crop that the ArcFace net wants (see `align`)."""
+        return align(image, landmarks)
+
+    def embed_aligned(
+        self, crops: UInt8[np.ndarray, "batch 112 112 3"] | Sequence[UInt8[np.ndarray, "112 112 3"]], batch: int = 64
+    ) -> Float32[np.ndarray, "batch 512"]:
+        """Unit identities of aligned RGB crops (Eq. 2 and 6 of the paper: z_arc = f_arc(x), normalised)."""
+        net = self._arcface
+        step = net.input_shape[0] if isinstance(net.input_shape[0], int) else batch  # some exports take one at a time
+        parts = [np.zeros((0, 512), np.float32)]
+        for start in range(0, len(crops), step):
+            pixels = np.stack(list(crops[start : start + step])).transpose(0, 3, 1, 2).astype(np.float32)
+            parts.append(net.forward(np.ascontiguousarray(pixels)))  # forward subtracts and divides by 127.5
+        raw = np.concatenate(parts).astype(np.float32)
+        return raw / np.maximum(np.linalg.norm(raw, axis=1, keepdims=True), 1e-12)
+
+    def embed(
+        self, images: Sequence[UInt8[np.ndarray, "height width 3"]]
+    ) -> tuple[Float32[np.ndarray, "batch 512"], Bool[np.ndarray, batch]]:
+        """Unit identities of the largest face of each RGB image, and whether there was one.
+
+        An image without a face gets the zero vector, whose cosine with everything is 0, and counts as a miss.
+        """
+        crops, found = [], np.zeros(len(images), bool)
+        for i, face in enumerate(self._largest(images)):
+            if face is not None:
+                found[i] = True
+                crops.append(align(images[i], face.landmarks))
+        identities = np.zeros((len(images), 512), np.float32)
+        identities[found] = self.embed_aligned(crops)
+        return identities, found
+
+    def _largest(self, images: Sequence[np.ndarray]) -> Iterator[Face | None]:
+        for image in images:
+            yield next(iter(self.detect(image)), None)
