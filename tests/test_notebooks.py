@@ -1,0 +1,107 @@
+"""The notebooks keep the rules of the series, and the program that runs and stores them keeps nothing else."""
+
+import json
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat import v4
+
+from v2f_core import notebooks
+from v2f_core.errors import InputError
+
+SERIES = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+
+
+def small(*sources: str) -> nbformat.NotebookNode:
+    """A notebook of the fewest cells allowed."""
+    code = [v4.new_code_cell(source) for source in sources]
+    return v4.new_notebook(cells=code + [v4.new_markdown_cell("…") for _ in range(notebooks.CELLS[0] - len(code))])
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """A notebook with every kind of output, run and stored."""
+    path = tmp_path_factory.mktemp("book") / "a.ipynb"
+    sources = (
+        "import os, sys\nfrom pathlib import Path\nprint(os.environ['V2F_PROFILE'])",
+        "print('50%|#####', file=sys.stderr)\nPath('here').touch()",
+        "6 * 7",
+    )
+    book = small(*sources)
+    book.metadata["widgets"] = {"state": 1}
+    nbformat.write(book, path)
+    notebooks.run(path)
+    return path
+
+
+def test_a_run_notebook_holds_results_and_nothing_volatile(stored):
+    book = json.loads(stored.read_text())
+    first, second, third = book["cells"][:3]
+    assert first["outputs"][0]["text"] == ["mini\n"]  # under the mini profile
+    assert second["outputs"] == []  # progress bars are gone
+    assert third["outputs"][0]["data"]["text/plain"] == ["42"]
+    assert [cell["execution_count"] for cell in (first, second, third)] == [1, 2, 3]
+    assert all(cell["metadata"] == {} for cell in book["cells"])
+    assert book["metadata"] == {"kernelspec": notebooks.KERNEL, "language_info": {"name": "python"}}
+
+
+def test_a_notebook_runs_in_its_own_folder(stored):
+    assert (stored.parent / "here").exists()
+
+
+def test_a_failing_notebook_is_left_as_it_was(tmp_path):
+    path = tmp_path / "b.ipynb"
+    nbformat.write(small("1 / 0"), path)
+    before = path.read_bytes()
+    with pytest.raises(InputError, match="ZeroDivisionError"):
+        notebooks.run(path)
+    assert path.read_bytes() == before
+
+
+def test_a_missing_notebook_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"none\.ipynb: no such notebook"):
+        notebooks.run(tmp_path / "none.ipynb")
+
+
+def test_each_broken_rule_is_named():
+    book = small("\n".join("x = 1" for _ in range(16)), "y")
+    book.cells[0].execution_count, book.cells[1].execution_count = 1, 3
+    book.cells[1].outputs = [v4.new_output("error", ename="E", evalue="", traceback=[])]
+    book.metadata["widgets"] = {}
+    book.cells[2].source = "x" * notebooks.BYTES
+    text = "\n".join(notebooks.faults(book))
+    for part in ("not 1..n", "16 lines", "an error in", "widget state", "expected at most 1,000,000"):
+        assert part in text
+
+
+@pytest.mark.parametrize("path", SERIES, ids=lambda path: path.name)
+def test_a_notebook_of_the_series_is_stored_clean(path):
+    book = nbformat.read(path, as_version=4)
+    assert list(notebooks.faults(book)) == []
+    assert nbformat.writes(notebooks.clean(book)) == nbformat.writes(nbformat.read(path, as_version=4))
+    for cell in book.cells:
+        if cell.cell_type == "code" and cell.outputs:
+            assert "NBVAL_SKIP" not in cell.source
+
+
+@pytest.mark.parametrize("path", SERIES, ids=lambda path: path.name)
+def test_a_notebook_of_the_series_has_its_parts(path):
+    cells = nbformat.read(path, as_version=4).cells
+    prose = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    for part in (
+        "**Goal**",
+        "**Time and memory**",
+        "What could fool you",
+        "## Summary",
+        "## Exercises",
+        "## References",
+    ):
+        assert part in prose, part
+    first = next(cell for cell in cells if cell.cell_type == "code")
+    assert "versions(" in first.source
+    for i, cell in enumerate(cells):
+        drawn = any("image/png" in output.get("data", {}) for output in cell.get("outputs", []))
+        if drawn:  # a caption follows a figure, at most one cell of figures further
+            after = "\n".join(later.source for later in cells[i + 1 : i + 3] if later.cell_type == "markdown")
+            assert "What to see" in after, cell.source.splitlines()[0]
