@@ -1,7 +1,8 @@
 """Photographs of persons outside MiniVox, for the miniatures' own pre-training, and of others for the judge.
 
-Shards of whole persons, each a file that is skipped when it exists: a killed run goes on where it stopped. Shard files are ``.npz`` of
-``images`` (uint8, n x 3 x 128 x 128), ``landmarks`` (float32, n x 5 x 2, pixels) and ``person`` (int32, n: index in the pool).
+Shards of whole persons, each a file that is skipped when it exists: a killed run goes on where it stopped. A shard is
+an ``.npz`` of ``images`` (uint8, n x 3 x 128 x 128), ``landmarks`` (float32, n x 5 x 2, pixels) and ``person``
+(int32, n: index in the pool).
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Pool(NamedTuple):
     shard: int  # persons a file
 
 
-POOLS = (Pool("faces", "faces_pool", 6000, 4, 1.3, 250), Pool("judge", "judge_pool", 500, 8, 1.3, 125))
+POOLS = (Pool("faces", "faces_pool", 3000, 4, 1.3, 250), Pool("judge", "judge_pool", 500, 6, 1.3, 125))
 
 
 def render_shard(pool: Pool, number: int, path: Path) -> None:
@@ -68,7 +69,7 @@ def run(work: Path, tiny: bool = False) -> None:
         shards = range(-(-pool.persons // pool.shard))
         jobs = [(pool, n, folder / f"{n:03d}.npz") for n in shards if not (folder / f"{n:03d}.npz").exists()]
         processes = min(2, os.cpu_count() or 1, max(1, len(jobs)))
-        # fork keeps the basis in memory once; the children use one thread each, since NumPy's work here is not linear algebra
+        # one thread a process: NumPy's work here is not linear algebra; fork shares the basis between them
         with get_context("fork").Pool(processes) as workers:
             done = workers.imap(_job, jobs)
             for _ in tqdm(done, total=len(jobs), desc=f"{pool.folder} (shards of {pool.shard} persons)", unit="shard"):

@@ -1,6 +1,7 @@
 """The head that every portrait bends: a mean head, its blendshapes, masks, and noise to paint with.
 
-Unit: decimetre. Origin: midpoint of the eyes; +x the person's left, +y up, +z out of the face. ``make_basis`` makes the file.
+Unit: decimetre. Origin: midpoint of the eyes; +x the person's left, +y up, +z out of the face.
+``make_basis`` makes the file.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from jaxtyping import Float, Int, UInt8
 
 SKIN, LEFT_EYE, RIGHT_EYE, LASHES, HAIR = range(5)  # what a triangle is part of
 CURTAIN_ROWS = 14  # rows that the hair grid adds below the skull for long hair
-AXIS = np.array([0, 0, -0.75], np.float32)  # the vertical line around which azimuths are measured
+Number = np.ndarray | float | int
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +78,7 @@ def basis() -> Basis:
     )
 
 
-def smooth(x: np.ndarray | float, low: np.ndarray | float, high: np.ndarray | float) -> np.ndarray:
+def smooth(x: Number, low: Number, high: Number) -> np.ndarray:
     """The smooth step from 0 at ``low`` to 1 at ``high``.
 
     Example:
@@ -85,7 +86,7 @@ def smooth(x: np.ndarray | float, low: np.ndarray | float, high: np.ndarray | fl
         [0.0, 0.0, 0.5, 1.0]
     """
     t = np.clip((x - low) / (high - low), 0, 1)
-    return t * t * (3 - 2 * t)
+    return np.asarray(t * t * (3 - 2 * t))
 
 
 @dataclass(frozen=True, eq=False)

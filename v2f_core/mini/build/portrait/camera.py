@@ -82,6 +82,12 @@ def _express(head: np.ndarray, view: View) -> np.ndarray:
     return v
 
 
+def _project(points: np.ndarray, depth: float, unit: float) -> Float[np.ndarray, "n 2"]:
+    """Right and down on the screen; ``unit`` pixels a dm at ``depth``."""
+    scale = unit * DISTANCE / (DISTANCE - (points[:, 2] - depth))
+    return np.stack([points[:, 0] * scale, -points[:, 1] * scale], 1)
+
+
 def stage(look: Look, view: View, size: int) -> Scene:
     """Place a person before the camera; ``size`` is the image's width in pixels."""
     b = basis()
@@ -99,21 +105,19 @@ def stage(look: Look, view: View, size: int) -> Scene:
         follow = np.concatenate([follow, np.maximum(hang, 0.75)])
     rotation = _rotation(view.yaw, view.pitch, view.roll)
     arm = v - PIVOT
-    v = PIVOT + follow * (arm @ rotation.T) + (1 - follow) * (arm @ _rotation(0.3 * view.yaw, 0, 0).T)
+    v = PIVOT + follow * (arm @ rotation.T) + (1 - follow) * (arm @ _rotation(0.3 * view.yaw, 0.0, 0.0).T)
     v = v.astype(np.float32)
     eyes = np.stack([v[: len(rest)][b.vertex_part == part].mean(0) for part in (RIGHT_EYE, LEFT_EYE)])
     apart = np.linalg.norm(rest[b.vertex_part == LEFT_EYE].mean(0) - rest[b.vertex_part == RIGHT_EYE].mean(0))
     # landmarks lie on the surface: move from the eyeballs' centres to the corneas
     eyes = eyes + 0.14 * rotation[:, 2]
     five = np.concatenate([eyes, v[[NOSE_TIP]], v[list(MOUTH_CORNERS)]])
-    depth = five[:2, 2].mean()
-    unit = size * EYES_APART * view.zoom / apart
+    depth = float(five[:2, 2].mean())
+    unit = float(size * EYES_APART * view.zoom / apart)
 
-    def project(points: np.ndarray) -> np.ndarray:
-        scale = unit * DISTANCE / (DISTANCE - (points[:, 2] - depth))
-        return np.stack([points[:, 0] * scale, -points[:, 1] * scale], 1)
-
-    marks = project(five)
+    marks = _project(five, depth, unit)
     centre = 0.6 * marks[:2].mean(0) + 0.4 * marks[3:].mean(0)
     move = np.array([size * (0.5 + view.shift[0]) - centre[0], size * (EYE_LINE + view.shift[1]) - marks[:2, 1].mean()])
-    return Scene(v, (project(v) + move).astype(np.float32), sheet, rotation, (marks + move).astype(np.float32))
+    return Scene(
+        v, (_project(v, depth, unit) + move).astype(np.float32), sheet, rotation, (marks + move).astype(np.float32)
+    )

@@ -1,7 +1,7 @@
 """Hair: a hairline over azimuth, and a sheet over the skull that falls beside the face when it is long.
 
-The sheet is a grid (rows from the crown down, columns around the head). Its edge is not the grid's: coverage is soft, from the
-hairline's height and the strands, so that the hair begins and ends in tufts.
+The sheet is a grid (rows from the crown down, columns around the head). Its edge is not the grid's: coverage is soft,
+from the hairline's height and the strands, so that the hair begins and ends in tufts.
 """
 
 from __future__ import annotations
@@ -93,7 +93,10 @@ def _grid_triangles(rows: int, columns: int) -> Int[np.ndarray, "m 3"]:
 
 
 def _fall(look: Look, style: Style, sheet: np.ndarray, height: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Let long hair hang: below the ears each column drops from where it is. Gives sheet, heights and each column's first row."""
+    """Let long hair hang: below the ears each column drops from where it is.
+
+    Gives the sheet, its heights and the row where each column begins to hang.
+    """
     columns = sheet.shape[1]
     azimuth = np.arctan2(sheet[0:-CURTAIN_ROWS, :, 0].mean(0), sheet[0:-CURTAIN_ROWS, :, 2].mean(0) + 0.75)
     below = (height < -0.08) & (np.abs(azimuth) > 0.6)[None]
@@ -114,6 +117,11 @@ def _fall(look: Look, style: Style, sheet: np.ndarray, height: np.ndarray) -> tu
     )
     hangs = row > first
     return np.where(hangs[..., None], fallen, sheet), np.where(hangs, level, height), first
+
+
+def _longer(values: np.ndarray) -> np.ndarray:
+    """Repeat the last row for the hair that hangs."""
+    return np.concatenate([values, np.repeat(values[-1:], CURTAIN_ROWS, 0)])
 
 
 def grow(look: Look, style: Style, head: Float[np.ndarray, "vertices 3"]) -> Sheet | None:
@@ -156,15 +164,11 @@ def grow(look: Look, style: Style, head: Float[np.ndarray, "vertices 3"]) -> She
     rows = len(sheet)
     if style.falls:
         rows += CURTAIN_ROWS
-
-        def longer(values: np.ndarray) -> np.ndarray:
-            return np.concatenate([values, np.repeat(values[-1:], CURTAIN_ROWS, 0)])
-
-        sheet, height, first = _fall(look, style, longer(sheet), longer(height))
+        sheet, height, first = _fall(look, style, _longer(sheet), _longer(height))
         column = np.arange(sheet.shape[1])
         hangs = np.arange(rows)[:, None] > first
-        azimuth = np.where(hangs, azimuth[np.minimum(first, len(azimuth) - 1), column], longer(azimuth))
-        strand = np.where(hangs, strand[np.minimum(first, len(strand) - 1), column], longer(strand))
+        azimuth = np.where(hangs, azimuth[np.minimum(first, len(azimuth) - 1), column], _longer(azimuth))
+        strand = np.where(hangs, strand[np.minimum(first, len(strand) - 1), column], _longer(strand))
     around = np.linspace(-np.pi, np.pi, TABLE).astype(np.float32)
     row = np.broadcast_to(np.arange(rows)[:, None], height.shape)
     fields = np.stack([np.sin(azimuth), np.cos(azimuth), height, strand, row], -1).reshape(-1, 5).astype(np.float32)

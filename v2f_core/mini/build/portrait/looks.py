@@ -1,7 +1,7 @@
 """Who is drawn (``Look``) and how they are seen (``View``).
 
-A look has two sources. The traits that voice and face share (sex, jaw, length, neck, nose, fat, skin age) act on the sliders listed
-in ``SHARED``; everything else comes from the person's face seed and is the face's alone.
+A look has two sources. The traits that voice and face share (sex, jaw, length, neck, nose, fat, skin age) act on the
+sliders listed in ``SHARED``; everything else comes from the person's face seed and is the face's alone.
 """
 
 from __future__ import annotations
@@ -65,7 +65,10 @@ EYE_COLOURS: dict[str, Triple] = {
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """Everything that makes a face, whatever the view. Colours are sRGB in 0..1; compared by identity, so it can key a cache."""
+    """Everything that makes a face, whatever the view. Colours are sRGB in 0..1.
+
+    Compared by identity, so that it can be the key of a cache.
+    """
 
     man: float  # 0 a woman's shape .. 1 a man's
     skin_age: float  # years
@@ -124,6 +127,13 @@ class Look:
 
 def _triple(values: np.ndarray) -> Triple:
     return (float(values[0]), float(values[1]), float(values[2]))
+
+
+def _muted(g: np.random.Generator, low: float, high: float, saturation: float) -> Triple:
+    """A colour close to some grey."""
+    grey = g.uniform(low, high)
+    tint = g.normal(0, 1, 3)
+    return _triple(np.clip(grey * (1 + saturation * (tint - tint.mean())), 0.03, 0.93))
 
 
 def _shape(traits: FaceTraits, man: float, old: float, g: np.random.Generator) -> dict[str, float]:
@@ -309,13 +319,7 @@ class View:
             True
         """
         g, s = rng, spread
-
-        def muted(low: float, high: float, saturation: float) -> Triple:
-            grey = g.uniform(low, high)
-            tint = g.normal(0, 1, 3)
-            return _triple(np.clip(grey * (1 + saturation * (tint - tint.mean())), 0.03, 0.93))
-
-        wall = muted(0.15, 0.85, 0.07)
+        wall = _muted(g, 0.15, 0.85, 0.07)
         other = _triple(np.clip(np.array(wall) * g.uniform(0.55, 1.25) * (1 + g.normal(0, 0.05, 3)), 0.03, 0.93))
         return View(
             yaw=float(np.clip(g.normal(0, 0.3 * s), -0.65, 0.65)),
@@ -338,7 +342,7 @@ class View:
             tied=bool(g.random() < 0.25 * s),
             glasses=bool(g.random() < 0.6),
             background=(wall, other),
-            cloth=muted(0.06, 0.75, 0.16),
+            cloth=_muted(g, 0.06, 0.75, 0.16),
             neckline=float(g.random()),
             zoom=float(np.clip(g.normal(1.0, 0.025 * s), 0.96, 1.08)),
             shift=(float(g.normal(0, 0.012 * s)), float(g.normal(0, 0.012 * s))),

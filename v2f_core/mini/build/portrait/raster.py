@@ -1,4 +1,4 @@
-"""What is visible: a z-buffer over triangles in plain NumPy, and interpolation of vertex values at the visible pixels."""
+"""What is visible: a z-buffer over triangles, and interpolation of vertex values at the visible pixels."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def scan(
     origin = low.astype(np.float32) + np.float32(0.5)
     a, b, c = a[drawn] - origin, b[drawn] - origin, c[drawn] - origin
     inverse = 1 / area
-    g0 = (b - c)[:, ::-1] * inverse[:, None] * np.float32([1, -1])
-    g1 = (c - a)[:, ::-1] * inverse[:, None] * np.float32([1, -1])
+    g0 = (b - c)[:, ::-1] * inverse[:, None] * np.array([1, -1], np.float32)
+    g1 = (c - a)[:, ::-1] * inverse[:, None] * np.array([1, -1], np.float32)
     # weight k of a pixel = plane[k] . (dx, dy, 1), with dx and dy counted from the box's first pixel
     planes = np.column_stack([g0, -(g0 * c).sum(1), g1, -(g1 * c).sum(1)]).astype(np.float32)
     item = np.repeat(np.arange(len(drawn), dtype=np.int32), count)

@@ -177,15 +177,17 @@ def shade_hair(
     back = normal[:, 2] < -0.05
     streak = np.clip(hair.strand_noise(around), -2, 2)
     azimuth = np.arctan2(around[:, 0], around[:, 1])
-    blob = noise().curl[(around[:, 4] * 11 + look.seed % 256).astype(np.int32) % 256, (azimuth * 100).astype(np.int32) % 256]
+    blob = noise().curl[
+        (around[:, 4] * 11 + look.seed % 256).astype(np.int32) % 256, (azimuth * 100).astype(np.int32) % 256
+    ]
     tight = float(smooth(look.curl, 0.3, 0.9))
     strength = (1 - tight) * 0.24 * streak + tight * 0.34 * blob
     colour = np.array(look.hair, np.float32) ** 2.2
     albedo = colour * np.clip(1 + strength, 0.3, 1.9)[:, None]
     open_ = np.where(back, 0.38, 0.5 + 0.5 * smooth(around[:, 2], -1.3, 0.6)).astype(np.float32)
     open_ = open_ * (1 - 0.3 * tight * smooth(-blob, 0, 2))
-    lit = np.where(back, 0, lit)
-    out = _illuminate(albedo, normal, lit, open_, light, view, np.float32([0.25]))
+    lit = np.where(back, np.float32(0), lit)
+    out = _illuminate(albedo, normal, lit, open_, light, view, np.array([0.25], np.float32))
     axis = scene.rotation @ (
         np.array([0.1, 0.3, 1.0]) if look.swept < 0.5 or scene.sheet.falls else np.array([1.0, 0.1, 0.15])
     ).astype(np.float32)

@@ -28,7 +28,7 @@ def view_rng(person: Person, number: int) -> np.random.Generator:
 def contact_sheet(
     persons: Sequence[Person], views_per_person: int, path: str | Path, columns: int = 1, size: int = 128
 ) -> None:
-    """Draw every person ``views_per_person`` times and save the sheet as a picture; ``columns`` persons stand side by side."""
+    """Draw every person ``views_per_person`` times and save the sheet; ``columns`` persons stand side by side."""
     rows = -(-len(persons) // columns)
     sheet = np.zeros((rows * size, columns * views_per_person * size, 3), np.uint8)
     for i, person in enumerate(persons):

@@ -83,15 +83,15 @@ def paint(look: Look) -> Float[np.ndarray, "texels 7"]:
         t *= 1 + old * np.array([-0.03, -0.035, -0.09], np.float32)
         t *= 1 - (0.09 * old * smooth(cloud + 0.4 * grain, 1.2, 2.4))[..., None] * np.array([0.7, 1, 1.1], np.float32)
     blush = (
-        0.35 * blob(0.55, -0.36, 0.24, 0.2) + 0.3 * blob(0, -0.36, 0.16, 0.12) + 0.15 * blob(0, -0.95, 0.2, 0.12)
+        0.35 * blob(0.55, -0.36, 0.24, 0.2) + 0.3 * blob(0.0, -0.36, 0.16, 0.12) + 0.15 * blob(0.0, -0.95, 0.2, 0.12)
     ) * (1 - 0.5 * old)
     t *= 1 + blush[..., None] * np.array([0.05, -0.08, -0.07], np.float32) * (0.5 + bright)
     socket = blob(0.36, 0.0, 0.24, 0.14) * (0.07 + 0.12 * old) + (0.04 + 0.2 * old) * blob(0.33, -0.16, 0.16, 0.06)
     t *= 1 - socket[..., None] * np.array([0.8, 1, 0.9], np.float32)
-    depth = _relief(a, x, y, old, look.skin_age, cloud, look.seed % 7)
+    depth = _relief(a, x, y, old, look.skin_age, cloud, float(look.seed % 7))
     t *= 1 - np.clip(depth, 0, 1.2)[..., None] * np.array([0.09, 0.13, 0.13], np.float32)
     if look.freckles > 0.1:
-        where = np.maximum(blob(0.4, -0.25, 0.4, 0.25), blob(0, -0.2, 0.3, 0.2))
+        where = np.maximum(blob(0.4, -0.25, 0.4, 0.25), blob(0.0, -0.2, 0.3, 0.2))
         t *= 1 - (0.3 * look.freckles * smooth(grain, 0.7, 1.6) * where)[..., None] * np.array(
             [0.6, 1, 1.1], np.float32
         )
@@ -100,7 +100,7 @@ def paint(look: Look) -> Float[np.ndarray, "texels 7"]:
     jaw = smooth(y, -1.3, -1.1) * (1 - smooth(y, cheek - 0.14, cheek + 0.03))
     lip = _line(y + 0.485 + 0.16 * x, 0.062) * (1 - smooth(x, 0.27, 0.4)) * (1 - 0.35 * _line(x, 0.02))
     growth = np.maximum(jaw, 0.9 * lip)
-    goatee = (look.seed % 3 == 0) * blob(0, -0.95, 0.28, 0.24)
+    goatee = (look.seed % 3 == 0) * blob(0.0, -0.95, 0.28, 0.24)
     strong = np.clip(look.beard * growth * 1.15 + look.moustache * (lip * 1.2 + goatee), 0, 1)
     cover = np.clip(strong * (1 + 0.14 * strand + 0.12 * grain) * 1.1 - 0.08, 0, 0.92)[..., None]
     t += (hair * (0.85 + 0.1 * (strand + grain)[..., None]) - t) * cover
@@ -120,7 +120,9 @@ def paint(look: Look) -> Float[np.ndarray, "texels 7"]:
         np.clip(brow * (0.86 + 0.08 * strand + 0.1 * grain), 0, 1) * strength * 0.88
     )[..., None]
     gloss = (
-        0.15 * (1 - np.maximum(root, strong) * 0.8) + 0.1 * blob(0, -0.25, 0.1, 0.3) + 0.05 * blob(0, 0.45, 0.4, 0.2)
+        0.15 * (1 - np.maximum(root, strong) * 0.8)
+        + 0.1 * blob(0.0, -0.25, 0.1, 0.3)
+        + 0.05 * blob(0.0, 0.45, 0.4, 0.2)
     )
     height = -0.014 * depth + (0.0003 + 0.0005 * old) * cloud + (0.0001 + 0.0002 * old) * grain
     along = np.gradient(height, axis=1) * (WIDTH / (2 * np.pi * 0.9))
