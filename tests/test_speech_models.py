@@ -1,0 +1,146 @@
+"""How the miniature speech encoders are trained: the encoders' own features, honest labels, exact resumption."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from v2f_core.mini.build import speech_features as sf
+from v2f_core.mini.build.speech_models import RECIPES, TRAITS, Pool, targets, train, trait_loss
+from v2f_core.mini.world import VOICE_UNITS, population
+from v2f_core.speech.encoders import ASTEncoder, ECAPAEncoder
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def noise_pool(persons: int = 3, seconds: float = 1.5) -> Pool:
+    g = np.random.default_rng(0)
+    waves = [(3000 * g.standard_normal(int(16_000 * seconds))).astype(np.int16) for _ in range(2 * persons)]
+    return Pool(waves, np.repeat(np.arange(persons), 2), population("voices", persons))
+
+
+# ---- features ----
+
+
+def test_training_hears_what_the_encoders_hear() -> None:
+    """The nets are trained on spectrograms cut from whole recordings; used on clips. Both must be the same."""
+    from transformers import ASTFeatureExtractor
+
+    wave = 0.1 * torch.randn(1, 20_000, generator=generator())
+    net = RECIPES["ast"].new()
+    encoder = ASTEncoder(net, ASTFeatureExtractor(max_length=128))
+    torch.testing.assert_close(sf.to_ast(sf.ast_filter_bank()(wave)), encoder.features(wave))
+
+    from speechbrain.lobes.features import Fbank
+    from speechbrain.processing.features import InputNormalization
+
+    net = RECIPES["ecapa"].new()
+    parts = {"embedding_model": net, "compute_features": Fbank(n_mels=80)}
+    parts["mean_var_norm"] = InputNormalization(norm_type="sentence", std_norm=False)
+    encoder = ECAPAEncoder(torch.nn.ModuleDict(parts))
+    with torch.no_grad():
+        mine = RECIPES["ecapa"].embed(net, sf.ecapa_filter_bank()(wave))
+    torch.testing.assert_close(mine, encoder.embed(wave), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_crop_has_a_clips_frames(name: str) -> None:
+    frames = RECIPES[name].filter_bank()(torch.zeros(1, 20_000)).shape[1]
+    assert frames == RECIPES[name].frames
+
+
+def test_crops_stay_within_their_recording() -> None:
+    length = torch.tensor([5, 9, 6])
+    owner = torch.repeat_interleave(torch.arange(3), length).float()
+    bank = sf.Spectrograms(owner[:, None], length.cumsum(0) - length, length)
+    which = torch.arange(3).repeat(200)
+    crops = bank.crops(which, 5, generator())
+    assert torch.equal(crops[..., 0], which[:, None].expand(-1, 5).float())
+
+
+def test_short_recordings_are_repeated() -> None:
+    bank = sf.spectrograms([np.ones(4_000, np.int16)], sf.ast_filter_bank(), 123)
+    assert int(bank.length[0]) >= 123
+
+
+def test_noise_fills_valleys_and_spares_peaks() -> None:
+    """A spectrogram with a 40 dB step: augmentation lifts the low half, and moves the high half little."""
+    x = torch.zeros(64, 120, 80)
+    x[:, :, 40:] = 40 * np.log(10) / 10
+    change = sf.augment(x, sf.LN, generator()) - x
+    low, high = change[:, :, :40].median(), change[:, :, 40:].median()
+    assert high.abs() < 0.5 < low
+
+
+def test_augmentation_does_not_depend_on_the_unit() -> None:
+    x = torch.randn(4, 120, 80, generator=generator())
+    in_decibels = sf.augment(sf.DECIBEL * x, sf.DECIBEL, generator(1))
+    torch.testing.assert_close(in_decibels, sf.DECIBEL * sf.augment(x, sf.LN, generator(1)))
+
+
+# ---- labels ----
+
+
+def test_targets_are_z_scores_within_sex() -> None:
+    labels = targets(population("a test", 4_000)).numpy()
+    women, men = labels[::2], labels[1::2]
+    assert (women[:, -1] == 0).all()
+    assert (men[:, -1] == 1).all()
+    for half in (women, men):
+        np.testing.assert_allclose(half[:, :-1].mean(0), 0, atol=0.1)
+        np.testing.assert_allclose(half[:, :-1].std(0), 1, atol=0.1)
+
+
+def test_a_faster_recording_is_higher_and_from_a_shorter_tract() -> None:
+    persons = population("a test", 2)
+    same, fast = targets(persons), targets(persons, 2.0)
+    for p, a, b in zip(persons, same, fast, strict=True):
+        assert (b[0] - a[0]).item() == pytest.approx(12 / VOICE_UNITS[p.sex]["f0"][1], rel=1e-4)  # an octave
+        assert (b[1] - a[1]).item() == pytest.approx(-p.voice.vtl / 2 / VOICE_UNITS[p.sex]["vtl"][1], rel=1e-4)
+        assert b[3].isnan()
+        assert torch.equal(b[[2, 4, 5, 6]], a[[2, 4, 5, 6]])
+
+
+def test_an_unknown_trait_costs_nothing() -> None:
+    labels = torch.tensor([[1.0, 0, 0, torch.nan, 0, 0, 1]])
+    guess = torch.tensor([[3.0, 0, 0, 99, 0, 0, 0]], requires_grad=True)
+    loss = trait_loss(guess, labels)
+    assert loss.item() == pytest.approx(4 / 5 + np.log(2), rel=1e-5)
+    loss.backward()
+    assert guess.grad is not None
+    assert guess.grad[0, 3] == 0
+
+
+# ---- training ----
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_resumed_training_ends_where_an_unbroken_one_does(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, pool = RECIPES[name]._replace(steps=4, batch=4), noise_pool()
+    unbroken = train(name, recipe, pool, tmp_path / "unbroken")
+
+    class KilledError(Exception):
+        pass
+
+    steps = iter(range(2))
+
+    def dies(*arguments: object) -> torch.Tensor:
+        if next(steps, None) is None:
+            raise KilledError
+        return recipe.embed(*arguments)
+
+    monkeypatch.setattr("v2f_core.mini.build.speech_models.SAVE_SECONDS", 0.0)
+    with pytest.raises(KilledError):
+        train(name, recipe._replace(embed=dies), pool, tmp_path / "killed")
+    resumed = train(name, recipe, pool, tmp_path / "killed")
+    for key, value in unbroken[0].state_dict().items():
+        torch.testing.assert_close(resumed[0].state_dict()[key], value, msg=key)
+    assert unbroken[1].weight.shape == (9, recipe.dim)  # three persons at three speeds
+    assert len(TRAITS) == 7

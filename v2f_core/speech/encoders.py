@@ -1,0 +1,272 @@
+"""Speech encoders: 1.25 s clips in, speaker embeddings v_spk out. AST is the paper's, ECAPA the field's.
+
+Each is loaded from a folder in its library's own layout, so that the miniature and the published weights
+run through the same code: ``transformers`` for AST, ``speechbrain`` for ECAPA. Nothing is fetched from a hub.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from v2f_core.errors import InputError
+
+HOP, WINDOW, FFT = 160, 400, 512  # 10 ms, 25 ms: Kaldi's filter bank at 16 kHz
+ECAPA_FILES = (
+    "hyperparams.yaml",
+    "embedding_model.ckpt",
+    "mean_var_norm_emb.ckpt",
+    "classifier.ckpt",
+    "label_encoder.txt",
+)
+
+
+class SpeechEncoder(Protocol):
+    """What the rest of the house needs of an encoder; both classes below are also ``nn.Module``."""
+
+    dim: int
+    sample_rate: int
+
+    def embed(self, waves: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch dim"]:
+        """Embed clips without gradient; a clip's embedding does not depend on the others in the batch."""
+
+
+class ASTEncoder(nn.Module):
+    """Audio Spectrogram Transformer; v_spk is the [CLS] output after the last layer norm.
+
+    Not ``pooler_output``, which averages [CLS] with the distillation token. Full size: 768-d,
+    ``MIT/ast-finetuned-audioset-10-10-0.4593``. Parameters are frozen; unfreeze some to train through :meth:`forward`.
+
+    Args:
+        model: an ``ASTModel``.
+        extractor: the ``ASTFeatureExtractor`` that goes with it, for its settings: the filter bank is batched here.
+        max_frames: cut the position embeddings to this many 10 ms frames. The published model pads every clip
+            to 1,024 frames (10 s); 128 hold a 1.25 s clip and cost a tenth. None: as the model was trained.
+    """
+
+    def __init__(self, model: Any, extractor: Any, max_frames: int | None = None) -> None:
+        super().__init__()
+        self.model = model.eval().requires_grad_(False)
+        self.frames = int(extractor.max_length)
+        self.mean, self.std = (extractor.mean, 2 * extractor.std) if extractor.do_normalize else (0.0, 1.0)
+        self.dim = int(model.config.hidden_size)
+        self.sample_rate = int(extractor.sampling_rate)
+        if max_frames is not None:
+            self._cut_positions(max_frames)
+        self.register_buffer("mel", kaldi_mel(int(extractor.num_mel_bins), self.sample_rate), persistent=False)
+
+    @classmethod
+    def from_folder(cls, folder: str | Path, max_frames: int | None = None) -> ASTEncoder:
+        """Load ``config.json``, ``model.safetensors`` and ``preprocessor_config.json``.
+
+        Raises:
+            InputError: a file is missing, or is not what an AST needs.
+        """
+        from transformers import ASTFeatureExtractor, ASTModel
+
+        folder = _folder_with(folder, ("config.json", "model.safetensors", "preprocessor_config.json"), "an AST")
+        with _quiet():
+            try:
+                model, loading = ASTModel.from_pretrained(
+                    folder, dtype=torch.float32, local_files_only=True, output_loading_info=True, use_safetensors=True
+                )
+                extractor = ASTFeatureExtractor.from_pretrained(folder, local_files_only=True)
+            except (OSError, ValueError, RuntimeError) as error:
+                raise InputError(f"{folder}: cannot be loaded as an AST: {_one_line(error)}") from error
+        if loading["missing_keys"]:
+            missing = sorted(loading["missing_keys"])
+            raise InputError(f"{folder}: the weights lack {missing[0]} and {len(missing) - 1} more; get it anew")
+        return cls(model, extractor, max_frames)
+
+    def features(self, waves: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch frames mels"]:
+        """The normalised log-mel spectrogram, padded or cut to ``self.frames``; equals ``ASTFeatureExtractor``."""
+        _check(waves, WINDOW)
+        fbank = log_mel(waves, self.mel)[:, : self.frames]
+        fbank = nn.functional.pad(fbank, (0, 0, 0, self.frames - fbank.shape[1]))
+        return (fbank - self.mean) / self.std
+
+    def forward(self, waves: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch dim"]:
+        """v_spk with gradient, for parameters that were unfrozen."""
+        return self.model(self.features(waves)).last_hidden_state[:, 0]
+
+    @torch.no_grad()
+    def embed(self, waves: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch dim"]:
+        """v_spk without gradient.
+
+        Example:
+            >>> from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
+            >>> config = ASTConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, max_length=128)
+            >>> encoder = ASTEncoder(ASTModel(config), ASTFeatureExtractor(max_length=128))
+            >>> encoder.embed(torch.randn(3, 20_000)).shape
+            torch.Size([3, 32])
+        """
+        return self(waves)
+
+    def _cut_positions(self, max_frames: int) -> None:
+        embeddings = self.model.embeddings
+        rows, columns = embeddings.get_shape(self.model.config)
+        keep = (max_frames - self.model.config.patch_size) // self.model.config.time_stride + 1
+        if not 1 <= keep <= columns:
+            raise InputError(f"max_frames={max_frames}: expected 16 to {self.frames}")
+        table = embeddings.position_embeddings
+        grid = table[:, 2:].unflatten(1, (rows, columns))[:, :, :keep].flatten(1, 2)
+        embeddings.position_embeddings = nn.Parameter(torch.cat([table[:, :2], grid], 1), requires_grad=False)
+        self.frames = max_frames
+
+
+class ECAPAEncoder(nn.Module):
+    """ECAPA-TDNN, a speaker verifier; v_spk is its 192-d output (full size: ``speechbrain/spkrec-ecapa-voxceleb``).
+
+    Args:
+        parts: ``compute_features``, ``mean_var_norm`` and ``embedding_model`` of a speechbrain ``EncoderClassifier``.
+    """
+
+    sample_rate = 16_000
+
+    def __init__(self, parts: nn.ModuleDict) -> None:
+        super().__init__()
+        self.parts = parts.eval().requires_grad_(False)
+        last: Any = parts["embedding_model"]
+        self.dim = int(last.fc.conv.out_channels)
+
+    @classmethod
+    def from_folder(cls, folder: str | Path) -> ECAPAEncoder:
+        """Load speechbrain's folder: ``hyperparams.yaml``, three ``.ckpt`` files, ``label_encoder.txt``.
+
+        Checkpoints are pickles and the YAML can name any Python class, so both are checked before speechbrain sees
+        them: each checkpoint must load with ``weights_only=True``, the YAML may only build speechbrain's classes.
+
+        Raises:
+            InputError: a file is missing, unsafe, or does not fit.
+        """
+        folder = _folder_with(folder, ECAPA_FILES, "an ECAPA")
+        with _quiet():
+            _refuse_code(folder)
+            from speechbrain.inference.classifiers import EncoderClassifier
+            from speechbrain.utils.fetching import LocalStrategy
+
+            try:
+                classifier = EncoderClassifier.from_hparams(
+                    source=str(folder),
+                    overrides={"pretrained_path": str(folder)},
+                    local_strategy=LocalStrategy.NO_LINK,
+                )
+            except (OSError, ValueError, RuntimeError, KeyError) as error:
+                raise InputError(f"{folder}: cannot be loaded as an ECAPA: {_one_line(error)}") from error
+        return cls(classifier.mods)
+
+    def forward(self, waves: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch dim"]:
+        """v_spk with gradient, for parameters that were unfrozen; equals ``EncoderClassifier.encode_batch``."""
+        _check(waves, 5 * HOP)  # the attention's statistics need a few frames
+        lengths = torch.ones(len(waves), device=waves.device)
+        features = self.parts["compute_features"](waves)
+        features = self.parts["mean_var_norm"](features, lengths)
+        return self.parts["embedding_model"](features, lengths).squeeze(1)
+
+    @torch.no_grad()
+    def embed(self, waves: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch dim"]:
+        """v_spk without gradient."""
+        return self(waves)
+
+
+def load_encoder(kind: str, folder: str | Path) -> ASTEncoder | ECAPAEncoder:
+    """Load a speech encoder, ``"ast"`` or ``"ecapa"``, from its folder.
+
+    Raises:
+        InputError: another kind, or a folder that does not hold it.
+
+    Example:
+        >>> load_encoder("wav2vec", "models/ast")
+        Traceback (most recent call last):
+        v2f_core.errors.InputError: speech encoder 'wav2vec': expected 'ast' or 'ecapa'
+    """
+    if kind == "ast":
+        return ASTEncoder.from_folder(folder)
+    if kind == "ecapa":
+        return ECAPAEncoder.from_folder(folder)
+    raise InputError(f"speech encoder {kind!r}: expected 'ast' or 'ecapa'")
+
+
+def log_mel(
+    waves: Float[Tensor, "batch samples"], mel: Float[Tensor, "mels bins"]
+) -> Float[Tensor, "batch frames mels"]:
+    """Kaldi's log-mel filter bank of whole 25 ms windows every 10 ms, for a batch at once.
+
+    Example:
+        >>> log_mel(torch.randn(2, 20_000), torch.rand(128, 257)).shape  # 1 + (20,000 − 400) // 160 frames
+        torch.Size([2, 123, 128])
+    """
+    frames = waves.unfold(1, WINDOW, HOP)
+    frames = frames - frames.mean(-1, keepdim=True)
+    frames = torch.cat([frames[..., :1] * (1 - 0.97), frames[..., 1:] - 0.97 * frames[..., :-1]], -1)  # pre-emphasis
+    window = torch.hann_window(WINDOW, periodic=False, device=waves.device)
+    power = torch.fft.rfft(frames * window, FFT).abs().square()
+    return (power @ mel.T).clamp_min(torch.finfo(torch.float32).eps).log()
+
+
+def kaldi_mel(bins: int, sample_rate: int) -> Float[Tensor, "mels bins"]:
+    """Kaldi's triangular mel filters from 20 Hz up, one row a filter, over the 257 bins of the spectrum."""
+    from torchaudio.compliance.kaldi import get_mel_banks
+
+    banks, _ = get_mel_banks(bins, FFT, sample_rate, 20.0, 0.0, 100.0, -500.0, 1.0)
+    return nn.functional.pad(banks, (0, 1))  # Kaldi leaves out the last bin
+
+
+def _check(waves: Tensor, least: int) -> None:
+    if waves.shape[1] < least:
+        raise InputError(f"clips of {waves.shape[1]} samples: expected at least {least}")
+
+
+def _folder_with(folder: str | Path, files: tuple[str, ...], what: str) -> Path:
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; expected {what} folder with {', '.join(files)}")
+    if missing := [name for name in files if not (folder / name).is_file()]:
+        raise InputError(f"{folder}: {what} folder lacks {', '.join(missing)}; copy the whole folder")
+    return folder.resolve()
+
+
+def _refuse_code(folder: Path) -> None:
+    for path in sorted(folder.glob("*.ckpt")):
+        try:
+            torch.load(path, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+            raise InputError(f"{path}: refused, it holds more than tensors or is damaged; get it again") from error
+    tags = re.findall(r"!\S+", (folder / "hyperparams.yaml").read_text(encoding="utf-8"))
+    if unknown := [tag for tag in tags if not re.fullmatch(r"!ref|!(new|name):speechbrain\.[\w.]+", tag)]:
+        raise InputError(f"{folder / 'hyperparams.yaml'}: {unknown[0]} refused; expected speechbrain's classes only")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No logs, bars or deprecation warnings: what matters in a library's report of its loading is checked here."""
+    from transformers.utils import logging as hf_logging
+
+    verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+        hf_logging.set_verbosity(verbosity)
+        if bars:
+            hf_logging.enable_progress_bar()
