@@ -185,8 +185,8 @@ def shade_hair(
     colour = np.array(look.hair, np.float32) ** 2.2
     albedo = colour * np.clip(1 + strength, 0.3, 1.9)[:, None]
     open_ = np.where(back, 0.38, 0.5 + 0.5 * smooth(around[:, 2], -1.3, 0.6)).astype(np.float32)
-    open_ = open_ * (1 - 0.3 * tight * smooth(-blob, 0, 2))
-    lit = np.where(back, np.float32(0), lit)
+    open_ = (open_ * (1 - 0.3 * tight * smooth(-blob, 0, 2))).astype(np.float32)
+    lit = np.where(back, 0, lit).astype(np.float32)
     out = _illuminate(albedo, normal, lit, open_, light, view, np.array([0.25], np.float32))
     axis = scene.rotation @ (
         np.array([0.1, 0.3, 1.0]) if look.swept < 0.5 or scene.sheet.falls else np.array([1.0, 0.1, 0.15])
