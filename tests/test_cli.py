@@ -28,7 +28,7 @@ def call(*arguments):
 def test_help_names_every_command():
     done = run("--help")
     assert done.returncode == 0
-    for command in ("generate", "demo", "doctor"):
+    for command in ("generate", "demo", "extract", "stage1", "evaluate", "doctor"):
         assert f"  {command} " in done.stdout
 
 
@@ -59,6 +59,27 @@ def test_any_other_error_is_not_hidden(monkeypatch):
     monkeypatch.setattr("v2f_core.doctor.doctor", fail)
     with pytest.raises(ZeroDivisionError):
         cli.main(["doctor"])
+
+
+@pytest.mark.parametrize("command", ["generate voice.wav", "demo", "extract", "stage1", "evaluate"])
+def test_an_unknown_profile_is_refused_by_every_command(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert call(*command.split(), "--profile", "huge") == 2
+    assert capsys.readouterr() == ("", "error: huge: no such profile; choose mini or full (--profile or V2F_PROFILE)\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["extract", "stage1"])
+def test_a_device_that_is_not_there_is_refused(command, monkeypatch, capsys):
+    import torch
+
+    def empty(*_, device):
+        raise RuntimeError(f"no {device}\nhere")
+
+    monkeypatch.setattr(torch, "empty", empty)
+    assert call(command, "--device", "cuda") == 2
+    assert capsys.readouterr().err == "error: cuda: this machine's torch cannot use it; choose another --device\n"
+    assert call(command, "--device", "abacus") == 2
 
 
 @pytest.mark.parametrize("code", [0, 1])

@@ -3,9 +3,13 @@
 import ast
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import v2f_core
 
@@ -55,8 +59,6 @@ def test_an_unknown_name_is_an_attribute_error():
 
 
 def test_the_version_is_the_project_s():
-    import tomllib
-
     assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == v2f_core.__version__
 
 
@@ -81,3 +83,27 @@ def test_a_room_that_looks_into_a_later_one_is_refused(tmp_path):
     refused = lint()
     assert refused.returncode == 1
     assert "v2f_core.data is not allowed to import v2f_core.speech" in refused.stdout
+
+
+def imported_by(folder):
+    """Top-level packages that the modules below a folder import, anywhere in their code."""
+    names = set()
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names.add(node.module.partition(".")[0])
+    return names - set(sys.stdlib_module_names) - {"v2f_core"}
+
+
+def test_every_package_that_is_imported_is_declared():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = project["dependencies"] + project["optional-dependencies"]["build"]
+    declared = {canonicalize_name(Requirement(line).name) for line in lines}
+    installed = packages_distributions()
+    # JupyterLab brings the notebook's own packages, insightface brings OpenCV
+    brought = {"ipython", "ipykernel", "nbformat", "nbclient", "nbconvert", "opencv-python", "opencv-python-headless"}
+    for name in imported_by(ROOT / "v2f_core"):
+        distributions = {canonicalize_name(distribution) for distribution in installed.get(name, [name])}
+        assert distributions & (declared | brought), f"{name} is imported but not declared"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from v2f_core.errors import InputError
+from v2f_core.profiles import load_profile
 
 app = typer.Typer(
     help="From a voice alone, a face.",
@@ -18,6 +19,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+Device = Annotated[Literal["cpu", "cuda", "mps"], typer.Option(help="Where to compute.")]
 ProfileName = Annotated[str | None, typer.Option(help="mini or full; else V2F_PROFILE, else mini.")]
 
 
@@ -47,6 +49,54 @@ def demo(
 
 
 @app.command()
+def extract(profile: ProfileName = None, device: Device = "cpu") -> None:
+    """Embed every voice and face of the profile's dataset once, into the cache; goes on where it was stopped."""
+    from v2f_core.data.layouts import open_dataset
+    from v2f_core.training.embeddings import stored
+
+    chosen = load_profile(profile)
+    _check(device)
+    for name, embeddings in zip(("voices", "faces"), stored(chosen, open_dataset(chosen), device), strict=True):
+        print(f"{name}: {len(embeddings.vectors)} embeddings, {len(embeddings.skipped)} files skipped")
+
+
+@app.command()
+def stage1(
+    out: Annotated[Path, typer.Option(help="Folder for the aligner and its history.")] = Path("runs/stage1"),
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps; else the profile's.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same aligner.")] = 0,
+    profile: ProfileName = None,
+    device: Device = "cpu",
+) -> None:
+    """Stage I: train the aligner on stored embeddings, which are extracted first if need be."""
+    from v2f_core.data.layouts import open_dataset
+    from v2f_core.provenance import folder_hash
+    from v2f_core.training.embeddings import stored
+    from v2f_core.training.stage1 import Stage1Settings, pair_up, train
+
+    chosen = load_profile(profile)
+    _check(device)
+    manifest = open_dataset(chosen)
+    voices, faces = stored(chosen, manifest, device)
+    settings = Stage1Settings(**{**chosen.stage1, "seed": seed} | ({"steps": steps} if steps else {}))
+    hashes = {f"{part}_sha256": folder_hash(chosen.part(part)) for part in (chosen.encoder, "faces")}
+    training, validation = (pair_up(manifest, voices, faces, split) for split in ("train", "val"))
+    train(training, validation, settings, out, {"dataset": manifest.root.name, **hashes}, device)
+    print(f"aligner and history: {out}")
+
+
+@app.command()
+def evaluate(
+    out: Annotated[Path, typer.Option(help="Folder for the table.")] = Path("outputs/evaluate"),
+    profile: ProfileName = None,
+) -> None:
+    """Stage I on the test persons, beside its baselines and, for MiniVox, its ceilings."""
+    from v2f_core.evaluate import evaluate_stage1
+
+    print(evaluate_stage1(out, profile).to_string())
+
+
+@app.command()
 def doctor() -> None:
     """What is here, what is missing, and what to do about it."""
     from v2f_core.doctor import doctor
@@ -70,3 +120,12 @@ def main(arguments: list[str] | None = None) -> None:
     except InputError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)
+
+
+def _check(device: str) -> None:
+    import torch
+
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"{device}: this machine's torch cannot use it; choose another --device") from error

@@ -35,6 +35,7 @@ class Profile:
         clip_seconds: length of the clips a recording is cut into (they overlap by half).
         guidance: classifier-free guidance scale of the sampler.
         steps: steps of DPM-Solver++.
+        stage1: settings of Stage I other than the defaults of `Stage1Settings`.
         hub: where a part is published, for what this package may not carry.
 
     Example:
@@ -56,6 +57,7 @@ class Profile:
     clip_seconds: float = 1.25
     guidance: float = 3.0
     steps: int = 25
+    stage1: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     hub: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     def part(self, name: str) -> Path:
@@ -115,7 +117,15 @@ def _parts_in(root: Path, name: str, image_size: int, dataset: Path, **settings:
 
 
 def _mini() -> Profile:
-    return _parts_in(MINI_ASSETS, "mini", image_size=128, dataset=MINI_ASSETS / "minivox", dataset_is_packed=True)
+    stage1 = {"steps": 3_000, "learning_rate": 1e-3, "hidden_width": 384, "windows": 6}  # chosen on validation persons
+    return _parts_in(
+        MINI_ASSETS,
+        "mini",
+        image_size=128,
+        dataset=MINI_ASSETS / "minivox",
+        dataset_is_packed=True,
+        stage1=MappingProxyType(stage1),
+    )
 
 
 def _full() -> Profile:
