@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -117,9 +118,10 @@ class Aligner(nn.Module):
         try:
             config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
             names = ("speaker_width", "hidden_width", "identity_width", "dropout")
-            aligner = cls(**{name: config[name] for name in names})
+            with torch.device("meta"):  # no random initial weights: they would move the caller's generator
+                aligner = cls(**{name: config[name] for name in names})
             weights = load_file(folder / WEIGHTS_NAME)
-            aligner.load_state_dict({name: value.float() for name, value in weights.items()})
+            aligner.load_state_dict({name: value.float() for name, value in weights.items()}, assign=True)
         except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(

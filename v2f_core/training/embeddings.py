@@ -28,6 +28,7 @@ from v2f_core.provenance import folder_hash
 if TYPE_CHECKING:
     from v2f_core.data.manifest import Manifest
     from v2f_core.identity.faces import FacePack
+    from v2f_core.profiles import Profile
     from v2f_core.speech.encoders import SpeechEncoder
 
 WINDOWS_AT_ONCE = 64
@@ -204,6 +205,26 @@ def extract_faces(manifest: Manifest, pack: FacePack, weights: Path, folder: str
     provenance = {"what": "face identities", "weights_sha256": folder_hash(weights)}
     items = manifest.faces().path.tolist()
     return extract(manifest.root, items, face_embedder(pack), folder, provenance, describe="faces", **settings)
+
+
+def stored(profile: Profile, manifest: Manifest, device: str = "cpu") -> tuple[Embeddings, Embeddings]:
+    """Voices and faces of a profile's whole dataset, from the cache; what is not there yet is extracted.
+
+    Each store's folder is named after the weights and the files it was made from, so that none is ever mixed up.
+
+    Raises:
+        InputError: a part of the profile is missing or damaged, or too many files are bad.
+    """
+    from v2f_core.identity.faces import FacePack
+    from v2f_core.profiles import cache_folder
+    from v2f_core.speech.encoders import load_encoder
+
+    speech, pack = profile.part(profile.encoder), profile.part("faces")
+    listing = "\n".join([folder_hash(speech), folder_hash(pack), str(profile.clip_seconds), *manifest.table.path])
+    folder = cache_folder() / f"embeddings-{hashlib.sha256(listing.encode()).hexdigest()[:12]}"
+    encoder = load_encoder(profile.encoder, speech).to(device)
+    voices = extract_voices(manifest, encoder, speech, folder / "voices", profile.clip_seconds)
+    return voices, extract_faces(manifest, FacePack.from_folder(pack, device), pack, folder / "faces")
 
 
 def load(folder: str | Path) -> Embeddings:

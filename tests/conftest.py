@@ -1,0 +1,68 @@
+"""Tiny random models in the real layouts: everything runs, nothing means anything."""
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tiny_profile(tmp_path_factory):
+    """A profile of random models a few kilobytes large, 32-pixel faces."""
+    import torch
+    from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import ASTConfig, ASTFeatureExtractor, ASTModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    from v2f_core.identity.aligner import Aligner
+    from v2f_core.mini.build.tokenizer import save_tokenizer
+    from v2f_core.profiles import Profile
+
+    root = tmp_path_factory.mktemp("tiny")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        ast = ASTConfig(
+            hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, max_length=128
+        )
+        ASTModel(ast).save_pretrained(root / "ast")
+        ASTFeatureExtractor(max_length=128).save_pretrained(root / "ast")
+        vocabulary = save_tokenizer(root / "prior" / "tokenizer")
+        text = CLIPTextConfig(
+            vocab_size=len(vocabulary),
+            hidden_size=512,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=8,
+            bos_token_id=vocabulary["<|startoftext|>"],
+            eos_token_id=vocabulary["<|endoftext|>"],
+            pad_token_id=vocabulary["<|endoftext|>"],
+        )
+        unet = UNet2DConditionModel(
+            sample_size=4,
+            block_out_channels=(8, 8),
+            layers_per_block=1,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            attention_head_dim=4,
+            norm_num_groups=4,
+            cross_attention_dim=512,
+        )
+        vae = AutoencoderKL(
+            block_out_channels=(4, 4, 4, 4),
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            layers_per_block=1,
+            norm_num_groups=2,
+            latent_channels=4,
+            mid_block_add_attention=False,
+        )
+        StableDiffusionPipeline(
+            vae=vae,
+            text_encoder=CLIPTextModel(text),
+            tokenizer=CLIPTokenizer.from_pretrained(root / "prior" / "tokenizer"),
+            unet=unet,
+            scheduler=DPMSolverMultistepScheduler(steps_offset=1),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        ).save_pretrained(root / "prior")
+        Aligner(speaker_width=16, hidden_width=8).save_pretrained(root / "aligner", {"seed": 0})
+    parts = {part: root / part for part in ("ast", "ecapa", "faces", "prior", "judge", "aligner")}
+    return Profile(name="tiny", image_size=32, dataset=root / "dataset", steps=2, **parts)

@@ -1,0 +1,136 @@
+"""The whole way, on tiny random models: what goes in, what comes out, and that nothing else decides it."""
+
+import diffusers
+import numpy as np
+import pytest
+import soundfile
+import torch
+from PIL import Image
+
+from v2f_core.errors import InputError
+from v2f_core.identity.aligner import Aligner
+from v2f_core.identity.sphere import check_unit, normalise
+from v2f_core.pipeline import Vox2FacePipeline
+from v2f_core.speech.audio import clips, read_audio
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny_profile):
+    return Vox2FacePipeline.from_profile(tiny_profile)
+
+
+@pytest.fixture(scope="module")
+def voice(tmp_path_factory):
+    path = tmp_path_factory.mktemp("voice") / "voice.wav"
+    soundfile.write(path, 0.3 * np.random.default_rng(0).uniform(-1, 1, 48_000), 16_000)
+    return path
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def pixels(output):
+    return [np.asarray(image) for image in output.images]
+
+
+def test_a_recording_gives_faces_and_a_unit_identity(pipe, voice):
+    output = pipe(str(voice), num_images=3, generator=seeded())
+    assert isinstance(pipe, diffusers.DiffusionPipeline)
+    assert [type(image) for image in output.images] == [Image.Image] * 3
+    assert {(image.size, image.mode) for image in output.images} == {((32, 32), "RGB")}
+    assert output.identity.shape == (512,)
+    check_unit(output.identity)
+    assert output.windows == 3  # 3 s: from 0, 0.625, 1.25 s
+
+
+def test_the_same_seed_gives_the_same_pixels_and_another_seed_others(pipe, voice):
+    a, b, c = (pixels(pipe(voice, 2, generator=seeded(seed))) for seed in (0, 0, 1))
+    assert np.array_equal(a, b)
+    assert not np.array_equal(a, c)
+    assert not np.array_equal(a[0], a[1])
+
+
+def test_an_image_of_its_own_generator_can_be_drawn_again_alone(pipe, voice):
+    together = pixels(pipe(voice, 3, generator=[seeded(i) for i in range(3)]))
+    alone = pixels(pipe(voice, 1, generator=[seeded(2)]))
+    assert np.abs(together[2].astype(int) - alone[0]).max() <= 1  # the batch's size moves the last bit of a float
+
+
+def test_more_images_than_fit_at_once(pipe, voice):
+    many = pixels(pipe(voice, 10, generator=[seeded(i) for i in range(10)]))
+    few = pixels(pipe(voice, 1, generator=[seeded(9)]))
+    assert len(many) == 10
+    assert np.abs(many[9].astype(int) - few[0]).max() <= 1
+
+
+def test_the_identity_is_the_aligner_of_the_mean_window(pipe, voice):
+    windows = clips(read_audio(voice))
+    expected = pipe.aligner(torch.stack([pipe.speech_encoder.embed(w[None])[0] for w in windows]).mean(0))
+    torch.testing.assert_close(pipe(voice, 1).identity, expected.detach(), atol=1e-5, rtol=0)
+
+
+def test_a_path_its_samples_and_its_windows_are_the_same_voice(pipe, voice):
+    wave = read_audio(voice)
+    for form in (str(voice), wave, clips(wave)):
+        torch.testing.assert_close(pipe.identify(form)[0], pipe.identify(voice)[0])
+
+
+def test_repeating_a_recording_does_not_change_who_is_heard(pipe, voice):
+    windows = clips(read_audio(voice))
+    torch.testing.assert_close(pipe.identify(windows.repeat(50, 1))[0], pipe.identify(windows)[0], atol=1e-5, rtol=0)
+
+
+def test_the_identity_alone_decides_what_is_drawn(pipe, voice, tiny_profile):
+    """Two voices with one identity give the same faces: nothing but ẑ crosses from sound to image."""
+
+    class Deaf(Aligner):
+        def forward(self, speaker_embedding):
+            return normalise(torch.ones(512))
+
+    deaf = Vox2FacePipeline(**{**pipe.components, "aligner": Deaf(speaker_width=16, hidden_width=8)}, num_steps=2)
+    other = torch.from_numpy(np.random.default_rng(5).uniform(-0.1, 0.1, 32_000).astype(np.float32))
+    assert np.array_equal(pixels(deaf(voice, 1, generator=seeded())), pixels(deaf(other, 1, generator=seeded())))
+    heard = pixels(pipe(voice, 1, generator=seeded()))
+    assert not np.array_equal(heard, pixels(deaf(voice, 1, generator=seeded())))
+
+
+def test_guidance_and_steps_are_settings(pipe, voice):
+    usual = pixels(pipe(voice, 1, generator=seeded()))
+    assert pipe.config.num_steps == 2
+    assert not np.array_equal(usual, pixels(pipe(voice, 1, num_steps=5, generator=seeded())))
+    assert np.array_equal(usual, pixels(pipe(voice, 1, guidance=3.0, num_steps=2, generator=seeded())))
+
+
+def test_no_gradient_is_kept(pipe, voice):
+    assert not pipe(voice, 1).identity.requires_grad
+
+
+def test_a_saved_pipeline_comes_back_the_same(pipe, voice, tmp_path):
+    pipe.save_pretrained(tmp_path)
+    back = Vox2FacePipeline.from_pretrained(tmp_path)
+    assert back.config.num_steps == 2
+    np.testing.assert_array_equal(
+        pixels(pipe(voice, 2, generator=seeded())), pixels(back(voice, 2, generator=seeded()))
+    )
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("model_index.json", "vae", "unet", "text_encoder", "tokenizer", "scheduler", "aligner", "speech_encoder"),
+    }
+    assert not list(tmp_path.rglob("*.bin"))  # no pickles
+
+
+def test_a_folder_without_a_pipeline_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"model_index\.json is missing"):
+        Vox2FacePipeline.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(("number", "generators"), [(0, None), (2, 3)])
+def test_numbers_that_make_no_sense_are_refused(pipe, voice, number, generators):
+    given = None if generators is None else [seeded()] * generators
+    with pytest.raises(InputError):
+        pipe(voice, number, generator=given)
+
+
+def test_an_aligner_of_another_encoder_is_refused(pipe):
+    with pytest.raises(InputError, match="width 16, aligner for 192"):
+        Vox2FacePipeline(**{**pipe.components, "aligner": Aligner(speaker_width=192, hidden_width=8)})

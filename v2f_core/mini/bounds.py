@@ -1,0 +1,44 @@
+"""The ceilings of Stage I on MiniVox: what its causal graph lets anybody hear of a face."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from v2f_core.evaluation.stage1_report import ALL, WITHIN, Ceiling, K
+from v2f_core.mini import ceilings, world
+
+if TYPE_CHECKING:
+    from v2f_core.training.stage1 import Pairs
+
+POOL = "ceiling"  # persons drawn for the ceilings alone
+
+
+def people(pairs: Pairs) -> list[world.Person]:
+    """The persons of MiniVox behind some pairs, whose names end in their index."""
+    return [world.person("minivox", int(name[-4:]), sex) for name, sex in zip(pairs.persons, pairs.sexes, strict=True)]
+
+
+def bounds(test: Pairs, pool: Pairs) -> dict[str, Ceiling]:
+    """The ceilings over all and within sex, for galleries as large as the test persons'.
+
+    The best cosine, C_mean, needs identities: it is of the test voices, with the posterior taken over the faces of
+    ``pool``. The best retrieval and matching, C_rank, need only the graph: they are over 1,600 persons of their own.
+    """
+    scores = ceilings.log_likelihood(people(test), people(pool))
+    parts = pool.face.split(pool.face_start.diff().tolist())
+    best, _ = ceilings.mean_and_sample(scores, np.stack([part.mean(dim=0).numpy() for part in parts]))
+    size = len(test.persons)
+    rank_all, rank_within = _rank(size), _rank(size // 2, within=True)
+    return {ALL: Ceiling(best.value, *rank_all), WITHIN: Ceiling(best.value, *rank_within)}
+
+
+@cache
+def _rank(gallery: int, within: bool = False, persons: int = 1600) -> tuple[float, float]:
+    drawn = world.population(POOL, persons)
+    scores = ceilings.log_likelihood(drawn, drawn)
+    group = np.array([within and person.sex == world.MALE for person in drawn]).astype(int)
+    found = ceilings.recall(scores, group, min(K, gallery), gallery)
+    return found.value, ceilings.matching(scores, group[:, None] == group).value

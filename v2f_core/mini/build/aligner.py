@@ -1,0 +1,30 @@
+"""Stage `aligner`: Stage I on MiniVox's training persons, validated on its validation persons."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from v2f_core.data.layouts import read_layout
+from v2f_core.identity.faces import FacePack
+from v2f_core.profiles import load_profile
+from v2f_core.provenance import folder_hash
+from v2f_core.speech.encoders import load_encoder
+from v2f_core.training.embeddings import extract_faces, extract_voices
+from v2f_core.training.stage1 import Stage1Settings, pair_up, train
+
+
+def run(work: Path, tiny: bool = False) -> None:
+    """Write work/aligner/assets/aligner/, the aligner that ships, with its history."""
+    profile = load_profile("mini")
+    manifest = read_layout(work / "minivox")
+    speech, pack = work / "speech_models" / "assets" / "ast", work / "detector" / "pack"
+    folder = work / "aligner"
+    voices = extract_voices(manifest, load_encoder("ast", speech), speech, folder / "voices", profile.clip_seconds)
+    faces = extract_faces(manifest, FacePack.from_folder(pack), pack, folder / "faces", max_bad=1.0 if tiny else 0.05)
+    training, validation = (pair_up(manifest, voices, faces, split) for split in ("train", "val"))
+    settings = Stage1Settings(**profile.stage1)
+    if tiny:
+        settings = replace(settings, steps=20, batch=4, evaluate_every=10)
+    inputs = {"dataset": "MiniVox v1", "ast_sha256": folder_hash(speech), "faces_sha256": folder_hash(pack)}
+    train(training, validation, settings, folder / "assets" / "aligner", inputs)

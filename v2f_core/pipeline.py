@@ -1,0 +1,238 @@
+"""The whole way as one diffusers pipeline: a recording in, faces out (Eq. 5)."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DiffusionPipeline, DPMSolverMultistepScheduler, UNet2DConditionModel
+from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
+from jaxtyping import Float32
+from PIL.Image import Image
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from v2f_core.diffusion.prior import Prior
+from v2f_core.errors import InputError
+from v2f_core.identity.aligner import Aligner
+from v2f_core.profiles import Profile, load_profile
+from v2f_core.speech.audio import CLIP_SECONDS, clips, read_clips
+from v2f_core.speech.encoders import ASTEncoder, ECAPAEncoder, load_encoder
+
+AT_ONCE = 8  # images denoised together: bounds the memory of a request for many
+
+
+@dataclass
+class Vox2FaceOutput(BaseOutput):
+    """What a voice gave.
+
+    Attributes:
+        images: PIL images, RGB.
+        identity: ẑ, the predicted point on the sphere of faces, float32 of norm 1.
+        windows: how many 1.25 s windows of the recording were heard.
+    """
+
+    images: list[Image]
+    identity: Float32[Tensor, 512]
+    windows: int
+
+
+class Vox2FacePipeline(DiffusionPipeline):
+    """a → v_spk → ẑ → P(ẑ) → DPM-Solver++ → VAE decode (Eq. 5).
+
+    The diffusers and transformers parts are registered as usual, so that ``pipe.unet``, ``pipe.to``, adapters and
+    ``save_pretrained`` work; beside them stand the speech encoder and the aligner, in folders of their own.
+
+    Args:
+        vae, text_encoder, tokenizer, unet, scheduler: of a :class:`~v2f_core.diffusion.prior.Prior`.
+        speech_encoder: hears a window, gives v_spk.
+        aligner: g_φ.
+        encoder: the speech encoder's kind, "ast" or "ecapa".
+        guidance: classifier-free guidance scale, 3.0 in Arc2Face's sampler; the paper gives none.
+        num_steps: of DPM-Solver++, 25 in the paper.
+        clip_seconds: length of a window.
+        speech_folder: where the speech encoder was loaded from; ``save_pretrained`` copies it.
+
+    Example:
+        >>> pipe = Vox2FacePipeline.from_profile("mini")  # doctest: +SKIP
+        >>> out = pipe("voice.wav", num_images=4, generator=torch.Generator().manual_seed(0))  # doctest: +SKIP
+        >>> out.images[0].size, out.identity.shape  # doctest: +SKIP
+        ((128, 128), torch.Size([512]))
+    """
+
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        text_encoder: CLIPTextModel,
+        tokenizer: CLIPTokenizer,
+        unet: UNet2DConditionModel,
+        scheduler: DPMSolverMultistepScheduler,
+        # both are needed; but what has no default diffusers takes for a part that it loads and saves itself
+        speech_encoder: ASTEncoder | ECAPAEncoder | None = None,
+        aligner: Aligner | None = None,
+        encoder: str = "ast",
+        guidance: float = 3.0,
+        num_steps: int = 25,
+        clip_seconds: float = CLIP_SECONDS,
+        speech_folder: str | Path | None = None,
+    ) -> None:
+        super().__init__()
+        if speech_encoder is None or aligner is None:
+            raise InputError(
+                "speech_encoder and aligner: expected both; Vox2FacePipeline.from_profile gives a whole one"
+            )
+        if speech_encoder.dim != aligner.speaker_width:
+            raise InputError(
+                f"speech encoder of width {speech_encoder.dim}, aligner for {aligner.speaker_width}: "
+                "expected an aligner that was trained on this encoder"
+            )
+        self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler)
+        self.register_to_config(encoder=encoder, guidance=guidance, num_steps=num_steps, clip_seconds=clip_seconds)
+        self.speech_encoder, self.aligner = speech_encoder, aligner
+        self.speech_folder = None if speech_folder is None else Path(speech_folder)
+
+    @classmethod
+    def from_profile(cls, profile: str | Profile | None = None, device: str = "cpu") -> Vox2FacePipeline:
+        """The pipeline of a profile's parts.
+
+        Raises:
+            InputError: no such profile, or a part of it is missing or damaged.
+        """
+        chosen = profile if isinstance(profile, Profile) else load_profile(profile)
+        prior = Prior.from_folder(chosen.part("prior"))
+        speech_folder = chosen.part(chosen.encoder)
+        pipe = cls(
+            prior.vae,
+            prior.text_encoder,
+            prior.tokenizer,
+            prior.unet,
+            prior.scheduler,
+            load_encoder(chosen.encoder, speech_folder),
+            Aligner.from_pretrained(chosen.part("aligner")),
+            chosen.encoder,
+            chosen.guidance,
+            chosen.steps,
+            chosen.clip_seconds,
+            speech_folder,
+        )
+        return pipe.to(device)
+
+    def to(self, *args: Any, **kwargs: Any) -> Vox2FacePipeline:
+        """Move every part to a device; a dtype holds for the diffusion parts, sound and identity stay float32."""
+        super().to(*args, **kwargs)
+        self.speech_encoder.to(self.unet.device)
+        self.aligner.to(self.unet.device)
+        return self
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """All parts by name, for building another pipeline from them."""
+        names = ("vae", "text_encoder", "tokenizer", "unet", "scheduler", "speech_encoder", "aligner")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def prior(self) -> Prior:
+        """The registered diffusion parts as a prior, on the pipeline's device."""
+        prior = Prior(self.unet, self.vae, self.text_encoder, self.tokenizer, self.scheduler)
+        return prior.to(self.unet.device)
+
+    @torch.no_grad()
+    def identify(
+        self, voice: str | Path | Float32[Tensor, " samples"] | Float32[Tensor, "windows samples"]
+    ) -> tuple[Float32[Tensor, 512], int]:
+        """ẑ of a voice, and how many windows were heard. The windows' speaker embeddings are averaged before g_φ.
+
+        Args:
+            voice: a recording's path, its samples (mono, 16 kHz), or windows already cut.
+        Raises:
+            InputError: the recording cannot be used.
+        """
+        if isinstance(voice, Tensor):
+            windows = clips(voice, self.config.clip_seconds) if voice.ndim == 1 else voice
+        else:
+            windows = read_clips(voice, self.config.clip_seconds)
+        parts = [self.speech_encoder.embed(part.to(self.unet.device)) for part in windows.split(64)]
+        return self.aligner(torch.cat(parts).float().mean(dim=0)).cpu(), len(windows)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        voice: str | Path | Float32[Tensor, " samples"] | Float32[Tensor, "windows samples"],
+        num_images: int = 4,
+        guidance: float | None = None,
+        num_steps: int | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+    ) -> Vox2FaceOutput:
+        """Draw faces for a voice.
+
+        Args:
+            voice: a recording's path, its samples (mono, 16 kHz), or windows already cut.
+            num_images: how many faces of the one predicted identity.
+            guidance, num_steps: in place of the pipeline's own.
+            generator: source of the noise; a list gives each image its own, so that one can be drawn again alone.
+        Raises:
+            InputError: the recording cannot be used, or a number makes no sense.
+        """
+        from diffusers.image_processor import VaeImageProcessor
+
+        if num_images < 1:
+            raise InputError(f"num_images={num_images}: expected at least 1")
+        if isinstance(generator, list) and len(generator) != num_images:
+            raise InputError(f"{len(generator)} generators for {num_images} images: expected one an image")
+        identity, windows = self.identify(voice)
+        prior = self.prior
+        noise = randn_tensor((num_images, *prior.latent_shape), generator=generator, device=prior.device)
+        faces = [
+            prior.sample(
+                identity.expand(len(part), -1),
+                num_steps=self.config.num_steps if num_steps is None else num_steps,
+                guidance=self.config.guidance if guidance is None else guidance,
+                noise=part,
+            )
+            for part in noise.split(AT_ONCE)
+        ]
+        images = VaeImageProcessor.numpy_to_pil(VaeImageProcessor.pt_to_numpy(torch.cat(faces).float() / 2 + 0.5))
+        return Vox2FaceOutput(images=images, identity=identity, windows=windows)
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """Write the diffusion parts in Stable Diffusion's layout, with ``aligner`` and ``speech_encoder`` beside them.
+
+        Raises:
+            InputError: the speech encoder was not loaded from a folder, so that there is none to copy.
+        """
+        if self.speech_folder is None:
+            raise InputError("the speech encoder has no folder to copy; give speech_folder when making the pipeline")
+        super().save_pretrained(save_directory, **kwargs)
+        self.aligner.save_pretrained(Path(save_directory) / "aligner")
+        shutil.copytree(self.speech_folder, Path(save_directory) / "speech_encoder", dirs_exist_ok=True)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Vox2FacePipeline:
+        """Load what :meth:`save_pretrained` wrote, offline.
+
+        Raises:
+            InputError: the folder is missing or is not such a pipeline's.
+        """
+        folder = Path(pretrained_model_name_or_path)
+        if not (folder / "model_index.json").is_file():
+            raise InputError(
+                f"{folder}: no pipeline here (model_index.json is missing); give a saved pipeline's folder"
+            )
+        config = cls.load_config(folder)
+        speech = load_encoder(config.get("encoder", "ast"), folder / "speech_encoder")
+        aligner = Aligner.from_pretrained(folder / "aligner")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            return super().from_pretrained(
+                folder,
+                speech_encoder=speech,
+                aligner=aligner,
+                speech_folder=folder / "speech_encoder",
+                local_files_only=True,
+                **kwargs,
+            )
