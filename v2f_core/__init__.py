@@ -16,33 +16,51 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from v2f_core.data.layouts import open_dataset, read_layout
     from v2f_core.data.manifest import Manifest
+    from v2f_core.diffusion.prior import Prior
     from v2f_core.errors import InputError
+    from v2f_core.evaluation.judge import Judge
     from v2f_core.identity.aligner import Aligner
+    from v2f_core.identity.faces import FacePack
     from v2f_core.identity.losses import AMSoftmax, InfoNCE
+    from v2f_core.pipeline import Vox2FacePipeline
     from v2f_core.profiles import Profile, load_profile
+    from v2f_core.speech.audio import read_clips
+    from v2f_core.speech.encoders import load_encoder
 
 __version__ = "0.1.0"
 __all__ = [
     "AMSoftmax",
     "Aligner",
+    "FacePack",
     "InfoNCE",
     "InputError",
+    "Judge",
     "Manifest",
+    "Prior",
     "Profile",
+    "Vox2FacePipeline",
+    "load_encoder",
     "load_profile",
     "open_dataset",
+    "read_clips",
     "read_layout",
 ]
 
 _MODULES = {
     "AMSoftmax": "identity.losses",
     "Aligner": "identity.aligner",
+    "FacePack": "identity.faces",
     "InfoNCE": "identity.losses",
     "InputError": "errors",
+    "Judge": "evaluation.judge",
     "Manifest": "data.manifest",
+    "Prior": "diffusion.prior",
     "Profile": "profiles",
+    "Vox2FacePipeline": "pipeline",
+    "load_encoder": "speech.encoders",
     "load_profile": "profiles",
     "open_dataset": "data.layouts",
+    "read_clips": "speech.audio",
     "read_layout": "data.layouts",
 }
 
