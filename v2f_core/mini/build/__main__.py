@@ -25,6 +25,7 @@ STAGES = {
     "faces_pool": "portraits of other persons than MiniVox's, to train the face models on",
     "base_speech": "Kokoro's voices speak the sentences",
     "voices_pool": "recordings of other persons than MiniVox's, to train the speech models on",
+    "voice_report": "how well voices tell persons apart, and how well their traits are heard",
     "minivox": "MiniVox: portraits, recordings, tables",
     "arcface": "the ArcFace miniature",
     "detector": "the face detector",

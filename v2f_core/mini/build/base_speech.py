@@ -11,13 +11,16 @@ from typing import Final
 from tqdm import tqdm
 
 from v2f_core.files import atomic_write
-from v2f_core.mini.build.voice import world_vocoder
 from v2f_core.mini.build.voice.calibrate import calibrate
+from v2f_core.mini.build.voice.ingredients import fetch
 from v2f_core.mini.build.voice.kokoro import RATE, REFERENCES, Kokoro, Timbre, timbre
 from v2f_core.mini.build.voice.speaker import TABLE
+from v2f_core.mini.build.voice.world_vocoder import Analysis, analyse
+from v2f_core.mini.build.voice.world_vocoder import load as load_analysis
+from v2f_core.mini.build.voice.world_vocoder import store as store_analysis
 
-# pool -> (timbres, half of them women's; sentences of each): about 20 minutes of one core
-TIMBRES: Final = {"minivox": (80, 4), "voices": (40, 5)}
+# pool -> (timbres, half of them women's; sentences of each): about 20 minutes of one core, those of pre-training first
+TIMBRES: Final = {"voices": (40, 5), "minivox": (64, 4)}
 FIXTURE: Final = Path(__file__).parent / "voice" / "fixture"
 
 
@@ -34,59 +37,45 @@ def run(work: Path, tiny: bool = False) -> None:
     folder = work / "base_speech"
     if tiny:
         shutil.copytree(FIXTURE, folder, dirs_exist_ok=True)
-        _analyse(folder)
+        for file in sorted(folder.glob("*/*.ogg")):
+            _analyse(file)
         return
-    timbres = _speak(work, folder)
-    _analyse(folder)
-    said = {
-        (f"{one.name}-{pool}", sentence): world_vocoder.load(_file(folder, pool, one, sentence, ".npz"))
-        for pool, several in timbres.items()
-        for one in several
-        for sentence in one.sentences
-    }
-    own = calibrate(said, [f"{one.name}-minivox" for one in timbres["minivox"][:REFERENCES]])
-    for pool, several in timbres.items():
+    kokoro = Kokoro(fetch(work))
+    references = [timbre("minivox", index, kokoro.voices, 0) for index in range(REFERENCES)]
+    reference_speech = _speak(kokoro, references, folder / "minivox")
+    for pool, (count, sentences) in TIMBRES.items():
+        several = [timbre(pool, index, kokoro.voices, sentences) for index in range(count)]
+        own = calibrate(_speak(kokoro, several, folder / pool), reference_speech)
         rows = [asdict(one) | own[f"{one.name}-{pool}"]._asdict() for one in several]
         with atomic_write(folder / pool / TABLE) as temporary:
             temporary.write_text(json.dumps(rows, indent=1))
 
 
-def _file(folder: Path, pool: str, one: Timbre, sentence: int, suffix: str) -> Path:
-    return folder / pool / f"{one.name}_{sentence:02d}{suffix}"
-
-
-def _speak(work: Path, folder: Path) -> dict[str, list[Timbre]]:
-    """Synthesise what is missing."""
+def _speak(kokoro: Kokoro, timbres: list[Timbre], folder: Path) -> dict[tuple[str, int], Analysis]:
+    """Synthesise and analyse what is missing: (timbre's name and pool, sentence) -> analysis."""
     import soundfile
 
-    from v2f_core.mini.build.voice.ingredients import fetch
-
-    kokoro = Kokoro(fetch(work))
-    timbres: dict[str, list[Timbre]] = {pool: [] for pool in TIMBRES}
-    # the references first: everything is calibrated against them; then what pre-training waits for
-    order = [("minivox", index) for index in range(REFERENCES)]
-    order += [("voices", index) for index in range(TIMBRES["voices"][0])]
-    order += [("minivox", index) for index in range(REFERENCES, TIMBRES["minivox"][0])]
-    for pool, index in tqdm(order, desc="base speech", unit="timbre"):
-        one = timbre(pool, index, kokoro.voices, TIMBRES[pool][1])
-        timbres[pool].append(one)
+    for one in tqdm(timbres, desc=f"base speech, {folder.name}", unit="timbre"):
         for sentence in one.sentences:
-            file = _file(folder, pool, one, sentence, ".flac")
+            file = folder / f"{one.name}_{sentence:02d}.flac"
             if not file.exists():
                 with atomic_write(file) as temporary:
                     soundfile.write(temporary, kokoro.say(one, sentence), RATE, subtype="PCM_16")
-    return timbres
+            _analyse(file)
+    return {
+        (f"{one.name}-{folder.name}", sentence): load_analysis(folder / f"{one.name}_{sentence:02d}.npz")
+        for one in timbres
+        for sentence in one.sentences
+    }
 
 
-def _analyse(folder: Path) -> None:
-    """Analyse every sentence that has no analysis yet."""
+def _analyse(file: Path) -> None:
+    """Store a sentence's analysis beside it, once."""
     import soundfile
 
-    todo = [f for f in sorted(folder.glob("*/[fm]*.*")) if f.suffix in (".flac", ".ogg")]
-    for file in tqdm(todo, desc="WORLD analysis", unit="sentence"):
-        if not file.with_suffix(".npz").exists():
-            wave, _ = soundfile.read(file, dtype="float32")
-            world_vocoder.store(file.with_suffix(".npz"), world_vocoder.analyse(wave))
+    if not file.with_suffix(".npz").exists():
+        wave, _ = soundfile.read(file, dtype="float32")
+        store_analysis(file.with_suffix(".npz"), analyse(wave))
 
 
 def make_fixture(work: Path, target: Path = FIXTURE) -> None:

@@ -1,16 +1,17 @@
-"""What each timbre has of its own: formant scale, nasal colouring and tempo, measured so that they can be divided out.
+"""What each timbre has of its own: formant scale, colour and tempo, measured so that they can be divided out.
 
-All timbres of a sex are compared with four reference timbres that say the same sentences, frame by frame after time
-alignment. What is left of a voice's vocal tract, nasality and rate is then the person's, not the synthesiser's.
+The timbres of a sex are compared with its four reference timbres, which say the same sentences, frame by frame after
+time alignment. What is left of a voice's vocal tract, spectrum and rate is then the person's, not the synthesiser's.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 from v2f_core.mini.build.voice.world_vocoder import FRAME_MS, FREQUENCIES, Analysis, warp
 
@@ -19,26 +20,19 @@ if TYPE_CHECKING:
 
 _STEP = 2  # every second frame: 10 ms
 _SCALES = np.exp(np.linspace(-0.25, 0.25, 26))
+COLOUR_HZ = np.geomspace(100, 8000, 39)  # six to the octave
 _MEL_GRID = 700 * (np.exp(np.linspace(np.log(1 + 150 / 700), np.log(1 + 5500 / 700), 80)) - 1)
 
 
+Speech = Mapping[tuple[str, int], Analysis]  # (timbre's name, sentence) -> analysis of its base speech
+
+
 class Own(NamedTuple):
-    """A timbre's own part of three voice parameters."""
+    """A timbre's own part of what a voice's parameters set."""
 
-    log_scale: float  # log formant scale against the mean of its sex
-    nasal: float  # in units of the trait ``nasal``
-    seconds: dict[int, float]  # sentence -> its mean length over all timbres
-
-
-def nasal_pattern(hertz: Float[np.ndarray, " bins"]) -> Float[np.ndarray, " bins"]:
-    """Decibels that one unit of nasality adds: a pole near 250 Hz, a zero near 1 kHz.
-
-    Example:
-        >>> nasal_pattern(np.array([250.0, 1000.0])).round(1)
-        array([ 3., -5.])
-    """
-    octave = np.log2(np.maximum(hertz, 20) / 1000)
-    return 3 * np.exp(-0.5 * ((octave + 2) / 0.4) ** 2) - 5 * np.exp(-0.5 * (octave / 0.35) ** 2)
+    log_scale: float  # log formant scale against the references of its sex
+    colour_db: tuple[float, ...]  # mean voiced spectrum against the references', at COLOUR_HZ
+    seconds: dict[int, float]  # sentence -> its mean length by the references
 
 
 def log_scale_between(one: Analysis, other: Analysis) -> float:
@@ -92,53 +86,53 @@ def align(
     while i and j:
         path.append((i - 1, j - 1))
         i, j = min(((i - 1, j - 1), (i - 1, j), (i, j - 1)), key=lambda at: total[at])
-    return tuple(np.array(path[::-1]).T)  # type: ignore[return-value]
+    return tuple(np.array(path[::-1]).T)
 
 
-def calibrate(said: Mapping[tuple[str, int], Analysis], references: Iterable[str]) -> dict[str, Own]:
-    """Measure every timbre's own parameters; names start with their sex.
+def calibrate(said: Speech, references: Speech) -> dict[str, Own]:
+    """Measure every timbre's own parameters, against the mean of the reference timbres of its sex.
 
     Args:
-        said: (timbre's name, sentence) -> analysis of its base speech.
-        references: timbres that say every sentence; each is compared with those of its own sex.
+        said: the timbres to calibrate, the references among them or not; a name starts with the sex, "f" or "m".
+        references: timbres that say every sentence.
     """
-    references = list(references)
-    scales: dict[tuple[str, int, str], float] = {
-        (name, sentence, reference): -log_scale_between(part, said[reference, sentence])
-        for (name, sentence), part in said.items()
-        for reference in references
-        if reference[0] == name[0] and reference != name
+    said = {**references, **said}
+    names = {name for name, _ in references}
+    scales = {
+        (name, sentence, other): -log_scale_between(part, references[other, sentence])
+        for (name, sentence), part in tqdm(said.items(), desc="calibration", unit="sentence")
+        for other in sorted(names)
+        if other[0] == name[0] and other != name
     }
-    log_scale = _two_way(scales)
-    nasal = _two_way({(n, s, n[0]): _nasality(part, log_scale[n]) for (n, s), part in said.items()})
+    log_scale = {name: float(value) for name, value in _two_way(scales, names).items()}
+    colour = _two_way({(n, s, n[0]): _colour(part, log_scale[n]) for (n, s), part in said.items()}, names)
     lengths = defaultdict(list)
-    for (_, sentence), part in said.items():
+    for (_, sentence), part in references.items():
         lengths[sentence].append(part.f0.size * FRAME_MS / 1000)
     seconds = {sentence: float(np.mean(values)) for sentence, values in sorted(lengths.items())}
-    return {name: Own(log_scale[name], nasal[name], seconds) for name in log_scale}
+    return {name: Own(log_scale[name], tuple(colour[name].round(2).tolist()), seconds) for name in log_scale}
 
 
-def _two_way(values: Mapping[tuple[str, int, str], float]) -> dict[str, float]:
-    """Split value(name, sentence, reference) into a part of the name and a part of (sentence, reference); centre."""
-    name_part: dict[str, float] = defaultdict(float)
+def _two_way(values: Mapping[tuple[str, int, str], Any], zero: Collection[str]) -> dict[str, Any]:
+    """Split value(name, sentence, other), a number or an array, into a part of the name and one of (sentence, other).
+
+    The names' parts are centred so that those in ``zero`` have a mean of 0 within each sex.
+    """
+    name_part: dict[str, Any] = defaultdict(float)
     for _ in range(20):
-        rest = defaultdict(list)
-        for (name, sentence, reference), value in values.items():
-            rest[sentence, reference].append(value - name_part[name])
-        pair_part = {key: np.median(group) for key, group in rest.items()}
-        own = defaultdict(list)
-        for (name, sentence, reference), value in values.items():
-            own[name].append(value - pair_part[sentence, reference])
-        name_part = defaultdict(float, {name: float(np.mean(group)) for name, group in own.items()})
-    means = {sex: np.mean([v for n, v in name_part.items() if n[0] == sex]) for sex in {n[0] for n in name_part}}
-    return {name: float(value - means[name[0]]) for name, value in name_part.items()}
+        rest, own = defaultdict(list), defaultdict(list)
+        for (name, *pair), value in values.items():
+            rest[tuple(pair)].append(value - name_part[name])
+        pair_part = {pair: np.median(group, 0) for pair, group in rest.items()}
+        for (name, *pair), value in values.items():
+            own[name].append(value - pair_part[tuple(pair)])
+        name_part = {name: np.mean(group, 0) for name, group in own.items()}
+    means = {sex: np.mean([name_part[n] for n in zero if n[0] == sex], 0) for sex in {n[0] for n in name_part}}
+    return {name: value - means[name[0]] for name, value in name_part.items()}
 
 
-def _nasality(part: Analysis, log_scale: float) -> float:
-    """How much of the nasal pattern the mean voiced spectrum holds, in the trait's units."""
-    loud = part.f0 > 0
-    mean_db = warp(part.log_envelope[loud].mean(0, keepdims=True), float(np.exp(-log_scale)))[0] * 10 / np.log(10)
-    hertz = np.geomspace(120, 3000, 60)
-    octave = np.log2(hertz / 1000)
-    basis = np.stack([nasal_pattern(hertz), np.ones_like(octave), octave], 1)
-    return float(np.linalg.lstsq(basis, np.interp(hertz, FREQUENCIES, mean_db), rcond=None)[0][0])
+def _colour(part: Analysis, log_scale: float) -> Float[np.ndarray, " points"]:
+    """The mean voiced spectrum in decibels, level taken out, once the timbre's own formant scale is taken out."""
+    mean = warp(part.log_envelope[part.f0 > 0].mean(0, keepdims=True), float(np.exp(-log_scale)))[0]
+    colour = np.interp(COLOUR_HZ, FREQUENCIES, mean * 10 / np.log(10))
+    return colour - colour.mean()

@@ -13,7 +13,7 @@ import numpy as np
 
 from v2f_core.errors import InputError
 from v2f_core.mini.build.voice import room
-from v2f_core.mini.build.voice.calibrate import Own, nasal_pattern
+from v2f_core.mini.build.voice.calibrate import COLOUR_HZ, Own
 from v2f_core.mini.build.voice.kokoro import RATE, Timbre
 from v2f_core.mini.build.voice.world_vocoder import FRAME_MS, FREQUENCIES, Analysis, load, synthesise, warp
 from v2f_core.mini.world import VOICE_UNITS, Person, VoiceTraits
@@ -25,8 +25,8 @@ TABLE = "timbres.json"
 TEMPO_PER_RATE = 0.12  # log tempo per unit of the trait ``rate``
 
 # Private factors: chosen here so that voices differ, after no source.
-_TILT_SD_DB = 0.8  # per octave
-_RIDGES, _RIDGE_SD_DB, _RIDGE_OCTAVES = 4, 3.5, 0.33
+_TILT_SD_DB = 0.5  # per octave
+_RIDGES, _RIDGE_SD_DB, _RIDGE_OCTAVES = 4, 3.0, 0.2
 _RANGE_SD = 0.2  # of log intonation range
 
 # What changes from one utterance of a voice to the next.
@@ -72,9 +72,10 @@ def load_timbres(folder: Path) -> tuple[BaseVoice, ...]:
         raise InputError(f"{table}: not there; run `python -m v2f_core.mini.build base_speech` first")
     voices = []
     for row in json.loads(table.read_text()):
-        own = Own(row.pop("log_scale"), row.pop("nasal"), {int(k): v for k, v in row.pop("seconds").items()})
-        blends = {key: tuple((name, weight) for name, weight in row.pop(key)) for key in ("sound", "prosody")}
-        voices.append(BaseVoice(Timbre(**blends, sentences=tuple(row.pop("sentences")), **row), own, folder))
+        own = Own(row["log_scale"], tuple(row["colour_db"]), {int(k): v for k, v in row["seconds"].items()})
+        sound, prosody = (tuple((name, weight) for name, weight in row[key]) for key in ("sound", "prosody"))
+        timbre = Timbre(row["name"], row["sex"], row["accent"], sound, prosody, tuple(row["sentences"]))
+        voices.append(BaseVoice(timbre, own, folder))
     return tuple(voices)
 
 
@@ -136,8 +137,10 @@ class Voice:
         return mean / self.traits.vtl * float(np.exp(-self.base.own.log_scale))
 
     def _colour_db(self) -> Float[np.ndarray, " bins"]:
-        """Nasality, tilt and private ridges."""
-        gain = (self.traits.nasal - self.base.own.nasal) * nasal_pattern(FREQUENCIES) + self.tilt_db * _OCTAVE
+        """Nasality, tilt and private ridges, and the timbre's own colour taken out."""
+        mean, _ = VOICE_UNITS[self.base.timbre.sex]["vtl"]
+        own = np.interp(FREQUENCIES * self.traits.vtl / mean, COLOUR_HZ, self.base.own.colour_db)
+        gain = self.traits.nasal * nasal_pattern(FREQUENCIES) + self.tilt_db * _OCTAVE - own
         for hertz, height in self.ridges:
             gain = gain + height * np.exp(-0.5 * ((_OCTAVE - np.log2(hertz / 1000)) / _RIDGE_OCTAVES) ** 2)
         return gain
@@ -178,8 +181,8 @@ class Roughness:
         """
         z = float(np.clip(z, -3, 3))
         strength = float(np.exp(0.6 * z))
-        breath = 1 / (1 + float(np.exp(0.9 - 0.8 * z)))
-        return cls(0.012 * strength, 0.8 * strength, 0.006 * strength, breath, -0.6 * z)
+        breath = 1 / (1 + float(np.exp(0.5 - 1.0 * z)))
+        return cls(0.012 * strength, 1.4 * strength, 0.006 * strength, breath, -1.0 * z)
 
     def breathe(self, part: Analysis, rng: np.random.Generator) -> Analysis:
         """Add shimmer, breath noise and tilt to the voiced frames."""
@@ -189,6 +192,17 @@ class Roughness:
         high = np.linspace(0.3, 1.0, FREQUENCIES.size)  # breath is mostly high
         noise = part.aperiodicity + voiced * (1 - part.aperiodicity) * self.breath * high
         return Analysis(part.f0, envelope, np.clip(noise, 1e-3, 1 - 1e-6))
+
+
+def nasal_pattern(hertz: Float[np.ndarray, " bins"]) -> Float[np.ndarray, " bins"]:
+    """Decibels that one unit of nasality adds: a pole near 250 Hz, a zero near 1 kHz.
+
+    Example:
+        >>> nasal_pattern(np.array([250.0, 1000.0])).round(1)
+        array([ 2., -4.])
+    """
+    octave = np.log2(np.maximum(hertz, 20) / 1000)
+    return 2 * np.exp(-0.5 * ((octave + 2) / 0.4) ** 2) - 4 * np.exp(-0.5 * (octave / 0.35) ** 2)
 
 
 def voice_of(person: Person, timbres: Sequence[BaseVoice]) -> Voice:
@@ -207,8 +221,8 @@ def voice_of(person: Person, timbres: Sequence[BaseVoice]) -> Voice:
     rng = np.random.default_rng(person.voice_seed)
     base = same[int(rng.integers(len(same)))]
     ridges = tuple(
-        # between 1.6 and 7 kHz, clear of the nasal pattern
-        (float(1600 * 4.4 ** rng.random()), float(_RIDGE_SD_DB * rng.standard_normal()))
+        # between 2.8 and 7 kHz, clear of the nasal pattern and of the formants that tell the tract's length
+        (float(2800 * 2.5 ** rng.random()), float(_RIDGE_SD_DB * rng.standard_normal()))
         for _ in range(_RIDGES)
     )
     f0_range = float(np.clip(np.exp(_RANGE_SD * rng.standard_normal()), 0.6, 1.6))
