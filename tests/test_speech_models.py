@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from v2f_core.mini.build import speech_features as sf
-from v2f_core.mini.build.speech_models import RECIPES, TRAITS, Pool, targets, train, trait_loss
+from v2f_core.mini.build.speech_models import RECIPES, TRAITS, Pool, measure, targets, train, trait_loss
 from v2f_core.mini.world import VOICE_UNITS, population
 from v2f_core.speech.encoders import ASTEncoder, ECAPAEncoder
 
@@ -144,3 +144,38 @@ def test_a_resumed_training_ends_where_an_unbroken_one_does(
         torch.testing.assert_close(resumed[0].state_dict()[key], value, msg=key)
     assert unbroken[1].weight.shape == (9, recipe.dim)  # three persons at three speeds
     assert len(TRAITS) == 7
+
+
+# ---- measuring ----
+
+
+class Oracle:
+    """Hears a person's number, which is written into the samples, and answers with the body behind it."""
+
+    dim, sample_rate = 14, 16_000
+
+    def __init__(self, pool: Pool) -> None:
+        truth = targets(pool.persons)
+        self.rows = torch.cat([truth, torch.randn(truth.shape, generator=generator())], 1)
+
+    def embed(self, waves: torch.Tensor) -> torch.Tensor:
+        return self.rows[(waves[:, 0] * 32_768).round().long()]
+
+
+def numbered_pool(persons: int) -> Pool:
+    person = np.repeat(np.arange(persons), 2)
+    return Pool([np.full(20_000, i, np.int16) for i in person], person, population("a test", persons))
+
+
+def test_what_is_in_the_embedding_is_found_and_nothing_else() -> None:
+    pool = numbered_pool(60)
+    found = measure(Oracle(pool), pool, pool)
+    assert found["equal_error_rate"] == {"all": 0.0, "women": 0.0, "men": 0.0}
+    assert found["sex_accuracy"] == 1.0
+    assert min(found["r2_within_sex"].values()) > 0.95
+    assert list(found["r2_within_sex"]) == list(TRAITS[:-1])
+
+    deaf = Oracle(pool)
+    deaf.rows = torch.randn(deaf.rows.shape, generator=generator(1))
+    found = measure(deaf, pool, pool)
+    assert max(found["r2_within_sex"].values()) < 0.2

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -31,6 +31,7 @@ ECAPA_FILES = (
 )
 
 
+@runtime_checkable
 class SpeechEncoder(Protocol):
     """What the rest of the house needs of an encoder; both classes below are also ``nn.Module``."""
 

@@ -35,9 +35,9 @@ from v2f_core.mini.build.voice_report import explained
 from v2f_core.mini.build.voices_pool import POOL, record
 from v2f_core.mini.world import FEMALE, MALE, Person, population, standard_age, voice_z
 from v2f_core.speech.audio import clips
-from v2f_core.speech.encoders import ASTEncoder, ECAPAEncoder, load_encoder
+from v2f_core.speech.encoders import SpeechEncoder, load_encoder
 
-TEST_PERSONS = 160  # of MiniVox, five fresh recordings each
+TEST_PERSONS = 120  # of MiniVox, five fresh recordings each
 SEED, MARGIN, SAVE_SECONDS = 7, 0.25, 60.0
 SPEEDS = (1.0, 0.94, 1.06)
 TRAITS = ("f0", "vtl", "rough", "rate", "nasal", "age", "sex")
@@ -62,11 +62,11 @@ class Recipe(NamedTuple):
 RECIPES = {
     "ast": Recipe(
         new_ast, sf.ast_filter_bank, sf.LN, 123, lambda net, x: net(sf.to_ast(x)).last_hidden_state[:, 0], 128,
-        steps=2400, batch=64, rate=1e-3, trait_weight=1.0, bfloat16=False,
+        steps=2200, batch=64, rate=1e-3, trait_weight=1.0, bfloat16=False,
     ),
     "ecapa": Recipe(
         new_ecapa, sf.ecapa_filter_bank, sf.DECIBEL, 126, lambda net, x: net(sf.to_ecapa(x)).squeeze(1), ECAPA_DIM,
-        steps=1400, batch=64, rate=2e-3, trait_weight=0.2, bfloat16=True,
+        steps=1200, batch=64, rate=2e-3, trait_weight=0.2, bfloat16=True,
     ),
 }  # fmt: skip
 
@@ -167,12 +167,12 @@ def train(name: str, recipe: Recipe, pool: Pool, out: Path) -> tuple[nn.Module, 
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.rate, recipe.steps, pct_start=0.15)
     parts: dict[str, Any] = {"modules": modules, "optimiser": optimiser, "schedule": schedule}
     state, start = out / f"{name}.pt", 0
+    recent: list[Tensor] = []
     if state.exists():
         saved = torch.load(state, weights_only=True)
-        start = saved["step"]
+        start, recent = saved["step"], [saved["seen"]]
         for key, part in parts.items():
             part.load_state_dict(saved[key])
-    recent: list[Tensor] = []
     saved_at = time.monotonic()
     modules.train()
     bar = tqdm(range(start, recipe.steps), initial=start, total=recipe.steps, desc=f"train {name}", mininterval=5)
@@ -193,13 +193,14 @@ def train(name: str, recipe: Recipe, pool: Pool, out: Path) -> tuple[nn.Module, 
         recent = [*recent[-15:], v.detach()]
         bar.set_postfix(who=f"{who.item():.2f}", what=f"{what.item():.2f}", refresh=False)
         if time.monotonic() - saved_at > SAVE_SECONDS or step + 1 == recipe.steps:
+            progress = {"step": step + 1, "seen": torch.cat(recent)}
             with atomic_write(state) as path:
-                torch.save({key: part.state_dict() for key, part in parts.items()} | {"step": step + 1}, path)
+                torch.save({key: part.state_dict() for key, part in parts.items()} | progress, path)
             saved_at = time.monotonic()
     return modules["net"].eval(), am, torch.cat(recent)
 
 
-def measure(encoder: ASTEncoder | ECAPAEncoder, heard: Pool, unheard: Pool) -> dict[str, Any]:
+def measure(encoder: SpeechEncoder, heard: Pool, unheard: Pool) -> dict[str, Any]:
     """How well recordings' embeddings (the mean over their clips) tell persons, sex and traits.
 
     Args:
@@ -225,7 +226,7 @@ def measure(encoder: ASTEncoder | ECAPAEncoder, heard: Pool, unheard: Pool) -> d
     }
 
 
-def embeddings(encoder: ASTEncoder | ECAPAEncoder, waves: Sequence[np.ndarray]) -> Float[np.ndarray, "recordings dim"]:
+def embeddings(encoder: SpeechEncoder, waves: Sequence[np.ndarray]) -> Float[np.ndarray, "recordings dim"]:
     """The mean of each recording's clips' embeddings; ``waves`` are int16."""
     floats = (torch.from_numpy(wave.astype(np.float32) / 32_768) for wave in tqdm(waves, desc="embed"))
     return np.stack([encoder.embed(clips(wave)).mean(0).numpy() for wave in floats])
