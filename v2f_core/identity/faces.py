@@ -106,9 +106,7 @@ def find_nets(folder: str | Path) -> tuple[Path, Path]:
 
     folder = Path(folder)
     if not folder.is_dir():
-        raise InputError(
-            f"{folder}: no such folder; give an insightface pack, a folder with det_*.onnx and an ArcFace net"
-        )
+        raise InputError(f"{folder}: no such folder; give an insightface pack (det_*.onnx and an ArcFace net)")
     found: dict[str, Path] = {}
     for path in sorted(folder.glob("*.onnx")):
         try:
@@ -147,9 +145,9 @@ class FacePack:
     """A detector and an ArcFace net: images in, unit identities out.
 
     Example:
-        >>> from v2f_core.profiles import MINI_ASSETS  # doctest: +SKIP
-        >>> pack = FacePack.from_folder(MINI_ASSETS / "faces")  # doctest: +SKIP
-        >>> identities, found = pack.embed([image])  # doctest: +SKIP
+        >>> FacePack.from_folder("my_pack")
+        Traceback (most recent call last):
+        v2f_core.errors.InputError: my_pack: no such folder; give an insightface pack (det_*.onnx and an ArcFace net)
     """
 
     def __init__(self, detector: Any, arcface: Any, arcface_path: Path, det_size: int = 640) -> None:

@@ -25,7 +25,7 @@ from v2f_core.identity.faces import CROP, align
 
 HELD_OUT = 300
 SCALE, MARGIN = 32.0, 0.35
-STEPS = 3_200
+STEPS = 1_400
 CHANNELS, BLOCKS = (32, 64, 128), (1, 3, 1)
 
 
@@ -144,7 +144,7 @@ def features(net: nn.Module, crops: UInt8[np.ndarray, "n 112 112 3"]) -> Float[n
     return F.normalize(torch.cat(parts), dim=1).numpy()
 
 
-def verification(z: Float[np.ndarray, "n 512"], person: Int[np.ndarray, " n"]) -> dict[str, float]:
+def verification(z: Float[np.ndarray, "n 512"], person: Int[np.ndarray, " n"]) -> dict[str, float | int]:
     """Rank-1 (first view of each person against second views), equal error rate, and cosines of pairs.
 
     Example:

@@ -22,7 +22,7 @@ from v2f_core.evaluation.judge import Judge
 from v2f_core.files import atomic_write
 
 WIDTHS = (16, 32, 64, 64, 112, 112)
-STEPS, BATCH = 2_400, 64
+STEPS, BATCH = 2_000, 64
 
 
 def config(classes: int) -> dict[str, object]:
