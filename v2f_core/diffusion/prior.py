@@ -1,0 +1,260 @@
+"""The identity-conditioned prior: a latent diffusion model that draws faces of a point on the sphere of identities.
+
+The folder is Stable Diffusion's (``model_index.json``, ``unet``, ``vae``, ``text_encoder``, ``tokenizer``,
+``scheduler``); the interface P(·) from identity to cross-attention tokens is Arc2Face's (Papantoniou et al., ECCV 2024;
+Eq. 3 and 11 of the paper). For the full size put Arc2Face's ``arc2face`` folder as ``unet`` and its ``encoder`` as
+``text_encoder`` into a copy of Stable Diffusion 1.5; the miniature is the same classes, narrow.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from v2f_core.errors import InputError
+from v2f_core.identity.sphere import check_unit
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+PROMPT, PLACEHOLDER = "photo of a id person", "id"  # the identity takes the place of the placeholder's embedding
+IDENTITY_DIM = 512
+PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+
+
+class Prior(nn.Module):
+    """Text encoder, UNet and VAE of one folder, with the noise schedule they were trained under.
+
+    A module: ``.to(device)``, ``.requires_grad_(False)`` and adapters on ``.unet`` and ``.text_encoder`` work as usual.
+
+    Example:
+        >>> from v2f_core.profiles import load_profile  # doctest: +SKIP
+        >>> prior = Prior.from_folder(load_profile().part("prior"))  # doctest: +SKIP
+        >>> faces = prior.sample(identity, generator=torch.Generator().manual_seed(0))  # doctest: +SKIP
+    """
+
+    alphas_cumprod: Tensor
+
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        vae: AutoencoderKL,
+        text_encoder: CLIPTextModel,
+        tokenizer: CLIPTokenizer,
+        scheduler: DPMSolverMultistepScheduler,
+    ) -> None:
+        """Put the parts together.
+
+        Raises:
+            InputError: the tokenizer splits the placeholder, or the text encoder is narrower than an identity.
+        """
+        super().__init__()
+        self.unet, self.vae, self.text_encoder = unet, vae, text_encoder
+        self.tokenizer, self.scheduler = tokenizer, scheduler
+        width = text_encoder.config.hidden_size
+        if width < IDENTITY_DIM:
+            raise InputError(f"text_encoder: {width} wide, expected at least {IDENTITY_DIM}, the size of an identity")
+        token = tokenizer.encode(PLACEHOLDER, add_special_tokens=False)
+        if len(token) != 1:
+            raise InputError(
+                f"tokenizer: '{PLACEHOLDER}' makes {len(token)} tokens, expected one; use CLIP's vocabulary"
+            )
+        self.placeholder = int(token[0])
+        self._prompt: Tensor
+        self.register_buffer("_prompt", self._tokens(PROMPT), persistent=False)
+        self.register_buffer("_empty", self._tokens(""), persistent=False)
+        self.register_buffer("alphas_cumprod", scheduler.alphas_cumprod.float(), persistent=False)
+
+    @classmethod
+    def from_folder(cls, folder: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Prior:
+        """Load a folder in Stable Diffusion's layout, offline, for inference (modules in eval mode).
+
+        Args:
+            folder: miniature or full size; the scheduler's file may be of any kind, its betas are read.
+            device: where the weights go.
+            dtype: what the weights are cast to, whatever they are stored in.
+        Raises:
+            InputError: the folder or a part of it is missing or cannot be read.
+
+        Example:
+            >>> Prior.from_folder("nowhere")
+            Traceback (most recent call last):
+            v2f_core.errors.InputError: nowhere: no Stable Diffusion folder (model_index.json is missing); …
+        """
+        from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, UNet2DConditionModel
+        from transformers import CLIPTextModel, CLIPTokenizer
+
+        folder = Path(folder)
+        if not (folder / "model_index.json").is_file():
+            raise InputError(
+                f"{folder}: no Stable Diffusion folder (model_index.json is missing); "
+                f"give one that holds {', '.join(PARTS)}"
+            )
+        if missing := [part for part in PARTS if not (folder / part).is_dir()]:
+            raise InputError(f"{folder / missing[0]}: missing; a Stable Diffusion folder holds {', '.join(PARTS)}")
+        options: dict[str, Any] = {"local_files_only": True}
+        try:
+            prior = cls(
+                UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=dtype, **options),
+                AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=dtype, **options),
+                CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=dtype, **options),
+                CLIPTokenizer.from_pretrained(folder / "tokenizer", **options),
+                DPMSolverMultistepScheduler.from_pretrained(folder / "scheduler", **options),
+            )
+        except (OSError, KeyError, TypeError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{folder}: a part cannot be read ({reason}); copy the folder again") from error
+        return prior.eval().to(device)
+
+    def _tokens(self, prompt: str) -> Int[Tensor, "1 tokens"]:
+        return self.tokenizer(
+            prompt,
+            padding="max_length",
+            max_length=self.tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        ).input_ids
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.alphas_cumprod.device
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the latents of an image."""
+        side = self.unet.config.sample_size
+        return (self.unet.config.in_channels, side, side)
+
+    def condition(self, identity: Float[Tensor, "batch 512"]) -> Float[Tensor, "batch tokens width"]:
+        """P(z): identities to the UNet's cross-attention tokens (Eq. 3 and 11), differentiable in them.
+
+        The prompt is "photo of a id person". The unit vector, padded with zeros from 512 to the text encoder's width,
+        replaces the input embedding of the token ``id`` by a hook that lives for this call only. The positions are
+        added afterwards, as for any other token.
+
+        Raises:
+            InputError: an identity is not of unit length.
+        """
+        table = self.text_encoder.get_input_embeddings()
+        padded = F.pad(check_unit(identity), (0, table.embedding_dim - IDENTITY_DIM))
+
+        def replace(_: nn.Module, inputs: tuple[Tensor], embedded: Tensor) -> Tensor:
+            return torch.where((inputs[0] == self.placeholder)[..., None], padded[:, None].to(embedded), embedded)
+
+        hook = table.register_forward_hook(replace)
+        try:
+            return self.text_encoder(self._prompt.expand(len(identity), -1)).last_hidden_state
+        finally:
+            hook.remove()
+
+    def null(self, batch: int) -> Float[Tensor, "batch tokens width"]:
+        """The encoded empty prompt, once for each of a batch: what guidance steers away from."""
+        return self.text_encoder(self._empty).last_hidden_state.expand(batch, -1, -1)
+
+    def encode(
+        self, images: Float[Tensor, "batch 3 height width"], generator: torch.Generator | None = None
+    ) -> Float[Tensor, "batch 4 h w"]:
+        """Images in [-1, 1] to latents of about unit variance, an eighth of the size.
+
+        Args:
+            images: RGB in [-1, 1].
+            generator: draws from the VAE's posterior; without one its mode is taken.
+        """
+        posterior = self.vae.encode(images).latent_dist
+        latents = posterior.mode() if generator is None else posterior.sample(generator)
+        return latents * self.vae.config.scaling_factor
+
+    def decode(self, latents: Float[Tensor, "batch 4 h w"]) -> Float[Tensor, "batch 3 height width"]:
+        """Latents to RGB images, clipped to [-1, 1] (the last step of Eq. 5)."""
+        return self.vae.decode(latents / self.vae.config.scaling_factor).sample.clamp(-1, 1)
+
+    def predict(
+        self,
+        z_t: Float[Tensor, "batch 4 h w"],
+        t: Int[Tensor, " batch"] | Int[Tensor, ""] | int,
+        c: Float[Tensor, "batch tokens width"],
+    ) -> Float[Tensor, "batch 4 h w"]:
+        """ε_θ(z_t, c, t): the noise that the UNet sees in z_t."""
+        return self.unet(z_t, t, c).sample
+
+    def add_noise(
+        self, z_0: Float[Tensor, "batch 4 h w"], noise: Float[Tensor, "batch 4 h w"], t: Int[Tensor, " batch"]
+    ) -> Float[Tensor, "batch 4 h w"]:
+        """z_t = √ᾱ_t z_0 + √(1 − ᾱ_t) ε."""
+        a = self._alpha(t)
+        return a.sqrt() * z_0 + (1 - a).sqrt() * noise
+
+    def one_step_x0(
+        self, z_t: Float[Tensor, "batch 4 h w"], t: Int[Tensor, " batch"], noise: Float[Tensor, "batch 4 h w"]
+    ) -> Float[Tensor, "batch 4 h w"]:
+        """ẑ_0 = (z_t − √(1 − ᾱ_t) ε) / √ᾱ_t: the clean latents that a predicted noise implies (for Eq. 13)."""
+        a = self._alpha(t)
+        return (z_t - (1 - a).sqrt() * noise) / a.sqrt()
+
+    def _alpha(self, t: Tensor) -> Tensor:
+        return self.alphas_cumprod[t.to(self.device)].view(-1, 1, 1, 1)
+
+    def denoise(
+        self,
+        noise: Float[Tensor, "batch 4 h w"],
+        c: Float[Tensor, "batch tokens width"],
+        num_steps: int = 25,
+        guidance: float = 3.0,
+    ) -> Float[Tensor, "batch 4 h w"]:
+        """From pure noise to clean latents by DPM-Solver++(2M), guided away from the null condition.
+
+        Args:
+            noise: standard normal latents.
+            c: tokens of `condition`.
+            num_steps: solver steps, each one pass of the UNet (on a double batch when guided).
+            guidance: s in ε(null) + s·(ε(c) − ε(null)); 1 leaves the null condition out.
+        Raises:
+            InputError: ``num_steps`` is not positive.
+        """
+        from diffusers import DPMSolverMultistepScheduler
+
+        if num_steps < 1:
+            raise InputError(f"num_steps {num_steps}: expected a positive number of solver steps (25 is usual)")
+        solver = DPMSolverMultistepScheduler.from_config(self.scheduler.config)  # a fresh one: solvers keep a history
+        solver.set_timesteps(num_steps, device=self.device)
+        guided = guidance != 1.0
+        tokens = torch.cat([self.null(len(c)).to(c), c]) if guided else c
+        z = noise * solver.init_noise_sigma
+        for t in solver.timesteps:
+            predicted = self.predict(torch.cat([z, z]) if guided else z, t, tokens)
+            if guided:
+                without, given = predicted.chunk(2)
+                predicted = without + guidance * (given - without)
+            z = solver.step(predicted, t, z).prev_sample
+        return z
+
+    @torch.no_grad()
+    def sample(
+        self,
+        identity: Float[Tensor, "batch 512"],
+        num_steps: int = 25,
+        guidance: float = 3.0,
+        generator: torch.Generator | None = None,
+        noise: Float[Tensor, "batch 4 h w"] | None = None,
+    ) -> Float[Tensor, "batch 3 height width"]:
+        """Draw one face for each identity (Eq. 5 from P on): RGB in [-1, 1].
+
+        Args:
+            identity: unit vectors; repeat one to draw it several times.
+            num_steps, guidance: see `denoise`.
+            generator: source of the noise; the same seed gives the same faces.
+            noise: standard normal latents to start from in place of the generator's.
+        """
+        if noise is None:
+            source = generator.device if generator is not None else self.device
+            noise = torch.randn(len(identity), *self.latent_shape, generator=generator, device=source)
+        weights = self.unet.dtype
+        c = self.condition(identity.to(self.device))
+        return self.decode(self.denoise(noise.to(self.device, weights), c.to(weights), num_steps, guidance))
