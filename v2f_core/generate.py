@@ -82,7 +82,7 @@ def generate(
     result = pipe(windows, num_images=num_images, generator=[torch.Generator().manual_seed(s) for s in seeds])
     drawn = time.perf_counter()
 
-    made = {"weights_sha256": weights, "guidance": pipe.config.guidance, "steps": pipe.config.num_steps}
+    made = {"weights_sha256": weights, "guidance": pipe.config["guidance"], "steps": pipe.config["num_steps"]}
     names = [f"{voice.stem}_{i}.png" for i in range(num_images)]
     with staged(out) as stage:
         for name, image, s in zip(names, result.images, seeds, strict=True):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import warnings
 from dataclasses import dataclass
@@ -9,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, DPMSolverMultistepScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, UNet2DConditionModel
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float32
@@ -153,9 +156,9 @@ class Vox2FacePipeline(DiffusionPipeline):
             InputError: the recording cannot be used.
         """
         if isinstance(voice, Tensor):
-            windows = clips(voice, self.config.clip_seconds) if voice.ndim == 1 else voice
+            windows = clips(voice, self.config["clip_seconds"]) if voice.ndim == 1 else voice
         else:
-            windows = read_clips(voice, self.config.clip_seconds)
+            windows = read_clips(voice, self.config["clip_seconds"])
         parts = [self.speech_encoder.embed(part.to(self.unet.device)) for part in windows.split(64)]
         return self.aligner(torch.cat(parts).float().mean(dim=0)).cpu(), len(windows)
 
@@ -190,8 +193,8 @@ class Vox2FacePipeline(DiffusionPipeline):
         faces = [
             prior.sample(
                 identity.expand(len(part), -1),
-                num_steps=self.config.num_steps if num_steps is None else num_steps,
-                guidance=self.config.guidance if guidance is None else guidance,
+                num_steps=self.config["num_steps"] if num_steps is None else num_steps,
+                guidance=self.config["guidance"] if guidance is None else guidance,
                 noise=part,
             )
             for part in noise.split(AT_ONCE)
@@ -199,7 +202,7 @@ class Vox2FacePipeline(DiffusionPipeline):
         images = VaeImageProcessor.numpy_to_pil(VaeImageProcessor.pt_to_numpy(torch.cat(faces).float() / 2 + 0.5))
         return Vox2FaceOutput(images=images, identity=identity, windows=windows)
 
-    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike[Any], *args: Any, **kwargs: Any) -> None:
         """Write the diffusion parts in Stable Diffusion's layout, with ``aligner`` and ``speech_encoder`` beside them.
 
         Raises:
@@ -207,12 +210,12 @@ class Vox2FacePipeline(DiffusionPipeline):
         """
         if self.speech_folder is None:
             raise InputError("the speech encoder has no folder to copy; give speech_folder when making the pipeline")
-        super().save_pretrained(save_directory, **kwargs)
+        super().save_pretrained(save_directory, *args, **kwargs)
         self.aligner.save_pretrained(Path(save_directory) / "aligner")
         shutil.copytree(self.speech_folder, Path(save_directory) / "speech_encoder", dirs_exist_ok=True)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Vox2FacePipeline:
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[Any], **kwargs: Any) -> Vox2FacePipeline:
         """Load what :meth:`save_pretrained` wrote, offline.
 
         Raises:
@@ -223,7 +226,7 @@ class Vox2FacePipeline(DiffusionPipeline):
             raise InputError(
                 f"{folder}: no pipeline here (model_index.json is missing); give a saved pipeline's folder"
             )
-        config = cls.load_config(folder)
+        config = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
         speech = load_encoder(config.get("encoder", "ast"), folder / "speech_encoder")
         aligner = Aligner.from_pretrained(folder / "aligner")
         with warnings.catch_warnings():

@@ -186,7 +186,7 @@ def _skills(
         _put(
             row,
             f"skill, R@{K}",
-            metrics.bootstrap(recall, lambda m: metrics.skill(m[..., 0], chance, best.recall), strata, resamples),
+            metrics.bootstrap(recall, lambda m: (m[..., 0] - chance) / (best.recall - chance), strata, resamples),
         )
 
 

@@ -94,8 +94,11 @@ def mean_and_sample(
         >>> [round(c.value, 3) for c in mean_and_sample(always, same)]
         [1.0, 1.0]
     """
-    even, odd = (expected_identity(log_likelihood[:, i::2], identities[i::2]) for i in (0, 1))
-    square = (even * odd).sum(1)
+    # a pool has women and men in turn, so that its even half would know no men
+    first, second = np.arange(len(identities)) % 4 < 2, np.arange(len(identities)) % 4 >= 2
+    square = np.prod([expected_identity(log_likelihood[:, half], identities[half]) for half in (first, second)], 0).sum(
+        1
+    )
     return Estimate.of(np.sqrt(np.clip(square, 0, None))), Estimate.of(square)
 
 
