@@ -54,10 +54,10 @@ def run(path: Path, timeout: int = 600) -> None:
         plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
         raise InputError(f"{path}: a cell failed\n{plain}") from error
     clean(book)
-    if wrong := list(faults(book)):
-        raise InputError(f"{path}: {wrong[0]}; mend it and run it again")
     with atomic_write(path) as temporary:
         nbformat.write(book, temporary)
+    if wrong := list(faults(book)):
+        raise InputError(f"{path}: stored, but with {wrong[0]}; mend it and run it again")
 
 
 def clean(book: NotebookNode) -> NotebookNode:
@@ -94,7 +94,7 @@ def faults(book: NotebookNode) -> Iterator[str]:
         >>> list(faults(v4.new_notebook(cells=[v4.new_markdown_cell() for _ in range(40)])))
         []
         >>> list(faults(v4.new_notebook(cells=[v4.new_code_cell("1")])))
-        ['1 cells, expected 40 to 90', 'execution counts are not 1..n']
+        ['1 cells, expected 40 to 90', 'execution counts that are not 1..n']
     """
     import nbformat
 
@@ -102,7 +102,7 @@ def faults(book: NotebookNode) -> Iterator[str]:
     if not CELLS[0] <= len(book.cells) <= CELLS[1]:
         yield f"{len(book.cells)} cells, expected {CELLS[0]} to {CELLS[1]}"
     if [cell.execution_count for cell in code] != list(range(1, len(code) + 1)):
-        yield "execution counts are not 1..n"
+        yield "execution counts that are not 1..n"
     for cell in code:
         if len(lines := cell.source.splitlines()) > CODE_LINES:
             yield f"{len(lines)} lines in the cell that begins {lines[0]!r}, expected at most {CODE_LINES}"

@@ -93,9 +93,7 @@ def audio_checks(root: Path) -> Iterator[Check]:
     table = pd.read_csv(root / "factors.csv")
     table = table[table.split == "train"]
     paths = [sorted((root / "vox1" / "wav" / person).rglob("*.ogg")) for person in table.person]
-    features = np.stack([
-        np.mean([audio_summary(read_audio(path).numpy()) for path in clips], 0) for clips in tqdm(paths, desc="recordings")
-    ])  # fmt: skip
+    features = np.stack([np.mean([audio_summary(read_audio(p).numpy()) for p in clips], 0) for clips in tqdm(paths)])
     for name, low in (("age", 0.30), ("voice_vtl", 0.50)):
         target = (table[name] - table.groupby("sex")[name].transform("mean")).to_numpy()
         model = make_pipeline(StandardScaler(), RidgeCV(np.logspace(0, 4, 9)))

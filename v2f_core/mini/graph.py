@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from v2f_core.mini import world
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 FACE_ONLY = ("ancestry", "skin tone", "hair", "brows", "eyes", "beard", "freckles")
@@ -63,6 +64,6 @@ def _rows(n: int) -> list[float]:
     return [1 - 2 * i / (n - 1) for i in range(n)]
 
 
-def _box(ax, x: float, y: float, text: str, fill: str, ink: str) -> None:
+def _box(ax: Axes, x: float, y: float, text: str, fill: str, ink: str) -> None:
     box = {"boxstyle": "round,pad=0.35", "facecolor": fill, "edgecolor": "none"}
     ax.text(x, y, text, ha="center", va="center", color=ink, fontsize=11, bbox=box)

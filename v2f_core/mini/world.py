@@ -174,8 +174,10 @@ def person(pool: str, index: int, sex: str | None = None) -> Person:
         mean, sd = VOICE_UNITS[sex][trait]
         voice[i] = mean + sd * voice[i]
     seeds = [int(s) for s in g.integers(1 << 62, size=2)]
-    traits = FaceTraits(*face.tolist(), float(skin_age)), VoiceTraits(*voice.tolist())
-    return Person(pool, index, sex, age, *shared.tolist(), *traits, *seeds)
+    shown = FaceTraits._make([*face.tolist(), float(skin_age)])
+    stature, robust, build, nose = shared.tolist()
+    said = VoiceTraits._make(voice.tolist())
+    return Person(pool, index, sex, age, stature, robust, build, nose, shown, said, *seeds)
 
 
 def population(pool: str, n: int) -> list[Person]:

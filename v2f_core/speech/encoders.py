@@ -59,11 +59,14 @@ class ASTEncoder(nn.Module):
         super().__init__()
         self.model = model.eval().requires_grad_(False)
         self.frames = int(extractor.max_length)
-        self.mean, self.std = (extractor.mean, 2 * extractor.std) if extractor.do_normalize else (0.0, 1.0)
+        self.mean, self.std = 0.0, 1.0
+        if extractor.do_normalize:
+            self.mean, self.std = float(extractor.mean), 2 * float(extractor.std)
         self.dim = int(model.config.hidden_size)
         self.sample_rate = int(extractor.sampling_rate)
         if max_frames is not None:
             self._cut_positions(max_frames)
+        self.mel: Tensor
         self.register_buffer("mel", kaldi_mel(int(extractor.num_mel_bins), self.sample_rate), persistent=False)
 
     @classmethod

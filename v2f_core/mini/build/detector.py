@@ -27,7 +27,7 @@ from v2f_core.mini.build.arcface import HELD_OUT, photographs
 SIDE, STRIDES, ANCHORS = 128, (8, 16, 32), 2
 FACE_SIZES = ((0, 36), (28, 130), (110, 999))  # of the box, pixels: which strides look for a face of that size
 BOX = np.array([[12.0, 2.0], [100.0, 2.0], [12.0, 116.0], [100.0, 116.0]])  # brow to chin, in ArcFace's crop
-STEPS, BATCH = 3_500, 32
+STEPS, BATCH = 2_000, 32
 
 
 def _conv(inside: int, outside: int, stride: int = 1, groups: int = 1, kernel: int = 3) -> nn.Sequential:
@@ -163,8 +163,9 @@ def targets(landmarks: np.ndarray | None) -> list[tuple[np.ndarray, np.ndarray]]
 
 
 def loss_of(outputs: list[Tensor], wanted: list[list[tuple[np.ndarray, np.ndarray]]]) -> Tensor:
-    """Focal loss on scores; L1 in pixels on boxes and landmarks of the cells that see the face."""
-    total = torch.zeros(())
+    """Focal loss on scores; L1 in pixels on boxes and landmarks of the cells that see a face, whatever their stride."""
+    total, seen = torch.zeros(()), 0
+    pixels = torch.zeros(())
     for level, stride in enumerate(STRIDES):
         says = torch.from_numpy(np.stack([w[level][0] for w in wanted]))
         distances = torch.from_numpy(np.stack([w[level][1] for w in wanted]))
@@ -174,11 +175,11 @@ def loss_of(outputs: list[Tensor], wanted: list[list[tuple[np.ndarray, np.ndarra
         wrong = torch.where(truth > 0, 1 - torch.sigmoid(logit), torch.sigmoid(logit))
         total = total + 4 * (cross * wrong**2 * (says >= 0)).sum() / len(wanted)
         face = says == 1
-        if face.any():
-            box = (outputs[3 + level][face].float() - distances[face][:, :4]).abs().mean()
-            points = (outputs[6 + level][face].float() - distances[face][:, 4:]).abs().mean()
-            total = total + stride * (0.1 * box + 0.5 * points)
-    return total
+        box = (outputs[3 + level][face].float() - distances[face][:, :4]).abs().mean(1)
+        points = (outputs[6 + level][face].float() - distances[face][:, 4:]).abs().mean(1)
+        pixels = pixels + stride * (0.1 * box + points).sum()
+        seen += int(face.sum())
+    return total + pixels / max(seen, 1)
 
 
 def to_input(images: list[np.ndarray]) -> Float[Tensor, "b 3 128 128"]:

@@ -126,7 +126,8 @@ def evaluate(work: Path, tiny: bool = False) -> dict[str, object]:
 
 
 def _unit(z: np.ndarray) -> Float[Tensor, "n 512"]:
-    return F.normalize(torch.from_numpy(z), dim=1)
+    # where no face was found there is no identity to ask for; any will do, since its score against 0 is a miss
+    return F.normalize(torch.from_numpy(np.where(z.any(1, keepdims=True), z, np.float32(1))), dim=1)
 
 
 def sheet(prior: Prior, views: np.ndarray, identity: Float[Tensor, "n 512"], guidance: float, path: Path) -> None:

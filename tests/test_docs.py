@@ -1,0 +1,114 @@
+"""What people read is true: commands exist, links lead somewhere, cards are valid and agree with the code."""
+
+import json
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from v2f_core.cli import app
+from v2f_core.mini import world
+from v2f_core.mini.build import minivox
+
+ROOT = Path(__file__).parent.parent
+CARDS = sorted((ROOT / "data_cards").glob("*.md"))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PAGES = [ROOT / "README.md", *CARDS, *NOTEBOOKS]
+CARD = ROOT / "data_cards" / "minivox.md"
+
+
+def prose(page: Path) -> str:
+    """A page's Markdown; of a notebook, that of its text cells."""
+    text = page.read_text(encoding="utf-8")
+    if page.suffix == ".ipynb":
+        cells = json.loads(text)["cells"]
+        return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    return text
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_make_target_that_is_named_exists(page):
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), flags=re.M))
+    named = set(re.findall(r"(?:`|^|&& )make (\w+)", prose(page), flags=re.M))
+    assert named <= targets
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_that_is_named_exists_with_its_options(page):
+    commands = get_command(app).commands
+    for module, rest in re.findall(r"python -m ([\w.]+)((?: +[\w./-]+)*)", prose(page)):
+        assert module == "pytest" or find_spec(module) is not None, module
+        words = rest.split()
+        if module == "v2f_core" and words:
+            options = {option for parameter in commands[words[0]].params for option in parameter.opts}
+            assert {word for word in words if word.startswith("-")} <= options, rest
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_within_the_repository_leads_to_a_file(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if not re.match(r"https?://|#|data:", target):
+            assert (page.parent / target.split("#")[0]).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_page_names_a_machine_or_a_package_index(page):
+    text = page.read_text(encoding="utf-8")
+    text = re.sub(r"base64,[\w+/=]+|\"image/png\": \"[^\"]+\"", "", text)  # pictures and sounds may spell anything
+    assert not re.search(r"/(?:root|home|tmp|work)/|pypi\.org|pythonhosted|index-url|localhost|127\.0\.0\.1", text)
+
+
+def test_the_dataset_card_is_valid():
+    from huggingface_hub import DatasetCard
+
+    card = DatasetCard.load(CARD)
+    data = card.data.to_dict()
+    assert data["license"] == "apache-2.0"
+    assert data["pretty_name"] == "MiniVox"
+    assert data["language"] == ["en"]
+    assert set(data["size_categories"]) <= {"n<1K", "1K<n<10K", "10K<n<100K"}
+    assert data["annotations_creators"] == data["language_creators"] == ["machine-generated"]
+    assert data["source_datasets"] == ["original"]
+    sections = re.findall(r"^#+ (.+)$", card.text, flags=re.M)
+    wanted = ("Contents", "How it was made", "Ingredients and licences", "Uses", "Known faults")
+    assert set(wanted) | {"Personal and sensitive information"} <= set(sections)
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda card: card.name)
+def test_every_card_begins_with_metadata_that_can_be_read(card):
+    from huggingface_hub import RepoCard
+
+    loaded = RepoCard.load(card, ignore_metadata_errors=False)
+    assert loaded.data.license
+    assert loaded.text.strip().startswith("# ")
+
+
+def test_the_dataset_card_counts_what_the_build_makes():
+    text = CARD.read_text(encoding="utf-8")
+    for split, persons in minivox.SPLITS.items():
+        row = re.search(rf"^\| {split} \| (\d+)[^|]*\| ([\d,]+) \| ([\d,]+) \|$", text, flags=re.M)
+        assert row is not None
+        assert int(row[1]) == persons
+        assert int(row[2].replace(",", "")) == persons * minivox.VIEWS
+        assert int(row[3].replace(",", "")) == persons * minivox.CLIPS
+
+
+def test_the_dataset_card_lists_every_link_with_its_strength_and_source():
+    text = CARD.read_text(encoding="utf-8")
+    rows = text.partition("<!-- links")[2].partition("<!-- /links -->")[0].strip().splitlines()[3:]
+    assert len(rows) == len(world.LINKS)
+    for row, link in zip(rows, world.LINKS, strict=True):
+        effect = link.effect.replace(".", ": ").replace("_", " ")
+        assert row == f"| {link.cause} | {effect} | {link.strength:+.2f} | {link.source} |"
+
+
+def test_the_readme_links_every_notebook_and_every_card():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for page in (*NOTEBOOKS, *CARDS):
+        assert page.relative_to(ROOT).as_posix() in text
+
+
+def test_the_readme_says_that_nothing_ran_on_real_weights():
+    assert "nothing in this repository has been run on real weights" in (ROOT / "README.md").read_text(encoding="utf-8")
