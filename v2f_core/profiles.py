@@ -117,7 +117,20 @@ def _parts_in(root: Path, name: str, image_size: int, dataset: Path, **settings:
 
 
 def _mini() -> Profile:
-    stage1 = {"steps": 3_000, "learning_rate": 1e-3, "hidden_width": 384, "windows": 6}  # chosen on validation persons
+    # Chosen on the validation persons: 800 persons are learned by heart within a few hundred steps, and without
+    # centroids and the cosine term ẑ is told from others but lies far from every face.
+    stage1 = {
+        "steps": 300,
+        "learning_rate": 3e-4,
+        "hidden_width": 384,
+        "windows": 6,
+        "scale": 10.0,
+        "margin": 0.1,
+        "temperature": 0.2,
+        "weight_cosine": 20.0,
+        "fixed_centroids": True,
+        "evaluate_every": 25,
+    }
     return _parts_in(
         MINI_ASSETS,
         "mini",
