@@ -228,6 +228,9 @@ def test_the_folder_opens_in_plain_diffusers(prior: Prior, identity: torch.Tenso
     torch.testing.assert_close(images * 2 - 1, ours.sample(identity, 4, 2.0, noise=noise), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(ours.condition(identity), prior.condition(identity), atol=0.02, rtol=0.02)  # halves
 
+    save_prior(ours, tmp_path / "again")  # of parts that were loaded: no path of this machine goes along
+    assert not [path for path in (tmp_path / "again").rglob("*.json") if str(tmp_path) in path.read_text()]
+
     shutil.rmtree(tmp_path / "prior" / "vae")
     with pytest.raises(InputError, match="vae: missing"):
         Prior.from_folder(tmp_path / "prior")

@@ -6,6 +6,7 @@ and leaves pose and light to the noise. Every tenth condition is the null prompt
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import time
@@ -104,9 +105,12 @@ def save_prior(prior: Prior, folder: Path) -> None:
         ).save_pretrained(folder)
     finally:
         prior.to(dtype)
-    # transformers loads in the type that the file names: single precision, like diffusers' parts
-    config = folder / "text_encoder" / "config.json"
-    config.write_text(config.read_text().replace('"float16"', '"float32"'))
+    for config in folder.glob("*/config.json"):
+        settings = json.loads(config.read_text())
+        settings.pop("_name_or_path", None)  # a path of the machine that built it
+        if "dtype" in settings:
+            settings["dtype"] = "float32"  # what transformers is to load it in, like diffusers' parts
+        config.write_text(json.dumps(settings, indent=2) + "\n")
 
 
 @torch.no_grad()
