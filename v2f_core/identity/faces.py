@@ -48,7 +48,7 @@ def similarity(landmarks: Float[np.ndarray, "5 2"]) -> Float[np.ndarray, "2 3"]:
     cloud: a = Σ conj(p) q / Σ |p|², with p the centred landmarks and q the centred template as complex numbers.
 
     Example:
-        >>> similarity(TEMPLATE * 2).round(3).tolist()
+        >>> (similarity(TEMPLATE * 2).round(3) + 0).tolist()  # + 0: no negative zero
         [[0.5, 0.0, 0.0], [0.0, 0.5, 0.0]]
     """
     p = landmarks[:, 0].astype(np.float64) + 1j * landmarks[:, 1]
