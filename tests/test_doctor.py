@@ -56,6 +56,17 @@ def test_a_missing_part_makes_it_unusable(assets, capsys):
     assert "get it again" in out
 
 
+def test_a_part_that_this_version_does_not_ship_is_named_but_not_needed(assets, capsys):
+    table = assets / "SHA256.json"
+    hashes = {name: digest for name, digest in json.loads(table.read_text()).items() if not name.startswith("judge/")}
+    table.write_text(json.dumps(hashes))
+    (assets / "judge" / "weights").unlink()
+    assert doctor.doctor() == 0
+    out = capsys.readouterr().out
+    assert "missing  judge" in out
+    assert "this version has no weights of it" in out
+
+
 def test_a_damaged_part_makes_it_unusable(assets):
     (assets / "judge" / "weights").write_text("other")
     assert doctor.doctor() == 1

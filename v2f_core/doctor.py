@@ -70,7 +70,7 @@ def doctor() -> int:
     verdict = f"not usable yet: {ill} thing{'s' * (ill > 1)} to mend" if ill else "ready: try python -m v2f_core demo"
     print(f"\nThe mini profile is {verdict}.")
     if missing:
-        print("What else is missing is needed only for the full profile (V2F_PROFILE=full).")
+        print("What else is missing is not used by default, or needed only for the full profile (V2F_PROFILE=full).")
     return 1 if ill else 0
 
 
@@ -124,7 +124,7 @@ def _device() -> Check:
 def _mini() -> Iterator[Check]:
     section, profile = "The mini profile", load_profile("mini")
     for name in PARTS:
-        yield _part(section, profile, name)
+        yield _part(section, profile, name, needed=profile.ships(name))
     try:
         target = minivox.unpacked_folder(packed=profile.dataset)
     except InputError as error:

@@ -52,9 +52,9 @@ def mp3(wave: Float[np.ndarray, " samples"], rate: int = SAMPLE_RATE) -> bytes:
 
 
 def cards(
-    waves: Sequence[Float[np.ndarray, " samples"]],
+    waves: Sequence[Float[np.ndarray, " _"]],
     captions: Sequence[str],
-    faces: Sequence[Sequence[UInt8[np.ndarray, "height width 3"]]] = (),
+    faces: Sequence[Sequence[UInt8[np.ndarray, "_ _ 3"]]] = (),
     size: int = 96,
 ) -> HTML:
     """One card a recording: faces (if any) side by side, a player, a caption.

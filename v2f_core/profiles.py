@@ -17,6 +17,7 @@ from v2f_core.files import sha256
 MINI_ASSETS = Path(__file__).parent / "mini" / "assets"
 HASHES = "SHA256.json"  # in the assets' folder: relative path -> SHA-256
 RESTORE = "get it again (git checkout -- v2f_core/mini/assets, or reinstall v2f-core)"
+UNTRAINED = "this version has no weights of it; python -m v2f_core.mini.build makes them"
 PARTS = ("ast", "ecapa", "faces", "prior", "judge", "aligner")
 
 
@@ -81,10 +82,18 @@ class Profile:
             raise InputError(f"{damaged[0]}: differs from its hash in {HASHES}; {self.remedy(name)}")
         return folder
 
+    def ships(self, name: str) -> bool:
+        """Whether the hashes beside a part's folder list files of it: what a checkout should therefore hold."""
+        folder: Path = getattr(self, name)
+        table = folder.parent / HASHES
+        return not table.is_file() or any(file.startswith(f"{folder.name}/") for file in json.loads(table.read_text()))
+
     def remedy(self, name: str) -> str:
         """What to do about a missing or damaged part, as the end of a sentence."""
         if getattr(self, name).is_relative_to(MINI_ASSETS):
-            return RESTORE
+            return (
+                RESTORE if self.ships(name) else "this version has no weights of it; python -m v2f_core.mini.build does"
+            )
         origin = f", for instance from {self.hub[name]}," if name in self.hub else ""
         return f"put it there{origin} or set V2F_FULL to the folder that holds it"
 
