@@ -57,9 +57,10 @@ def stage1_table(
         systems |= {name: other(test.pooled_voices()).numpy() for name, other in (others or {}).items()}
     ceilings = None
     if profile.dataset_is_packed:  # MiniVox: every person's true factors are known
-        from v2f_core.mini.bounds import bounds
+        from v2f_core.mini.bounds import bounds, from_true_voices
 
         ceilings = bounds(test, training)
+        systems["true voice parameters"] = from_true_voices(training, test)
     return stage1_report.report(systems, test.gallery().numpy(), np.array(test.sexes), ceilings)
 
 

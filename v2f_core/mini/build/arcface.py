@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from v2f_core.files import atomic_write
 from v2f_core.identity.faces import CROP, align
+from v2f_core.mini.build.checkpoint import Checkpoint
 
 HELD_OUT = 300
 SCALE, MARGIN = 32.0, 0.35
@@ -179,15 +180,12 @@ def train(pool: Pool, classes: int, out: Path, steps: int, batch: int = 128, see
     averaged.load_state_dict(net.state_dict())
     parameters = [{"params": net.parameters()}, {"params": head.parameters()}]
     optimiser = torch.optim.SGD(parameters, lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
-    state, start = out / "state.pt", 0
-    if state.exists():
-        saved = torch.load(state, weights_only=True)
-        for part, name in ((net, "net"), (head, "head"), (averaged, "averaged"), (optimiser, "optimiser")):
-            part.load_state_dict(saved[name])
-        start = saved["step"]
+    parts = {"net": net, "head": head, "averaged": averaged, "optimiser": optimiser}
+    checkpoint = Checkpoint(out / "state.pt", parts, seconds=90)
+    if start := checkpoint.start:
         g = np.random.default_rng([seed, start])
     queue = np.zeros(0, np.int64)
-    saved_at, running = time.monotonic(), 0.0
+    running = 0.0
     bar = tqdm(range(start, steps), desc="arcface", initial=start, total=steps, mininterval=10)
     for step in bar:
         if len(queue) < batch:  # a new epoch: take in what the renderer has finished meanwhile
@@ -213,13 +211,7 @@ def train(pool: Pool, classes: int, out: Path, steps: int, batch: int = 128, see
         running = loss.item() if step == start else 0.98 * running + 0.02 * loss.item()
         if step % 50 == 0:
             bar.set_postfix(loss=f"{running:.3f}", images=len(pool.person))
-        if time.monotonic() - saved_at > 90 or step + 1 == steps:
-            with atomic_write(state) as path:
-                torch.save(
-                    {"net": net.state_dict(), "head": head.state_dict(), "averaged": averaged.state_dict(),
-                     "optimiser": optimiser.state_dict(), "step": step + 1}, path,
-                )  # fmt: skip
-            saved_at = time.monotonic()
+        if checkpoint.save_if_due(step, last=step + 1 == steps):
             held = pool.person >= classes
             if held.any():
                 v = verification(features(averaged, pool.crops[held]), pool.person[held])

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 from tqdm import tqdm
 
 from v2f_core.files import atomic_write
@@ -36,6 +37,16 @@ class Pool(NamedTuple):
 
 
 POOLS = (Pool("faces", "faces_pool", 3000, 4, 1.3, 250), Pool("judge", "judge_pool", 500, 6, 1.3, 125))
+
+
+def mirrored(landmarks: Float[np.ndarray, "*n 5 2"], width: int) -> Float[np.ndarray, "*n 5 2"]:
+    """The landmarks of the mirrored image: what was the left eye is the right one.
+
+    Example:
+        >>> mirrored(np.array([[10.0, 0], [20, 0], [15, 5], [11, 9], [19, 9]]), 32).tolist()
+        [[11.0, 0.0], [21.0, 0.0], [16.0, 5.0], [12.0, 9.0], [20.0, 9.0]]
+    """
+    return (landmarks * [-1, 1] + [width - 1, 0])[..., [1, 0, 2, 4, 3], :].astype(landmarks.dtype)
 
 
 def render_shard(pool: Pool, number: int, path: Path) -> None:

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from v2f_core.evaluation.judge import Judge
 from v2f_core.files import atomic_write
+from v2f_core.mini.build.checkpoint import Checkpoint
 
 WIDTHS = (16, 32, 64, 64, 112, 112)
 STEPS, BATCH = 2_000, 64
@@ -62,12 +63,8 @@ def train(images: np.ndarray, person: np.ndarray, out: Path, steps: int, batch: 
     judge, averaged = Judge(settings), Judge(settings)
     averaged.load_state_dict(judge.state_dict())
     optimiser = torch.optim.AdamW(judge.parameters(), lr=4e-3, weight_decay=0.05)
-    state, start, saved_at = out / "state.pt", 0, time.monotonic()
-    if state.exists():
-        saved = torch.load(state, weights_only=True)
-        for part, name in ((judge, "judge"), (averaged, "averaged"), (optimiser, "optimiser")):
-            part.load_state_dict(saved[name])
-        start = saved["step"]
+    checkpoint = Checkpoint(out / "state.pt", {"judge": judge, "averaged": averaged, "optimiser": optimiser})
+    start = checkpoint.start
     g = np.random.default_rng([seed, start])
     bar = tqdm(range(start, steps), desc="judge", initial=start, total=steps, mininterval=10)
     for step in bar:
@@ -88,15 +85,7 @@ def train(images: np.ndarray, person: np.ndarray, out: Path, steps: int, batch: 
                     old.lerp_(new.detach(), 1 - min(0.995, step / (step + 20)))
         if step % 50 == 0:
             bar.set_postfix(loss=f"{loss.item():.3f}")
-        if time.monotonic() - saved_at > 60 or step + 1 == steps:
-            with atomic_write(state) as path:
-                parts = {
-                    "judge": judge.state_dict(),
-                    "averaged": averaged.state_dict(),
-                    "optimiser": optimiser.state_dict(),
-                }
-                torch.save(parts | {"step": step + 1}, path)
-            saved_at = time.monotonic()
+        checkpoint.save_if_due(step, last=step + 1 == steps)
     return averaged.eval()
 
 

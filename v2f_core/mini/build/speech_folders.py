@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from v2f_core.files import atomic_write
 
 AST_FRAMES = 128  # 1.25 s are 123 frames
+WIDTH = 128  # of AST, as published 768
 ECAPA_MELS = 80
 ECAPA_DIM = 192  # as published
 CHANNELS, WIDE, ATTENTION = 112, 336, 64  # published: 1024, 3072, 128
@@ -64,11 +66,15 @@ pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
 
 
 def new_ast() -> Any:
-    """An untrained ``ASTModel``: 128 wide, 4 layers, 16 × 16 patches that do not overlap; 0.6 M parameters."""
+    """An untrained ``ASTModel``: 128 wide, 4 layers, 16 × 16 patches that do not overlap; 0.6 M parameters.
+
+    transformers starts the positions at zero, since the published weights replace them; from there a small model long
+    takes every frequency for the same. These start as sines of frequency and of time (Vaswani et al., 2017).
+    """
     from transformers import ASTConfig, ASTModel
 
     config = ASTConfig(
-        hidden_size=128,
+        hidden_size=WIDTH,
         num_hidden_layers=4,
         num_attention_heads=4,
         intermediate_size=256,
@@ -76,7 +82,27 @@ def new_ast() -> Any:
         time_stride=16,
         max_length=AST_FRAMES,
     )
-    return ASTModel(config)
+    model = ASTModel(config)
+    frequencies, times = config.num_mel_bins // 16, AST_FRAMES // 16
+    grid = torch.cat(  # patches in ASTModel's order: all times of the lowest frequency first
+        [sines(frequencies).repeat_interleave(times, 0), sines(times).repeat(frequencies, 1)], dim=1
+    )
+    with torch.no_grad():
+        model.embeddings.position_embeddings[0, 2:] = 0.5 * grid  # after [CLS] and the distillation token
+        model.embeddings.cls_token.normal_(0, 0.5)
+    return model
+
+
+def sines(places: int, width: int = WIDTH // 2) -> Float[Tensor, "places width"]:
+    """Each place as sines and cosines of falling frequency.
+
+    Example:
+        >>> sines(2, 4).round(decimals=2).tolist()
+        [[0.0, 0.0, 1.0, 1.0], [0.84, 0.1, 0.54, 1.0]]
+    """
+    waves = torch.exp(-math.log(100) * torch.arange(0, width, 2) / width)
+    phase = torch.arange(places)[:, None] * waves
+    return torch.cat([phase.sin(), phase.cos()], dim=1)
 
 
 def save_ast(model: Any, folder: Path) -> None:

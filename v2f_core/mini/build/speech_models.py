@@ -29,6 +29,7 @@ from v2f_core.files import atomic_write
 from v2f_core.identity.losses import AMSoftmax
 from v2f_core.mini.build import speech_features as sf
 from v2f_core.mini.build.arcface import sex_probe
+from v2f_core.mini.build.checkpoint import Checkpoint
 from v2f_core.mini.build.ge2e import equal_error_rate
 from v2f_core.mini.build.speech_folders import ECAPA_DIM, new_ast, new_ecapa, save_ast, save_ecapa
 from v2f_core.mini.build.voice_report import explained
@@ -38,7 +39,8 @@ from v2f_core.speech.audio import clips
 from v2f_core.speech.encoders import SpeechEncoder, load_encoder
 
 TEST_PERSONS = 120  # of MiniVox, five fresh recordings each
-SEED, MARGIN, SAVE_SECONDS = 7, 0.25, 60.0
+SEED, MARGIN = 7, 0.25
+SEEN = 16  # batches whose embeddings give the mean that speechbrain may take off
 SPEEDS = (1.0, 0.94, 1.06)
 TRAITS = ("f0", "vtl", "rough", "rate", "nasal", "age", "sex")
 
@@ -62,7 +64,7 @@ class Recipe(NamedTuple):
 RECIPES = {
     "ast": Recipe(
         new_ast, sf.ast_filter_bank, sf.LN, 123, lambda net, x: net(sf.to_ast(x)).last_hidden_state[:, 0], 128,
-        steps=2200, batch=64, rate=1e-3, trait_weight=1.0, bfloat16=False,
+        steps=4500, batch=64, rate=1.5e-3, trait_weight=4.0, bfloat16=False,
     ),
     "ecapa": Recipe(
         new_ecapa, sf.ecapa_filter_bank, sf.DECIBEL, 126, lambda net, x: net(sf.to_ecapa(x)).squeeze(1), ECAPA_DIM,
@@ -147,7 +149,7 @@ def train(name: str, recipe: Recipe, pool: Pool, out: Path) -> tuple[nn.Module, 
     """Train one encoder, with a checkpoint every minute; goes on from the last.
 
     Returns:
-        The net, the class vectors (the persons' first), and the last batches' embeddings.
+        The net, the class vectors (the persons' first), and the embeddings of some batches.
     """
     import soxr
 
@@ -166,20 +168,18 @@ def train(name: str, recipe: Recipe, pool: Pool, out: Path) -> tuple[nn.Module, 
     optimiser = torch.optim.AdamW(modules.parameters(), weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.rate, recipe.steps, pct_start=0.15)
     parts: dict[str, Any] = {"modules": modules, "optimiser": optimiser, "schedule": schedule}
-    state, start = out / f"{name}.pt", 0
-    recent: list[Tensor] = []
-    if state.exists():
-        saved = torch.load(state, weights_only=True)
-        start, recent = saved["step"], [saved["seen"]]
-        for key, part in parts.items():
-            part.load_state_dict(saved[key])
-    saved_at = time.monotonic()
+    checkpoint = Checkpoint(out / f"{name}.pt", parts)
+    start = checkpoint.start
+
+    def batch(step: int) -> tuple[Int[Tensor, " batch"], Float[Tensor, "batch frames mels"]]:
+        g = torch.Generator().manual_seed(1_000_000 + step)  # so that a resumed run draws what an unbroken one does
+        which = torch.randint(len(speaker), (recipe.batch,), generator=g)
+        return which, sf.augment(bank.crops(which, recipe.frames, g), recipe.unit, g)
+
     modules.train()
     bar = tqdm(range(start, recipe.steps), initial=start, total=recipe.steps, desc=f"train {name}", mininterval=5)
     for step in bar:
-        g = torch.Generator().manual_seed(1_000_000 + step)  # so that a resumed run draws what an unbroken one does
-        which = torch.randint(len(speaker), (recipe.batch,), generator=g)
-        x = sf.augment(bank.crops(which, recipe.frames, g), recipe.unit, g)
+        which, x = batch(step)
         with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16):
             v = recipe.embed(modules["net"], x)
         v = v.float()
@@ -190,14 +190,12 @@ def train(name: str, recipe: Recipe, pool: Pool, out: Path) -> tuple[nn.Module, 
         nn.utils.clip_grad_norm_(modules.parameters(), 2.0)
         optimiser.step()
         schedule.step()
-        recent = [*recent[-15:], v.detach()]
         bar.set_postfix(who=f"{who.item():.2f}", what=f"{what.item():.2f}", refresh=False)
-        if time.monotonic() - saved_at > SAVE_SECONDS or step + 1 == recipe.steps:
-            progress = {"step": step + 1, "seen": torch.cat(recent)}
-            with atomic_write(state) as path:
-                torch.save({key: part.state_dict() for key, part in parts.items()} | progress, path)
-            saved_at = time.monotonic()
-    return modules["net"].eval(), am, torch.cat(recent)
+        checkpoint.save_if_due(step, last=step + 1 == recipe.steps)
+    modules.eval()
+    with torch.no_grad():
+        seen = torch.cat([recipe.embed(modules["net"], batch(recipe.steps + i)[1]) for i in range(SEEN)])
+    return modules["net"], am, seen
 
 
 def measure(encoder: SpeechEncoder, heard: Pool, unheard: Pool) -> dict[str, Any]:

@@ -1,14 +1,15 @@
 """Stage `vae`: the autoencoder of the prior, an `AutoencoderKL` from 128 px to 16x16x4 latents.
 
 Few channels at full resolution, where nearly all of the time goes, and no attention. Loss: L1 on pixels and on their
-differences (edges), and a slight KL term that keeps the latents near a normal distribution.
+differences (edges), and a slight KL term that keeps the latents near a normal distribution. The later steps also ask
+that ArcFace sees the same person, where larger autoencoders ask for the likeness of VGG features (LPIPS): what no
+decoder can bring back, no prior can draw.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,15 +21,18 @@ from torch import Tensor
 from tqdm import tqdm
 
 from v2f_core.files import atomic_write
+from v2f_core.identity.arcface_torch import TorchArcFace, align_batch, differentiable_arcface
+from v2f_core.mini.build.checkpoint import Checkpoint
+from v2f_core.mini.build.faces_pool import mirrored
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
 HELD_OUT = 300  # the last persons of the pool, as in the stage `arcface`
 CHANNELS = (8, 32, 64, 64)
-STEPS, BATCH, RATE, KL_WEIGHT = 1_500, 6, 2e-3, 3e-4
-# The first steps see random crops: the net is convolutional, and a crop of half the side costs a quarter.
-CROPPED, CROP = 0.85, 64
+STEPS, BATCH, RATE, KL_WEIGHT, IDENTITY_WEIGHT = 5_000, 6, 2e-3, 3e-4, 0.2
+# The first steps see random crops: the net is convolutional, and a crop of half the side costs a third.
+CROPPED, CROP = 0.45, 64
 SHARDS = 16  # in memory at a time: 16,000 portraits, 0.8 GB
 
 
@@ -70,60 +74,83 @@ def held_out_from(persons: int) -> int:
 
 def batches(
     folder: Path, below: int, batch: int, g: np.random.Generator, shards: int = SHARDS
-) -> Iterator[Float[Tensor, "batch 3 h w"]]:
-    """Endless shuffled batches of the persons below an index, mirrored at random; new shards join each epoch."""
+) -> Iterator[tuple[Float[Tensor, "batch 3 h w"], Float[np.ndarray, "batch 5 2"]]]:
+    """Endless shuffled batches of the persons below an index, mirrored at random, with their landmarks."""
     while True:
         files = sorted(folder.glob("*.npz"))
         pick = sorted(g.permutation(len(files))[:shards])
-        loaded = []
+        loaded, points = [], []
         for i in pick:
             with np.load(files[i]) as shard:
                 loaded.append(shard["images"][shard["person"] < below])
-        images = np.concatenate(loaded)
+                points.append(shard["landmarks"][shard["person"] < below])
+        images, landmarks = np.concatenate(loaded), np.concatenate(points)
         order = g.permutation(len(images))
         for first in range(0, len(order) - batch + 1, batch):
-            chosen = images[order[first : first + batch]]
+            chosen, at = images[order[first : first + batch]], landmarks[order[first : first + batch]]
             if g.random() < 0.5:
-                chosen = chosen[..., ::-1].copy()
-            yield to_float(chosen)
+                chosen, at = chosen[..., ::-1].copy(), mirrored(at, chosen.shape[-1])
+            yield to_float(chosen), at
 
 
-def loss_of(vae: AutoencoderKL, x: Float[Tensor, "b 3 h w"], generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """The loss, and the mean absolute error in it."""
+def identity_loss(
+    arcface: TorchArcFace,
+    y: Float[Tensor, "b 3 h w"],
+    x: Float[Tensor, "b 3 h w"],
+    landmarks: Float[np.ndarray, "b 5 2"],
+) -> Float[Tensor, ""]:
+    """Mean of 1 - cos between the identities of images ``y`` and of their originals ``x``, both cropped alike."""
+    with torch.autocast("cpu", torch.bfloat16):
+        seen = arcface(align_batch(y, landmarks))
+        with torch.no_grad():
+            own = arcface(align_batch(x, landmarks))
+    return (1 - (seen * own).sum(1)).mean()
+
+
+def loss_of(
+    vae: AutoencoderKL,
+    x: Float[Tensor, "b 3 h w"],
+    generator: torch.Generator,
+    arcface: TorchArcFace | None = None,
+    landmarks: Float[np.ndarray, "b 5 2"] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The loss, with the identity term where landmarks are given, and the mean absolute error in it."""
     with torch.autocast("cpu", torch.bfloat16):
         posterior = vae.encode(x).latent_dist
         y = vae.decode(posterior.sample(generator)).sample
     error = (y.float() - x).abs().mean()
     edges = sum(((y.float() - x).diff(dim=axis)).abs().mean() for axis in (2, 3))
-    return error + 0.5 * edges + KL_WEIGHT * posterior.kl().float().mean() / posterior.mean[0].numel(), error
+    loss = error + 0.5 * edges + KL_WEIGHT * posterior.kl().float().mean() / posterior.mean[0].numel()
+    if arcface is not None and landmarks is not None:
+        loss = loss + IDENTITY_WEIGHT * identity_loss(arcface, y.float(), x, landmarks)
+    return loss, error
 
 
-def train(folder: Path, persons: int, out: Path, steps: int, batch: int, seed: int = 0) -> AutoencoderKL:
+def train(
+    folder: Path, arcface: TorchArcFace, persons: int, out: Path, steps: int, batch: int, seed: int = 0
+) -> AutoencoderKL:
     """Train on the pool's persons but the held-out; resumes from ``out/state.pt``; gives the averaged weights."""
     torch.manual_seed(seed)
     vae, averaged = new_vae(), new_vae()
     averaged.load_state_dict(vae.state_dict())
     optimiser = torch.optim.AdamW(vae.parameters(), lr=RATE, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
-    state, start = out / "state.pt", 0
-    if state.exists():
-        saved = torch.load(state, weights_only=True)
-        vae.load_state_dict(saved["vae"])
-        averaged.load_state_dict(saved["averaged"])
-        optimiser.load_state_dict(saved["optimiser"])
-        start = saved["step"]
+    parts = {"vae": vae, "averaged": averaged, "optimiser": optimiser}
+    checkpoint = Checkpoint(out / "state.pt", parts, seconds=120)
+    start = checkpoint.start
     data = batches(folder, held_out_from(persons), batch, np.random.default_rng([seed, start]))
     generator = torch.Generator().manual_seed(seed * 1_000_003 + start)
-    saved_at, running = time.monotonic(), 0.0
+    running = 0.0
     bar = tqdm(range(start, steps), desc="vae", initial=start, total=steps, mininterval=10)
     for step in bar:
         for group in optimiser.param_groups:
             warm = min(1.0, (step + 1) / 100)
             group["lr"] = RATE * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / steps)))
-        x = next(data)
+        x, landmarks = next(data)
         if step < CROPPED * steps:
             top, left = torch.randint(0, x.shape[-1] - CROP + 1, (2,), generator=generator).tolist()
-            x = x[..., top : top + CROP, left : left + CROP].contiguous()
-        loss, error = loss_of(vae, x, generator)
+            loss, error = loss_of(vae, x[..., top : top + CROP, left : left + CROP].contiguous(), generator)
+        else:
+            loss, error = loss_of(vae, x, generator, arcface, landmarks)
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
@@ -132,11 +159,7 @@ def train(folder: Path, persons: int, out: Path, steps: int, batch: int, seed: i
         running = error.item() if step == start else 0.98 * running + 0.02 * error.item()
         if step % 20 == 0:
             bar.set_postfix(l1=f"{running:.4f}")
-        if time.monotonic() - saved_at > 120 or step + 1 == steps:
-            parts = {"vae": vae, "averaged": averaged, "optimiser": optimiser}
-            with atomic_write(state) as path:
-                torch.save({**{k: v.state_dict() for k, v in parts.items()}, "step": step + 1}, path)
-            saved_at = time.monotonic()
+        if checkpoint.save_if_due(step, last=step + 1 == steps):
             tqdm.write(
                 f"step {step + 1} l1 {running:.4f} held-out {psnr_of(averaged, held_out(folder, persons)):.2f} dB"
             )
@@ -196,7 +219,8 @@ def run(work: Path, tiny: bool = False) -> None:
     out, folder = work / "vae", work / "faces_pool"
     out.mkdir(parents=True, exist_ok=True)
     persons = 8 if tiny else POOLS[0].persons
-    vae = train(folder, persons, out, steps=4 if tiny else STEPS, batch=4 if tiny else BATCH)
+    arcface = differentiable_arcface(work / "arcface" / "arcface_mini.onnx")
+    vae = train(folder, arcface, persons, out, steps=4 if tiny else STEPS, batch=4 if tiny else BATCH)
     images = held_out(folder, persons, 16 if tiny else 256)
     set_scaling(vae, images)
     vae.half().save_pretrained(out / "vae")
