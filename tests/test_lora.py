@@ -1,0 +1,276 @@
+"""Adapters begin as nothing, train alone, and come out of the file as they went in, in plain diffusers too."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from v2f_core.diffusion.lora import (
+    WEIGHTS_NAME,
+    add_lora,
+    load_lora,
+    lora_parameters,
+    lora_report,
+    merged,
+    save_lora,
+    without_lora,
+)
+from v2f_core.diffusion.prior import Prior
+from v2f_core.errors import InputError
+from v2f_core.identity.sphere import normalise
+
+RANK, ALPHA = 3, 7.5  # α ≠ r: where the scale of the file is lost, every output is wrong
+
+
+@pytest.fixture
+def prior(tiny_profile):
+    return Prior.from_folder(tiny_profile.prior)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def adapted(prior, seed=0):
+    """An adapter that does something: B is no longer zero."""
+    add_lora(prior, RANK, ALPHA, seeded(seed))
+    with torch.no_grad():
+        for parameter in lora_parameters(prior).values():
+            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=seeded(seed + 1)))
+    return prior
+
+
+def outputs(prior):
+    identity = normalise(torch.randn(2, 512, generator=seeded(5)))
+    z_t = torch.randn(2, *prior.latent_shape, generator=seeded(6))
+    tokens = prior.condition(identity)
+    return {"tokens": tokens, "noise": prior.predict(z_t, torch.tensor([10, 800]), tokens)}
+
+
+def same(a, b, **tolerance):
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], **tolerance)
+
+
+def differ(a, b):
+    assert all((a[name] - b[name]).abs().max() > 1e-3 for name in a)
+
+
+def test_fresh_adapters_change_nothing(prior):
+    before = outputs(prior)
+    add_lora(prior, RANK, ALPHA)
+    same(before, outputs(prior), atol=0, rtol=0)
+
+
+def test_a_correction_is_alpha_over_r_times_b_a_on_every_attention_projection(prior):
+    weights = {
+        name.removesuffix(".weight"): weight.clone()
+        for name, weight in prior.named_parameters()
+        if name.endswith(("to_q.weight", "to_k.weight", "to_v.weight", "to_out.0.weight"))
+        or name.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight", "out_proj.weight"))
+    }
+    adapted(prior)
+    lora = lora_parameters(prior)
+    assert {name.split(".lora_")[0] for name in lora} == set(weights)
+    with_adapters = outputs(prior)
+    by_hand = Prior(prior.unet, prior.vae, prior.text_encoder, prior.tokenizer, prior.scheduler)
+    with torch.no_grad(), without_lora(by_hand):
+        for name in weights:
+            a, b = lora[f"{name}.lora_A.default.weight"], lora[f"{name}.lora_B.default.weight"]
+            prior.get_submodule(name).base_layer.weight += ALPHA / RANK * b @ a
+        same(with_adapters, outputs(by_hand), atol=1e-4, rtol=1e-4)
+
+
+def test_only_adapters_train_and_the_base_stays_bit_for_bit(prior):
+    add_lora(prior, RANK, ALPHA, seeded())
+    base = {name: p.clone() for name, p in prior.state_dict().items() if "lora_" not in name}
+    optimiser = torch.optim.AdamW([p for p in prior.parameters() if p.requires_grad], lr=1e-2)
+    for _ in range(2):
+        optimiser.zero_grad()
+        outputs(prior)["noise"].square().mean().backward()
+        optimiser.step()
+    for name, value in prior.state_dict().items():
+        assert "lora_" in name or torch.equal(value, base[name]), name
+    assert all(p.grad.abs().sum() > 0 for p in lora_parameters(prior).values())
+
+
+def test_at_b_zero_gradient_reaches_b_and_not_a(prior):
+    add_lora(prior, RANK, ALPHA, seeded())
+    outputs(prior)["noise"].square().mean().backward()
+    for name, parameter in lora_parameters(prior).items():
+        assert bool(parameter.grad.abs().sum() > 0) == ("lora_B" in name), name
+
+
+def test_the_report_counts_r_times_in_plus_out(prior):
+    endings = ("to_q", "to_k", "to_v", "to_out.0", "q_proj", "k_proj", "v_proj", "out_proj")
+    layers, expected, before = {"unet": 0, "text_encoder": 0}, {"unet": 0, "text_encoder": 0}, {}
+    for part in layers:
+        before[part] = sum(p.numel() for p in getattr(prior, part).parameters())
+        for name, module in getattr(prior, part).named_modules():
+            if name.endswith(endings):
+                layers[part] += 1
+                expected[part] += RANK * (module.in_features + module.out_features)
+    add_lora(prior, RANK, ALPHA)
+    for part, row in lora_report(prior).items():
+        assert row == {"layers": layers[part], "trainable": expected[part], "frozen": before[part]}
+        assert row["layers"] > 0
+
+
+def test_switched_off_it_is_the_base_and_afterwards_on_again(prior):
+    base = outputs(prior)
+    adapted(prior)
+    on = outputs(prior)
+    differ(base, on)
+    with without_lora(prior):
+        same(base, outputs(prior), atol=0, rtol=0)
+    with pytest.raises(ZeroDivisionError), without_lora(prior):
+        raise ZeroDivisionError
+    same(on, outputs(prior), atol=0, rtol=0)
+
+
+def test_merged_weights_do_the_same_and_are_put_back_bit_for_bit(prior):
+    adapted(prior)
+    before, state = outputs(prior), {name: value.clone() for name, value in prior.state_dict().items()}
+    with merged(prior):
+        same(before, outputs(prior), atol=1e-4, rtol=1e-4)
+        changed = [name for name, value in prior.state_dict().items() if not torch.equal(value, state[name])]
+        assert changed
+        assert all("base_layer" in name for name in changed)
+    assert all(torch.equal(value, state[name]) for name, value in prior.state_dict().items())
+    same(before, outputs(prior), atol=0, rtol=0)
+
+
+def test_the_same_generator_draws_the_same_a_and_the_callers_is_left_alone(tiny_profile):
+    drawn = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(9)
+        expected = torch.rand(2, generator=seeded(9))
+        prior = Prior.from_folder(tiny_profile.prior)
+        torch.manual_seed(9)
+        add_lora(prior, RANK, ALPHA, seeded(seed))
+        assert torch.equal(torch.rand(2), expected)
+        drawn.append(torch.cat([p.flatten() for p in lora_parameters(prior).values()]))
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+
+
+# --- files
+
+
+def test_a_file_goes_back_where_it_came_from(prior, tiny_profile, tmp_path):
+    save_lora(adapted(prior), tmp_path, {"seed": 3})
+    assert json.loads((tmp_path / "provenance.json").read_text()) == {"seed": 3}
+    fresh = Prior.from_folder(tiny_profile.prior)
+    load_lora(fresh, tmp_path)
+    same(outputs(prior), outputs(fresh), atol=0, rtol=0)
+    assert all(p.requires_grad == ("lora_" in name) for name, p in fresh.named_parameters())
+    other = adapted(Prior.from_folder(tiny_profile.prior), seed=8)  # into adapters that are there already
+    load_lora(other, tmp_path)
+    same(outputs(prior), outputs(other), atol=0, rtol=0)
+
+
+def test_the_same_adapters_give_the_same_bytes_without_a_path_in_them(prior, tiny_profile, tmp_path):
+    for name in "ab":
+        save_lora(prior if name == "b" else adapted(prior), tmp_path / name)
+    assert (tmp_path / "a" / WEIGHTS_NAME).read_bytes() == (tmp_path / "b" / WEIGHTS_NAME).read_bytes()
+    assert str(tiny_profile.prior).encode() not in (tmp_path / "a" / WEIGHTS_NAME).read_bytes()
+
+
+PLAIN = """
+import sys, torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
+prior, lora, given, found = sys.argv[1:]
+pipe = StableDiffusionPipeline.from_pretrained(prior, local_files_only=True)
+pipe.load_lora_weights(lora)
+given = load_file(given)
+with torch.no_grad():
+    words = pipe.text_encoder(given["words"]).last_hidden_state
+    noise = pipe.unet(given["z_t"], given["t"], given["tokens"]).sample
+assert not any(name.startswith("v2f_core") for name in sys.modules)
+save_file({"words": words, "noise": noise}, found)
+"""
+
+
+def test_plain_diffusers_in_a_fresh_process_gives_the_same_numbers(prior, tiny_profile, tmp_path):
+    save_lora(adapted(prior), tmp_path / "lora")
+    given = {
+        "words": prior._prompt,
+        "z_t": torch.randn(2, *prior.latent_shape, generator=seeded(1)),
+        "t": torch.tensor([3, 700]),
+        "tokens": torch.randn(2, 8, 512, generator=seeded(2)),
+    }
+    save_file(given, tmp_path / "given.safetensors")
+    names = (tiny_profile.prior, tmp_path / "lora", tmp_path / "given.safetensors", tmp_path / "found.safetensors")
+    subprocess.run([sys.executable, "-c", PLAIN, *map(str, names)], check=True, cwd=tmp_path)
+    found = load_file(tmp_path / "found.safetensors")
+    with torch.no_grad():
+        words = prior.text_encoder(given["words"]).last_hidden_state
+        noise = prior.predict(given["z_t"], given["t"], given["tokens"])
+        torch.testing.assert_close(found["words"], words, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(found["noise"], noise, atol=1e-5, rtol=1e-5)
+        with without_lora(prior):  # the adapters are large enough for a wrong scale to show
+            assert (prior.predict(given["z_t"], given["t"], given["tokens"]) - noise).abs().max() > 1e-2
+            assert (prior.text_encoder(given["words"]).last_hidden_state - words).abs().max() > 1e-2
+
+
+def test_a_file_of_another_rank_or_alpha_is_refused_and_nothing_changed(prior, tiny_profile, tmp_path):
+    save_lora(adapted(prior), tmp_path)
+    for rank, alpha in ((RANK + 1, ALPHA), (RANK, ALPHA + 1)):
+        other = Prior.from_folder(tiny_profile.prior)
+        add_lora(other, rank, alpha, seeded())
+        before = {name: value.clone() for name, value in other.state_dict().items()}
+        with pytest.raises(InputError, match=rf"rank {RANK} and alpha {ALPHA}, but this prior's adapters have {rank}"):
+            load_lora(other, tmp_path)
+        assert all(torch.equal(value, before[name]) for name, value in other.state_dict().items())
+
+
+def rewrite(path, change, **metadata):
+    with safe_open(path, "pt") as file:
+        kept = file.metadata()
+    save_file(change(load_file(path)), path, metadata=kept | metadata)
+
+
+def test_a_file_of_another_model_is_refused_before_an_adapter_is_added(prior, tiny_profile, tmp_path):
+    save_lora(adapted(prior), tmp_path)
+    path = tmp_path / WEIGHTS_NAME
+    key = next(key for key in load_file(path) if key.endswith("to_k.lora_A.weight"))
+    rewrite(path, lambda weights: {**weights, key: weights[key][:, :-1].contiguous()})
+    fresh = Prior.from_folder(tiny_profile.prior)
+    with pytest.raises(InputError, match=rf"another model \(1 layers differ, the first is {key}"):
+        load_lora(fresh, tmp_path)
+    rewrite(path, lambda weights: {name: value for name, value in weights.items() if name.startswith("unet")})
+    with pytest.raises(InputError, match="another model"):
+        load_lora(fresh, tmp_path)
+    assert lora_parameters(fresh) == {}
+
+
+def test_a_file_without_metadata_a_missing_and_a_broken_one_are_refused(prior, tiny_profile, tmp_path):
+    save_lora(adapted(prior), tmp_path)
+    fresh = Prior.from_folder(tiny_profile.prior)
+    save_file(load_file(tmp_path / WEIGHTS_NAME), tmp_path / WEIGHTS_NAME)
+    with pytest.raises(InputError, match="tells no rank and alpha"):
+        load_lora(fresh, tmp_path)
+    (tmp_path / WEIGHTS_NAME).write_bytes(b"no weights")
+    with pytest.raises(InputError, match="damaged"):
+        load_lora(fresh, tmp_path)
+    with pytest.raises(InputError, match="missing"):
+        load_lora(fresh, tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(("rank", "alpha"), [(0, 1.0), (4, 0.0), (4, float("nan"))])
+def test_impossible_settings_are_refused(prior, rank, alpha):
+    with pytest.raises(InputError, match=f"rank={rank}"):
+        add_lora(prior, rank, alpha)
+
+
+def test_adapters_are_added_once(prior, tmp_path):
+    with pytest.raises(InputError, match="no LoRA adapters"):
+        save_lora(prior, tmp_path)
+    add_lora(prior)
+    with pytest.raises(InputError, match="already"):
+        add_lora(prior)
