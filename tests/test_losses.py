@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from v2f_core.errors import InputError
-from v2f_core.identity.losses import AMSoftmax, IdentityLoss, InfoNCE, cosine_regression
+from v2f_core.identity.contrast import InfoNCE, relational_distillation
+from v2f_core.identity.losses import AMSoftmax, ArcFaceLoss, IdentityLoss, cosine_regression
 from v2f_core.identity.sphere import normalise
 
 SCALE, MARGIN, TEMPERATURE = 16.0, 0.25, 0.1
@@ -34,11 +35,25 @@ def am_softmax_by_loops(identity, label, weight, scale, margin):
     return total / len(identity)
 
 
-def info_nce_by_loops(identity, face, label, temperature):
+def arcface_by_loops(identity, label, weight, scale, margin):
+    total = 0.0
+    for z, y in zip(identity, label.tolist(), strict=True):
+        theta = [math.acos(max(-1, min(1, float(z @ w / (z.norm() * w.norm()))))) for w in weight]
+        inside = theta[y] <= math.pi - margin
+        shifted = math.cos(theta[y] + margin) if inside else math.cos(theta[y]) - margin * math.sin(margin)
+        others = sum(math.exp(scale * math.cos(t)) for j, t in enumerate(theta) if j != y)
+        total -= math.log(math.exp(scale * shifted) / (math.exp(scale * shifted) + others))
+    return total / len(identity)
+
+
+def info_nce_by_loops(identity, face, label, temperature, above=2.0, duplicate_weight=1.0):
     total = 0.0
     for i in range(len(identity)):
-        negatives = [j for j in range(len(face)) if label[j] != label[i]]
-        score = {j: math.exp(float(identity[i] @ face[j]) / temperature) for j in [i, *negatives]}
+        score = {i: math.exp(float(identity[i] @ face[i]) / temperature)}
+        for j in range(len(face)):
+            if label[j] != label[i]:
+                weight = duplicate_weight if float(face[i] @ face[j]) > above else 1
+                score[j] = weight * math.exp(float(identity[i] @ face[j]) / temperature)
         total -= math.log(score[i] / sum(score.values()))
     return total / len(identity)
 
@@ -93,6 +108,70 @@ def test_fixed_centroids_take_no_gradient_and_free_vectors_do():
     assert free.weight.grad.abs().sum() > 0
 
 
+# --- ArcFace: the margin on the angle
+
+
+def test_arcface_equals_its_formula_written_with_loops_on_both_sides_of_pi_minus_m():
+    identity, weight = at_angles(0, 20, 100, 190, 181), at_angles(5, 95, 200)
+    label = torch.tensor([0, 0, 1, 2, 0])  # the last is 176° off
+    loss = ArcFaceLoss(3, 2, SCALE, MARGIN, centroids=weight)(identity, label)
+    assert loss.item() == pytest.approx(arcface_by_loops(identity, label, weight, SCALE, MARGIN), abs=1e-12)
+
+
+def test_arcface_is_that_of_pytorch_metric_learning():
+    from pytorch_metric_learning.losses import ArcFaceLoss as Theirs
+
+    ours = ArcFaceLoss(7, 12, SCALE, MARGIN, generator=torch.Generator().manual_seed(0))
+    theirs = Theirs(num_classes=7, embedding_size=12, margin=math.degrees(MARGIN), scale=SCALE)
+    theirs.W.data = ours.weight.data.T.clone()
+    label = torch.tensor([0, 3, 6, 6, 2])
+    start = draw(5, 12, seed=1)
+    start[3] = 0.05 * start[3] - ours.weight.data[6]  # beyond π − m
+    a, b = (start.clone().requires_grad_() for _ in range(2))
+    ours(a, label).backward()
+    theirs(b, label).backward()
+    assert ours(a, label).item() == pytest.approx(theirs(b, label).item(), abs=1e-5)
+    torch.testing.assert_close(a.grad, b.grad, atol=1e-5, rtol=0)
+    torch.testing.assert_close(ours.weight.grad, theirs.W.grad.T, atol=1e-5, rtol=0)
+
+
+def test_arcface_gradient_is_the_finite_difference():
+    loss = ArcFaceLoss(3, 4, SCALE, MARGIN, centroids=draw(3, 4, dtype=torch.float64))
+    identity = draw(5, 4, seed=1, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(lambda z: loss(z, torch.tensor([0, 1, 2, 0, 1])), identity)
+
+
+@given(margin=st.floats(0.0, math.pi / 2), near=st.floats(0.0, 180.0), far=st.floats(0.0, 180.0))
+def test_a_larger_angle_never_costs_less(margin, near, far):
+    near, far = sorted((near, far))
+    # the other class vector stands at right angles to the plane, so that only the target's angle changes
+    loss = ArcFaceLoss(2, 3, SCALE, margin, centroids=torch.tensor([[1.0, 0, 0], [0, 0, 1]], dtype=torch.float64))
+    plane = torch.nn.functional.pad(at_angles(near, far), (0, 1))
+    costs = [loss(z[None], torch.tensor([0])).item() for z in plane]
+    assert costs[0] <= costs[1] + 1e-12
+
+
+@pytest.mark.parametrize("degrees", [1e-4, 179.9999])
+def test_arcface_pulls_with_the_right_force_just_beside_0_and_pi(degrees):
+    """In float32, where √(1 − cos²θ) has no digit left."""
+    loss = ArcFaceLoss(2, 3, 1.0, MARGIN, centroids=torch.tensor([[1.0, 0, 0], [0, 0, 1]]))
+    theta = math.radians(degrees)
+    z = torch.tensor([[math.cos(theta), math.sin(theta), 0.0]], dtype=torch.float32, requires_grad=True)
+    loss(z, torch.tensor([0])).backward()
+    inside = theta <= math.pi - MARGIN
+    logit = math.cos(theta + MARGIN) if inside else math.cos(theta) - MARGIN * math.sin(MARGIN)
+    slope = math.sin(theta + MARGIN) if inside else math.sin(theta)  # −d logit / dθ
+    push = slope * (1 - 1 / (1 + math.exp(-logit)))
+    along = torch.tensor([-math.sin(theta), math.cos(theta), 0.0])  # where θ grows
+    assert (z.grad[0] @ along).item() == pytest.approx(push, abs=1e-5)
+
+
+def test_without_a_margin_arcface_and_am_softmax_are_the_same():
+    identity, face, label = draw(5, 8), draw(5, 8, seed=1), torch.arange(5)
+    both = [kind(5, 8, SCALE, 0.0, centroids=face)(identity, label).item() for kind in (AMSoftmax, ArcFaceLoss)]
+    assert both[0] == pytest.approx(both[1], abs=1e-6)
+
+
 # --- InfoNCE, Eq. 9
 
 
@@ -103,20 +182,85 @@ def test_info_nce_equals_eq_9_written_with_loops():
     assert loss.item() == pytest.approx(info_nce_by_loops(identity, face, label, TEMPERATURE), abs=1e-12)
 
 
-def test_info_nce_of_distinct_persons_is_ntxent_of_pytorch_metric_learning():
-    from pytorch_metric_learning.losses import NTXentLoss
+@pytest.mark.parametrize("kind", ["NTXentLoss", "SupConLoss"])
+def test_info_nce_of_distinct_persons_is_that_of_pytorch_metric_learning(kind):
+    from pytorch_metric_learning import losses
 
     label = torch.arange(6)
     face = draw(6, 12, seed=1)
     a, b = (draw(6, 12).requires_grad_() for _ in range(2))
-    ours = InfoNCE(TEMPERATURE)(a, face, label)
-    theirs = NTXentLoss(TEMPERATURE)(
+    ours = InfoNCE(TEMPERATURE)(a, face)
+    theirs = getattr(losses, kind)(temperature=TEMPERATURE)(
         b, label, ref_emb=face, ref_labels=label.clone()
     )  # the very same tensor would mean "no reference"
     ours.backward()
     theirs.backward()
     assert ours.item() == pytest.approx(theirs.item(), abs=1e-5)
     torch.testing.assert_close(a.grad, b.grad, atol=1e-5, rtol=0)
+
+
+def test_same_person_masking_and_both_sides_are_ntxent_over_the_pairs_that_are_left():
+    from pytorch_metric_learning.losses import NTXentLoss
+
+    label = torch.tensor([0, 0, 1, 2, 2, 2])
+    itself = torch.arange(6)
+    pairs = (itself, itself, *torch.where(label[:, None] != label[None, :]))
+    a, b = (draw(6, 12).requires_grad_() for _ in range(2))
+    c, d = (draw(6, 12, seed=1).requires_grad_() for _ in range(2))
+    ours = InfoNCE(TEMPERATURE, two_sided=True)(a, c, label)
+    ntxent = NTXentLoss(TEMPERATURE)
+    theirs = (ntxent(b, indices_tuple=pairs, ref_emb=d) + ntxent(d, indices_tuple=pairs, ref_emb=b)) / 2
+    ours.backward()
+    theirs.backward()
+    assert ours.item() == pytest.approx(theirs.item(), abs=1e-5)
+    torch.testing.assert_close(a.grad, b.grad, atol=1e-5, rtol=0)
+    torch.testing.assert_close(c.grad, d.grad, atol=1e-5, rtol=0)
+
+
+def test_without_labels_every_row_is_another_person():
+    identity, face = draw(4, 8), draw(4, 8, seed=1)
+    assert InfoNCE()(identity, face) == InfoNCE()(identity, face, torch.arange(4))
+
+
+def test_two_sides_are_the_mean_of_one_side_and_the_other():
+    identity, face, label = draw(5, 8), draw(5, 8, seed=1), torch.tensor([0, 0, 1, 2, 3])
+    one = InfoNCE(TEMPERATURE)
+    expected = (one(identity, face, label) + one(face, identity, label)) / 2
+    torch.testing.assert_close(InfoNCE(TEMPERATURE, two_sided=True)(identity, face, label), expected)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("two_sided", [False, True])
+def test_near_duplicates_weigh_less_as_written_with_loops(weight, two_sided):
+    identity, face = at_angles(0, 30, 80, 100, 185), at_angles(10, 12, 95, 93, 170)
+    label = torch.tensor([0, 1, 2, 3, 0])  # faces 0, 1 and 2, 3 are two degrees apart
+    loss = InfoNCE(TEMPERATURE, two_sided, duplicate_above=0.99, duplicate_weight=weight)(identity, face, label)
+    expected = info_nce_by_loops(identity, face, label, TEMPERATURE, 0.99, weight)
+    if two_sided:
+        # the other way round the queries are the faces, but likeness is still theirs
+        back = 0.0
+        for i in range(5):
+            score = {i: math.exp(float(face[i] @ identity[i]) / TEMPERATURE)}
+            for j in range(5):
+                if label[i] != label[j]:
+                    share = weight if float(face[i] @ face[j]) > 0.99 else 1
+                    score[j] = share * math.exp(float(face[i] @ identity[j]) / TEMPERATURE)
+            back -= math.log(score[i] / sum(score.values())) / 5
+        expected = (expected + back) / 2
+    assert loss.item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_near_duplicate_without_weight_gives_no_gradient():
+    face = at_angles(0, 1, 90).requires_grad_()
+    InfoNCE(TEMPERATURE, duplicate_above=0.99, duplicate_weight=0.0)(at_angles(5, 5, 5)[:1].expand(3, 2), face)[
+        None
+    ].backward()
+    only_the_first = at_angles(0, 1, 90).requires_grad_()
+    rows = torch.nn.functional.cross_entropy  # the same sum, with the pairs 0–1 and 1–0 left out by hand
+    cosine = normalise(at_angles(5, 5, 5)) @ normalise(only_the_first).T / TEMPERATURE
+    loss = rows(cosine[:1, [0, 2]], torch.tensor([0])) + rows(cosine[1:2, 1:], torch.tensor([0]))
+    ((loss + rows(cosine[2:], torch.tensor([2]))) / 3).backward()
+    torch.testing.assert_close(face.grad, only_the_first.grad)
 
 
 def test_another_face_of_the_same_person_is_no_negative():
@@ -146,6 +290,39 @@ def test_a_batch_of_one_has_no_negative_and_no_loss():
     assert identity.grad.abs().sum() == 0
 
 
+# --- relational distillation
+
+
+def test_relational_distillation_equals_its_formula_written_with_loops():
+    identity, face = draw(5, 8, dtype=torch.float64), draw(5, 8, seed=1, dtype=torch.float64)
+    cos = torch.nn.functional.cosine_similarity
+    total = 0.0
+    for i in range(5):
+        for j in range(5):
+            if i != j:
+                total += (cos(identity[i], identity[j], dim=0) - cos(face[i], face[j], dim=0)).item() ** 2
+    assert relational_distillation(identity, face).item() == pytest.approx(total / 20, abs=1e-12)
+
+
+def test_relational_gradient_is_the_finite_difference_and_the_teacher_has_none():
+    identity, face = draw(4, 5, dtype=torch.float64).requires_grad_(), draw(4, 5, seed=1, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda z: relational_distillation(z, face), identity)
+    relational_distillation(identity, face.requires_grad_()).backward()
+    assert face.grad is None
+
+
+def test_relations_are_blind_to_a_rotation_of_one_side_alone():
+    face = draw(6, 5, dtype=torch.float64)
+    rotation = torch.linalg.qr(draw(5, 5, seed=1, dtype=torch.float64)).Q
+    assert relational_distillation(face @ rotation, face).item() == pytest.approx(0, abs=1e-24)
+
+
+def test_collapse_to_one_identity_costs_what_the_faces_differ():
+    face = normalise(draw(6, 5))
+    expected = (1 - face @ face.T).square().sum() / 30
+    assert relational_distillation(torch.ones(6, 5), face).item() == pytest.approx(expected.item(), abs=1e-6)
+
+
 # --- cosine regression and L_id, Eq. 10
 
 
@@ -167,20 +344,42 @@ def test_the_best_constant_under_cosine_regression_is_the_mean_direction():
 def test_the_identity_loss_is_the_weighted_sum_of_its_terms():
     identity, face, label = draw(5, 8), draw(5, 8, seed=1), torch.arange(5)
     am, info = AMSoftmax(5, 8, SCALE, MARGIN), InfoNCE(TEMPERATURE)
-    terms = IdentityLoss(am, info, weight_am=0.3, weight_info=0.5, weight_cosine=2.0)(identity, face, label)
-    assert terms.total.item() == pytest.approx(
-        (0.3 * am(identity, label) + 0.5 * info(identity, face, label) + 2 * cosine_regression(identity, face)).item(),
-        abs=1e-6,
+    loss = IdentityLoss(am, info, weight_am=0.3, weight_info=0.5, weight_cosine=2.0, weight_relational=4.0)
+    expected = 0.3 * am(identity, label) + 0.5 * info(identity, face, label) + 2 * cosine_regression(identity, face)
+    expected = expected + 4 * relational_distillation(identity, face)
+    assert loss(identity, face, label).total.item() == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_terms_without_weight_change_neither_value_nor_gradient():
+    identity, face, label = draw(5, 8).requires_grad_(), draw(5, 8, seed=1), torch.arange(5)
+    am, info = AMSoftmax(5, 8, SCALE, MARGIN), InfoNCE(TEMPERATURE)
+    total = IdentityLoss(am, info)(identity, face, label).total
+    paper = am(identity, label) + info(identity, face, label)
+    assert total == paper
+    torch.testing.assert_close(
+        *(torch.autograd.grad(value, identity)[0] for value in (total, paper)), rtol=0, atol=1e-8
     )
 
 
 # --- all of them
 
-ALL = {
+
+def all_of_info_nce(identity, face, label):
+    loss = InfoNCE(TEMPERATURE, two_sided=True, duplicate_above=0.05, duplicate_weight=0.3)
+    return loss(identity, face, label)
+
+
+MARGINS = {
     "am_softmax": lambda z, f, y: AMSoftmax(len(f), z.shape[1], SCALE, MARGIN, centroids=f)(z, y),
-    "info_nce": lambda z, f, y: InfoNCE(TEMPERATURE)(z, f, y),
-    "cosine": lambda z, f, y: cosine_regression(z, f),
+    "arcface": lambda z, f, y: ArcFaceLoss(len(f), z.shape[1], SCALE, MARGIN, centroids=f)(z, y),
 }
+OTHERS = {
+    "info_nce": lambda z, f, y: InfoNCE(TEMPERATURE)(z, f, y),
+    "info_nce_all": all_of_info_nce,
+    "cosine": lambda z, f, y: cosine_regression(z, f),
+    "relational": lambda z, f, y: relational_distillation(z, f),
+}
+ALL = MARGINS | OTHERS
 every_loss = pytest.mark.parametrize("loss", ALL.values(), ids=ALL.keys())
 
 
@@ -215,10 +414,14 @@ def test_value_and_gradient_are_finite_at_cosine_plus_and_minus_one(loss, sign):
     assert bool(identity.grad.isfinite().all())
 
 
-@every_loss
-def test_a_batch_of_one_gives_a_finite_number(loss):
-    identity = draw(1, 512)
-    assert bool(loss(identity, draw(1, 512, seed=1), torch.tensor([0])).isfinite())
+@pytest.mark.parametrize("name", ALL)
+def test_a_batch_of_one_gives_a_finite_number_and_gradient(name):
+    identity = draw(1, 512).requires_grad_()
+    face = draw(2 if name in MARGINS else 1, 512, seed=1)  # of the margin losses these are the class vectors
+    value = ALL[name](identity, face, torch.tensor([0]))
+    value.backward()
+    assert bool(value.isfinite())
+    assert bool(identity.grad.isfinite().all())
 
 
 @every_loss
@@ -262,9 +465,14 @@ def test_memory_is_batch_by_classes_not_more(loss):
     ("make", "message"),
     [
         (lambda: AMSoftmax(3, 4, scale=0.0), "positive"),
+        (lambda: AMSoftmax(3, 4, scale=math.nan), "positive"),
         (lambda: AMSoftmax(3, 4, centroids=torch.ones(2, 4)), "shape"),
+        (lambda: AMSoftmax(1, 4), "over one person"),
+        (lambda: ArcFaceLoss(3, 4, margin=28.6), "radians"),
         (lambda: InfoNCE(0.0), "positive"),
+        (lambda: InfoNCE(duplicate_weight=1.5), "from 0 to 1"),
         (lambda: AMSoftmax(3, 4)(torch.ones(1, 4), torch.tensor([3])), "label"),
+        (lambda: ArcFaceLoss(3, 4)(torch.ones(1, 4), torch.tensor([-1])), "label"),
     ],
 )
 def test_wrong_settings_say_what_was_expected(make, message):

@@ -1,18 +1,61 @@
-"""The sphere's geometry against float64, closed forms and finite differences."""
+"""The sphere's geometry against fifty digits of mpmath, closed forms and finite differences."""
 
 import math
 
+import mpmath
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from v2f_core.errors import InputError
-from v2f_core.identity.sphere import angle, check_unit, frechet_mean, mean_direction, normalise
+from v2f_core.identity.sphere import (
+    angle,
+    check_unit,
+    cosines,
+    exp_map,
+    frechet_mean,
+    log_map,
+    mean_direction,
+    normalise,
+    slerp,
+)
 
 
 def draw(*shape, seed=0, dtype=torch.float32):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def pair_at(theta, dim=512, dtype=torch.float64):
+    """Two random unit vectors (rounded to dtype) at an angle, and the tangent from the first towards the second."""
+    basis = torch.linalg.qr(draw(dim, 2, dtype=torch.float64)).Q.T
+    return basis[0].to(dtype), (math.cos(theta) * basis[0] + math.sin(theta) * basis[1]).to(dtype), basis[1].to(dtype)
+
+
+def exactly(vector):
+    return mpmath.matrix([mpmath.mpf(x) for x in vector.double().tolist()])
+
+
+def log_map_by_mpmath(base, point):
+    """The textbook formula, which needs twice the digits that it keeps."""
+    with mpmath.workdps(50):
+        base, point = exactly(base), exactly(point)
+        base, point = base / mpmath.norm(base), point / mpmath.norm(point)
+        cosine = mpmath.fdot(base, point)
+        across = point - cosine * base
+        return torch.tensor([float(x) for x in mpmath.acos(cosine) / mpmath.norm(across) * across], dtype=torch.float64)
+
+
+def slerp_by_mpmath(a, b, t):
+    with mpmath.workdps(50):
+        a, b = exactly(a), exactly(b)
+        a, b = a / mpmath.norm(a), b / mpmath.norm(b)
+        theta = mpmath.acos(mpmath.fdot(a, b))
+        path = (mpmath.sin((1 - t) * theta) * a + mpmath.sin(t * theta) * b) / mpmath.sin(theta)
+        return torch.tensor([float(x) for x in path], dtype=torch.float64)
+
+
+ANGLES = [1e-6, 1e-3, 0.5, math.pi / 2, 3.0, math.pi - 1e-3]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
@@ -58,6 +101,25 @@ def test_angle_is_exact_in_float32_even_near_0_and_pi(theta):
     assert angle(a, b.float()).item() == pytest.approx(theta, abs=2e-7)
 
 
+def test_cosines_are_those_of_each_pair_and_keep_float32_under_autocast():
+    a, b = draw(3, 512), draw(4, 512, seed=1)
+    expected = torch.nn.functional.cosine_similarity(a[:, None], b[None], dim=-1)
+    torch.testing.assert_close(cosines(a, b), expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(cosines(a, b), cosines(a, b).float())
+        torch.testing.assert_close(cosines(a, b), expected)
+
+
+@pytest.mark.parametrize("theta", [1e-6, 1e-3, 1.0, 3.0, math.pi - 1e-3, math.pi - 1e-6])
+def test_the_gradient_of_an_angle_is_1_along_the_circle_also_near_0_and_pi(theta):
+    a, b, _ = pair_at(theta)
+    b.requires_grad_()
+    angle(a, b).backward()
+    onwards = -math.sin(theta) * a + math.cos(theta) * pair_at(theta)[2]
+    across = b.grad - (b.grad @ b).detach() * b.detach()
+    torch.testing.assert_close(across, onwards, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("theta", [0.0, math.pi])
 def test_angle_has_a_finite_gradient_where_arccos_has_none(theta):
     a = torch.tensor([1.0, 0.0], requires_grad=True)
@@ -73,6 +135,114 @@ def test_angle_is_a_metric_and_blind_to_rotation(seed):
     assert angle(a, c) <= angle(a, b) + angle(b, c) + 1e-12
     assert angle(rotation @ a, rotation @ b).item() == pytest.approx(angle(a, b).item(), abs=1e-12)
     assert angle(a, b).item() == pytest.approx(math.acos((a @ b).item()), abs=1e-7)
+
+
+# --- walking on the sphere: logarithm, exponential, slerp
+
+
+@pytest.mark.parametrize("theta", ANGLES)
+@pytest.mark.parametrize(("dtype", "digits"), [(torch.float64, 1e-15), (torch.float32, 1e-6)])
+def test_log_map_agrees_with_fifty_digits(theta, dtype, digits):
+    base, point, _ = pair_at(theta, dtype=dtype)
+    expected = log_map_by_mpmath(base, point)
+    # the direction itself turns by π / (π − θ) times as much as the rounded input does
+    condition = max(1, math.pi / (math.pi - theta))
+    found = log_map(base, point).double()
+    assert torch.linalg.vector_norm(found - expected).item() <= 10 * digits * condition
+
+
+@pytest.mark.parametrize("theta", [1e-9, *ANGLES])
+@pytest.mark.parametrize("share", [-0.5, 0.0, 0.25, 0.5, 1.0, 1.5])
+def test_slerp_agrees_with_fifty_digits(theta, share):
+    a, b, _ = pair_at(theta, dim=8)
+    found = slerp(a, b, share)
+    torch.testing.assert_close(found, slerp_by_mpmath(a, b, share), rtol=0, atol=1e-12)
+
+
+@given(st.integers(0, 10_000))
+def test_exp_map_undoes_log_map(seed):
+    base, point = normalise(draw(2, 6, seed=seed, dtype=torch.float64))
+    tangent = log_map(base, point)
+    assert (tangent @ base).item() == pytest.approx(0, abs=1e-12)
+    assert tangent.norm().item() == pytest.approx(angle(base, point).item(), abs=1e-12)
+    torch.testing.assert_close(exp_map(base, tangent), point, rtol=0, atol=1e-12)
+
+
+@given(st.integers(0, 10_000), st.floats(0, 1))
+def test_slerp_is_symmetric_even_in_speed_and_stays_on_the_sphere(seed, share):
+    a, b = normalise(draw(2, 6, seed=seed, dtype=torch.float64))
+    point = check_unit(slerp(a, b, share))
+    assert angle(a, point).item() == pytest.approx(share * angle(a, b).item(), abs=1e-9)
+    torch.testing.assert_close(point, slerp(b, a, 1 - share), rtol=0, atol=1e-9)
+
+
+def test_paths_and_batches_broadcast():
+    a, b = normalise(draw(2, 512))
+    path = slerp(a, b, torch.linspace(0, 1, 9))
+    check_unit(path)
+    torch.testing.assert_close(path[[0, -1]], torch.stack([a, b]))
+    torch.testing.assert_close(path[4], mean_direction(torch.stack([a, b])))
+    assert log_map(a, path).shape == (9, 512)
+
+
+def test_walking_all_the_way_round_comes_back():
+    base, _, ahead = pair_at(1.0)
+    torch.testing.assert_close(exp_map(base, 2 * math.pi * ahead), base, rtol=0, atol=1e-14)
+    torch.testing.assert_close(exp_map(base, math.pi * ahead), -base, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("theta", [0.3, 2.8])
+def test_gradients_are_the_finite_differences(theta):
+    base, point, ahead = (x.requires_grad_() for x in pair_at(theta, dim=4))
+    assert torch.autograd.gradcheck(lambda b: log_map(base.detach(), b), point)
+    assert torch.autograd.gradcheck(lambda v: exp_map(base.detach(), theta * v), ahead)
+    assert torch.autograd.gradcheck(lambda b: slerp(base.detach(), b, 0.3), point)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_at_angle_0_the_gradient_is_the_projection_onto_the_tangent_space(dtype):
+    base, _, _ = pair_at(1.0, dim=5, dtype=dtype)
+    projection = torch.eye(5, dtype=dtype) - torch.outer(base, base)
+    jacobian = torch.autograd.functional.jacobian
+    torch.testing.assert_close(jacobian(lambda b: log_map(base, b), base), projection, rtol=0, atol=1e-6)
+    torch.testing.assert_close(jacobian(lambda v: exp_map(base, v), torch.zeros_like(base)), projection)
+    torch.testing.assert_close(jacobian(lambda b: slerp(base, b, 0.3), base), 0.3 * projection, rtol=0, atol=1e-6)
+
+
+def test_at_length_pi_exp_map_has_the_gradient_of_the_antipode():
+    """Half-way round, longer is further back; sideways changes nothing, since all half-circles meet."""
+    base, _, ahead = pair_at(1.0, dim=5)
+    found = torch.autograd.functional.jacobian(lambda v: exp_map(base, v), math.pi * ahead)
+    torch.testing.assert_close(found, -torch.outer(ahead, ahead), rtol=0, atol=1e-12)
+
+
+def test_near_pi_a_sideways_step_of_the_end_swings_the_middle_by_the_lever():
+    theta, share = math.pi - 1e-3, 0.5
+    a, b, _ = pair_at(theta, dim=5)
+    sideways = normalise(torch.linalg.qr(torch.stack([a, b, draw(5, seed=3, dtype=torch.float64)], 1)).Q[:, 2])
+    found = torch.autograd.functional.jacobian(lambda b: slerp(a, b, share), b) @ sideways
+    torch.testing.assert_close(found, math.sin(share * theta) / math.sin(theta) * sideways, rtol=1e-9, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("walk", "message"),
+    [
+        (lambda a, b: log_map(a, -a), "opposite"),
+        (lambda a, b: slerp(a, -a, 0.5), "opposite"),
+        (lambda a, b: log_map(a, 2 * b), "expected 1"),
+        (lambda a, b: log_map(a, math.nan * b), "expected 1"),
+        (lambda a, b: exp_map(2 * a, b), "expected 1"),
+        (lambda a, b: exp_map(a, a + b), "right angles"),
+        (lambda a, b: exp_map(a, math.nan * b), "right angles"),
+    ],
+)
+def test_what_leads_nowhere_is_refused(walk, message):
+    a, b = normalise(draw(2, 512))
+    with pytest.raises(InputError, match=message):
+        walk(a, b)
+
+
+# --- means
 
 
 def test_mean_direction_has_the_best_mean_cosine():
@@ -107,7 +277,19 @@ def test_frechet_mean_of_one_point_is_the_point():
     torch.testing.assert_close(frechet_mean(z), z[0])
 
 
-def test_a_spread_around_the_whole_sphere_has_no_frechet_mean():
-    z = torch.tensor([[1.0, 0.01, 0.0], [-1.0, 0.01, 0.0]])
-    with pytest.raises(InputError, match="half-sphere"):
-        frechet_mean(z, max_steps=3)
+def test_where_no_step_is_the_last_there_is_no_frechet_mean():
+    z = normalise(draw(9, 5) + 1)
+    with pytest.raises(InputError, match="within 1 steps"):
+        frechet_mean(z, max_steps=1)
+
+
+def test_frechet_mean_of_many_identities_converges_in_float32():
+    z = normalise(draw(200, 512) + 3 * draw(512, seed=1) / 512**0.5)
+    mean = frechet_mean(z)
+    assert log_map(mean, z).mean(dim=0).norm().item() < 1e-6
+
+
+def test_an_item_opposite_to_the_mean_is_refused():
+    north = torch.tensor([0.0, 1.0])
+    with pytest.raises(InputError, match="opposite"):
+        frechet_mean(torch.stack([north, north, -north]))

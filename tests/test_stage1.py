@@ -150,6 +150,24 @@ def test_fixed_centroids_and_free_vectors_are_different_trainings(split, tmp_pat
     assert not torch.equal(*weights)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"angular_margin": True},
+        {"two_sided": True},
+        {"duplicate_above": 0.5, "duplicate_weight": 0.0},
+        {"weight_relational": 1.0},
+    ],
+)
+def test_every_setting_of_the_loss_reaches_the_training(split, tmp_path, change):
+    training, validation, _ = split
+    weights = []
+    for name, settings in (("paper", {}), ("other", change)):
+        settings = Stage1Settings(**{**QUICK, "steps": 3}, **settings)
+        weights.append(stage1.train(training, validation, settings, tmp_path / name, {}).net[0].weight)
+    assert not torch.equal(*weights)
+
+
 # --- pairs
 
 

@@ -72,5 +72,5 @@ def train_cosreg(training: Pairs, validation: Pairs, aligner: Aligner) -> Aligne
 
     settings = Stage1Settings(**aligner.provenance["settings"])
     with TemporaryDirectory() as folder:
-        alone = replace(settings, weight_am=0.0, weight_info=0.0, weight_cosine=1.0)
+        alone = replace(settings, weight_am=0.0, weight_info=0.0, weight_cosine=1.0, weight_relational=0.0)
         return train(training, validation, alone, folder, {})

@@ -1,7 +1,8 @@
-"""Losses that pull a predicted identity towards its speaker's face: Eq. 8, 9 and 10, and cosine regression."""
+"""Losses that pull a predicted identity towards its speaker's face: margins over persons (Eq. 8), and L_id (Eq. 10)."""
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -10,21 +11,58 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from v2f_core.errors import InputError
-from v2f_core.identity.sphere import normalise
+from v2f_core.identity.contrast import InfoNCE, relational_distillation
+from v2f_core.identity.sphere import angle, cosines, normalise
 
 
-def _cosines(a: Float[Tensor, "rows dim"], b: Float[Tensor, "columns dim"]) -> Float[Tensor, "rows columns"]:
-    # autocast would do this product in bfloat16, whose cosines have three digits: at s = 30 the logits are off by 0.1
-    with torch.autocast(a.device.type, enabled=False):
-        return normalise(a) @ normalise(b).T
+class MarginSoftmax(nn.Module):
+    """What :class:`AMSoftmax` and :class:`ArcFaceLoss` share: class vectors, and a softmax over s·cosine.
+
+    The target's cosine is lowered by a margin first; how, is what sets them apart. Memory O(batch · classes).
+    """
+
+    def __init__(
+        self,
+        classes: int,
+        dim: int,
+        scale: float,
+        margin: float,
+        centroids: Float[Tensor, "classes dim"] | None,
+        generator: torch.Generator | None,
+    ):
+        super().__init__()
+        if not scale > 0:
+            raise InputError(f"scale {scale}: expected a positive number, such as 30")
+        if classes < 2:
+            raise InputError(f"classes {classes}: expected at least 2; a softmax over one person is always 0")
+        self.scale, self.margin = scale, margin
+        self.weight: Tensor
+        if centroids is None:
+            self.weight = nn.Parameter(normalise(torch.randn(classes, dim, generator=generator)))
+        elif centroids.shape != (classes, dim):
+            raise InputError(f"centroids of shape {tuple(centroids.shape)}: expected ({classes}, {dim}), one a class")
+        else:
+            self.register_buffer("weight", normalise(centroids.detach()))
+
+    def forward(self, identity: Float[Tensor, "batch dim"], label: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
+        """The loss of a batch of identities and their class indices."""
+        if bool(((label < 0) | (label >= len(self.weight))).any()):
+            raise InputError(f"a label lies outside 0…{len(self.weight) - 1}; there is one class a training person")
+        cosine = cosines(identity, self.weight)
+        at_target = self._at_target(identity, label).to(cosine)
+        return F.cross_entropy(self.scale * cosine.scatter_add(1, label[:, None], at_target[:, None]), label)
+
+    def _at_target(self, identity: Float[Tensor, "batch dim"], label: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+        """What the margin adds to the cosine of the target class."""
+        raise NotImplementedError
 
 
-class AMSoftmax(nn.Module):
+class AMSoftmax(MarginSoftmax):
     """Additive-margin softmax over the training persons, Eq. 8.
 
     L = −log( exp(s(cos θ_y − m)) / (exp(s(cos θ_y − m)) + Σ_{j≠y} exp(s·cos θ_j)) ), averaged over the batch, where
-    θ_j is the angle between the identity and the class vector W_j. Memory O(batch · classes). m and s are not given in
-    the paper; the defaults are those of Wang et al. 2018, "Additive Margin Softmax for Face Verification".
+    θ_j is the angle between the identity and the class vector W_j. m and s are not given in the paper; the defaults are
+    those of Wang et al. 2018, "Additive Margin Softmax for Face Verification".
 
     Args:
         classes: how many persons there are in training.
@@ -35,8 +73,8 @@ class AMSoftmax(nn.Module):
             free vectors (None) the loss separates persons but not at any given place; centroids tie ẑ to ArcFace.
         generator: draws the free class vectors.
     Raises:
-        InputError: from the constructor for a scale that is not positive or centroids of another shape; from the call
-            for a label without a class, or an identity that is zero or NaN.
+        InputError: from the constructor for a scale that is not positive, fewer than two classes, or centroids of
+            another shape; from the call for a label without a class, or an identity that is zero or NaN.
 
     Example:
         >>> loss = AMSoftmax(classes=2, dim=2, scale=1.0, margin=0.0, centroids=torch.eye(2))
@@ -53,60 +91,50 @@ class AMSoftmax(nn.Module):
         centroids: Float[Tensor, "classes dim"] | None = None,
         generator: torch.Generator | None = None,
     ):
-        super().__init__()
-        if scale <= 0:
-            raise InputError(f"scale {scale}: expected a positive number, such as 30")
-        self.scale, self.margin = scale, margin
-        self.weight: Tensor
-        if centroids is None:
-            self.weight = nn.Parameter(normalise(torch.randn(classes, dim, generator=generator)))
-        elif centroids.shape != (classes, dim):
-            raise InputError(f"centroids of shape {tuple(centroids.shape)}: expected ({classes}, {dim}), one a class")
-        else:
-            self.register_buffer("weight", normalise(centroids.detach()))
+        super().__init__(classes, dim, scale, margin, centroids, generator)
 
-    def forward(self, identity: Float[Tensor, "batch dim"], label: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
-        """The loss of a batch of identities and their class indices."""
-        if bool(((label < 0) | (label >= len(self.weight))).any()):
-            raise InputError(f"a label lies outside 0…{len(self.weight) - 1}; there is one class a training person")
-        cosine = _cosines(identity, self.weight)
-        at_target = cosine.new_full((len(label), 1), -self.margin)
-        return F.cross_entropy(self.scale * cosine.scatter_add(1, label[:, None], at_target), label)
+    def _at_target(self, identity: Float[Tensor, "batch dim"], label: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+        return torch.full(label.shape, -self.margin, dtype=torch.float64, device=label.device)
 
 
-class InfoNCE(nn.Module):
-    """Speech → face contrast with in-batch negatives, Eq. 9.
+class ArcFaceLoss(MarginSoftmax):
+    """Additive *angular* margin: the target logit is s·cos(θ_y + m) in place of s(cos θ_y − m) of Eq. 8.
 
-    L = −log( exp(cos(ẑ_i, z_i)/τ) / Σ_j exp(cos(ẑ_i, z_j)/τ) ), averaged over i. Faces of the *same* person in the
-    batch are no negatives: they are left out of the sum. A batch without any negative has loss 0.
+    Beyond θ_y = π − m the cosine would rise again and reward the worst; there the target logit is s(cos θ_y − m·sin m),
+    which keeps falling (after a step down of about s·m²/2 at π − m), as in the authors' code. Deng et al. 2019,
+    "ArcFace: Additive Angular Margin Loss for Deep Face Recognition"; s and m are theirs.
 
     Args:
-        temperature: τ; the paper gives none.
+        classes, dim, scale, centroids, generator: as for :class:`AMSoftmax`.
+        margin: m, in radians, within [0, π/2].
     Raises:
-        InputError: from the constructor for a temperature that is not positive; from the call for a vector that is zero
-            or NaN.
+        InputError: as :class:`AMSoftmax`, and for a margin outside [0, π/2].
 
     Example:
-        >>> z = torch.eye(2)
-        >>> InfoNCE(temperature=1.0)(z, z, torch.tensor([0, 1]))  # −log(e / (e + 1))
-        tensor(0.3133)
+        >>> loss = ArcFaceLoss(classes=2, dim=2, scale=1.0, margin=torch.pi / 2, centroids=torch.eye(2))
+        >>> loss(torch.tensor([[1.0, 0.0]]), torch.tensor([0]))  # both logits are 0
+        tensor(0.6931)
     """
 
-    def __init__(self, temperature: float = 0.07):
-        super().__init__()
-        if temperature <= 0:
-            raise InputError(f"temperature {temperature}: expected a positive number, such as 0.07")
-        self.temperature = temperature
+    def __init__(
+        self,
+        classes: int,
+        dim: int = 512,
+        scale: float = 64.0,
+        margin: float = 0.5,
+        centroids: Float[Tensor, "classes dim"] | None = None,
+        generator: torch.Generator | None = None,
+    ):
+        if not 0 <= margin <= math.pi / 2:
+            raise InputError(f"margin {margin}: expected an angle in radians from 0 to π/2, such as 0.5")
+        super().__init__(classes, dim, scale, margin, centroids, generator)
 
-    def forward(
-        self, identity: Float[Tensor, "batch dim"], face: Float[Tensor, "batch dim"], label: Int[Tensor, " batch"]
-    ) -> Float[Tensor, ""]:
-        """The loss of predicted identities, the faces' identities row by row, and the person of each row."""
-        logits = _cosines(identity, face) / self.temperature
-        same_person = label[:, None] == label[None, :]
-        itself = torch.eye(len(label), dtype=torch.bool, device=label.device)
-        logits = logits.masked_fill(same_person & ~itself, -torch.inf)
-        return F.cross_entropy(logits, torch.arange(len(label), device=label.device))
+    def _at_target(self, identity: Float[Tensor, "batch dim"], label: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+        # the angle itself, not its cosine: sin θ = √(1 − cos²θ) has no finite gradient at 0 and π
+        theta = angle(normalise(identity), normalise(self.weight[label]))
+        shifted = torch.cos(theta + self.margin) - torch.cos(theta)
+        beyond = -self.margin * math.sin(self.margin)
+        return torch.where(theta <= math.pi - self.margin, shifted, beyond)
 
 
 def cosine_regression(identity: Float[Tensor, "batch dim"], face: Float[Tensor, "batch dim"]) -> Float[Tensor, ""]:
@@ -131,13 +159,15 @@ class IdentityTerms(NamedTuple):
     am_softmax: Float[Tensor, ""]
     info_nce: Float[Tensor, ""]
     cosine: Float[Tensor, ""]
+    relational: Float[Tensor, ""]
 
 
 class IdentityLoss(nn.Module):
-    """L_id = λ_AM·L_AM + λ_Info·L_InfoNCE (Eq. 10), plus λ_cos·(1 − cos).
+    """L_id = λ_AM·L_AM + λ_Info·L_InfoNCE (Eq. 10), plus λ_cos·(1 − cos) and λ_rel·relational distillation.
 
-    The paper has no cosine term: with free class vectors and InfoNCE alone nothing pulls ẑ onto the real z_arc, only
-    towards its side. λ_cos = 0 is the paper; λ_AM = λ_Info = 0 is "w/ CosReg".
+    The paper has neither of the last two: with free class vectors and InfoNCE alone nothing pulls ẑ onto the real
+    z_arc, only towards its side. λ_cos = λ_rel = 0 is the paper; λ_cos alone is "w/ CosReg". The margin loss is the
+    paper's :class:`AMSoftmax`, or :class:`ArcFaceLoss`. Every term is computed, weighed or not: it can be watched.
 
     Example:
         >>> loss = IdentityLoss(AMSoftmax(2, 2, centroids=torch.eye(2)), InfoNCE(), weight_cosine=1.0)
@@ -148,15 +178,17 @@ class IdentityLoss(nn.Module):
 
     def __init__(
         self,
-        am_softmax: AMSoftmax,
+        am_softmax: MarginSoftmax,
         info_nce: InfoNCE,
         weight_am: float = 1.0,
         weight_info: float = 1.0,
         weight_cosine: float = 0.0,
+        weight_relational: float = 0.0,
     ):
         super().__init__()
         self.am_softmax, self.info_nce = am_softmax, info_nce
-        self.weight_am, self.weight_info, self.weight_cosine = weight_am, weight_info, weight_cosine
+        self.weight_am, self.weight_info = weight_am, weight_info
+        self.weight_cosine, self.weight_relational = weight_cosine, weight_relational
 
     def forward(
         self, identity: Float[Tensor, "batch dim"], face: Float[Tensor, "batch dim"], label: Int[Tensor, " batch"]
@@ -165,5 +197,6 @@ class IdentityLoss(nn.Module):
         am = self.am_softmax(identity, label)
         info = self.info_nce(identity, face, label)
         cosine = cosine_regression(identity, face)
+        relational = relational_distillation(identity, face)
         total = self.weight_am * am + self.weight_info * info + self.weight_cosine * cosine
-        return IdentityTerms(total, am, info, cosine)
+        return IdentityTerms(total + self.weight_relational * relational, am, info, cosine, relational)

@@ -14,7 +14,8 @@ from torch import Tensor
 from v2f_core.errors import InputError
 from v2f_core.files import atomic_write
 from v2f_core.identity.aligner import Aligner
-from v2f_core.identity.losses import AMSoftmax, IdentityLoss, IdentityTerms, InfoNCE
+from v2f_core.identity.contrast import InfoNCE
+from v2f_core.identity.losses import AMSoftmax, ArcFaceLoss, IdentityLoss, IdentityTerms
 from v2f_core.identity.sphere import mean_direction
 
 if TYPE_CHECKING:
@@ -42,10 +43,15 @@ class Stage1Settings:
     dropout: float = 0.1
     scale: float = 30.0  # s of Eq. 8: not in the paper
     margin: float = 0.35  # m of Eq. 8: not in the paper
+    angular_margin: bool = False  # m added to the angle (radians) instead, as ArcFace does: our addition
     temperature: float = 0.07  # τ of Eq. 9: not in the paper
+    two_sided: bool = False  # InfoNCE face → speech as well: our addition
+    duplicate_above: float = 0.7  # faces of two persons more alike than this cosine are near-duplicates …
+    duplicate_weight: float = 1.0  # … and weigh so much as negatives; 1 is the paper, 0 leaves them out
     weight_am: float = 1.0  # λ_AM of Eq. 10: not in the paper
     weight_info: float = 1.0  # λ_Info of Eq. 10: not in the paper
     weight_cosine: float = 0.0  # λ_cos: our addition; weight_am = weight_info = 0 with it is "w/ CosReg"
+    weight_relational: float = 0.0  # relational distillation: the paper speaks of distillation, Eq. 10 has none
     fixed_centroids: bool = False  # class vectors of Eq. 8 kept at the persons' ArcFace centroids: our addition
     windows: int = 1  # up to so many windows of a person are averaged into one training example
     evaluate_every: int = 250
@@ -55,7 +61,7 @@ class Stage1Settings:
         for name in ("steps", "batch", "hidden_width", "windows", "evaluate_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)}: expected a whole number of at least 1")
-        if self.weight_am == self.weight_info == self.weight_cosine == 0:
+        if self.weight_am == self.weight_info == self.weight_cosine == self.weight_relational == 0:
             raise InputError("all weights of the loss are 0: nothing would be learned; raise one")
 
 
@@ -217,9 +223,12 @@ def _loss(pairs: Pairs, settings: Stage1Settings, free: bool) -> IdentityLoss:
     generator = torch.Generator().manual_seed(settings.seed)
     centroids = None if free else pairs.centroids()
     classes, dim = len(pairs.persons), pairs.face.shape[1]
-    am_softmax = AMSoftmax(classes, dim, settings.scale, settings.margin, centroids, generator)
-    weights = (settings.weight_am, settings.weight_info, settings.weight_cosine)
-    return IdentityLoss(am_softmax, InfoNCE(settings.temperature), *weights)
+    margin_loss = ArcFaceLoss if settings.angular_margin else AMSoftmax
+    return IdentityLoss(
+        margin_loss(classes, dim, settings.scale, settings.margin, centroids, generator),
+        InfoNCE(settings.temperature, settings.two_sided, settings.duplicate_above, settings.duplicate_weight),
+        *(settings.weight_am, settings.weight_info, settings.weight_cosine, settings.weight_relational),
+    )
 
 
 def _cut(rows: Tensor, start: Tensor) -> list[Tensor]:
