@@ -1,10 +1,11 @@
-"""Metrics recomputed with loops and scipy; their chance levels, ties and intervals."""
+"""Metrics recomputed with loops, scipy and scikit-learn; their chance levels, bounds and ties."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import spatial, stats
+from sklearn.metrics import roc_auc_score
 
 from v2f_core.errors import InputError
 from v2f_core.evaluation import metrics
@@ -29,6 +30,12 @@ def test_matching_is_the_mann_whitney_statistic_of_each_query(scores):
     for i, won in enumerate(metrics.matching(scores)):
         others = np.delete(scores[i], i)
         assert won == pytest.approx(stats.mannwhitneyu([scores[i, i]], others).statistic / len(others))
+
+
+def test_matching_is_the_area_under_the_roc_curve_of_each_query():
+    scores = np.random.default_rng(0).standard_normal((9, 9))
+    expected = [roc_auc_score(np.arange(9) == i, scores[i]) for i in range(9)]
+    np.testing.assert_allclose(metrics.matching(scores), expected)
 
 
 def test_a_constant_prediction_scores_chance_or_nothing():
@@ -56,6 +63,26 @@ def test_cosine_is_the_diagonal_of_the_score_matrix_and_zero_for_a_missed_face()
     a[2] = 0
     np.testing.assert_allclose(metrics.cosine(a, b), np.diag(metrics.score_matrix(a, b)))
     assert metrics.cosine(a, b)[2] == 0
+
+
+unit_rows = st.integers(0, 10_000).map(lambda seed: unit(np.random.default_rng(seed).standard_normal((2, 6, 5))))
+
+
+def unit(x):
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+@given(unit_rows)
+def test_l2_is_the_euclidean_distance_and_root_of_2_minus_2_cosine(rows):
+    distance = metrics.l2(*rows)
+    np.testing.assert_allclose(distance, [spatial.distance.euclidean(a, b) for a, b in zip(*rows, strict=True)])
+    np.testing.assert_allclose(distance, np.sqrt(2 - 2 * metrics.cosine(*rows)), atol=1e-12)
+    assert distance.mean() <= np.sqrt(2 - 2 * metrics.cosine(*rows).mean()) + 1e-12  # the bound that Table 2 breaks
+
+
+def test_an_undetected_face_is_as_far_as_cosine_0_from_either_side():
+    face, missed = np.eye(2), np.zeros((2, 2))
+    assert metrics.l2(missed, face).tolist() == metrics.l2(face, missed).tolist() == [2**0.5, 2**0.5]
 
 
 @pytest.mark.parametrize("k", [0, 4])
@@ -89,62 +116,81 @@ def test_skill_is_0_at_the_reference_and_1_at_the_ceiling():
         metrics.skill(0.5, 0.6, 0.6)
 
 
-# --- the bootstrap
+# --- diversity
 
 
-def test_bca_agrees_with_scipy():
-    values = np.random.default_rng(0).exponential(size=60)
-    ours = metrics.bootstrap(values, resamples=20_000)
-    theirs = stats.bootstrap((values,), np.mean, method="BCa", n_resamples=20_000, rng=0).confidence_interval
-    assert ours.value == values.mean()
-    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.02)
+@given(st.integers(0, 10_000), st.integers(2, 5))
+def test_diversity_is_the_mean_distance_of_all_pairs(seed, count):
+    draws = unit(np.random.default_rng(seed).standard_normal((3, count, 8)))
+    expected = [spatial.distance.pdist(utterance, "cosine").mean() for utterance in draws]
+    np.testing.assert_allclose(metrics.diversity(draws), expected, atol=1e-12)
 
 
-def test_a_statistic_of_several_means_agrees_with_scipy():
-    g = np.random.default_rng(1)
-    a = g.normal(1, 0.2, 50)
-    b = a + g.normal(0.5, 0.1, 50)
-    ours = metrics.bootstrap(np.stack([a, b], 1), lambda m: m[..., 0] / m[..., 1], resamples=20_000)
-    theirs = stats.bootstrap(
-        (a, b),
-        lambda x, y, axis: x.mean(axis) / y.mean(axis),
-        paired=True,
-        method="BCa",
-        n_resamples=20_000,
-        rng=0,
-        vectorized=True,
-    ).confidence_interval
-    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.003)
+def test_diversity_is_0_for_one_face_and_2_for_opposite_ones():
+    same, opposite = np.tile(np.eye(3)[0], (4, 1)), np.array([np.eye(3)[0], -np.eye(3)[0]])
+    assert metrics.diversity(same[None]).tolist() == [0]
+    assert metrics.diversity(opposite[None]).tolist() == [2]
 
 
-def test_the_95_percent_interval_holds_the_truth_in_about_95_percent():
-    g = np.random.default_rng(2)
-    held = 0
-    for seed in range(300):
-        interval = metrics.bootstrap((g.random(100) < 0.3).astype(float), resamples=500, seed=seed)
-        held += interval.low <= 0.3 <= interval.high
-    assert 0.91 <= held / 300 <= 0.985
+def test_failed_drawings_add_no_diversity():
+    draws = unit(np.random.default_rng(0).standard_normal((1, 4, 8)))
+    draws[0, [1, 3]] = 0
+    expected = (1 - draws[0, 0] @ draws[0, 2]) / 6  # one whole pair of six
+    np.testing.assert_allclose(metrics.diversity(draws), [expected])
+    draws[0] = 0
+    assert metrics.diversity(draws).tolist() == [0]
 
 
-def test_groups_are_macro_averaged_and_resampled_apart():
-    groups = np.repeat(["f", "m"], [90, 10])
-    values = np.repeat([0.0, 1.0], [90, 10])
-    interval = metrics.bootstrap(values, groups=groups)
-    assert interval == (0.5, 0.5, 0.5)  # between the groups there is a difference, but no doubt
-    g = np.random.default_rng(3)
-    noisy = g.normal(size=100)
-    error = np.sqrt(noisy[:90].var() / 90 + noisy[90:].var() / 10) / 2
-    wide = metrics.bootstrap(noisy, groups=groups)
-    assert (wide.high - wide.low) / (2 * 1.96 * error) == pytest.approx(1, abs=0.15)
+def test_diversity_of_one_draw_is_refused():
+    with pytest.raises(InputError, match="at least 2"):
+        metrics.diversity(np.ones((3, 1, 4)))
 
 
-def test_the_same_seed_gives_the_same_interval_and_no_variance_none():
-    values = np.random.default_rng(4).random(30)
-    assert metrics.bootstrap(values, seed=5) == metrics.bootstrap(values, seed=5)
-    assert metrics.bootstrap(np.ones(5)) == (1, 1, 1)
+# --- VFS
 
 
-@pytest.mark.parametrize("values", [np.ones(1), np.array([1.0, np.nan, 0.0])])
-def test_one_person_or_nan_cannot_be_bootstrapped(values):
-    with pytest.raises(InputError, match="bootstrap"):
-        metrics.bootstrap(values)
+def posteriors(images, classes, seed=0):
+    return np.random.default_rng(seed).dirichlet(np.full(classes, 0.1), images)
+
+
+def test_vfs_of_one_split_is_exp_of_the_mean_kl_divergence():
+    p = posteriors(30, 7)
+    kl = [stats.entropy(row, p.mean(axis=0)) for row in p]
+    assert metrics.vfs(p, splits=1).value == pytest.approx(np.exp(np.mean(kl)))
+
+
+@pytest.mark.parametrize("images", [20, 23])
+def test_vfs_is_the_mean_over_shuffled_splits_that_hold_every_image(images):
+    p = posteriors(images, 7)
+    shuffled = p[np.random.default_rng(3).permutation(images)]
+    scores = []
+    for i in range(5):
+        part = shuffled[i * images // 5 : (i + 1) * images // 5]
+        scores.append(np.exp(np.mean([stats.entropy(row, part.mean(axis=0)) for row in part])))
+    result = metrics.vfs(p, seed=3)
+    assert result == pytest.approx((np.mean(scores), np.std(scores), 4))
+    assert str(result).endswith("(of at most 4)")
+
+
+def test_vfs_is_1_when_all_images_look_alike_and_n_when_all_are_surely_different():
+    assert metrics.vfs(np.tile(posteriors(1, 7), (10, 1))).value == pytest.approx(1)
+    assert metrics.vfs(np.eye(50)).value == pytest.approx(10)  # zeros in the posteriors are no NaN
+
+
+@given(st.integers(0, 10_000), st.integers(5, 20))
+def test_vfs_never_leaves_1_to_images_per_split(seed, images):
+    result = metrics.vfs(posteriors(images, 30, seed))
+    assert 1 - 1e-9 <= result.value <= -(-images // 5) + 1e-9
+
+
+@pytest.mark.parametrize("bad", [np.nan, -0.1, 0.9])
+def test_rows_that_are_no_distribution_are_refused(bad):
+    p = np.eye(10)
+    p[3, 3] = bad
+    with pytest.raises(InputError, match="row 3"):
+        metrics.vfs(p)
+
+
+def test_fewer_images_than_splits_are_refused():
+    with pytest.raises(InputError, match="4 images in 5 splits"):
+        metrics.vfs(np.eye(4))

@@ -1,7 +1,8 @@
-"""How near a predicted identity is to the true one: cosine, retrieval, matching, and how sure one can be.
+"""How near a predicted identity is to the true one (cosine, L2, retrieval, matching), and how varied the faces are.
 
-Every measure is a value *per person* (a query), so that means can be resampled over persons. Conventions: row i of a
-score matrix is person i's voice against everybody's face, the truth on its diagonal; higher is nearer.
+Every measure but VFS is a value *per person* (a query), so that means can be resampled over persons (``intervals``).
+Conventions: row i of a score matrix is person i's voice against everybody's face, the truth on its diagonal; higher is
+nearer. An undetected face is a zero vector: a miss with cosine 0.
 """
 
 from __future__ import annotations
@@ -13,8 +14,24 @@ import numpy as np
 from jaxtyping import Float, Integer, Shaped
 
 from v2f_core.errors import InputError
+from v2f_core.evaluation.intervals import Interval, bootstrap, paired_difference
 
-Statistic = Callable[[Float[np.ndarray, "*batch measures"]], Float[np.ndarray, "*batch"]]
+__all__ = [
+    "VFS",
+    "Interval",
+    "bootstrap",
+    "cosine",
+    "diversity",
+    "l2",
+    "matching",
+    "paired_difference",
+    "rank",
+    "recall",
+    "score_matrix",
+    "skill",
+    "vfs",
+    "within",
+]
 
 
 def cosine(a: Float[np.ndarray, "n dim"], b: Float[np.ndarray, "n dim"]) -> Float[np.ndarray, " n"]:
@@ -28,6 +45,21 @@ def cosine(a: Float[np.ndarray, "n dim"], b: Float[np.ndarray, "n dim"]) -> Floa
         array([1., 0.])
     """
     return np.einsum("nd,nd->n", a.astype(np.float64), b.astype(np.float64))
+
+
+def l2(a: Float[np.ndarray, "n dim"], b: Float[np.ndarray, "n dim"]) -> Float[np.ndarray, " n"]:
+    """Row by row Euclidean distance of two sets of unit vectors, from 0 to 2. "L2" of Table 2.
+
+    Of unit vectors L2² = 2 − 2·cos, so that it ranks *persons* exactly as the cosine does, and by Jensen's inequality a
+    table's mean L2 is at most √(2 − 2·mean cos). Table 2 breaks this bound: Voice2Face's cosine .259 allows 1.217 and
+    stands beside 1.26. An undetected face (a zero vector) has √2, the distance at cosine 0, not its own distance of 1.
+
+    Example:
+        >>> l2(np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 0.0]]), np.array([[1.0, 0.0], [-1.0, 0.0], [1.0, 0.0]]))
+        array([0.        , 2.        , 1.41421356])
+    """
+    distance = np.linalg.norm(a.astype(np.float64) - b, axis=1)
+    return np.where(a.any(axis=1) & b.any(axis=1), distance, np.sqrt(2))
 
 
 def score_matrix(query: Float[np.ndarray, "n dim"], gallery: Float[np.ndarray, "m dim"]) -> Float[np.ndarray, "n m"]:
@@ -120,75 +152,70 @@ def skill(
     return (ours - reference) / (ceiling - reference)
 
 
-class Interval(NamedTuple):
-    """An estimate and its 95 % interval."""
+def diversity(draws: Float[np.ndarray, "utterances draws dim"]) -> Float[np.ndarray, " utterances"]:
+    """How different the faces drawn for one voice are: mean 1 − cos over all pairs of an utterance's draws.
 
-    value: float
-    low: float
-    high: float
+    0 is always the same face. A faithful sampler of p(face | voice) has the diversity of the *persons* who could own
+    that voice, so that neither 0 nor the most is best. A pair with an undetected face (a zero vector) adds 0: a failed
+    drawing is no variety.
 
-    def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
-
-
-def bootstrap(
-    values: Float[np.ndarray, "n measures"] | Float[np.ndarray, " n"],
-    statistic: Statistic | None = None,
-    groups: Shaped[np.ndarray, " n"] | None = None,
-    resamples: int = 4000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> Interval:
-    """A statistic of means over persons, with its BCa interval (Efron 1987). Persons are resampled, the gallery is not.
-
-    Several measures of the same persons are resampled together, which makes differences between systems paired.
-
-    Args:
-        values: one row a person, one column a measure (one measure may be a plain vector).
-        statistic: maps the measures' means to a number; without it, the (only) mean itself. Called on a batch.
-        groups: when given, persons are resampled within their group, and each mean is the macro-average of the groups'.
-        resamples: how many bootstrap samples.
-        level: of the interval.
-        seed: of the resampling.
     Raises:
-        InputError: fewer than two persons, or a value that is NaN.
+        InputError: fewer than two draws an utterance, which have no pair.
 
     Example:
-        >>> heads = np.array([1.0] * 30 + [0.0] * 70)
-        >>> print(bootstrap(heads))
-        0.300 [0.210, 0.390]
+        >>> diversity(np.array([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, 0.0]]]))
+        array([1., 0., 0.])
     """
-    from scipy.stats import norm
+    _, count, _ = draws.shape
+    if count < 2:
+        raise InputError(f"diversity of {count} draw an utterance: expected at least 2")
+    draws = draws.astype(np.float64)
+    detected = draws.any(axis=2).sum(axis=1)
+    total, norms = draws.sum(axis=1), (draws**2).sum(axis=(1, 2))
+    # Σ cos over ordered pairs = ‖Σ z‖² − Σ‖z‖²: no utterance × draws × draws table
+    cosines = (total**2).sum(axis=1) - norms
+    return (detected * (detected - 1) - cosines) / (count * (count - 1))
 
-    values = values.astype(np.float64).reshape(len(values), -1)
-    if len(values) < 2 or not np.isfinite(values).all():
-        raise InputError(f"a bootstrap of {len(values)} persons: expected at least 2 and no NaN among their values")
-    names = np.zeros(len(values)) if groups is None else groups
-    parts = [values[names == name] for name in np.unique(names)]
-    if min(map(len, parts)) < 2:
-        raise InputError("a bootstrap within groups needs at least 2 persons in each")
-    of_means: Statistic = statistic or (lambda means: means[..., 0])
 
-    means = np.stack([part.mean(axis=0) for part in parts])
-    value = float(of_means(means.mean(axis=0)))
-    generator = np.random.default_rng(seed)
-    drawn = np.zeros((resamples, values.shape[1]))
-    jackknife = []
-    for part, mean in zip(parts, means, strict=True):
-        n = len(part)
-        counts = generator.multinomial(n, np.full(n, 1 / n), size=resamples)
-        drawn += counts @ part / n / len(parts)
-        # leaving one person out moves this group's mean by (mean − value) / (n − 1)
-        jackknife.append(of_means(means.mean(axis=0) + (mean - part) / (n - 1) / len(parts)))
-    sample = of_means(drawn)
-    left_out = np.concatenate([part.mean() - part for part in jackknife])
-    spread = (left_out**2).sum()
-    if spread == 0:
-        return Interval(value, value, value)
-    acceleration = (left_out**3).sum() / (6 * spread**1.5)
-    # resamples equal to the estimate count half, which matters for hits and misses
-    below = (np.isclose(sample, value) * 0.5 + (sample < value) * ~np.isclose(sample, value)).mean()
-    bias = norm.ppf(np.clip(below, 0.5 / resamples, 1 - 0.5 / resamples))
-    tails = norm.ppf([(1 - level) / 2, (1 + level) / 2]) + bias
-    low, high = np.quantile(sample, norm.cdf(bias + tails / (1 - acceleration * tails)))
-    return Interval(value, float(low), float(high))
+class VFS(NamedTuple):
+    """VGGFace score: mean and standard deviation over the splits, and how many images the smallest split holds."""
+
+    value: float
+    deviation: float
+    images: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f} ± {self.deviation:.2f} (of at most {self.images})"
+
+
+def vfs(posteriors: Float[np.ndarray, "images classes"], splits: int = 5, seed: int = 0) -> VFS:
+    """VFS of Table 2: exp of the mean KL divergence of p(y|x) from its mean p(y), averaged over splits of the images.
+
+    The inception score (Salimans et al. 2016) with a face judge: high when each image is surely *somebody* and all
+    somebodies differ; it asks neither for the right person nor for the right voice. As SF2F's published code has it:
+    images are shuffled, cut into 5, and each split has its own p(y). A split of N images cannot score above N (nor
+    above the number of classes), so that a VFS means nothing without its N.
+
+    Args:
+        posteriors: the judge's p(y|x), one row an image; undetected faces count as images.
+        splits: into how many parts.
+        seed: of the shuffle.
+    Raises:
+        InputError: a row is no distribution (negative, NaN, not summing to 1), or there are fewer images than splits.
+
+    Example:
+        >>> print(vfs(np.eye(10)))  # ten images of ten sure persons, two a split
+        2.00 ± 0.00 (of at most 2)
+    """
+    from scipy.special import rel_entr
+
+    posteriors = posteriors.astype(np.float64)
+    if not 1 <= splits <= len(posteriors):
+        raise InputError(f"VFS of {len(posteriors)} images in {splits} splits: expected an image or more in each")
+    bad = ~((posteriors >= 0).all(axis=1) & (np.abs(posteriors.sum(axis=1) - 1) < 1e-3))
+    if bad.any():
+        raise InputError(f"row {bad.argmax()} of the judge's posteriors is no distribution; expected its softmax")
+    order = np.random.default_rng(seed).permutation(len(posteriors))
+    parts = np.split(posteriors[order], np.arange(1, splits) * len(order) // splits)
+    scores = [np.exp(rel_entr(part, part.mean(axis=0)).sum(axis=1).mean()) for part in parts]
+    return VFS(float(np.mean(scores)), float(np.std(scores)), min(map(len, parts)))

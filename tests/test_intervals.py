@@ -1,0 +1,143 @@
+"""Bootstrap intervals against scipy, closed forms and their own promise of 95 %."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from v2f_core.errors import InputError
+from v2f_core.evaluation import intervals
+
+# --- one system
+
+
+def test_bca_agrees_with_scipy():
+    values = np.random.default_rng(0).exponential(size=60)
+    ours = intervals.bootstrap(values, resamples=20_000)
+    theirs = stats.bootstrap((values,), np.mean, method="BCa", n_resamples=20_000, rng=0).confidence_interval
+    assert ours.value == values.mean()
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.02)
+
+
+def test_a_statistic_of_several_means_agrees_with_scipy():
+    g = np.random.default_rng(1)
+    a = g.normal(1, 0.2, 50)
+    b = a + g.normal(0.5, 0.1, 50)
+    ours = intervals.bootstrap(np.stack([a, b], 1), lambda m: m[..., 0] / m[..., 1], resamples=20_000)
+    theirs = stats.bootstrap(
+        (a, b),
+        lambda x, y, axis: x.mean(axis) / y.mean(axis),
+        paired=True,
+        method="BCa",
+        n_resamples=20_000,
+        rng=0,
+        vectorized=True,
+    ).confidence_interval
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.003)
+
+
+def test_the_95_percent_interval_holds_the_truth_in_about_95_percent():
+    g = np.random.default_rng(2)
+    held = 0
+    for seed in range(300):
+        interval = intervals.bootstrap((g.random(100) < 0.3).astype(float), resamples=500, seed=seed)
+        held += interval.low <= 0.3 <= interval.high
+    assert 0.91 <= held / 300 <= 0.985
+
+
+def test_groups_are_macro_averaged_and_resampled_apart():
+    groups = np.repeat(["f", "m"], [90, 10])
+    values = np.repeat([0.0, 1.0], [90, 10])
+    interval = intervals.bootstrap(values, groups=groups)
+    assert interval == (0.5, 0.5, 0.5)  # between the groups there is a difference, but no doubt
+    g = np.random.default_rng(3)
+    noisy = g.normal(size=100)
+    error = np.sqrt(noisy[:90].var() / 90 + noisy[90:].var() / 10) / 2
+    wide = intervals.bootstrap(noisy, groups=groups)
+    assert (wide.high - wide.low) / (2 * 1.96 * error) == pytest.approx(1, abs=0.15)
+
+
+def test_the_same_seed_gives_the_same_interval_and_no_variance_none():
+    values = np.random.default_rng(4).random(30)
+    assert intervals.bootstrap(values, seed=5) == intervals.bootstrap(values, seed=5)
+    assert intervals.bootstrap(np.ones(5)) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("values", [np.ones(1), np.array([1.0, np.nan, 0.0])])
+def test_one_person_or_nan_cannot_be_bootstrapped(values):
+    with pytest.raises(InputError, match="bootstrap"):
+        intervals.bootstrap(values)
+
+
+# --- two systems, the same persons
+
+
+def two_systems(n=60, seed=0):
+    """Persons differ by 1, the systems by 0.1."""
+    g = np.random.default_rng(seed)
+    theirs = g.normal(size=n)
+    return theirs + 0.1 + 0.05 * g.normal(size=n), theirs
+
+
+def test_the_paired_difference_agrees_with_scipy():
+    ours, theirs = two_systems()
+    found = intervals.paired_difference(ours, theirs, resamples=20_000)
+    expected = stats.bootstrap(
+        (ours, theirs),
+        lambda a, b, axis: a.mean(axis) - b.mean(axis),
+        paired=True,
+        method="BCa",
+        n_resamples=20_000,
+        rng=0,
+        vectorized=True,
+    ).confidence_interval
+    assert found.value == pytest.approx(ours.mean() - theirs.mean())
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-3)
+    assert found.n == 60
+
+
+def test_pairing_sees_what_two_single_intervals_cannot():
+    ours, theirs = two_systems()
+    assert intervals.paired_difference(ours, theirs).low > 0
+    assert intervals.bootstrap(ours).low < intervals.bootstrap(theirs).high
+
+
+def test_strata_are_resampled_apart_and_count_alike():
+    g = np.random.default_rng(0)
+    sex = np.repeat(["f", "m"], [90, 10])
+    theirs = g.normal(size=100)
+    ours = theirs + (sex == "m")  # better by exactly 1 for men, by 0 for women
+    assert intervals.paired_difference(ours, theirs, sex)[:3] == pytest.approx((0.5, 0.5, 0.5))
+    assert intervals.paired_difference(ours, theirs).value == pytest.approx(0.1)
+
+
+@given(st.integers(0, 10_000))
+def test_swapping_the_systems_turns_the_interval_around(seed):
+    ours, theirs = two_systems(seed=seed)
+    a, b = (intervals.paired_difference(*pair, resamples=200) for pair in ((ours, theirs), (theirs, ours)))
+    assert a[:3] == pytest.approx((-b.value, -b.high, -b.low), abs=1e-9)
+
+
+def test_a_system_does_not_differ_from_itself():
+    ours, _ = two_systems()
+    assert intervals.paired_difference(ours, ours) == (0, 0, 0, 60)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "message"),
+    [
+        (np.ones(5), np.ones(4), "5 and 4 persons"),
+        (np.array([1.0, np.nan, 2.0]), np.ones(3), "ours: 1 of 3"),
+        (np.ones(3), np.full(3, np.inf), "theirs: 3 of 3"),
+        (np.ones(1), np.ones(1), "at least 2"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(ours, theirs, message):
+    with pytest.raises(InputError, match=message):
+        intervals.paired_difference(ours, theirs)
+
+
+def test_a_group_of_one_person_cannot_be_resampled():
+    with pytest.raises(InputError, match="within groups"):
+        intervals.paired_difference(np.ones(3), np.ones(3), np.array(["f", "f", "m"]))
