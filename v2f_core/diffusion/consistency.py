@@ -1,0 +1,129 @@
+"""Diffusion self-consistency L_self (Eq. 11-14): a frozen generator as the critic of a predicted identity.
+
+A face is noised, the UNet looks at it under ẑ, and what it says is compared with a target; the four ways to do so stand
+in :mod:`v2f_core.diffusion.strategies`, everything that the paper leaves open in
+:class:`~v2f_core.diffusion.consistency_settings.ConsistencySettings`. UNet passes an example (counted for any
+setting by ``settings.unet_passes()``; g: with gradient, about three times the work):
+
+========  =================  =============================================================
+mode      UNet passes        and besides
+========  =================  =============================================================
+paper     1 g + k            x̂0 in k steps (the first prediction is used again), VAE, f_arc
+denoise   1 g
+teacher   1 g + 1
+contrast  (K + 1) g + 1      K negatives and null
+========  =================  =============================================================
+
+Latents, landmarks and z_arc never change and are given, made once. P(z_arc) is not kept: it would take far more memory
+than all latents, and the text encoder costs little beside one UNet pass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from v2f_core.diffusion.consistency_settings import ConsistencySettings
+from v2f_core.diffusion.lora import lora_parameters
+from v2f_core.diffusion.prior import Prior
+from v2f_core.diffusion.strategies import STRATEGIES, Look
+from v2f_core.diffusion.timesteps import draw_timesteps, timestep_weight
+from v2f_core.errors import InputError
+
+
+@dataclass(frozen=True)
+class FaceBatch:
+    """Real faces, each of another person.
+
+    Attributes:
+        latents: z_0, the VAE's code.
+        landmarks: five points in pixels of the decoded image.
+        z_arc: unit identities.
+        women: the persons' sex.
+    """
+
+    latents: Float[Tensor, "batch 4 h w"]
+    landmarks: Float[Tensor, "batch 5 2"]
+    z_arc: Float[Tensor, "batch 512"]
+    women: Bool[Tensor, " batch"]
+
+
+class ConsistencyTerms(NamedTuple):
+    """What :class:`SelfConsistency` gives.
+
+    Attributes:
+        loss: the mean of w(t) times the examples' losses.
+        each: the examples' losses before w(t), without gradient.
+        t: their timesteps.
+        z_self: what f_arc recognises in x̂0, in mode "paper".
+    """
+
+    loss: Float[Tensor, ""]
+    each: Float[Tensor, " batch"]
+    t: Int[Tensor, " batch"]
+    z_self: Float[Tensor, "batch 512"] | None
+
+
+class SelfConsistency:
+    """L_self of predicted identities and the faces of their speakers.
+
+    Args:
+        prior: with adapters (:func:`~v2f_core.diffusion.lora.add_lora`) or without, then L_self can train φ alone.
+        arcface: f_arc with gradients (:func:`~v2f_core.identity.arcface_torch.differentiable_arcface`).
+        settings: which L_self; ``trains="aligner"`` freezes the adapters.
+    Raises:
+        InputError: the timesteps end before t_max; from the call, a batch of one where another person is needed.
+
+    Example:
+        >>> critic = SelfConsistency(prior, arcface, ConsistencySettings("teacher"))  # doctest: +SKIP
+        >>> critic(aligner(voices), faces, torch.Generator().manual_seed(0)).loss.backward()  # doctest: +SKIP
+    """
+
+    def __init__(self, prior: Prior, arcface: nn.Module, settings: ConsistencySettings) -> None:
+        if settings.t_max >= len(prior.alphas_cumprod):
+            raise InputError(f"t_max={settings.t_max}: this prior's timesteps end at {len(prior.alphas_cumprod) - 1}")
+        self.prior, self.arcface, self.settings = prior, arcface, settings
+        for parameter in lora_parameters(prior).values():
+            parameter.requires_grad_(settings.trains != "aligner")
+
+    def __call__(
+        self, identity: Float[Tensor, "batch 512"], faces: FaceBatch, generator: torch.Generator
+    ) -> ConsistencyTerms:
+        """L_self of a batch; the generator draws timesteps, noise, dropped conditions and negatives."""
+        settings, device = self.settings, faces.latents.device
+        if settings.trains == "lora":
+            identity = identity.detach()
+        z_0, landmarks = self._source(identity, faces, generator)
+        t = draw_timesteps(len(z_0), settings.t_min, settings.t_max, generator).to(device)
+        noise = _normal(z_0.shape, generator).to(z_0)
+        given = torch.rand(len(z_0), generator=generator, device=generator.device) >= settings.condition_dropout
+        z_t = self.prior.add_noise(z_0, noise, t)
+        look = Look(self.prior, self.arcface, settings, z_t, t, noise, landmarks, given.to(device), generator)
+        each, z_self = STRATEGIES[settings.mode](look, identity, faces.z_arc, faces.women)
+        weight = timestep_weight(settings.weight, t, self.prior.alphas_cumprod)
+        return ConsistencyTerms((weight * each).mean(), each.detach(), t, z_self)
+
+    def _source(self, identity: Tensor, faces: FaceBatch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The clean latents that are noised, and the landmarks of that face."""
+        source = self.settings.z_t_from
+        if source == "real":
+            return faces.latents, faces.landmarks
+        if source == "other":
+            if len(identity) < 2:
+                raise InputError("z_t_from='other' in a batch of one: there is no other person; raise the batch")
+            return faces.latents.roll(1, dims=0), faces.landmarks.roll(1, dims=0)
+        start = _normal(faces.latents.shape, generator).to(faces.latents)
+        with torch.no_grad():
+            tokens = self.prior.condition(identity)
+            latents = self.prior.denoise(start, tokens, self.settings.generated_steps, guidance=1.0)
+        torch.clear_autocast_cache()  # it keeps casts of the adapters that were made without gradient
+        # nobody knows where a generated face's points are; faces are framed alike, so the mean is near
+        return latents, faces.landmarks.mean(dim=0).expand_as(faces.landmarks)
+
+
+def _normal(shape: torch.Size, generator: torch.Generator) -> Tensor:
+    return torch.randn(shape, generator=generator, device=generator.device)

@@ -1,0 +1,186 @@
+"""Four readings of diffusion self-consistency: what a UNet can say about whether ẑ fits a face.
+
+Each strategy gets a `Look`, one noised face a speaker, and the predicted identities; it gives the loss of each example
+before w(t). Squared norms are means over the latent's dimensions, so that a loss does not grow with the image.
+
+- ``paper`` (Eq. 14): ‖ε_{θ+ψ}(z_t, c_gen) − ε(z_t, c_self)‖² with c_gen = P(ẑ), c_self = P(f_arc(decode(x̂0))). It is
+  least where the network no longer listens to c, and where every ẑ is the same: watch the monitors.
+- ``denoise``: ‖ε − ε_{θ+ψ}(z_t, c_gen)‖², the plain residual on the real face.
+- ``teacher``: ‖ε_{θ+ψ}(z_t, c_gen) − ε_θ(z_t, P(z_arc))‖²: the same without the noise's variance.
+- ``contrast``: −log softmax_j(−r_j/τ) of the residuals r_j under P(ẑ_i), P(ẑ_j) of same-sex speakers, and null.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from v2f_core.diffusion.consistency_settings import ConsistencySettings
+from v2f_core.diffusion.lora import lora_parameters, without_lora
+from v2f_core.diffusion.prior import Prior
+from v2f_core.identity.arcface_torch import align_batch
+
+
+@dataclass(frozen=True)
+class Look:
+    """One noised face for each example, and those who look at it.
+
+    Attributes:
+        prior, arcface, settings: the networks and how to use them.
+        z_t, t, noise: the noised latents, the timesteps, the noise in them.
+        landmarks: five points of the face that was noised, pixels.
+        given: False where conditions are dropped.
+        generator: draws negatives.
+    """
+
+    prior: Prior
+    arcface: nn.Module
+    settings: ConsistencySettings
+    z_t: Float[Tensor, "batch 4 h w"]
+    t: Int[Tensor, " batch"]
+    noise: Float[Tensor, "batch 4 h w"]
+    landmarks: Float[Tensor, "batch 5 2"]
+    given: Bool[Tensor, " batch"]
+    generator: torch.Generator
+
+    def condition(self, identity: Float[Tensor, "batch 512"]) -> Float[Tensor, "batch tokens width"]:
+        """P(identity), or null where conditions are dropped."""
+        tokens = self.prior.condition(identity)
+        if bool(self.given.all()):
+            return tokens
+        return torch.where(self.given[:, None, None], tokens, self.prior.null(len(tokens)))
+
+    def predict(self, c: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch 4 h w"]:
+        """ε(z_t, c, t); in half precision the difference of two such would have hardly a digit left."""
+        noise = self.prior.predict(self.z_t, self.t, c)
+        return noise.float() if noise.dtype in (torch.float16, torch.bfloat16) else noise
+
+    def target(self) -> AbstractContextManager[None]:
+        """Within it, the network that makes the target: with the adapters or without."""
+        return nullcontext() if self.settings.target_has_lora else without_lora(self.prior)
+
+    def recognise(
+        self, noise: Float[Tensor, "batch 4 h w"], c: Float[Tensor, "batch tokens width"]
+    ) -> Float[Tensor, "batch 512"]:
+        """z_self = f_arc(decode(x̂0)) (Eq. 12 and 13), x̂0 from a prediction made already, cropped by the landmarks."""
+        x0 = estimate_x0(self.prior, self.z_t, self.t, noise, c, self.settings.x0_steps)
+        return self.arcface(align_batch(self.prior.decode(x0), self.landmarks))
+
+
+# the loss of each example, and z_self where there is one
+Result = tuple[Float[Tensor, " batch"], Float[Tensor, "batch 512"] | None]
+Strategy = Callable[[Look, Tensor, Tensor, Tensor], Result]
+
+
+def estimate_x0(
+    prior: Prior,
+    z_t: Float[Tensor, "batch 4 h w"],
+    t: Int[Tensor, " batch"],
+    noise: Float[Tensor, "batch 4 h w"],
+    c: Float[Tensor, "batch tokens width"],
+    steps: int = 1,
+) -> Float[Tensor, "batch 4 h w"]:
+    """x̂0 of noised latents, by ``steps`` DDIM steps from t to 0, of which the first is given by ``noise``.
+
+    One step costs nothing more; each further one costs a UNet pass and makes x̂0 sharper.
+    """
+    x0 = prior.one_step_x0(z_t, t, noise)
+    for step in range(1, steps):
+        earlier = t * (steps - step) // steps
+        z = prior.add_noise(x0, noise, earlier)
+        noise = prior.predict(z, earlier, c)
+        x0 = prior.one_step_x0(z, earlier, noise)
+    return x0
+
+
+def paper(look: Look, identity: Tensor, z_arc: Tensor, women: Tensor) -> Result:
+    """Eq. 14."""
+    c_gen = look.condition(identity)
+    prediction = look.predict(c_gen)
+    with torch.set_grad_enabled(look.settings.detach == "nothing"):
+        z_self = look.recognise(prediction, c_gen)
+        with look.target():
+            c_self = look.condition(z_self)
+    with torch.set_grad_enabled(look.settings.detach != "branch"), look.target():
+        target = look.predict(c_self)
+    return _mean_square(prediction - target), z_self.detach()
+
+
+def denoise(look: Look, identity: Tensor, z_arc: Tensor, women: Tensor) -> Result:
+    """How badly the real face's noise is told under ẑ."""
+    return _residual(look, look.condition(identity)), None
+
+
+def teacher(look: Look, identity: Tensor, z_arc: Tensor, women: Tensor) -> Result:
+    """How far the prediction under ẑ is from the one under the true identity."""
+    prediction = look.predict(look.condition(identity))  # first: autocast keeps casts, and those need their gradient
+    with torch.no_grad(), look.target():
+        target = look.predict(look.condition(z_arc))
+    return _mean_square(prediction - target), None
+
+
+def contrast(look: Look, identity: Tensor, z_arc: Tensor, women: Tensor) -> Result:
+    """Whether the face is told better under its own ẑ than under others'.
+
+    The adapters see the negatives as constants: else they would win by predicting worse under those.
+    """
+    count = look.settings.negatives
+    own = _residual(look, look.condition(identity))
+    who, there = draw_negatives(women, count, look.generator)
+    with _frozen_lora(look.prior):
+        tokens = look.prior.condition(identity)[who.flatten()]
+        z_t, t, noise = (x.repeat_interleave(count, dim=0) for x in (look.z_t, look.t, look.noise))
+        others = _mean_square(look.prior.predict(z_t, t, tokens) - noise).view(-1, count)
+        with torch.no_grad():
+            null = _residual(look, look.prior.null(len(own)))
+    residuals = torch.cat([own[:, None], others.masked_fill(~there, torch.inf), null[:, None]], dim=1)
+    first = torch.zeros(len(own), dtype=torch.long, device=own.device)
+    return F.cross_entropy(-residuals / look.settings.temperature, first, reduction="none"), None
+
+
+STRATEGIES: dict[str, Strategy] = {"paper": paper, "denoise": denoise, "teacher": teacher, "contrast": contrast}
+
+
+def draw_negatives(
+    women: Bool[Tensor, " batch"], count: int, generator: torch.Generator
+) -> tuple[Int[Tensor, "batch count"], Bool[Tensor, "batch count"]]:
+    """For each of a batch, ``count`` others of the same sex, none twice; and which of these places could be filled.
+
+    Example:
+        >>> who, there = draw_negatives(torch.tensor([True, True, False]), 2, torch.Generator())
+        >>> there.tolist(), who[0, 0].item(), who[1, 0].item()
+        ([[True, False], [True, False], [False, False]], 1, 0)
+    """
+    batch = len(women)
+    rival = (women[:, None] == women) & ~torch.eye(batch, dtype=torch.bool, device=women.device)
+    keys = torch.rand(batch, batch, generator=generator, device=generator.device).to(women.device)
+    keys = F.pad(keys.masked_fill(~rival, -1.0), (0, max(0, count - batch)), value=-1.0)
+    top = keys.topk(count, dim=1)
+    there = top.values >= 0
+    return top.indices.masked_fill(~there, 0), there
+
+
+def _mean_square(x: Tensor) -> Tensor:
+    return x.square().flatten(1).mean(dim=1)
+
+
+def _residual(look: Look, c: Tensor) -> Tensor:
+    return _mean_square(look.predict(c) - look.noise)
+
+
+@contextmanager
+def _frozen_lora(prior: nn.Module) -> Iterator[None]:
+    parameters = [parameter for parameter in lora_parameters(prior).values() if parameter.requires_grad]
+    try:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
