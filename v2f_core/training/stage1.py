@@ -173,8 +173,8 @@ def train(
         torch.manual_seed(settings.seed)  # initial weights and dropout read the global generator
         aligner = Aligner(training.voice.shape[1], settings.hidden_width, training.face.shape[1], settings.dropout)
         aligner = aligner.to(device).train()
-        loss = _loss(training, settings, free=not settings.fixed_centroids).to(device)
-        validation_loss = _loss(validation, settings, free=False).to(device)
+        loss = identity_loss(training, settings, free=not settings.fixed_centroids).to(device)
+        validation_loss = identity_loss(validation, settings, free=False).to(device)
         parameters = [*aligner.parameters(), *loss.parameters()]
         optimiser = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.steps)
@@ -190,7 +190,7 @@ def train(
                 schedule.step()
                 if step % settings.evaluate_every and step != settings.steps:
                     continue
-                score = _validate(aligner, validation, validation_loss)
+                score = validate(aligner, validation, validation_loss)
                 history.append({"step": step, "lr": float(schedule.get_last_lr()[0]), **_row("train", terms), **score})
                 bar.set_postfix(train=history[-1]["train_total"], val=score["val_total"])
                 if score["val_total"] < best:
@@ -203,7 +203,8 @@ def train(
 
 
 @torch.no_grad()
-def _validate(aligner: Aligner, validation: Pairs, loss: IdentityLoss) -> dict[str, float]:
+def validate(aligner: Aligner, validation: Pairs, loss: IdentityLoss) -> dict[str, float]:
+    """L_id of an aligner over other persons, and how often it tells the right one of two faces of the same sex."""
     aligner.eval()
     identity = aligner(validation.pooled_voices())
     aligner.train()
@@ -219,7 +220,8 @@ def _row(name: str, terms: IdentityTerms) -> dict[str, float]:
     return {f"{name}_{term}": value.item() for term, value in terms._asdict().items()}
 
 
-def _loss(pairs: Pairs, settings: Stage1Settings, free: bool) -> IdentityLoss:
+def identity_loss(pairs: Pairs, settings: Stage1Settings, free: bool) -> IdentityLoss:
+    """L_id over some persons, its class vectors drawn and trained (``free``) or kept at the persons' centroids."""
     generator = torch.Generator().manual_seed(settings.seed)
     centroids = None if free else pairs.centroids()
     classes, dim = len(pairs.persons), pairs.face.shape[1]
