@@ -86,6 +86,46 @@ def stage1(
 
 
 @app.command()
+def stage2(
+    out: Annotated[Path, typer.Option(help="Folder for aligner, LoRA and histories.")] = Path("runs/stage2"),
+    aligner: Annotated[Path | None, typer.Option(help="Folder of Stage I's aligner; else the profile's.")] = None,
+    mode: Annotated[
+        Literal["paper", "denoise", "teacher", "contrast"] | None,
+        typer.Option(help="Which L_self; else the profile's."),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps; else the profile's.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same weights.")] = 0,
+    profile: ProfileName = None,
+    device: Device = "cpu",
+) -> None:
+    """Stage II: aligner and LoRA together, with the prior as critic; goes on where it was stopped."""
+    from v2f_core.data.layouts import open_dataset
+    from v2f_core.diffusion.prior import Prior
+    from v2f_core.identity.aligner import Aligner
+    from v2f_core.identity.arcface_torch import differentiable_arcface
+    from v2f_core.identity.faces import FacePack
+    from v2f_core.provenance import folder_hash
+    from v2f_core.training.embeddings import stored
+    from v2f_core.training.latents import pair_faces, stored_latents
+    from v2f_core.training.stage2 import train
+    from v2f_core.training.stage2_settings import from_profile
+
+    chosen = load_profile(profile)
+    _check(device)
+    settings = from_profile(chosen, seed=seed, mode=mode, steps=steps)
+    start = chosen.part("aligner") if aligner is None else aligner
+    trained, prior = Aligner.from_pretrained(start), Prior.from_folder(chosen.part("prior"), device)
+    pack, manifest = FacePack.from_folder(chosen.part("faces"), device), open_dataset(chosen)
+    voices, faces = stored(chosen, manifest, device)
+    latents = stored_latents(chosen, manifest, prior, pack)
+    pairs = [pair_faces(manifest, voices, faces, latents, split, prior.latent_shape) for split in ("train", "val")]
+    hashes = {f"{part}_sha256": folder_hash(chosen.part(part)) for part in (chosen.encoder, "faces", "prior")}
+    made = {"dataset": manifest.root.name, **hashes, "aligner_sha256": folder_hash(start)}
+    train(trained, prior, differentiable_arcface(pack.arcface_path), *pairs, settings, out, made, device)
+    print(f"aligner, LoRA and histories: {out}")
+
+
+@app.command()
 def evaluate(
     out: Annotated[Path, typer.Option(help="Folder for the table.")] = Path("outputs/evaluate"),
     profile: ProfileName = None,

@@ -1,0 +1,93 @@
+"""What a killed training goes on from: one file that is whole or absent, and that knows which training it is of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from v2f_core.errors import InputError
+from v2f_core.files import atomic_write
+
+
+def save_checkpoint(path: str | Path, state: Mapping[str, Any], made_from: Mapping[str, Any]) -> None:
+    """Write tensors, numbers, strings and nestings of them, with what determines the training.
+
+    Args:
+        path: the file; an older one stays until the new one is whole.
+        state: state dictionaries and the like.
+        made_from: settings and hashes, as JSON can hold them; a training of others must not go on from this.
+    Raises:
+        InputError: the folder cannot be written to.
+    """
+    with atomic_write(path) as temporary:
+        torch.save({"made_from": json.dumps(made_from), "state": dict(state)}, temporary)
+
+
+def load_checkpoint(path: str | Path, made_from: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The state that a checkpoint holds, on the CPU; None if there is no checkpoint. Nothing is unpickled but data.
+
+    Raises:
+        InputError: the file is damaged, or of a training with other settings or inputs.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "checkpoint.pt"
+        >>> load_checkpoint(path, {"seed": 0}) is None
+        True
+        >>> save_checkpoint(path, {"step": 7}, {"seed": 0})
+        >>> load_checkpoint(path, {"seed": 0})
+        {'step': 7}
+        >>> load_checkpoint(path, {"seed": 1})
+        Traceback (most recent call last):
+        v2f_core.errors.InputError: …: of another training (seed differs); choose another folder, or delete it to …
+    """
+    path = Path(path)
+    if not path.exists():
+        return None
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        before, state = json.loads(saved["made_from"]), saved["state"]
+    except Exception as error:  # torch raises whatever its readers raise
+        raise InputError(f"{path}: damaged ({str(error).splitlines()[0]}); delete it to begin anew") from error
+    before, now = _flat(before), _flat(json.loads(json.dumps(made_from)))
+    if changed := sorted(name for name in before.keys() | now if before.get(name) != now.get(name)):
+        raise InputError(
+            f"{path}: of another training ({', '.join(changed)} differs); choose another folder, or delete it to "
+            "begin anew"
+        )
+    return state
+
+
+def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in nested.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def randomness(generator: torch.Generator) -> dict[str, Tensor]:
+    """The states of a generator and of torch's global ones, which dropout reads."""
+    states = {"own": generator.get_state(), "cpu": torch.get_rng_state()}
+    return states | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
+
+
+def restore_randomness(states: Mapping[str, Tensor], generator: torch.Generator) -> None:
+    """Put the states of `randomness` back.
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> states = randomness(generator)
+        >>> drawn = torch.rand(2, generator=generator), torch.rand(2)
+        >>> restore_randomness(states, generator)
+        >>> bool((torch.rand(2, generator=generator) == drawn[0]).all()), bool((torch.rand(2) == drawn[1]).all())
+        (True, True)
+    """
+    generator.set_state(states["own"])
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])

@@ -1,0 +1,150 @@
+"""What Stage II needs of every real face and what never changes: its latents and its landmarks, made once and stored.
+
+The store is that of :mod:`v2f_core.training.embeddings`; a row is a face's latents and its ten landmark coordinates.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from v2f_core.diffusion.consistency import FaceBatch
+from v2f_core.errors import InputError
+from v2f_core.profiles import cache_folder
+from v2f_core.provenance import folder_hash
+from v2f_core.training.embeddings import Embedder, Embeddings, extract, read_image
+from v2f_core.training.stage1 import Pairs, pair_up
+
+if TYPE_CHECKING:
+    from v2f_core.data.manifest import Manifest
+    from v2f_core.diffusion.prior import Prior
+    from v2f_core.identity.faces import FacePack
+    from v2f_core.profiles import Profile
+
+POINTS = 5
+
+
+def latent_embedder(prior: Prior, pack: FacePack) -> Embedder:
+    """Encodes pictures, brought to the prior's size, and finds the largest face's landmarks in that size's pixels."""
+    from PIL import Image
+
+    side = prior.latent_shape[1] * 2 ** (len(prior.vae.config.block_out_channels) - 1)
+
+    def prepare(path: Path) -> tuple[Tensor, Tensor] | InputError:
+        try:
+            picture = read_image(path)
+        except InputError as error:
+            return error
+        height, width = picture.shape[:2]
+        crop = min(height, width)
+        top, left = (height - crop) // 2, (width - crop) // 2
+        picture = np.ascontiguousarray(picture[top : top + crop, left : left + crop])  # the prior draws squares
+        found = pack.detect(picture)
+        if not found:
+            return InputError(f"{path}: no face found in it; expected one face, upright and unobscured")
+        small = np.array(Image.fromarray(picture).resize((side, side), Image.Resampling.LANCZOS))
+        pixels = torch.from_numpy(small).permute(2, 0, 1).contiguous().float() / 127.5 - 1
+        return pixels, torch.from_numpy(found[0].landmarks) * side / crop
+
+    @torch.no_grad()
+    def embed(paths: Sequence[Path]) -> list[Tensor | InputError]:
+        prepared = [prepare(path) for path in paths]
+        good = [item for item in prepared if not isinstance(item, InputError)]
+        if not good:
+            return [item for item in prepared if isinstance(item, InputError)]
+        latents = prior.encode(torch.stack([pixels for pixels, _ in good]).to(prior.device)).float().cpu()
+        points = torch.stack([landmarks for _, landmarks in good])
+        rows = iter(torch.cat([latents.flatten(1), points.flatten(1)], dim=1))
+        return [item if isinstance(item, InputError) else next(rows)[None] for item in prepared]
+
+    return embed
+
+
+def stored_latents(profile: Profile, manifest: Manifest, prior: Prior, pack: FacePack) -> Embeddings:
+    """Latents and landmarks of the training and validation faces of a profile's dataset, from the cache or made now.
+
+    Raises:
+        InputError: a part of the profile is missing or damaged, or too many pictures are bad.
+    """
+    # only the VAE matters here: a prior with another UNet shares them
+    hashes = {
+        "vae_sha256": folder_hash(profile.part("prior") / "vae"),
+        "pack_sha256": folder_hash(profile.part("faces")),
+    }
+    items = [path for split in ("train", "val") for path in manifest.faces(split).path]
+    name = hashlib.sha256("\n".join([*hashes.values(), *items]).encode()).hexdigest()[:12]
+    folder, embed = cache_folder() / f"latents-{name}", latent_embedder(prior, pack)
+    return extract(manifest.root, items, embed, folder, {"what": "latents, landmarks", **hashes}, describe="latents")
+
+
+@dataclass(frozen=True)
+class FacePairs:
+    """The voices and faces of some persons, the faces with their latents and landmarks.
+
+    Attributes:
+        wide: pairs whose face rows are z_arc, latents and landmarks side by side: all that is drawn together.
+        latent_shape: channels, height and width of the latents.
+    """
+
+    wide: Pairs
+    latent_shape: tuple[int, int, int]
+
+    @cached_property
+    def pairs(self) -> Pairs:
+        """The same with z_arc alone, as in Stage I."""
+        return Pairs(**{**self.wide.__dict__, "face": self._split(self.wide.face)[0]})
+
+    def draw(
+        self, batch: int, windows: int, generator: torch.Generator
+    ) -> tuple[Float[Tensor, "batch speaker"], Int[Tensor, " batch"], FaceBatch]:
+        """Pooled voices of random persons, who they are, and a random photo of each; see `Pairs.draw`."""
+        voice, rows, label = self.wide.draw(batch, windows, generator)
+        return voice, label, self._faces(rows, label)
+
+    def first(self, count: int) -> tuple[Float[Tensor, "batch speaker"], FaceBatch]:
+        """The pooled voices and first photos of the first persons."""
+        label = torch.arange(min(count, len(self.wide.persons)), device=self.wide.face.device)
+        return self.wide.pooled_voices()[label], self._faces(self.wide.gallery()[label], label)
+
+    def to(self, device: str | torch.device) -> FacePairs:
+        """The same on a device."""
+        return FacePairs(self.wide.to(str(device)), self.latent_shape)
+
+    def _split(self, rows: Tensor) -> tuple[Tensor, ...]:
+        codes = int(np.prod(self.latent_shape))
+        return rows.split([rows.shape[1] - codes - 2 * POINTS, codes, 2 * POINTS], dim=1)
+
+    def _faces(self, rows: Tensor, label: Tensor) -> FaceBatch:
+        z_arc, latents, landmarks = self._split(rows)
+        women = torch.tensor([sex == "f" for sex in self.wide.sexes], device=rows.device)[label]
+        return FaceBatch(latents.view(-1, *self.latent_shape), landmarks.view(-1, POINTS, 2), z_arc, women)
+
+
+def pair_faces(
+    manifest: Manifest,
+    voices: Embeddings,
+    faces: Embeddings,
+    latents: Embeddings,
+    split: str,
+    latent_shape: tuple[int, int, int],
+) -> FacePairs:
+    """The persons of a split who have a voice, and a face with an identity and latents.
+
+    Args:
+        voices, faces, latents: the three stores.
+        latent_shape: of the prior.
+    Raises:
+        InputError: nobody in the split has all of them.
+    """
+    rows, items = latents.of(faces.of(manifest.faces(split).path)[1])
+    joined = torch.cat([faces.of(items)[0], rows], dim=1)
+    return FacePairs(pair_up(manifest, voices, Embeddings(joined, items, [], {}), split), latent_shape)

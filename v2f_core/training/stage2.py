@@ -1,0 +1,251 @@
+"""Stage II: aligner and adapters together, L_id + λ_self·L_self (Eq. 15), on stored embeddings and latents."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from v2f_core.diffusion.consistency import SelfConsistency
+from v2f_core.diffusion.lora import add_lora, lora_parameters, save_lora
+from v2f_core.diffusion.monitors import collapse_monitors
+from v2f_core.diffusion.timesteps import bands
+from v2f_core.errors import InputError
+from v2f_core.files import atomic_write
+from v2f_core.identity.aligner import Aligner
+from v2f_core.provenance import versions
+from v2f_core.training.checkpoints import load_checkpoint, randomness, restore_randomness, save_checkpoint
+from v2f_core.training.stage1 import identity_loss, validate
+from v2f_core.training.stage2_settings import Stage2Settings
+
+if TYPE_CHECKING:
+    from v2f_core.diffusion.prior import Prior
+    from v2f_core.training.latents import FacePairs
+
+CHECKPOINT_NAME, HISTORY_NAME, MONITORS_NAME = "checkpoint.pt", "history.csv", "monitors.csv"
+
+
+def train(
+    aligner: Aligner,
+    prior: Prior,
+    arcface: nn.Module,
+    training: FacePairs,
+    validation: FacePairs,
+    settings: Stage2Settings,
+    folder: str | Path,
+    provenance: Mapping[str, Any],
+    device: str = "cpu",
+) -> Aligner:
+    """Train an aligner of Stage I further, together with adapters on the prior; or go on where a run was stopped.
+
+    The last weights are kept, not the best: a falling L_self proves nothing (see ``monitors.csv``). A killed and
+    resumed run gives the same bits as an unbroken one on the same machine.
+
+    Args:
+        aligner: of Stage I; it is trained in place.
+        prior: without adapters; it gets some.
+        arcface: f_arc with gradients.
+        training, validation: persons of two splits.
+        settings: see :class:`Stage2Settings`.
+        folder: gets ``aligner/``, ``lora/``, ``provenance.json``, ``history.csv`` (a row an evaluation, the first
+            before any training), ``monitors.csv`` (a row an evaluation and band of timesteps), ``checkpoint.pt``.
+        provenance: hashes of the inputs.
+        device: where to train.
+    Returns:
+        the trained aligner; the adapters are on ``prior``.
+    Raises:
+        InputError: the folder holds another training, or a loss is not finite; then the state before that step is
+            saved, and the message names step, term and persons.
+    """
+    from tqdm import tqdm
+
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)  # dropout reads the global generator
+        run = _Run(aligner, prior, arcface, training, validation, settings, Path(folder), provenance, device)
+        start = run.restore()
+        if start > settings.steps:
+            raise InputError(f"{folder}: trained for {start} steps already; give steps={start} or more")
+        if start == 0:
+            run.evaluate(0)
+        left, label = range(start + 1, settings.steps + 1), {"desc": "Stage II", "unit": "step", "mininterval": 1.0}
+        with tqdm(left, initial=start, total=settings.steps, **label) as bar:
+            for step in bar:
+                run.step(step)
+                last = step == settings.steps
+                if last or step % settings.evaluate_every == 0:
+                    bar.set_postfix(run.evaluate(step))
+                if last or step % settings.checkpoint_every == 0:
+                    run.save(step)
+    return aligner.eval()
+
+
+class _Run:
+    """Everything that one training holds."""
+
+    def __init__(
+        self,
+        aligner: Aligner,
+        prior: Prior,
+        arcface: nn.Module,
+        training: FacePairs,
+        validation: FacePairs,
+        settings: Stage2Settings,
+        folder: Path,
+        provenance: Mapping[str, Any],
+        device: str,
+    ) -> None:
+        self.settings, self.folder, self.provenance = settings, folder, dict(provenance)
+        self.accelerator = _accelerator(device, settings.mixed_precision)
+        where = self.accelerator.device
+        self.aligner, self.prior, self.arcface = aligner.to(where), prior.to(where), arcface.to(where)
+        self.training, self.validation = training.to(where), validation.to(where)
+        self.generator = torch.Generator().manual_seed(settings.seed)
+        add_lora(self.prior, settings.rank, settings.alpha, self.generator)
+        if settings.gradient_checkpointing:
+            self.prior.unet.enable_gradient_checkpointing()
+        # without L_self nothing reaches the adapters: weight decay alone must not move them
+        consistency = settings.consistency if settings.weight_self else replace(settings.consistency, trains="aligner")
+        self.critic = SelfConsistency(self.prior, self.arcface, consistency)
+        free = not settings.identity.fixed_centroids
+        self.loss = identity_loss(training.pairs, settings.identity, free).to(where)
+        self.validation_loss = identity_loss(validation.pairs, settings.identity, free=False).to(where)
+        self._place_classes()
+        own = [*self.aligner.parameters(), *self.loss.parameters()]
+        lora = [parameter for parameter in lora_parameters(self.prior).values() if parameter.requires_grad]
+        self.parameters = own + lora
+        groups: list[dict[str, Any]] = [{"params": own, "lr": settings.learning_rate}]
+        groups += [{"params": lora, "lr": settings.learning_rate_lora}] if lora else []
+        self.optimiser = self.accelerator.prepare(torch.optim.AdamW(groups, weight_decay=settings.weight_decay))
+        self.history: list[dict[str, float]] = []
+        self.monitors: list[dict[str, float]] = []
+        self.sums: dict[str, float] = {}
+        self.aligner.train()
+
+    @torch.no_grad()
+    def _place_classes(self) -> None:
+        """Free class vectors start where Stage I's aligner puts their persons: its own vectors are not kept."""
+        if not self.settings.identity.fixed_centroids:
+            self.aligner.eval()
+            self.loss.am_softmax.weight.copy_(self.aligner(self.training.pairs.pooled_voices()))
+
+    def step(self, step: int) -> None:
+        """One optimiser step; what is not finite stops the run before anything is changed."""
+        settings, before = self.settings, randomness(self.generator)
+        voice, label, faces = self.training.draw(settings.batch, settings.identity.windows, self.generator)
+
+        def stop(why: str) -> InputError:
+            restore_randomness(before, self.generator)
+            self.save(step - 1)
+            who = ", ".join(self.training.wide.persons[i] for i in label.tolist())
+            return InputError(
+                f"{self.folder / CHECKPOINT_NAME}: step {step}: {why}; saved as it was before that step. The batch was "
+                f"{who}; check their files, or lower the learning rates"
+            )
+
+        terms: dict[str, Tensor] = {}
+        try:
+            with self.accelerator.autocast():
+                identity = self.aligner(voice)
+                of_identity = self.loss(identity, faces.z_arc, label)
+                terms |= of_identity._asdict()
+                total = of_identity.total
+                if settings.weight_self:
+                    terms["self"] = self.critic(identity, faces, self.generator).loss
+                    total = total + settings.weight_self * min(1.0, step / max(1, settings.warmup)) * terms["self"]
+        except InputError as error:
+            raise stop(str(error)) from error
+        if wrong := [name for name, value in terms.items() if not bool(value.isfinite())]:
+            raise stop(f"the loss term {wrong[-1]!r} is not finite")
+        self.optimiser.zero_grad()
+        self.accelerator.backward(total)
+        norm = self.accelerator.clip_grad_norm_(self.parameters, settings.clip)
+        if not bool(torch.as_tensor(norm).isfinite()):
+            raise stop("the gradient is not finite")
+        self.optimiser.step()
+        for name, value in (terms | {"gradient": torch.as_tensor(norm), "steps": torch.ones(())}).items():
+            self.sums[name] = self.sums.get(name, 0.0) + float(value.detach())
+
+    @torch.no_grad()
+    def evaluate(self, step: int) -> dict[str, float]:
+        """A row for the history, one a band for the monitors, and the weights so far; the row's two losses."""
+        settings, critic = self.settings, self.critic
+        taken = self.sums.pop("steps", 1.0)
+        row: dict[str, float] = {"step": step} | {f"train_{name}": value / taken for name, value in self.sums.items()}
+        row |= validate(self.aligner, self.validation.pairs, self.validation_loss)
+        voice, faces = self.validation.first(settings.monitored)
+        self.aligner.eval()
+        identity = self.aligner(voice)
+        self.aligner.train()
+        parts = bands(critic.settings.t_min, critic.settings.t_max, settings.monitor_bands)
+        # the same noise at every evaluation, so that rows differ by the weights alone
+        generator = torch.Generator().manual_seed(settings.seed)
+        found = collapse_monitors(self.prior, self.arcface, identity, faces, parts, generator)
+        for (t_min, t_max), monitor in zip(parts, found, strict=True):
+            banded = SelfConsistency(self.prior, self.arcface, replace(critic.settings, t_min=t_min, t_max=t_max))
+            value = banded(identity, faces, generator).loss.detach()
+            self.monitors.append({"step": step, **monitor, "self": float(value)})
+        row["val_self"] = sum(m["self"] for m in self.monitors[-len(parts) :]) / len(parts)
+        self.history.append(row)
+        self.sums = {}
+        self._write(step)
+        return {"val_total": row["val_total"], "val_self": row["val_self"]}
+
+    def _write(self, step: int) -> None:
+        import pandas as pd
+
+        made = {**self.made_from(), "step": step, "versions": versions("torch", "diffusers", "peft", "v2f-core")}
+        self.aligner.save_pretrained(self.folder / "aligner", made)
+        save_lora(self.prior, self.folder / "lora", made)
+        with atomic_write(self.folder / "provenance.json") as temporary:
+            temporary.write_text(json.dumps(made, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        for name, rows in ((HISTORY_NAME, self.history), (MONITORS_NAME, self.monitors)):
+            with atomic_write(self.folder / name) as temporary:
+                pd.DataFrame(rows).to_csv(temporary, index=False, float_format="%.6g")
+
+    def made_from(self) -> dict[str, Any]:
+        """What determines the run; more steps may be added later."""
+        settings = {name: value for name, value in asdict(self.settings).items() if name != "steps"}
+        return {**self.provenance, "settings": settings}
+
+    def save(self, step: int) -> None:
+        """Write the checkpoint after a step."""
+        state = {
+            "step": step,
+            "aligner": self.aligner.state_dict(),
+            "loss": self.loss.state_dict(),
+            "lora": {name: parameter.detach() for name, parameter in lora_parameters(self.prior).items()},
+            "optimiser": self.optimiser.state_dict(),
+            "randomness": randomness(self.generator),
+            "rows": json.dumps([self.history, self.monitors, self.sums]),
+        }
+        save_checkpoint(self.folder / CHECKPOINT_NAME, state, self.made_from())
+
+    def restore(self) -> int:
+        """Load the checkpoint if there is one, and give the step it was written after."""
+        state = load_checkpoint(self.folder / CHECKPOINT_NAME, self.made_from())
+        if state is None:
+            return 0
+        self.aligner.load_state_dict(state["aligner"])
+        self.loss.load_state_dict(state["loss"])
+        for name, parameter in lora_parameters(self.prior).items():
+            parameter.data.copy_(state["lora"][name])
+        self.optimiser.load_state_dict(state["optimiser"])
+        restore_randomness(state["randomness"], self.generator)
+        self.history, self.monitors, self.sums = json.loads(state["rows"])
+        return int(state["step"])
+
+
+def _accelerator(device: str, mixed_precision: str) -> Any:
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)  # else a process could only ever train on one device
+    accelerator = Accelerator(cpu=device == "cpu", mixed_precision=mixed_precision)
+    if accelerator.num_processes > 1:
+        raise InputError(f"{accelerator.num_processes} processes: Stage II runs in one; start it without a launcher")
+    return accelerator

@@ -1,0 +1,87 @@
+"""The settings of Stage II (Eq. 15 and the paper's training table)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from v2f_core.diffusion.consistency_settings import ConsistencySettings
+from v2f_core.errors import InputError
+from v2f_core.training.stage1 import Stage1Settings
+
+if TYPE_CHECKING:
+    from v2f_core.profiles import Profile
+
+
+@dataclass(frozen=True)
+class Stage2Settings:
+    """What Stage II can be told. The defaults are the paper's where it says something; the comments say where not.
+
+    Example:
+        >>> Stage2Settings(steps=0)
+        Traceback (most recent call last):
+        v2f_core.errors.InputError: steps=0: expected a whole number of at least 1
+    """
+
+    steps: int = 20_000
+    batch: int = 16
+    learning_rate: float = 1e-6  # of φ, AdamW; constant
+    learning_rate_lora: float = 1e-6  # the paper has one rate for both
+    weight_decay: float = 0.01  # Stage I's: none is given for Stage II
+    rank: int = 16
+    alpha: float = 16.0
+    weight_self: float = 1.0  # λ_self over λ_id of Eq. 15: not in the paper; 0 is "w/o DSC"
+    warmup: int = 500  # λ_self rises from 0 over so many steps: "weight warm-up", its length is not in the paper
+    clip: float = 1.0  # largest norm of the whole gradient: not in the paper
+    gradient_checkpointing: bool = False  # of the UNet: less memory, a third more time
+    mixed_precision: str = "no"  # or "bf16"; the paper: "mixed precision"
+    evaluate_every: int = 500
+    checkpoint_every: int = 100
+    monitored: int = 32  # so many validation faces are monitored …
+    monitor_bands: int = 4  # … in so many bands of timesteps
+    seed: int = 0
+    identity: Stage1Settings = field(default_factory=Stage1Settings)  # L_id, and how voices are pooled
+    consistency: ConsistencySettings = field(default_factory=ConsistencySettings)  # L_self
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "rank", "evaluate_every", "checkpoint_every", "monitor_bands"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)}: expected a whole number of at least 1")
+        for name in ("weight_self", "warmup"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name}={getattr(self, name)}: expected a number of at least 0")
+        if self.clip <= 0:
+            raise InputError(f"clip={self.clip}: expected a positive number, such as 1")
+        if self.mixed_precision not in ("no", "bf16"):
+            raise InputError(f"mixed_precision={self.mixed_precision!r}: expected no or bf16")
+        toggled = self.consistency.mode == "contrast" and self.consistency.trains != "aligner"
+        toggled |= self.consistency.detach == "nothing" and not self.consistency.target_has_lora
+        if self.gradient_checkpointing and toggled:
+            raise InputError(
+                "gradient_checkpointing computes again with adapters that this L_self had switched off; give "
+                "consistency with trains='aligner' (contrast) or lora_in_target=True, or no checkpointing"
+            )
+
+
+def from_profile(profile: Profile, seed: int = 0, mode: str | None = None, steps: int | None = None) -> Stage2Settings:
+    """A profile's settings of Stage II, with its Stage I's L_id.
+
+    Args:
+        seed: of everything that is drawn.
+        mode, steps: in place of the profile's.
+    Raises:
+        InputError: a setting makes no sense.
+
+    Example:
+        >>> from v2f_core.profiles import load_profile
+        >>> from_profile(load_profile("mini"), mode="teacher").consistency.mode
+        'teacher'
+    """
+    given: dict[str, Any] = {**profile.stage2, "seed": seed}
+    chosen = dict(given.pop("consistency", {}))
+    if mode:
+        chosen["mode"] = mode
+    if steps:
+        given["steps"] = steps
+    identity, consistency = Stage1Settings(**profile.stage1), ConsistencySettings(**chosen)
+    return Stage2Settings(**given, identity=identity, consistency=consistency)
