@@ -174,10 +174,13 @@ def test_a_file_goes_back_where_it_came_from(prior, tiny_profile, tmp_path):
 
 
 def test_the_same_adapters_give_the_same_bytes_without_a_path_in_them(prior, tiny_profile, tmp_path):
-    for name in "ab":
-        save_lora(prior if name == "b" else adapted(prior), tmp_path / name)
-    assert (tmp_path / "a" / WEIGHTS_NAME).read_bytes() == (tmp_path / "b" / WEIGHTS_NAME).read_bytes()
-    assert str(tiny_profile.prior).encode() not in (tmp_path / "a" / WEIGHTS_NAME).read_bytes()
+    adapted(prior)
+    written = set()
+    for _ in range(8):  # an order that is left to chance shows in one of so many
+        save_lora(prior, tmp_path)
+        written.add((tmp_path / WEIGHTS_NAME).read_bytes())
+    assert len(written) == 1
+    assert str(tiny_profile.prior).encode() not in written.pop()
 
 
 PLAIN = """

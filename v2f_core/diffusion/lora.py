@@ -133,22 +133,18 @@ def save_lora(prior: Prior, folder: str | Path, provenance: Mapping[str, Any] | 
     Raises:
         InputError: the prior has no adapters, or the folder cannot be written to.
     """
-    from diffusers import StableDiffusionPipeline
+    from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
+    from safetensors.torch import save_file
 
     layers, folder = _layers(prior), Path(folder)
     if not layers:
         raise InputError("this prior has no LoRA adapters to save; add_lora gives it some")
-    states = {
-        part: {key.removeprefix(f"{part}."): layer.cpu() for key, layer in layers.items() if key.startswith(prefix)}
-        for part, prefix in PREFIX.items()
-    }
+    metadata = {f"{part}.{name}": value for part in TARGETS for name, value in _metadata(prior, part).items()}
     with atomic_write(folder / WEIGHTS_NAME) as temporary:
-        StableDiffusionPipeline.save_lora_weights(
-            temporary.parent,
-            weight_name=temporary.name,
-            **{f"{part}_lora_layers": state for part, state in states.items()},
-            **{f"{part}_lora_adapter_metadata": _metadata(prior, part) for part in TARGETS},
-        )
+        # as StableDiffusionPipeline.save_lora_weights does; but that adds a second entry to the metadata, and
+        # safetensors writes entries in an order that changes from call to call
+        told = {LORA_ADAPTER_METADATA_KEY: json.dumps(metadata, sort_keys=True)}
+        save_file({key: layer.cpu().contiguous() for key, layer in layers.items()}, temporary, metadata=told)
     if provenance is not None:
         with atomic_write(folder / PROVENANCE_NAME) as temporary:
             temporary.write_text(json.dumps(provenance, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
