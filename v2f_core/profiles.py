@@ -157,6 +157,7 @@ def _mini() -> Profile:
         image_size=128,
         dataset=MINI_ASSETS / "minivox",
         dataset_is_packed=True,
+        guidance=2.0,  # chosen on validation persons, see GUIDANCES in build/prior_report.py
         stage1=MappingProxyType(stage1),
         stage2=MappingProxyType(stage2),
     )

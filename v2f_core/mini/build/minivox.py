@@ -91,7 +91,7 @@ def tables(root: Path, people: list[world.Person], faces: list[dict], voices: li
 def run(work: Path, tiny: bool = False) -> None:
     """Write work/minivox/, everything that `pack` packs."""
     root = work / "minivox"
-    splits = [name for name, n in SPLITS.items() for _ in range(n // 100 if tiny else n)]
+    splits = [name for name, n in SPLITS.items() for _ in range(n // 50 if tiny else n)]
     people = world.population("minivox", len(splits))
     with ProcessPoolExecutor(WORKERS) as pool:
         draw = pool.map(partial(draw_faces, root), people, chunksize=4)

@@ -33,7 +33,7 @@ from v2f_core.mini.build.vae import average, held_out_from, to_float
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
-STEPS, BATCH, RATE = 12_000, 32, 1.2e-3
+STEPS, BATCH, RATE = 10_000, 32, 1.2e-3
 OTHER_VIEW, NULL = 0.25, 0.1
 COMPILED_FROM = 500  # steps; the compiler itself takes some minutes
 SNR_LIMIT = 5.0  # min-SNR weighting (Hang et al., 2023): nearly clean latents teach little

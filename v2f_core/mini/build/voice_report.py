@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 CLIPS = 3
 
 
-def run(work: Path, tiny: bool = False, pool: str = "voices") -> None:
+def run(work: Path, tiny: bool = False, pool: str = "minivox") -> None:
     """Write ``work/voice_report/POOL.json``.
 
     Identity: GE2E's equal error rate over 60 persons x 3 clips, all, women, men. Traits: R² within sex of a ridge
