@@ -118,10 +118,13 @@ def stage2(
     pack, manifest = FacePack.from_folder(chosen.part("faces"), device), open_dataset(chosen)
     voices, faces = stored(chosen, manifest, device)
     latents = stored_latents(chosen, manifest, prior, pack)
-    pairs = [pair_faces(manifest, voices, faces, latents, split, prior.latent_shape) for split in ("train", "val")]
+    training, validation = (
+        pair_faces(manifest, voices, faces, latents, split, prior.latent_shape) for split in ("train", "val")
+    )
     hashes = {f"{part}_sha256": folder_hash(chosen.part(part)) for part in (chosen.encoder, "faces", "prior")}
     made = {"dataset": manifest.root.name, **hashes, "aligner_sha256": folder_hash(start)}
-    train(trained, prior, differentiable_arcface(pack.arcface_path), *pairs, settings, out, made, device)
+    arcface = differentiable_arcface(pack.arcface_path)
+    train(trained, prior, arcface, training, validation, settings, out, made, device)
     print(f"aligner, LoRA and histories: {out}")
 
 

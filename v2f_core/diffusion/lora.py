@@ -49,9 +49,10 @@ def add_lora(prior: Prior, rank: int = 16, alpha: float = 16.0, generator: torch
     if lora_parameters(prior):
         raise InputError("this prior has LoRA adapters already; load it again to begin anew")
     prior.requires_grad_(False)
+    options: dict[str, Any] = {"r": rank, "lora_alpha": alpha}  # peft's hint for α is int, but any number will do
     with torch.random.fork_rng(devices=[]):  # peft draws A from the global generator, which is the caller's
         for part, targets in TARGETS.items():
-            getattr(prior, part).add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets), ADAPTER)
+            getattr(prior, part).add_adapter(LoraConfig(target_modules=targets, **options), ADAPTER)
     for name, parameter in lora_parameters(prior).items():
         if "lora_A" in name:
             bound = parameter.shape[1] ** -0.5  # as peft and nn.Linear draw it
@@ -213,7 +214,7 @@ def _layers(prior: Prior) -> dict[str, Tensor]:
 
 
 def _shapes(prior: Prior, part: str, rank: int) -> dict[str, tuple[int, ...]]:
-    shapes = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for name, module in getattr(prior, part).named_modules():
         name = name.removesuffix(".base_layer")  # where peft keeps what it adapts
         if isinstance(module, nn.Linear) and any(f".{name}".endswith(f".{target}") for target in TARGETS[part]):

@@ -72,8 +72,8 @@ def train(
             raise InputError(f"{folder}: trained for {start} steps already; give steps={start} or more")
         if start == 0:
             run.evaluate(0)
-        left, label = range(start + 1, settings.steps + 1), {"desc": "Stage II", "unit": "step", "mininterval": 1.0}
-        with tqdm(left, initial=start, total=settings.steps, **label) as bar:
+        left, total = range(start + 1, settings.steps + 1), settings.steps
+        with tqdm(left, "Stage II", total, initial=start, unit="step", mininterval=1.0) as bar:
             for step in bar:
                 run.step(step)
                 last = step == settings.steps
