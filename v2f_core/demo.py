@@ -162,5 +162,5 @@ def summary(table: pd.DataFrame) -> str:
                 value, low, high = (row.get(f"{measure}{end}", np.nan) for end in ("", " low", " high"))
                 if not np.isnan(value):
                     cells.append(f"{measure} {value:.3f}" + ("" if np.isnan(low) else f" [{low:.3f}, {high:.3f}]"))
-            lines.append(f"  {row['system']:20} " + "  ".join(cells))
+            lines.append(f"  {row['system']:22} " + "  ".join(cells))
     return "\n".join(lines)

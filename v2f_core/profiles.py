@@ -149,6 +149,7 @@ def _mini() -> Profile:
         "learning_rate": 1e-4,
         "learning_rate_lora": 1e-3,
         "warmup": 50,
+        "monitored": 12,
         "evaluate_every": 50,
     }
     return _parts_in(
