@@ -24,9 +24,9 @@ def tiny(tmp_path_factory):
 def test_every_person_has_all_views_and_clips(tiny):
     manifest = read_layout(tiny)
     people = manifest.persons()
-    assert len(people) == 11
-    assert len(manifest.faces()) == 11 * minivox.VIEWS
-    assert len(manifest.voices()) == 11 * minivox.CLIPS
+    assert len(people) == 22
+    assert len(manifest.faces()) == 22 * minivox.VIEWS
+    assert len(manifest.voices()) == 22 * minivox.CLIPS
     for path in manifest.absolute(manifest.faces()):
         assert np.asarray(Image.open(path)).shape == (128, 128, 3)
     for path in manifest.absolute(manifest.voices()):
@@ -42,7 +42,7 @@ def test_the_table_tells_the_truth_about_the_persons(tiny):
         assert row.age == pytest.approx(person.age, abs=1e-3)
         assert row.voice_vtl == pytest.approx(person.voice.vtl, abs=1e-3)
         assert row.face_jaw == pytest.approx(person.face.jaw, abs=1e-3)
-    assert table.split.tolist() == ["train"] * 8 + ["val"] + ["test"] * 2
+    assert table.split.tolist() == ["train"] * 16 + ["val"] * 2 + ["test"] * 4
 
 
 def test_splits_hold_as_many_women_as_men():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from v2f_core.mini.build import speech_features as sf
+from v2f_core.mini.build.checkpoint import Checkpoint
 from v2f_core.mini.build.speech_models import RECIPES, TRAITS, Pool, measure, targets, train, trait_loss
 from v2f_core.mini.world import VOICE_UNITS, population
 from v2f_core.speech.encoders import ASTEncoder, ECAPAEncoder
@@ -136,7 +138,7 @@ def test_a_resumed_training_ends_where_an_unbroken_one_does(
             raise KilledError
         return recipe.embed(*arguments)
 
-    monkeypatch.setattr("v2f_core.mini.build.speech_models.SAVE_SECONDS", 0.0)
+    monkeypatch.setattr("v2f_core.mini.build.speech_models.Checkpoint", partial(Checkpoint, seconds=0.0))
     with pytest.raises(KilledError):
         train(name, recipe._replace(embed=dies), pool, tmp_path / "killed")
     resumed = train(name, recipe, pool, tmp_path / "killed")
