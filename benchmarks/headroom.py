@@ -1,0 +1,89 @@
+"""How much of a predicted identity is lost in the drawing? That is all that Stage II could win in the faces.
+
+    python benchmarks/headroom.py                # writes results/headroom.csv; 4 minutes of two cores
+
+The headroom of an identity ẑ is H = cos(ẑ, z_arc) − cos(f_arc(x̂(ẑ)), z_arc): how much nearer to the speaker's face ẑ
+is than the faces drawn from it. Where it is not above 0, a critic that makes the faces agree
+with ẑ has nothing to give to their likeness. Drawn are the ẑ of Stage I, of cosine regression alone, and of Bayes: the
+mean of the training faces weighted by their likelihood given the true voice parameters. The oracle's ẑ is z_arc itself:
+its H is what the drawing costs where nothing is guessed.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from tqdm import tqdm
+
+from v2f_core.data.layouts import open_dataset
+from v2f_core.diffusion.prior import Prior
+from v2f_core.evaluate import train_cosreg
+from v2f_core.evaluation.metrics import bootstrap
+from v2f_core.files import atomic_write
+from v2f_core.identity.aligner import Aligner
+from v2f_core.identity.faces import FacePack
+from v2f_core.identity.sphere import normalise
+from v2f_core.mini.bounds import people
+from v2f_core.mini.build.prior_report import to_bytes
+from v2f_core.mini.ceilings import expected_identity, log_likelihood
+from v2f_core.profiles import Profile, load_profile
+from v2f_core.training.embeddings import stored
+from v2f_core.training.stage1 import pair_up
+
+SEEDS, AT_ONCE = 1, 50
+
+
+def drawn(
+    prior: Prior, pack: FacePack, identity: Float[torch.Tensor, "n 512"], profile: Profile, seed: int
+) -> Float[np.ndarray, "n 512"]:
+    """What f_arc recognises in one face of each identity; zeros where no face is found."""
+    generator = torch.Generator().manual_seed(seed)
+    parts = [prior.sample(part, profile.steps, profile.guidance, generator) for part in identity.split(AT_ONCE)]
+    return pack.embed(list(to_bytes(torch.cat(parts))))[0]
+
+
+def main() -> None:
+    """Predict, draw, compare, print and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("results"))
+    parser.add_argument("--split", default="val", help="val, or test, which is to be read once (default: val)")
+    chosen = parser.parse_args()
+    profile = load_profile("mini")
+    manifest = open_dataset(profile)
+    voices, faces = stored(profile, manifest)
+    training, validation, asked = (pair_up(manifest, voices, faces, s) for s in ("train", "val", chosen.split))
+    aligner = Aligner.from_pretrained(profile.part("aligner"))
+    cosreg = train_cosreg(training, validation, aligner)
+    bayes = expected_identity(log_likelihood(people(asked), people(training)), training.centroids().numpy())
+    with torch.no_grad():
+        systems = {
+            "Stage I": aligner(asked.pooled_voices()),
+            "CosReg": cosreg(asked.pooled_voices()),
+            "Bayes, true voice parameters": normalise(torch.from_numpy(bayes).float()),
+            "oracle, true identity": asked.gallery(),
+        }
+    prior = Prior.from_folder(profile.part("prior")).requires_grad_(False)
+    pack, truth = FacePack.from_folder(profile.part("faces")), asked.gallery().numpy()
+    women = np.array(asked.sexes)
+    rows = []
+    for name, identity in tqdm(systems.items(), desc="systems"):
+        own = (identity.numpy() * truth).sum(1)
+        seen = [(drawn(prior, pack, identity, profile, seed) * truth).sum(1) for seed in range(SEEDS)]
+        row: dict[str, object] = {"system": name, "split": chosen.split, "persons": len(truth), "seeds": SEEDS}
+        for measure, values in {"cosine of ẑ": own, "of faces": np.mean(seen, 0), "H": own - np.mean(seen, 0)}.items():
+            found = bootstrap(values, groups=women)
+            row |= {measure: found.value, f"{measure} low": found.low, f"{measure} high": found.high}
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    with atomic_write(chosen.out / "headroom.csv") as part:
+        table.to_csv(part, index=False, float_format="%.6g")
+    print(table.round(3).to_string())
+
+
+if __name__ == "__main__":
+    main()
