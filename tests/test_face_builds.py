@@ -17,7 +17,8 @@ from v2f_core.errors import InputError
 from v2f_core.evaluation.judge import Judge
 from v2f_core.identity.arcface_torch import differentiable_arcface
 from v2f_core.identity.faces import TEMPLATE
-from v2f_core.mini.build import arcface, detector, judge
+from v2f_core.mini.build import arcface, detector, judge, vae
+from v2f_core.profiles import MINI_ASSETS
 
 # --- arcface --------------------------------------------------------------------------------------------------------
 
@@ -166,3 +167,40 @@ def test_a_judge_of_other_weights_is_an_input_error(small_judge: Path) -> None:
     (small_judge / "config.json").write_text(json.dumps(settings))
     with pytest.raises(InputError, match="do not fit"):
         Judge.from_folder(small_judge)
+
+
+# --- autoencoder ----------------------------------------------------------------------------------------------------
+
+
+def test_landmarks_stay_on_their_pixels_when_a_batch_is_mirrored(tmp_path: Path) -> None:
+    landmarks = np.array([[40, 50], [90, 52], [60, 70], [45, 90], [85, 93]], np.float32)
+    image = np.zeros((3, 128, 128), np.uint8)
+    for k, (x, y) in enumerate(landmarks.astype(int)):
+        image[:, y, x] = 100 + k
+    np.savez(tmp_path / "000.npz", images=image[None], landmarks=landmarks[None], person=np.array([0], np.int32))
+    drawn = vae.batches(tmp_path, below=1, batch=1, g=np.random.default_rng(0))
+    sides = set()
+    for _ in range(12):
+        x, at = next(drawn)
+        columns, rows = at[0].astype(int).T
+        brightness = ((x[0, 0, rows, columns] + 1) * 127.5).round()
+        left_first = bool(at[0, 0, 0] < at[0, 1, 0])
+        sides.add(round(float(at[0, 0, 0])))
+        assert left_first  # the first landmark is the left eye of the picture, whichever way it is turned
+        assert sorted(brightness.tolist()) == [100, 101, 102, 103, 104]
+    assert sides == {40, 37}
+
+
+def test_the_identity_term_is_0_for_the_original_and_pulls_at_the_copy_alone() -> None:
+    arcface = differentiable_arcface(MINI_ASSETS / "faces" / "arcface_mini.onnx")
+    g = torch.Generator().manual_seed(0)
+    x = torch.rand(2, 3, 128, 128, generator=g).mul(2).sub(1).requires_grad_()
+    y = torch.rand(2, 3, 128, 128, generator=g).mul(2).sub(1).requires_grad_()
+    landmarks = np.stack([TEMPLATE.astype(np.float32) + 8] * 2)
+    assert float(vae.identity_loss(arcface, x, x, landmarks).detach()) == pytest.approx(0, abs=1e-5)
+    loss = vae.identity_loss(arcface, y, x, landmarks)
+    loss.backward()
+    assert loss.detach() > 0.05
+    assert y.grad is not None
+    assert y.grad.abs().sum() > 0
+    assert x.grad is None

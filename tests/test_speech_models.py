@@ -11,6 +11,7 @@ import torch
 
 from v2f_core.mini.build import speech_features as sf
 from v2f_core.mini.build.checkpoint import Checkpoint
+from v2f_core.mini.build.speech_folders import new_ast
 from v2f_core.mini.build.speech_models import RECIPES, TRAITS, Pool, measure, targets, train, trait_loss
 from v2f_core.mini.world import VOICE_UNITS, population
 from v2f_core.speech.encoders import ASTEncoder, ECAPAEncoder
@@ -116,6 +117,21 @@ def test_an_unknown_trait_costs_nothing() -> None:
     loss.backward()
     assert guess.grad is not None
     assert guess.grad[0, 3] == 0
+
+
+# ---- where a patch is ----
+
+
+def test_positions_of_ast_tell_frequency_in_one_half_and_time_in_the_other() -> None:
+    model = new_ast().eval()
+    positions = model.embeddings.position_embeddings[0, 2:].detach().unflatten(0, (8, 8))
+    assert torch.equal(positions[:, :1, :64].expand(8, 8, 64), positions[..., :64])
+    assert torch.equal(positions[:1, :, 64:].expand(8, 8, 64), positions[..., 64:])
+    assert torch.cdist(positions.flatten(0, 1), positions.flatten(0, 1)).add(torch.eye(64) * 9).min() > 0.1
+    quiet, loud = torch.zeros(1, 128, 128), torch.zeros(1, 128, 128)
+    loud[0, :, 48:64] = 1.0  # the fourth row of patches in frequency, at all times
+    changed = (model.embeddings(loud) - model.embeddings(quiet)).abs().sum(-1)[0, 2:].detach().unflatten(0, (8, 8)) > 0
+    assert changed.all(1).tolist() == changed.any(1).tolist() == [row == 3 for row in range(8)]
 
 
 # ---- training ----
