@@ -20,6 +20,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from v2f_core.evaluation.verification import equal_error_rate
 from v2f_core.files import atomic_write
 from v2f_core.identity.faces import CROP, align
 from v2f_core.mini.build.checkpoint import Checkpoint
@@ -158,14 +159,10 @@ def verification(z: Float[np.ndarray, "n 512"], person: Int[np.ndarray, " n"]) -
     first, second = z[views[:, 0]], z[views[:, 1]]
     cosine = (first @ second.T).astype(np.float64)
     same, other = np.diag(cosine), cosine[~np.eye(len(cosine), dtype=bool)]
-    grid = np.sort(np.concatenate([same, other]))
-    miss = np.searchsorted(np.sort(same), grid) / len(same)
-    false = 1 - np.searchsorted(np.sort(other), grid) / len(other)
-    at = np.argmin(np.abs(miss - false))
     return {
         "n": len(ids),
         "rank1": float((cosine.argmax(1) == np.arange(len(cosine))).mean()),
-        "eer": float((miss[at] + false[at]) / 2),
+        "eer": equal_error_rate(same, other),
         "same_mean": float(same.mean()), "same_sd": float(same.std()),
         "different_mean": float(other.mean()), "different_sd": float(other.std()),
     }  # fmt: skip

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from v2f_core.evaluation import verification
 from v2f_core.mini.build.voice.ingredients import fetch_meter
 
 if TYPE_CHECKING:
@@ -59,10 +60,4 @@ def equal_error_rate(vectors: Float[np.ndarray, "clips d"], person: Int[np.ndarr
         >>> equal_error_rate(np.eye(2)[[0, 0, 1, 1]], np.array([0, 0, 1, 1]))
         0.0
     """
-    i, j = np.triu_indices(len(person), 1)
-    score, same = (vectors[i] * vectors[j]).sum(1), person[i] == person[j]
-    threshold = np.unique(score)
-    missed = np.searchsorted(np.sort(score[same]), threshold) / same.sum()
-    accepted = 1 - np.searchsorted(np.sort(score[~same]), threshold) / (~same).sum()
-    at = int(np.abs(missed - accepted).argmin())
-    return float((missed[at] + accepted[at]) / 2)
+    return verification.equal_error_rate(*verification.pair_cosines(vectors, person))

@@ -1,0 +1,65 @@
+"""Error rates are recomputed by counting, and for Gaussian scores from their closed form."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from v2f_core.errors import InputError
+from v2f_core.evaluation.verification import equal_error_rate, error_rates, pair_cosines
+from v2f_core.mini.build import arcface, ge2e
+
+SCORES = st.lists(st.integers(-5, 5), min_size=1, max_size=12).map(lambda x: np.array(x, float))
+
+
+@given(SCORES, SCORES)
+def test_error_rates_are_counts(same, different):
+    for threshold, missed, accepted in zip(*error_rates(same, different), strict=True):
+        assert missed == pytest.approx(sum(s < threshold for s in same) / len(same))
+        assert accepted == pytest.approx(sum(s >= threshold for s in different) / len(different))
+
+
+@given(SCORES, SCORES)
+def test_only_the_order_of_scores_counts(same, different):
+    assert equal_error_rate(np.exp(same), np.exp(different)) == pytest.approx(equal_error_rate(same, different))
+
+
+def test_two_gaussians_meet_at_their_middle():
+    rng = np.random.default_rng(0)
+    same, different = rng.normal(2, 1, 40_000), rng.normal(0, 1, 40_000)
+    expected = 0.5 * math.erfc(1 / math.sqrt(2))  # both tails beyond one standard deviation
+    assert equal_error_rate(same, different) == pytest.approx(expected, abs=0.005)
+
+
+def test_chance_and_reversed_scores():
+    scores = np.random.default_rng(0).random(20_000)
+    assert equal_error_rate(scores[:10_000], scores[10_000:]) == pytest.approx(0.5, abs=0.02)
+    assert equal_error_rate(np.zeros(5), np.ones(5)) == 1.0  # always wrong: the score has the wrong sign
+
+
+def test_pairs_are_each_counted_once():
+    z = np.random.default_rng(0).normal(size=(6, 4))
+    person = np.array([0, 0, 1, 1, 1, 2])
+    same, different = pair_cosines(z, person)
+    pairs = [(i, j) for i in range(6) for j in range(i + 1, 6)]
+    assert same == pytest.approx([z[i] @ z[j] for i, j in pairs if person[i] == person[j]])
+    assert different == pytest.approx([z[i] @ z[j] for i, j in pairs if person[i] != person[j]])
+
+
+def test_the_build_measures_with_the_same_meter():
+    rng = np.random.default_rng(0)
+    person = np.repeat(np.arange(30), 2)
+    z = rng.normal(size=(30, 512))[person] + 2.5 * rng.normal(size=(60, 512))
+    z /= np.linalg.norm(z, axis=1, keepdims=True)
+    assert ge2e.equal_error_rate(z, person) == equal_error_rate(*pair_cosines(z, person))
+    across = z[::2] @ z[1::2].T  # first against second views
+    own = np.eye(30, dtype=bool)
+    assert arcface.verification(z, person)["eer"] == pytest.approx(equal_error_rate(across[own], across[~own]))
+
+
+@pytest.mark.parametrize(("same", "different", "message"), [([], [1.0], "0 pairs of one"), ([math.nan], [1.0], "NaN")])
+def test_scores_that_cannot_be_compared_are_refused(same, different, message):
+    with pytest.raises(InputError, match=message):
+        error_rates(np.array(same), np.array(different))

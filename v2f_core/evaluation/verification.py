@@ -1,0 +1,88 @@
+"""Same person or not, by a score: both kinds of error at every threshold, and the rate at which they meet.
+
+The meter of speaker and of face recognition. It knows nothing of thresholds chosen beforehand: an equal error rate says
+how well a score *could* separate, on these pairs; a threshold that is carried to other data has other errors.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Shaped
+
+from v2f_core.errors import InputError
+
+
+class ErrorRates(NamedTuple):
+    """Errors of the rule "same person if the score is at least the threshold", one entry a threshold, rising.
+
+    Attributes:
+        threshold: every score that occurs.
+        missed: share of pairs of one person below the threshold (false rejections).
+        accepted: share of pairs of two persons at or above it (false acceptances).
+    """
+
+    threshold: Float[np.ndarray, " thresholds"]
+    missed: Float[np.ndarray, " thresholds"]
+    accepted: Float[np.ndarray, " thresholds"]
+
+
+def pair_cosines(
+    vectors: Float[np.ndarray, "n dim"], person: Shaped[np.ndarray, " n"]
+) -> tuple[Float[np.ndarray, " same"], Float[np.ndarray, " different"]]:
+    """The cosines of all pairs of vectors: pairs of one person, and pairs of two.
+
+    Args:
+        vectors: of norm 1, one a recording or photograph.
+        person: whose each is.
+
+    Example:
+        >>> same, different = pair_cosines(np.eye(2)[[0, 0, 1]], np.array(["Ada", "Ada", "Bo"]))
+        >>> same.tolist(), different.tolist()
+        ([1.0], [0.0, 0.0])
+    """
+    i, j = np.triu_indices(len(person), 1)
+    cosine, same = (vectors[i] * vectors[j]).sum(1), person[i] == person[j]
+    return cosine[same], cosine[~same]
+
+
+def error_rates(same: Float[np.ndarray, " same"], different: Float[np.ndarray, " different"]) -> ErrorRates:
+    """Both errors at every threshold.
+
+    Args:
+        same: scores of pairs of one person.
+        different: scores of pairs of two persons.
+
+    Raises:
+        InputError: there are no pairs of one kind, or a score is NaN.
+
+    Example:
+        >>> error_rates(np.array([0.9]), np.array([0.1])).accepted.tolist()
+        [1.0, 0.0]
+    """
+    if not (len(same) and len(different)):
+        raise InputError(f"{len(same)} pairs of one person, {len(different)} of two: expected at least one of each")
+    if np.isnan(same).any() or np.isnan(different).any():
+        raise InputError("a score is NaN and cannot be compared; check the vectors that it comes from")
+    threshold = np.unique(np.concatenate([same, different]))
+    missed = np.searchsorted(np.sort(same), threshold) / len(same)
+    accepted = 1 - np.searchsorted(np.sort(different), threshold) / len(different)
+    return ErrorRates(threshold, missed, accepted)
+
+
+def equal_error_rate(same: Float[np.ndarray, " same"], different: Float[np.ndarray, " different"]) -> float:
+    """The error where misses and false acceptances are as frequent: 0 separates perfectly, 0.5 is chance.
+
+    At the threshold where the two are closest, their mean.
+
+    Raises:
+        InputError: as :func:`error_rates`.
+
+    Example:
+        >>> equal_error_rate(np.array([0.9, 0.8]), np.array([0.1, 0.2]))
+        0.0
+    """
+    _, missed, accepted = error_rates(same, different)
+    at = int(np.abs(missed - accepted).argmin())
+    return float((missed[at] + accepted[at]) / 2)
