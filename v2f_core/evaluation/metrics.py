@@ -30,6 +30,7 @@ __all__ = [
     "score_matrix",
     "skill",
     "vfs",
+    "win_probability",
     "within",
 ]
 
@@ -98,18 +99,46 @@ def recall(scores: Float[np.ndarray, "n n"], k: int) -> Float[np.ndarray, " n"]:
     return (rank(scores) <= k).astype(np.float64)
 
 
-def matching(scores: Float[np.ndarray, "n n"]) -> Float[np.ndarray, " n"]:
-    """1:2 matching per person: the share of other faces that score below the true one, ties half. Chance is 1/2.
+def matching(scores: Float[np.ndarray, "n n"], of: int = 2) -> Float[np.ndarray, " n"]:
+    """1:N matching per person: how surely the true face scores best beside N − 1 random others. Chance is 1 / N.
 
-    Its mean is the area under the ROC curve of "same person or not", computed query by query.
+    At N = 2 it is the share of other faces that score below the true one, ties half; its mean is the area under the
+    ROC curve of "same person or not", computed query by query.
 
     Example:
         >>> matching(np.array([[0.9, 0.1, 0.2], [0.5, 0.4, 0.1], [0.3, 0.3, 0.3]]))
         array([1. , 0.5, 0.5])
     """
     truth = np.diag(scores)[:, None]
-    won = (truth > scores) + 0.5 * (truth == scores)
-    return (won.sum(axis=1) - 0.5) / (len(scores) - 1)
+    tied = np.maximum((scores == truth).sum(axis=1) - 1, 0)  # not even itself where the score is NaN
+    return win_probability((scores < truth).sum(axis=1), tied, len(scores) - 1, of)
+
+
+def win_probability(
+    below: Integer[np.ndarray, " n"], tied: Integer[np.ndarray, " n"], rivals: int | Integer[np.ndarray, " n"], of: int
+) -> Float[np.ndarray, " n"]:
+    """The probability that the true face scores best among itself and N − 1 random others, in closed form.
+
+    Rivals are taken without replacement, and of faces that tie at the top each is chosen alike. With b rivals below and
+    e tied that is [C(b+e+1, N) − C(b, N)] / [(e+1)·C(rivals, N−1)].
+
+    Args:
+        below, tied, rivals: how many others score below the true face, as it does, and are there in all.
+        of: N, the number of faces to choose from.
+    Raises:
+        InputError: N below 2, or more than there are faces.
+
+    Example: a face that beats all rivals, half of them, and ties with all:
+        >>> win_probability(np.array([10, 5, 0]), np.array([0, 0, 10]), 10, of=2)
+        array([1. , 0.5, 0.5])
+    """
+    from scipy.special import binom
+
+    fewest = int(np.min(rivals)) if np.size(rivals) else 0
+    if not 2 <= of <= fewest + 1:
+        raise InputError(f"1:{of} matching in a gallery of {fewest + 1}: expected N between 2 and {fewest + 1}")
+    ways = binom(below + tied + 1.0, of) - binom(below * 1.0, of)
+    return np.minimum(ways / ((tied + 1) * binom(np.asarray(rivals, float), of - 1)), 1)
 
 
 def within(
