@@ -28,7 +28,7 @@ def call(*arguments):
 def test_help_names_every_command():
     done = run("--help")
     assert done.returncode == 0
-    for command in ("generate", "demo", "extract", "stage1", "evaluate", "doctor"):
+    for command in ("generate", "demo", "extract", "stage1", "evaluate", "doctor", "fetch"):
         assert f"  {command} " in done.stdout
 
 
@@ -44,7 +44,7 @@ def test_impossible_numbers_are_refused(arguments, capsys):
 
 
 def test_an_input_error_is_one_line_and_exit_code_2(monkeypatch, capsys):
-    def refuse():
+    def refuse(profile):
         raise InputError("voice.wav: not\n   audio; give a WAV")
 
     monkeypatch.setattr("v2f_core.doctor.doctor", refuse)
@@ -53,7 +53,7 @@ def test_an_input_error_is_one_line_and_exit_code_2(monkeypatch, capsys):
 
 
 def test_any_other_error_is_not_hidden(monkeypatch):
-    def fail():
+    def fail(profile):
         raise ZeroDivisionError
 
     monkeypatch.setattr("v2f_core.doctor.doctor", fail)
@@ -84,5 +84,5 @@ def test_a_device_that_is_not_there_is_refused(command, monkeypatch, capsys):
 
 @pytest.mark.parametrize("code", [0, 1])
 def test_the_doctor_s_verdict_is_the_exit_code(monkeypatch, code):
-    monkeypatch.setattr("v2f_core.doctor.doctor", lambda: code)
+    monkeypatch.setattr("v2f_core.doctor.doctor", lambda profile: code)
     assert call("doctor") == code

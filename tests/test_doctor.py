@@ -38,12 +38,12 @@ def test_all_is_well(assets, capsys):
     assert doctor.doctor() == 0
     out = capsys.readouterr().out
     assert "The mini profile is ready" in out
-    assert "needed only for the full profile" in out
+    assert "needed only for the other profile" in out
 
 
 def test_every_part_is_looked_at(assets):
     assert {*PARTS, "MiniVox"} <= set(section("The mini profile"))
-    assert {*PARTS, "dataset"} == set(section("The full profile"))
+    assert {*PARTS, "scorer", "dataset"} == set(section("The full profile"))
 
 
 def test_a_missing_part_makes_it_unusable(assets, capsys):
@@ -90,7 +90,22 @@ def test_full_size_weights_that_are_there_are_found(assets, tmp_path, monkeypatc
     monkeypatch.setenv("V2F_FULL", str(tmp_path / "big"))
     (tmp_path / "big" / "ast").mkdir(parents=True)
     (tmp_path / "big" / "ast" / "model.safetensors").write_text("weights")
-    assert section("The full profile")["ast"].remedy == ""
+    assert section("The full profile")["ast"].remedy.startswith(
+        "lacks config.json, preprocessor_config.json of what is"
+    )
+    for name in ("config.json", "preprocessor_config.json"):
+        (tmp_path / "big" / "ast" / name).write_text("{}")
+    profiles._pin_once.cache_clear()
+    found = section("The full profile")["ast"]
+    assert (found.remedy, "SHA-256 as at first use" in found.found) == ("", True)
+
+
+def test_the_full_profile_is_asked_for_its_own_parts(assets, capsys):
+    assert doctor.doctor("full") == 1
+    out = capsys.readouterr().out
+    assert "missing  prior" in out
+    assert "python -m v2f_core fetch prior (4269 MB; MIT as stated, CreativeML Open RAIL-M)" in out
+    assert "The full profile is not usable yet: 5 things to mend" in out  # ast, faces, prior, aligner, dataset
 
 
 def test_a_package_that_is_missing_or_too_old_is_named(monkeypatch):
@@ -117,7 +132,7 @@ def test_this_environment_s_device_is_told():
 
 def test_each_line_has_one_verdict(monkeypatch, capsys):
     checks = [Check("A", "one", "1"), Check("A", "two", "", "do this"), Check("B", "three", "bent", "do that", False)]
-    monkeypatch.setattr(doctor, "examine", lambda: iter(checks))
+    monkeypatch.setattr(doctor, "examine", lambda profile: iter(checks))
     assert doctor.doctor() == 1
     lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
     assert lines[0] == ["OK", "one", "1"]

@@ -74,5 +74,17 @@ def test_a_missing_part_is_named(assets, missing):
 
 def test_missing_full_size_weights_are_named_with_their_origin(monkeypatch, tmp_path):
     monkeypatch.setenv("V2F_FULL", str(tmp_path))
-    with pytest.raises(InputError, match=r"ast is missing; put it there, for instance from MIT/.*V2F_FULL"):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    with pytest.raises(
+        InputError, match=r"ast is missing; python -m v2f_core fetch ast \(346 MB; BSD-3-Clause\); or set V2F_F"
+    ):
         load_profile("full").part("ast")
+    with pytest.raises(InputError, match=r"aligner is missing; train it \(python -m v2f_core stage1\)"):
+        load_profile("full").part("aligner")
+
+
+def test_a_second_scorer_is_had_by_the_full_profile_only(monkeypatch, tmp_path):
+    monkeypatch.setenv("V2F_FULL", str(tmp_path))
+    assert load_profile("full").scorer == tmp_path / "scorer"
+    with pytest.raises(InputError, match="scorer: the mini profile has none"):
+        load_profile("mini").part("scorer")

@@ -140,11 +140,42 @@ def evaluate(
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    profile: Annotated[Literal["mini", "full"], typer.Option(help="Whose parts are needed.")] = "mini",
+) -> None:
     """What is here, what is missing, and what to do about it."""
     from v2f_core.doctor import doctor
 
-    raise typer.Exit(doctor())
+    raise typer.Exit(doctor(profile))
+
+
+@app.command()
+def fetch(
+    parts: Annotated[
+        list[str] | None, typer.Argument(help="ast, ecapa, faces, prior, judge, scorer; else all.")
+    ] = None,
+    local: Annotated[Path | None, typer.Option(help="Folder with published files, downloaded by hand.")] = None,
+    accept: Annotated[
+        bool, typer.Option("--accept", help="Agree to the publishers' terms without being asked.")
+    ] = False,
+) -> None:
+    """Bring the full profile's weights: from a folder, the hub's cache, or a download; goes on where it was stopped."""
+    from v2f_core.origins import ORIGINS, Origin
+    from v2f_core.weights import fetch
+
+    def agree(origin: Origin) -> bool:
+        print(f"{origin.name} ({origin.page}, {origin.megabytes:.0f} MB): {origin.licence}. {origin.consent}.")
+        return accept or typer.confirm("Do you agree, and is your use within these terms?", err=True)
+
+    root, failed = load_profile("full").prior.parent, []
+    for part in parts or ORIGINS:
+        try:
+            for line in fetch(part, root / part, agree, local):
+                print(f"{part}/{line}")
+        except InputError as error:
+            failed.append(str(error))
+    if failed:
+        raise InputError("; ".join(failed))
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from v2f_core.data import minivox
 from v2f_core.errors import InputError
-from v2f_core.profiles import PARTS, Profile, cache_folder, load_profile
+from v2f_core.origins import ORIGINS
+from v2f_core.profiles import OPTIONAL, PARTS, Profile, cache_folder, load_profile
 
 # Packages with compiled parts that can be installed and yet fail to load.
 FRAGILE = ("torch", "torchaudio", "torchvision", "onnxruntime", "cv2", "soundfile")
@@ -26,7 +27,7 @@ class Check(NamedTuple):
         name: what was looked at.
         found: what was found, "" if nothing.
         remedy: what to do about it; "" if all is well.
-        needed: whether the miniature profile cannot do without it.
+        needed: whether the profile that was asked for cannot do without it.
     """
 
     section: str
@@ -36,8 +37,11 @@ class Check(NamedTuple):
     needed: bool = True
 
 
-def examine() -> Iterator[Check]:
+def examine(profile: str = "mini") -> Iterator[Check]:
     """Look at everything, one check after the other.
+
+    Args:
+        profile: whose parts are needed, "mini" or "full".
 
     Example:
         >>> next(examine()).name
@@ -46,19 +50,20 @@ def examine() -> Iterator[Check]:
     yield from _python()
     yield from _packages()
     yield _device()
-    yield from _mini()
-    yield from _full()
+    full = profile == "full"
+    yield from (check._replace(needed=check.needed and not full) for check in _mini())
+    yield from (check._replace(needed=check.needed and full) for check in _full())
 
 
-def doctor() -> int:
-    """Print the report; 0 if the miniature profile is usable, else 1.
+def doctor(profile: str = "mini") -> int:
+    """Print the report; 0 if the profile that was asked for is usable, else 1.
 
     Example:
         >>> doctor() in (0, 1)  # doctest: +SKIP
         True
     """
     section, ill, missing = "", 0, 0
-    for check in examine():
+    for check in examine(profile):
         if check.section != section:
             section = check.section
             print(f"\n{section}")
@@ -68,9 +73,9 @@ def doctor() -> int:
         ill += bool(check.remedy and check.needed)
         missing += bool(check.remedy and not check.needed)
     verdict = f"not usable yet: {ill} thing{'s' * (ill > 1)} to mend" if ill else "ready: try python -m v2f_core demo"
-    print(f"\nThe mini profile is {verdict}.")
+    print(f"\nThe {profile} profile is {verdict}.")
     if missing:
-        print("What else is missing is not used by default, or needed only for the full profile (V2F_PROFILE=full).")
+        print("What else is missing is not used by default, or needed only for the other profile (--profile).")
     return 1 if ill else 0
 
 
@@ -140,11 +145,24 @@ def _mini() -> Iterator[Check]:
 
 def _full() -> Iterator[Check]:
     section, profile = "The full profile", load_profile("full")
-    for name in PARTS:
-        yield _part(section, profile, name, needed=False)
+    spare = {"ast", "ecapa"} - {profile.encoder}  # one speech encoder is enough
+    for name in (*PARTS, *OPTIONAL):
+        needed = name not in {*spare, *OPTIONAL, "judge"}
+        check = _part(section, profile, name, needed)
+        yield check if check.remedy or name not in ORIGINS else _whole(check, name, getattr(profile, name))
     found = str(profile.dataset) if profile.dataset.is_dir() else ""
-    remedy = "" if found else f"put or link HQ-VoxCeleb's faces and VoxCeleb's audio to {profile.dataset}"
-    yield Check(section, "dataset", found, remedy, needed=False)
+    remedy = f"put or link HQ-VoxCeleb's faces and VoxCeleb's audio to {profile.dataset}; see data_cards/hq_voxceleb.md"
+    yield Check(section, "dataset", found, "" if found else remedy)
+
+
+def _whole(check: Check, name: str, folder: Path) -> Check:
+    """The same, unless a published file is not there: another net may be in its place, or half a download."""
+    from v2f_core.weights import how_to_get, missing
+
+    lacking = [target for _, target, _ in missing(name, folder)]
+    if not lacking:
+        return check._replace(found=f"{check.found}, as published (SHA-256 as at first use)")
+    return check._replace(remedy=f"lacks {', '.join(lacking)} of what is published; {how_to_get(name)}")
 
 
 def _part(section: str, profile: Profile, name: str, needed: bool = True) -> Check:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from v2f_core.errors import InputError
 
+HASHES = "SHA256.json"  # beside folders of weights: relative path -> SHA-256
+
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:

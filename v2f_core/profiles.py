@@ -12,13 +12,14 @@ from types import MappingProxyType
 from typing import Any
 
 from v2f_core.errors import InputError
-from v2f_core.files import sha256
+from v2f_core.files import HASHES, sha256
+from v2f_core.origins import ORIGINS
 
 MINI_ASSETS = Path(__file__).parent / "mini" / "assets"
-HASHES = "SHA256.json"  # in the assets' folder: relative path -> SHA-256
 RESTORE = "get it again (git checkout -- v2f_core/mini/assets, or reinstall v2f-core)"
 UNTRAINED = "this version has no weights of it; python -m v2f_core.mini.build makes them"
 PARTS = ("ast", "ecapa", "faces", "prior", "judge", "aligner")
+OPTIONAL = ("scorer",)  # a second face pack, which the prior was not conditioned on
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Profile:
         dataset: root of the dataset, in HQ-VoxCeleb's and VoxCeleb's layout.
         ast, ecapa, faces, prior, judge, aligner: folders, in the form of `ASTModel`, of speechbrain, of an insightface
             pack, of Stable Diffusion, of the judge and of the aligner.
+        scorer: folder of a second insightface pack, for scoring what the first conditioned; None if there is none.
         dataset_is_packed: ``dataset`` holds the archives that the root is unpacked from at first use.
         encoder: the default speaker encoder, "ast" or "ecapa".
         clip_seconds: length of the clips a recording is cut into (they overlap by half).
@@ -38,7 +40,8 @@ class Profile:
         steps: steps of DPM-Solver++.
         stage1: settings of Stage I other than the defaults of `Stage1Settings`.
         stage2: settings of Stage II other than the defaults of `Stage2Settings`; under "consistency" those of L_self.
-        hub: where a part is published, for what this package may not carry.
+        published: the parts are others' published weights (see `v2f_core.origins`): taken from the hub's cache where
+            they lie there whole; their hashes are written down at their first use.
 
     Example:
         >>> load_profile("mini").image_size, load_profile("full").image_size
@@ -54,6 +57,7 @@ class Profile:
     prior: Path
     judge: Path
     aligner: Path
+    scorer: Path | None = None
     dataset_is_packed: bool = False
     encoder: str = "ast"
     clip_seconds: float = 1.25
@@ -61,26 +65,35 @@ class Profile:
     steps: int = 25
     stage1: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     stage2: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
-    hub: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    published: bool = False
 
     def part(self, name: str) -> Path:
         """The folder of a part, after a look that it is there and, where hashes are known, that it is undamaged.
 
         Raises:
-            InputError: no such part; its folder is missing or empty; a file differs from its hash.
+            InputError: no such part; its folder is missing or empty; a file differs from its hash, the shipped one or
+                that of its first use.
 
         Example:
             >>> load_profile("mini").part("nose")
             Traceback (most recent call last):
             v2f_core.errors.InputError: nose: no such part of a profile; parts are ast, ecapa, faces, …
         """
-        if name not in PARTS:
-            raise InputError(f"{name}: no such part of a profile; parts are {', '.join(PARTS)}")
-        folder: Path = getattr(self, name)
+        from v2f_core import weights
+
+        if name not in PARTS + OPTIONAL:
+            raise InputError(f"{name}: no such part of a profile; parts are {', '.join(PARTS + OPTIONAL)}")
+        folder: Path | None = getattr(self, name)
+        if folder is None:
+            raise InputError(f"{name}: the {self.name} profile has none; choose another profile")
+        theirs = self.published and name in ORIGINS
+        if theirs:
+            weights.from_caches(name, folder)
         if not folder.is_dir() or not any(folder.iterdir()):
             raise InputError(f"{folder}: the {self.name} profile's {name} is missing; {self.remedy(name)}")
-        damaged = damaged_assets(folder)
-        if damaged:
+        if theirs:
+            _pin_once(folder)
+        elif damaged := damaged_assets(folder):
             raise InputError(f"{damaged[0]}: differs from its hash in {HASHES}; {self.remedy(name)}")
         return folder
 
@@ -96,8 +109,11 @@ class Profile:
             return (
                 RESTORE if self.ships(name) else "this version has no weights of it; python -m v2f_core.mini.build does"
             )
-        origin = f", for instance from {self.hub[name]}," if name in self.hub else ""
-        return f"put it there{origin} or set V2F_FULL to the folder that holds it"
+        if self.published and name in ORIGINS:
+            from v2f_core.weights import how_to_get
+
+            return f"{how_to_get(name)}; or set V2F_FULL to the folder that holds it"
+        return "train it (python -m v2f_core stage1) and put it there, or set V2F_FULL to the folder that holds it"
 
 
 def cache_folder() -> Path:
@@ -167,12 +183,7 @@ def _mini() -> Profile:
 def _full() -> Profile:
     chosen = os.environ.get("V2F_FULL")
     root = Path(chosen).expanduser().absolute() if chosen else cache_folder() / "full"
-    hub = {
-        "ast": "MIT/ast-finetuned-audioset-10-10-0.4593",
-        "ecapa": "speechbrain/spkrec-ecapa-voxceleb",
-        "prior": "FoivosPar/Arc2Face on stable-diffusion-v1-5/stable-diffusion-v1-5",
-    }
-    return _parts_in(root, "full", image_size=512, dataset=root / "dataset", hub=MappingProxyType(hub))
+    return _parts_in(root, "full", image_size=512, dataset=root / "dataset", scorer=root / "scorer", published=True)
 
 
 _PROFILES = {"mini": _mini, "full": _full}
@@ -193,6 +204,14 @@ def load_profile(name: str | None = None) -> Profile:
     if name not in _PROFILES:
         raise InputError(f"{name}: no such profile; choose {' or '.join(_PROFILES)} (--profile or V2F_PROFILE)")
     return _PROFILES[name]()
+
+
+@cache
+def _pin_once(folder: Path) -> None:
+    """Compare a folder of published weights with the hashes of its first use; once a process, it takes seconds."""
+    from v2f_core.weights import pin
+
+    pin(folder)
 
 
 @cache
