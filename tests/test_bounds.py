@@ -16,7 +16,7 @@ def pairs(indices, identities):
     """Persons of MiniVox, women and men in turn, with given identities and voices that nobody asks for."""
     sexes = ["f" if i % 2 == 0 else "m" for i in indices]
     one_each = torch.arange(len(indices) + 1)
-    names = [f"mini{i:04d}" for i in indices]
+    names = [f"Mini_{i:04d}" for i in indices]
     return Pairs(names, sexes, torch.zeros(len(indices), 1), one_each, identities, one_each)
 
 
@@ -36,6 +36,13 @@ def faces(indices, look):
 def test_the_persons_behind_the_names_are_those_of_the_world():
     expected = [world.person("minivox", i, world.FEMALE if i % 2 == 0 else world.MALE) for i in (3, 4)]
     assert persons(range(3, 5)) == expected
+
+
+def test_a_world_is_known_where_all_names_are_of_it():
+    some = pairs(range(3), torch.zeros(3, 8))
+    assert bounds.known(some)
+    some.persons[1] = "A.J._Buckley"
+    assert not bounds.known(some)
 
 
 def test_faces_that_follow_from_the_voice_are_predicted_from_it():

@@ -1,5 +1,7 @@
 """A tiny MiniVox from nothing: drawn, spoken, packed, unpacked, and read by the reader of the real layout."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,7 +11,7 @@ from PIL import Image
 from v2f_core.data import minivox as packed
 from v2f_core.data.layouts import read_layout
 from v2f_core.mini import world
-from v2f_core.mini.build import base_speech, minivox
+from v2f_core.mini.build import base_speech, large, minivox
 from v2f_core.mini.build.pack import write_hashes
 
 
@@ -38,7 +40,7 @@ def test_every_person_has_all_views_and_clips(tiny):
 def test_the_table_tells_the_truth_about_the_persons(tiny):
     table = pd.read_csv(tiny / "factors.csv")
     for row, person in zip(table.itertuples(), world.population("minivox", len(table)), strict=True):
-        assert (row.sex, row.name) == (person.sex, minivox.names(person.index)[0])
+        assert (row.sex, row.name) == (person.sex, minivox.names(person)[0])
         assert row.age == pytest.approx(person.age, abs=1e-3)
         assert row.voice_vtl == pytest.approx(person.voice.vtl, abs=1e-3)
         assert row.face_jaw == pytest.approx(person.face.jaw, abs=1e-3)
@@ -72,3 +74,21 @@ def test_packed_and_unpacked_it_is_the_same(tiny, tmp_path):
     root = packed.unpack(tmp_path / "cache", tmp_path / "assets" / "minivox")
     for path in (p for p in tiny.rglob("*") if p.is_file()):
         assert (root / path.relative_to(tiny)).read_bytes() == path.read_bytes()
+
+
+def test_minivox_l_goes_on_where_minivox_ends(tiny):
+    large.run(tiny.parent, tiny=True)
+    manifest = read_layout(tiny.parent / "large")
+    people = manifest.persons()
+    assert people.split.value_counts().to_dict() == {"train": 16 + 10, "val": 2, "test": 5}
+    small = read_layout(tiny).persons()
+    assert not set(people.index) & set(small.index[small.split == "test"])
+    assert set(small.index[small.split != "test"]) < set(people.index)
+    shared = Path("vox1/origin_faces/Mini_0000/1.webp")
+    assert (tiny.parent / "large" / shared).read_bytes() == (tiny / shared).read_bytes()
+
+
+def test_minivox_l_tests_on_as_many_women_as_men():
+    listed = large.people()
+    assert sum(split == "test" and person.sex == world.FEMALE for person, split in listed) == 500
+    assert len({(person.pool, person.index) for person, _ in listed}) == len(listed) == 3990

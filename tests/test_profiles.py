@@ -88,3 +88,11 @@ def test_a_second_scorer_is_had_by_the_full_profile_only(monkeypatch, tmp_path):
     assert load_profile("full").scorer == tmp_path / "scorer"
     with pytest.raises(InputError, match="scorer: the mini profile has none"):
         load_profile("mini").part("scorer")
+
+
+def test_another_dataset_can_be_put_in_place_of_the_profiles_own(monkeypatch, tmp_path):
+    monkeypatch.setenv("V2F_DATASET", str(tmp_path))
+    mini = load_profile("mini")
+    assert (mini.dataset, mini.dataset_is_packed) == (tmp_path, False)
+    monkeypatch.delenv("V2F_DATASET")
+    assert load_profile("mini").dataset_is_packed

@@ -73,7 +73,7 @@ def demo(out: str | Path = "outputs/demo", profile: str | Profile | None = None,
     made = {"weights_sha256": weights, "guidance": pipe.config["guidance"], "steps": pipe.config["num_steps"]}
     voices, faces = stored(chosen, manifest)
     training, test = (pair_up(manifest, voices, faces, split) for split in ("train", "test"))
-    table = stage1_table(pipe.aligner, training, test, chosen)
+    table = stage1_table(pipe.aligner, training, test)
     with staged(out) as stage:
         shown = draw(pipe, list(recordings(manifest, test, chosen.clip_seconds)), stage, seed, made)
         save_gallery(shown, stage / "gallery.png", made)

@@ -1,17 +1,132 @@
-"""``python -m v2f_core evaluate``: the tables of results, from a profile's dataset and models."""
+"""``python -m v2f_core evaluate``: from a profile's weights and dataset to the tables and the report of every system."""
 
 from __future__ import annotations
 
+import base64
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from v2f_core.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
+    from v2f_core.data.manifest import Manifest
+    from v2f_core.evaluation.controls import Bench
+    from v2f_core.evaluation.leaks import Control
+    from v2f_core.evaluation.report import Evaluated
+    from v2f_core.evaluation.scorer import Scorer
+    from v2f_core.evaluation.systems import System
     from v2f_core.identity.aligner import Aligner
     from v2f_core.profiles import Profile
+    from v2f_core.training.embeddings import Embeddings
     from v2f_core.training.stage1 import Pairs
+
+HEARD_SECONDS, PICTURE_SIDE = 2.5, 160
+
+
+class Inputs(NamedTuple):
+    """What every table is made from."""
+
+    manifest: Manifest
+    voices: Embeddings
+    faces: Embeddings
+    aligner: Aligner
+    cosreg: Aligner
+    training: Pairs
+    test: Pairs
+    left_out: int  # test persons beyond the limit
+
+
+def evaluate(
+    out: str | Path = "outputs/evaluate",
+    profile: str | Profile | None = None,
+    systems: Collection[str] | None = None,
+    draws: int = 1,
+    steps: int = 10,
+    guidance: float | None = None,
+    limit: int | None = None,
+    stage2: Sequence[str | Path] = (),
+    labels: str | Path | None = None,
+    seed: int = 0,
+) -> Path:
+    """Stage I's table, and the report over systems and controls: ``report.html``, ``.md`` and ``.json``, and CSV tables.
+
+    What was drawn is kept in the cache: a killed run goes on, and more systems can be added later.
+
+    Args:
+        out: folder for tables and report.
+        profile: name of a profile, or a profile.
+        systems: which rows get faces, of `evaluation.controls.DRAWABLE`; Stage I alone when None, none when empty.
+        draws: faces a person and system.
+        steps, guidance: of the sampler; guidance is the profile's when None.
+        limit: only so many test persons, as many of each sex.
+        stage2: folders of trained Stages II, each a row.
+        labels: CSV of ages and skin tones (MiniVox has its own).
+        seed: of the noise.
+    Returns:
+        the page.
+    Raises:
+        InputError: the profile, its parts, its dataset or the folder cannot be used; a control leaves chance.
+    """
+    from v2f_core.evaluation import controls, report
+    from v2f_core.evaluation.systems import Drawing
+    from v2f_core.generate import check_writable
+    from v2f_core.profiles import Profile, load_profile
+
+    chosen = profile if isinstance(profile, Profile) else load_profile(profile)
+    drawn = (controls.NO_DSC,) if systems is None else tuple(systems)
+    check_writable(Path(out))
+    if unknown := sorted(set(drawn) - set(controls.DRAWABLE)):
+        raise InputError(f"{unknown[0]}: no row that can be drawn; choose of {', '.join(controls.DRAWABLE)}")
+    drawing = Drawing(steps, chosen.guidance if guidance is None else guidance, seed)
+    inputs = load(chosen, limit)
+    _save_stage1(inputs, chosen, out)
+    bench = make_bench(inputs, chosen, drawing, draws)
+    judged = _controls(inputs, bench)
+    trained = [controls.Stage2.from_folder(folder, chosen.part("prior")) for folder in stage2]
+    net = None if controls.NO_ARCFACE not in drawn else lambda: _speech_condition(inputs, bench, chosen)
+    found = list(controls.rows(bench, inputs.aligner, inputs.cosreg, drawn, net, trained))
+    evaluated = _evaluated(inputs, bench, chosen, found, judged, labels)
+    assembled = report.assemble(evaluated)
+    report.save(assembled, out, dict(_media(assembled, evaluated, inputs)))
+    return Path(out) / "report.html"
+
+
+def load(profile: Profile, limit: int | None = None) -> Inputs:
+    """Dataset, stored embeddings (extracted if need be), Stage I's aligner, and one trained by cosine regression."""
+    from v2f_core.data.layouts import open_dataset
+    from v2f_core.evaluation.inputs import first_of_each_sex
+    from v2f_core.identity.aligner import Aligner
+    from v2f_core.training.embeddings import stored
+    from v2f_core.training.stage1 import pair_up
+
+    aligner = Aligner.from_pretrained(profile.part("aligner"))
+    manifest = open_dataset(profile)
+    voices, faces = stored(profile, manifest)
+    training, validation, test = (pair_up(manifest, voices, faces, split) for split in ("train", "val", "test"))
+    cosreg, everybody = train_cosreg(training, validation, aligner), len(test.persons)
+    if limit is not None:
+        test = test.only(first_of_each_sex(test.sexes, limit))
+    return Inputs(manifest, voices, faces, aligner, cosreg, training, test, everybody - len(test.persons))
+
+
+def make_bench(inputs: Inputs, profile: Profile, drawing: Any, draws: int) -> Bench:
+    """Prior, scorers and photographs, and the cache folder for what is drawn."""
+    from v2f_core.diffusion.prior import Prior
+    from v2f_core.evaluation.controls import Bench
+    from v2f_core.evaluation.inputs import photographs
+    from v2f_core.profiles import cache_folder
+    from v2f_core.provenance import folder_hash
+
+    scorer, parts = _scorer(profile)
+    made = {f"{part}_sha256": folder_hash(profile.part(part)) for part in ("prior", *parts)}
+    prior = Prior.from_folder(profile.part("prior")).requires_grad_(False)
+    photos = photographs(inputs.manifest, inputs.faces, inputs.test)
+    return Bench(inputs.training, inputs.test, photos, prior, scorer, cache_folder() / "drawn", made, drawing, draws)
 
 
 def evaluate_stage1(out: str | Path = "results", profile: str | Profile | None = None) -> pd.DataFrame:
@@ -25,22 +140,10 @@ def evaluate_stage1(out: str | Path = "results", profile: str | Profile | None =
     Raises:
         InputError: the profile, its parts or its dataset cannot be used.
     """
-    from v2f_core.data.layouts import open_dataset
-    from v2f_core.evaluation import stage1_report
-    from v2f_core.identity.aligner import Aligner
     from v2f_core.profiles import Profile, load_profile
-    from v2f_core.training.embeddings import stored
-    from v2f_core.training.stage1 import pair_up
 
     chosen = profile if isinstance(profile, Profile) else load_profile(profile)
-    aligner = Aligner.from_pretrained(chosen.part("aligner"))
-    manifest = open_dataset(chosen)
-    voices, faces = stored(chosen, manifest)
-    training, validation, test = (pair_up(manifest, voices, faces, split) for split in ("train", "val", "test"))
-    cosreg = train_cosreg(training, validation, aligner)
-    table = stage1_table(aligner, training, test, chosen, {"CosReg": cosreg})
-    stage1_report.save(table, out)
-    return table
+    return _save_stage1(load(chosen), chosen, out)
 
 
 def stage1_table(
@@ -74,3 +177,45 @@ def train_cosreg(training: Pairs, validation: Pairs, aligner: Aligner) -> Aligne
     with TemporaryDirectory() as folder:
         alone = replace(settings, weight_am=0.0, weight_info=0.0, weight_cosine=1.0, weight_relational=0.0)
         return train(training, validation, alone, folder, {})
+
+
+def _save_stage1(inputs: Inputs, profile: Profile, out: str | Path) -> pd.DataFrame:
+    from v2f_core.evaluation import stage1_report
+
+    table = stage1_table(inputs.aligner, inputs.training, inputs.test, profile, {"CosReg": inputs.cosreg})
+    stage1_report.save(table, out)
+    return table
+
+
+def _scorer(profile: Profile) -> tuple[Scorer, list[str]]:
+    """ArcFace, with judge and second scorer as far as they are there, and the names of the parts that are."""
+    from v2f_core.evaluation.judge import Judge
+    from v2f_core.evaluation.scorer import Scorer
+    from v2f_core.identity.faces import FacePack
+
+    pack, parts = FacePack.from_folder(profile.part("faces")), ["faces"]
+    judge = second = None
+    try:
+        judge, parts = Judge.from_folder(profile.part("judge")), [*parts, "judge"]
+    except InputError:
+        pass  # the report says that VFS is missing
+    try:
+        second, parts = FacePack.from_folder(profile.part("scorer")), [*parts, "scorer"]
+    except InputError:
+        pass  # the judge's features are the second scorer then
+    return Scorer(pack, judge, second), parts
+
+
+def _controls(inputs: Inputs, bench: Bench) -> list[Control]:
+    import numpy as np
+
+    from v2f_core.evaluation.controls import RANDOM
+    from v2f_core.evaluation.leaks import control, judge_controls, shuffled_voice
+
+    def predict(voices: Any, persons: Sequence[str]) -> Any:
+        return inputs.aligner(voices)
+
+    photos = bench.gallery.identities
+    found = shuffled_voice(predict, inputs.test)
+    found += control(RANDOM, lambda order: photos[order], photos, np.array(inputs.test.sexes))
+    return judge_controls(found, predict, inputs.test)

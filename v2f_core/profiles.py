@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -192,6 +192,8 @@ _PROFILES = {"mini": _mini, "full": _full}
 def load_profile(name: str | None = None) -> Profile:
     """The profile called ``name``; without one, the profile that V2F_PROFILE names; without that, "mini".
 
+    V2F_DATASET, where it is set, is the folder of a dataset in place of the profile's own.
+
     Raises:
         InputError: there is no such profile.
 
@@ -203,7 +205,10 @@ def load_profile(name: str | None = None) -> Profile:
     name = name or os.environ.get("V2F_PROFILE") or "mini"
     if name not in _PROFILES:
         raise InputError(f"{name}: no such profile; choose {' or '.join(_PROFILES)} (--profile or V2F_PROFILE)")
-    return _PROFILES[name]()
+    profile = _PROFILES[name]()
+    if chosen := os.environ.get("V2F_DATASET"):
+        return replace(profile, dataset=Path(chosen).expanduser().absolute(), dataset_is_packed=False)
+    return profile
 
 
 @cache

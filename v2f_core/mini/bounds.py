@@ -18,8 +18,13 @@ POOL = "ceiling"  # persons drawn for the ceilings alone
 
 
 def people(pairs: Pairs) -> list[world.Person]:
-    """The persons of MiniVox behind some pairs, whose names end in their index."""
-    return [world.person("minivox", int(name[-4:]), sex) for name, sex in zip(pairs.persons, pairs.sexes, strict=True)]
+    """The persons of MiniVox's world behind some pairs."""
+    return [world.named(name, sex) for name, sex in zip(pairs.persons, pairs.sexes, strict=True)]
+
+
+def known(pairs: Pairs) -> bool:
+    """Whether all of them are persons of MiniVox's world, whose true factors are known."""
+    return all(name.partition("_")[0] in world.NAMES for name in pairs.persons)
 
 
 def bounds(test: Pairs, pool: Pairs) -> dict[str, Ceiling]:

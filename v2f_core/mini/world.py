@@ -188,3 +188,17 @@ def population(pool: str, n: int) -> list[Person]:
         'fmfm'
     """
     return [person(pool, i, FEMALE if i % 2 == 0 else MALE) for i in range(n)]
+
+
+NAMES = {"Mini": "minivox", "More": "more", "Study": "study"}  # face folders' names -> pools
+
+
+def named(name: str, sex: str) -> Person:
+    """The person behind a face folder's name in MiniVox or in a set made like it.
+
+    Example:
+        >>> named("Mini_0007", MALE) == person("minivox", 7, MALE)
+        True
+    """
+    prefix, _, index = name.partition("_")
+    return person(NAMES[prefix], int(index), sex)

@@ -27,6 +27,7 @@ STAGES = {
     "voices_pool": "recordings of other persons than MiniVox's, to train the speech models on",
     "voice_report": "how well voices tell persons apart, and how well their traits are heard",
     "minivox": "MiniVox: portraits, recordings, tables",
+    "large": "MiniVox-L: 2,890 persons to train Stage I on, 1,000 to test small differences on; not packed",
     "arcface": "the ArcFace miniature",
     "detector": "the face detector",
     "judge": "the classifier that scores faces independently",

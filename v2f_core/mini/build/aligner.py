@@ -1,4 +1,8 @@
-"""Stage `aligner`: Stage I on MiniVox's training persons, validated on its validation persons."""
+"""Stage `aligner`: Stage I on MiniVox-L's training persons, validated on its validation persons.
+
+The voice says little of a face, and that little has to be learned from persons: from MiniVox's 800 even regression from
+the *true* voice parameters learns only a part of what 2,890 allow.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ from v2f_core.training.stage1 import Stage1Settings, pair_up, train
 def run(work: Path, tiny: bool = False) -> None:
     """Write work/aligner/assets/aligner/, the aligner that ships, with its history."""
     profile = load_profile("mini")
-    manifest = read_layout(work / "minivox")
+    manifest = read_layout(work / "large")
     speech, pack = work / "speech_models" / "assets" / "ast", work / "detector" / "pack"
     folder = work / "aligner"
     voices = extract_voices(manifest, load_encoder("ast", speech), speech, folder / "voices", profile.clip_seconds)
@@ -26,5 +30,5 @@ def run(work: Path, tiny: bool = False) -> None:
     settings = Stage1Settings(**profile.stage1)
     if tiny:
         settings = replace(settings, steps=20, batch=4, evaluate_every=10)
-    inputs = {"dataset": "MiniVox v1", "ast_sha256": folder_hash(speech), "faces_sha256": folder_hash(pack)}
+    inputs = {"dataset": "MiniVox-L v1", "ast_sha256": folder_hash(speech), "faces_sha256": folder_hash(pack)}
     train(training, validation, settings, folder / "assets" / "aligner", inputs)

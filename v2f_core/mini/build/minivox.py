@@ -22,25 +22,27 @@ from v2f_core.mini.build.portrait.render import render
 from v2f_core.mini.build.voice.speaker import load_timbres, voice_of
 
 SPLITS = {"train": 800, "val": 100, "test": 200}
+CODES = {"Mini": "id9", "More": "id8", "Study": "id7"}  # audio ids' beginnings
 VIEWS, CLIPS = 3, 3
 WEBP_QUALITY, OPUS_COMPRESSION = 85, 0.97
 WORKERS = 2
 
 
-def names(index: int) -> tuple[str, str]:
+def names(person: world.Person) -> tuple[str, str]:
     """A person's face folder and audio id, as HQ-VoxCeleb and VoxCeleb have them.
 
     Example:
-        >>> names(7)
+        >>> names(world.person("minivox", 7, world.MALE))
         ('Mini_0007', 'id90007')
     """
-    return f"Mini_{index:04d}", f"id9{index:04d}"
+    name = next(name for name, pool in world.NAMES.items() if pool == person.pool)
+    return f"{name}_{person.index:04d}", f"{CODES[name]}{person.index:04d}"
 
 
 def draw_faces(root: Path, person: world.Person) -> dict[str, float | str]:
     """Write a person's views as WebP; give the face's true factors."""
     look = look_of(person)
-    folder = root / "vox1" / "origin_faces" / names(person.index)[0]
+    folder = root / "vox1" / "origin_faces" / names(person)[0]
     for view in range(VIEWS):
         path = folder / f"{view}.webp"
         if not path.exists():
@@ -57,7 +59,7 @@ def record_voices(root: Path, timbres: Path, person: world.Person) -> dict[str, 
     import soundfile
 
     voice = voice_of(person, load_timbres(timbres))
-    folder = root / "vox1" / "wav" / names(person.index)[1] / "v000"
+    folder = root / "vox1" / "wav" / names(person)[1] / "v000"
     sentences = np.random.default_rng([person.voice_seed, 0]).permutation(voice.sentences)[:CLIPS]
     for clip, sentence in enumerate(sentences):
         path = folder / f"{clip + 1:05d}.ogg"
@@ -73,7 +75,7 @@ def tables(root: Path, people: list[world.Person], faces: list[dict], voices: li
     """factors.csv (every person's true factors), split.csv and vox1_meta.csv."""
     rows = []
     for p, face, voice, split in zip(people, faces, voices, splits, strict=True):
-        name, code = names(p.index)
+        name, code = names(p)
         row = {"name": name, "person": code, "split": split, "sex": p.sex, "age": p.age}
         row |= {k: getattr(p, k) for k in world.SHARED}
         row |= {f"face_{k}": v for k, v in (p.face._asdict() | face).items()}
@@ -88,14 +90,17 @@ def tables(root: Path, people: list[world.Person], faces: list[dict], voices: li
     meta[columns].to_csv(root / "vox1_meta.csv", sep="\t", index=False, lineterminator="\n")
 
 
-def run(work: Path, tiny: bool = False) -> None:
-    """Write work/minivox/, everything that `pack` packs."""
-    root = work / "minivox"
-    splits = [name for name, n in SPLITS.items() for _ in range(n // 50 if tiny else n)]
-    people = world.population("minivox", len(splits))
+def make(root: Path, timbres: Path, people: list[world.Person], splits: list[str]) -> None:
+    """Write a dataset of persons, each in the split of the same place."""
     with ProcessPoolExecutor(WORKERS) as pool:
         draw = pool.map(partial(draw_faces, root), people, chunksize=4)
         faces = list(tqdm(draw, total=len(people), desc="portraits", unit="person"))
-        record = pool.map(partial(record_voices, root, work / "base_speech" / "minivox"), people, chunksize=4)
+        record = pool.map(partial(record_voices, root, timbres), people, chunksize=4)
         voices = list(tqdm(record, total=len(people), desc="recordings", unit="person"))
     tables(root, people, faces, voices, splits)
+
+
+def run(work: Path, tiny: bool = False) -> None:
+    """Write work/minivox/, everything that `pack` packs."""
+    splits = [name for name, n in SPLITS.items() for _ in range(n // 50 if tiny else n)]
+    make(work / "minivox", work / "base_speech" / "minivox", world.population("minivox", len(splits)), splits)
