@@ -6,7 +6,8 @@ and sex), ECAPA learns who speaks, with the other tasks as a light side task. Bo
 loudness, microphone and background each time (speech_features.py).
 
 Each person also gives two virtual speakers: the recordings played a little slower and faster. That moves pitch, vocal
-tract and rate, so they are classes of their own, with pitch and tract relabelled and the rate not scored.
+tract and rate, so they are classes of their own with traits of their own: the same voice at another rate is what
+teaches an encoder to hear rate, where it would else learn every speaker's by heart.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from v2f_core.mini.build.arcface import sex_probe
 from v2f_core.mini.build.checkpoint import Checkpoint
 from v2f_core.mini.build.ge2e import equal_error_rate
 from v2f_core.mini.build.speech_folders import ECAPA_DIM, new_ast, new_ecapa, save_ast, save_ecapa
+from v2f_core.mini.build.voice.speaker import TEMPO_PER_RATE
 from v2f_core.mini.build.voice_report import explained
 from v2f_core.mini.build.voices_pool import POOL, record
 from v2f_core.mini.world import FEMALE, MALE, Person, population, standard_age, voice_z
@@ -64,7 +66,7 @@ class Recipe(NamedTuple):
 RECIPES = {
     "ast": Recipe(
         new_ast, sf.ast_filter_bank, sf.LN, 123, lambda net, x: net(sf.to_ast(x)).last_hidden_state[:, 0], 128,
-        steps=4500, batch=64, rate=1.5e-3, trait_weight=4.0, bfloat16=False,
+        steps=5000, batch=64, rate=1.5e-3, trait_weight=6.0, bfloat16=False,
     ),
     "ecapa": Recipe(
         new_ecapa, sf.ecapa_filter_bank, sf.DECIBEL, 126, lambda net, x: net(sf.to_ecapa(x)).squeeze(1), ECAPA_DIM,
@@ -125,24 +127,23 @@ def run(work: Path, tiny: bool = False) -> None:
 def targets(persons: list[Person], speed: float = 1.0) -> Float[Tensor, "persons traits"]:
     """What the embedding shall tell of each person, in the order of TRAITS: z-scores within sex, and sex as 0 or 1.
 
-    Played ``speed`` times as fast, the pitch is higher, the vocal tract shorter, and the rate unknown (NaN).
+    Played ``speed`` times as fast, the pitch is higher, the vocal tract shorter and the rate higher.
     """
     sexes = np.array([p.sex for p in persons])
     voices = np.array([p.voice for p in persons])
     voices[:, 0] += 12 * np.log2(speed)
     voices[:, 1] /= speed
+    voices[:, 3] += np.log(speed) / TEMPO_PER_RATE
     z = voice_z(voices, sexes)
-    if speed != 1:
-        z[:, 3] = np.nan
     age = standard_age(np.array([p.age for p in persons]))
     return torch.from_numpy(np.column_stack([z, age, sexes == MALE]).astype(np.float32))
 
 
 def trait_loss(predicted: Float[Tensor, "batch traits"], labels: Float[Tensor, "batch traits"]) -> Float[Tensor, ""]:
-    """Mean squared error of the known traits, and the cross-entropy of sex."""
-    known = labels[:, :-1].isfinite()
-    squares = (predicted[:, :-1] - labels[:, :-1].nan_to_num()).square()
-    return (squares * known).sum() / known.sum() + F.binary_cross_entropy_with_logits(predicted[:, -1], labels[:, -1])
+    """Mean squared error of the traits, and the cross-entropy of sex."""
+    return F.mse_loss(predicted[:, :-1], labels[:, :-1]) + F.binary_cross_entropy_with_logits(
+        predicted[:, -1], labels[:, -1]
+    )
 
 
 def train(name: str, recipe: Recipe, pool: Pool, out: Path) -> tuple[nn.Module, AMSoftmax, Tensor]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 POOL = "voices"
-PERSONS, CLIPS, SHARD = 600, 5, 25
+PERSONS, CLIPS, SHARD = 1000, 5, 25
 
 
 def run(work: Path, tiny: bool = False) -> None:
