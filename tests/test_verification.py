@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
 
 from v2f_core.errors import InputError
-from v2f_core.evaluation.verification import equal_error_rate, error_rates, pair_cosines
+from v2f_core.evaluation.verification import area_under_roc, equal_error_rate, error_rates, min_dcf, pair_cosines
 from v2f_core.mini.build import arcface, ge2e
 
 SCORES = st.lists(st.integers(-5, 5), min_size=1, max_size=12).map(lambda x: np.array(x, float))
@@ -63,3 +64,33 @@ def test_the_build_measures_with_the_same_meter():
 def test_scores_that_cannot_be_compared_are_refused(same, different, message):
     with pytest.raises(InputError, match=message):
         error_rates(np.array(same), np.array(different))
+
+
+@given(SCORES, SCORES)
+def test_area_under_roc_is_scikit_learns(same, different):
+    labels = np.repeat([1, 0], [len(same), len(different)])
+    expected = roc_auc_score(labels, np.concatenate([same, different]))
+    assert area_under_roc(same, different) == pytest.approx(expected)
+
+
+@given(SCORES, SCORES, st.sampled_from([0.01, 0.05, 0.5, 0.9]), st.sampled_from([1.0, 10.0]))
+def test_min_dcf_tries_every_threshold_and_is_at_most_1(same, different, p_target, cost):
+    costs = []
+    for threshold in [*same, *different, math.inf]:
+        missed, accepted = np.mean(same < threshold), np.mean(different >= threshold)
+        costs.append(cost * missed * p_target + accepted * (1 - p_target))
+    found = min_dcf(same, different, p_target, cost)
+    assert found == pytest.approx(min(costs) / min(cost * p_target, 1 - p_target))
+    assert 0 <= found <= 1 + 1e-12
+
+
+def test_perfect_and_useless_scores():
+    assert min_dcf(np.ones(4), np.zeros(9)) == 0
+    assert min_dcf(np.zeros(4), np.zeros(9)) == min_dcf(np.zeros(4), np.ones(9)) == 1
+    assert area_under_roc(np.zeros(4), np.zeros(9)) == 0.5
+
+
+@pytest.mark.parametrize("wrong", [{"p_target": 0.0}, {"p_target": 1.0}, {"cost_missed": 0.0}])
+def test_costs_that_mean_nothing_are_refused(wrong):
+    with pytest.raises(InputError, match="p_target"):
+        min_dcf(np.ones(2), np.zeros(2), **wrong)
