@@ -10,7 +10,7 @@ from v2f_core.profiles import load_profile
 
 META = {
     "vox1": "VoxCeleb1 ID\tVGGFace1 ID\tGender\tNationality\tSet",
-    "vox2": "Name,VoxCeleb2 ID,VGGFace2 ID,Gender,Set",
+    "vox2": "Class_ID,Name,Sample_Num,Flag,Gender_x,VoxCeleb2ID,VGGFace2ID,Gender_y,Set",
 }
 
 
@@ -26,7 +26,9 @@ def add(root, name, identifier, sex="f", part="vox1", folder="origin_faces", fac
     for i in range(voices):
         write(root / part / "wav" / identifier / "v000" / f"{i:05d}.wav")
     meta = root / {"vox1": "vox1_meta.csv", "vox2": "full_vox2_meta.csv"}[part]
-    line = {"vox1": f"{identifier}\t{name}\t{sex}\tnone\tdev", "vox2": f"{name},{identifier} ,n000001,{sex},dev"}[part]
+    line = {"vox1": f"{identifier}\t{name}\t{sex}\tnone\tdev", "vox2": f"n1,{name},9,1,x,{identifier} ,n1,{sex},dev"}[
+        part
+    ]
     write(meta, (meta.read_text() if meta.exists() else META[part] + "\n") + line + "\n")
 
 
@@ -62,15 +64,25 @@ def test_paths_lead_to_the_files(root):
 
 def test_without_a_split_file_sf2f_s_rule_holds(root):
     persons = read_layout(root).persons()
-    assert persons.index[persons.split == "test"].tolist() == ["Name_08"]
-    assert persons.index[persons.split == "val"].tolist() == ["Name_09"]
+    assert persons.index[persons.split == "test"].tolist() == ["Name_06"]  # the table's row 8, counted from 0
+    assert persons.index[persons.split == "val"].tolist() == ["Name_08"]
 
 
-def test_sf2f_s_rule_sorts_first():
+def test_sf2f_s_rule_follows_the_rows():
     names = [f"{i:03d}" for i in range(100)]
-    backwards = sf2f_split(reversed(names))
-    assert backwards == sf2f_split(names)
-    assert sorted(name for name in names if backwards[name] == "test") == [f"{i:03d}" for i in range(8, 100, 10)]
+    forwards, backwards = sf2f_split(names), sf2f_split(names[::-1])
+    assert [name for name in names if forwards[name] == "test"] == [f"{i:03d}" for i in range(8, 100, 10)]
+    assert [name for name in names if backwards[name] == "val"] == [f"{i:03d}" for i in range(0, 100, 10)]
+
+
+def test_sf2f_s_rule_counts_rows_without_faces_or_voices(root):
+    """Else the published 370 and 378 of 3,638 could not come out: each would be a tenth, to within one a part."""
+    for name in ("Name_07", "Name_03", "Name_11"):
+        for picture in (root / "vox1/origin_faces" / name).iterdir():
+            picture.unlink()
+    assert read_layout(root).persons("test").index.tolist() == ["Name_06"]
+    most = max(sum((n + shift) // 10 for n in (first, 3638 - first)) for first in range(3639) for shift in (0, 1))
+    assert most < 370
 
 
 def test_a_split_file_goes_before_the_rule(root):
@@ -129,11 +141,38 @@ def test_too_many_unusable_files_stop_the_reading(root):
 def test_vox1_and_vox2_are_split_apart_and_nobody_is_taken_twice(root):
     for i in range(9):
         add(root, f"Other_{i}", f"id0{i:04d}", part="vox2")
-    add(root, "Name_08", "id09999", part="vox2")  # sorted before the others
+    add(root, "Name_00", "id09999", part="vox2")  # in vox1 for training, here row 9, for validation
     manifest = read_layout(root)
-    assert manifest.persons("test").index.tolist() == ["Name_08", "Other_7"]
-    assert manifest.left_out.item.tolist() == ["vox2/Name_08"]
-    assert manifest.left_out.why.iloc[0].startswith("already in vox1")
+    assert manifest.persons("test").index.tolist() == ["Name_06", "Other_8"]
+    assert manifest.left_out.values.tolist() == [["vox2/Name_00", "also in vox1 (train there, val here); taken once"]]
+    assert manifest.persons("train").loc["Name_00"].voices == 3
+
+
+@pytest.mark.parametrize("first", ["vox2/aac", "vox2/dev/aac", "vox2/dev", "raw_wav/vox2/dev"])
+@pytest.mark.parametrize("second", ["vox2/test/aac", "vox2/test", "raw_wav/vox2/test"])
+def test_voxceleb2_is_found_however_it_was_unpacked(tmp_path, first, second):
+    for i, folder in enumerate([first, second]):
+        add(tmp_path, f"Name_{i}", f"id0001{i}", part="vox2", voices=0)
+        write(tmp_path / folder / f"id0001{i}" / "21Uxsk56VDQ" / "00001.m4a")
+    voices = read_layout(tmp_path).voices()
+    assert voices.path.tolist() == [f"{f}/id0001{i}/21Uxsk56VDQ/00001.m4a" for i, f in enumerate([first, second])]
+    assert set(voices.session) == {"21Uxsk56VDQ"}
+
+
+def test_an_accent_taken_apart_by_a_file_system_is_the_same_name(tmp_path):
+    add(tmp_path, "Aco_Petrovi\u0107", "id00040", part="vox2")
+    faces = tmp_path / "vox2/origin_faces"
+    (faces / "Aco_Petrovi\u0107").rename(faces / "Aco_Petrovic\u0301")
+    assert read_layout(tmp_path).persons().index.tolist() == ["Aco_Petrovi\u0107"]
+
+
+def test_a_root_one_level_off_is_guessed(root):
+    with pytest.raises(InputError, match=f"no vox1 or vox2 folder in it.*: perhaps {root.absolute()}$"):
+        read_layout(root / "vox1")
+    (root / "HQ-VoxCeleb").mkdir()
+    (root / "vox1").rename(root / "HQ-VoxCeleb" / "vox1")
+    with pytest.raises(InputError, match=r"no vox1 or vox2 folder in it.*: perhaps .*/HQ-VoxCeleb$"):
+        read_layout(root)
 
 
 def test_masked_faces_are_taken_if_wanted_or_alone(root):

@@ -49,6 +49,20 @@ def demo(
 
 
 @app.command()
+def scan(
+    root: Annotated[
+        Path | None, typer.Argument(help="HQ-VoxCeleb's and VoxCeleb's folder; else the profile's.")
+    ] = None,
+    hashes: Annotated[bool, typer.Option(help="Hash every file; a stopped run goes on.")] = True,
+) -> None:
+    """Look a dataset through: who is in it, who is not and why, the split; writes manifest.parquet into it."""
+    from v2f_core.data.scan import scan, summary
+
+    for line in summary(scan(root or load_profile("full").dataset, hashes)):
+        print(line)
+
+
+@app.command()
 def extract(profile: ProfileName = None, device: Device = "cpu") -> None:
     """Embed every voice and face of the profile's dataset once, into the cache; goes on where it was stopped."""
     from v2f_core.data.layouts import open_dataset

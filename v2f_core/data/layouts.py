@@ -1,36 +1,42 @@
 """Reads a dataset that lies on disk as HQ-VoxCeleb's faces and VoxCeleb's audio do, MiniVox as well.
 
 vox1/origin_faces/<Name>/*.jpg     (or masked_faces)
-vox1/wav/<id>/<video>/*.wav
-vox1_meta.csv                      (tab-separated: VoxCeleb1 ID, VGGFace1 ID, Gender, …)
+vox1/wav/<id>/<video>/*.wav        (vox2/aac/<id>/<video>/*.m4a, and the other places in SOUND_FOLDERS)
+vox1_meta.csv                      (see `v2f_core.data.metadata`)
 split.csv                          (optional: name,split)
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from v2f_core.data.manifest import COLUMNS, VALUES, Manifest
+from v2f_core.data.manifest import COLUMNS, VALUES, Manifest, from_csv, from_parquet
+from v2f_core.data.metadata import METADATA, composed, read_speakers, read_table, sf2f_split
 from v2f_core.data.minivox import unpack
+from v2f_core.data.pairs import from_pairs
 from v2f_core.errors import InputError
 from v2f_core.profiles import Profile
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from tqdm import tqdm
 
 PICTURES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 RECORDINGS = frozenset({".wav", ".ogg", ".flac", ".m4a", ".mp3"})
 FACE_FOLDERS = ("origin_faces", "masked_faces")
-METADATA = {"vox1": "vox1_meta.csv", "vox2": "full_vox2_meta.csv"}
-
-
-class _Speaker(NamedTuple):
-    name: str
-    identifier: str
-    sex: str
+# as VoxCeleb1 and VoxCeleb2 unpack, side by side or into one folder, and as SF2F's scripts want them
+SOUND_FOLDERS = (
+    "{part}/wav",
+    "{part}/aac",
+    *("{part}/" + f"{half}/{kind}" for half in ("dev", "test") for kind in ("wav", "aac")),
+    *("{part}/dev", "{part}/test", "raw_wav/{part}/dev", "raw_wav/{part}/test"),
+)
+ALSO_IN = "also in"
+LISTS = {"manifest.parquet": from_parquet, "manifest.csv": from_csv, "pairs.csv": from_pairs}
 
 
 def read_layout(root: str | Path, face_folder: str | None = None, max_bad: float = 0.05) -> Manifest:
@@ -38,7 +44,8 @@ def read_layout(root: str | Path, face_folder: str | None = None, max_bad: float
 
     Only persons with both a face and a voice are taken; everybody and everything else is listed, with why, in
     ``left_out``.
-    The split is split.csv's, else SF2F's rule (see `sf2f_split`), for vox1 and vox2 apart.
+    The split is split.csv's, else SF2F's rule (see `sf2f_split`), for vox1 and vox2 apart. A name that stands in both
+    is taken once, from vox1, so that nobody is in two splits.
 
     Args:
         root: folder that holds vox1 or vox2 or both.
@@ -60,14 +67,16 @@ def read_layout(root: str | Path, face_folder: str | None = None, max_bad: float
         [['Ada', 'train', 'face'], ['Ada', 'train', 'voice']]
     """
     import pandas as pd
+    from tqdm import tqdm
 
     root = Path(root)
     parts = [part for part in METADATA if (root / part).is_dir()]
     if not parts:
-        raise InputError(f"{root}: no vox1 or vox2 folder in it; give the root of HQ-VoxCeleb's layout")
-    found = _Found()
-    for part in parts:
-        _read_part(root, part, face_folder, found)
+        raise InputError(f"{root}: no vox1 or vox2 folder in it; give the root of HQ-VoxCeleb's layout{_nearby(root)}")
+    with tqdm(desc=f"files of {root.name}", unit="file", delay=2.0) as bar:
+        found = _Found(bar)
+        for part in parts:
+            _read_part(root, part, face_folder, found)
     bad, used = found.unusable, len(found.rows)
     if not used:
         raise InputError(f"{root}: nobody in it has both a face and a voice; check the folders' names and the metadata")
@@ -81,6 +90,9 @@ def read_layout(root: str | Path, face_folder: str | None = None, max_bad: float
 def open_dataset(profile: Profile) -> Manifest:
     """The manifest of a profile's dataset, unpacked first where the profile carries it packed.
 
+    What a dataset holds may stand in manifest.parquet (written by `v2f_core.data.scan`), manifest.csv or pairs.csv (see
+    `from_csv` and `from_pairs`); the first that is there is read, else the folders, in HQ-VoxCeleb's layout.
+
     Raises:
         InputError: the dataset is missing, damaged or cannot be unpacked.
 
@@ -93,49 +105,43 @@ def open_dataset(profile: Profile) -> Manifest:
         return read_layout(unpack(packed=profile.dataset))
     if not profile.dataset.is_dir():
         raise InputError(f"{profile.dataset}: the {profile.name} profile's dataset is missing; put or link it there")
+    for name, read in LISTS.items():
+        if (profile.dataset / name).is_file():
+            return read(profile.dataset / name)
     return read_layout(profile.dataset)
-
-
-def sf2f_split(names: Iterable[str]) -> dict[str, str]:
-    """SF2F's rule: of the sorted names, every tenth from index 8 is for test, from index 9 for validation.
-
-    Example:
-        >>> list(sf2f_split([f"{i:02d}" for i in range(12)]).values())[7:]
-        ['train', 'test', 'val', 'train', 'train']
-    """
-    return {name: {8: "test", 9: "val"}.get(i % 10, "train") for i, name in enumerate(sorted(names))}
 
 
 @dataclass
 class _Found:
+    bar: tqdm
     rows: list[tuple[str, ...]] = field(default_factory=list)
     unpaired: list[tuple[str, str]] = field(default_factory=list)
     unusable: list[tuple[str, str]] = field(default_factory=list)
-    names: set[str] = field(default_factory=set)
+    taken: dict[str, tuple[str, str]] = field(default_factory=dict)  # name → part and split
 
 
 def _read_part(root: Path, part: str, face_folder: str | None, found: _Found) -> None:
-    speakers = _read_metadata(_find_metadata(root, part))
-    faces = _files(root, root / part / _face_folder(root / part, face_folder), PICTURES, found)
-    voices = _files(root, root / part / "wav", RECORDINGS, found)
-    split = _read_split(root / "split.csv") or sf2f_split(faces)
+    speakers = read_speakers(root, part)
+    faces = _files(root, [root / part / _face_folder(root / part, face_folder)], PICTURES, found)
+    voices = _files(root, _sound_folders(root, part), RECORDINGS, found)
+    split = _read_split(root / "split.csv") or sf2f_split(speaker.name for speaker in speakers)
 
     for name in faces.keys() - {speaker.name for speaker in speakers}:
         found.unpaired.append((f"{part}/{name}", f"a face, but not in {METADATA[part]}"))
     for identifier in voices.keys() - {speaker.identifier for speaker in speakers}:
         found.unpaired.append((f"{part}/{identifier}", f"a voice, but not in {METADATA[part]}"))
-    for speaker in speakers:
-        name, identifier, sex = speaker
+    for name, identifier, sex, _ in speakers:
         if name not in faces:
             why = "a voice, but no face" if identifier in voices else "neither face nor voice"
         elif identifier not in voices:
             why = f"a face, but no voice ({identifier})"
         elif name not in split:
             why = "not in split.csv"
-        elif name in found.names:
-            why = "already in vox1; taken once, so that nobody is in two splits"
+        elif name in found.taken:
+            other, there = found.taken[name]
+            why = f"{ALSO_IN} {other} ({there} there, {split[name]} here); taken once"
         else:
-            found.names.add(name)
+            found.taken[name] = part, split[name]
             who = (name, sex, split[name])
             found.rows += [(*who, "face", "", path) for path in faces[name]]
             found.rows += [(*who, "voice", Path(path).parent.name, path) for path in voices[identifier]]
@@ -150,19 +156,33 @@ def _face_folder(part: Path, wanted: str | None) -> str:
     return there[0]
 
 
-def _files(root: Path, folder: Path, suffixes: frozenset[str], found: _Found) -> dict[str, list[str]]:
-    """The usable files of each person (the folder's first level), relative to the root."""
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; expected one folder a person in it")
+def _sound_folders(root: Path, part: str) -> list[Path]:
+    folders = [root / form.format(part=part) for form in SOUND_FOLDERS]
+    there = [folder for folder in folders if folder.is_dir()]
+    # dev/ holds ids in SF2F's form, and wav/ or aac/ with the ids in them in VoxCeleb's
+    there = [folder for folder in there if folder.name in ("wav", "aac") or _holds_ids(folder)]
+    if not there:
+        raise InputError(f"{folders[0]}: no such folder; expected one folder a person in it, named by VoxCeleb's id")
+    return there
+
+
+def _holds_ids(folder: Path) -> bool:
+    return any(re.fullmatch(r"id\d+", path.name) for path in folder.iterdir())
+
+
+def _files(root: Path, folders: list[Path], suffixes: frozenset[str], found: _Found) -> dict[str, list[str]]:
+    """The usable files of each person (a folder's first level), relative to the root."""
     files: dict[str, list[str]] = {}
-    for path in _walk(folder):
-        name = path.relative_to(root).as_posix()
-        if path.suffix.lower() not in suffixes:
-            found.unusable.append((name, f"not one of {' '.join(sorted(suffixes))}"))
-        elif path.stat().st_size == 0:
-            found.unusable.append((name, "empty"))
-        else:
-            files.setdefault(path.relative_to(folder).parts[0], []).append(name)
+    for folder in folders:
+        for path in _walk(folder):
+            found.bar.update()
+            name = path.relative_to(root).as_posix()
+            if path.suffix.lower() not in suffixes:
+                found.unusable.append((name, f"not one of {' '.join(sorted(suffixes))}"))
+            elif path.stat().st_size == 0:
+                found.unusable.append((name, "empty"))
+            else:
+                files.setdefault(composed(path.relative_to(folder).parts[0]), []).append(name)
     return files
 
 
@@ -176,46 +196,22 @@ def _walk(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _find_metadata(root: Path, part: str) -> Path:
-    for path in (root / METADATA[part], root / part / METADATA[part]):
-        if path.is_file():
-            return path
-    raise InputError(f"{root / METADATA[part]}: no such file; it maps VoxCeleb's ids to names and comes with VoxCeleb")
-
-
-def _read_metadata(path: Path) -> list[_Speaker]:
-    table = _read_table(path)
-    table.columns = [column.strip() for column in table.columns]
-    wanted = {"name": ("VGGFace1 ID", "Name"), "identifier": ("VoxCeleb1 ID", "VoxCeleb2 ID"), "sex": ("Gender",)}
-    columns = []
-    for names in wanted.values():
-        found = [name for name in names if name in table]
-        if not found:
-            raise InputError(f"{path}: no column {' or '.join(names)}; expected VoxCeleb's own metadata")
-        columns.append(table[found[0]].str.strip())
-    return sorted(_Speaker(*row) for row in zip(*columns, strict=True))
+def _nearby(root: Path) -> str:
+    """Where it lies, if that is one level off."""
+    with suppress(OSError):
+        for folder in (root.absolute().parent, *sorted(path for path in root.iterdir() if path.is_dir())):
+            if any((folder / part).is_dir() for part in METADATA):
+                return f": perhaps {folder}"
+    return ""
 
 
 def _read_split(path: Path) -> dict[str, str] | None:
     if not path.is_file():
         return None
-    table = _read_table(path)
+    table = read_table(path)
     if not {"name", "split"} <= set(table):
         raise InputError(f"{path}: no columns name and split; give both, or remove the file for SF2F's rule")
     unknown = set(table["split"]) - set(VALUES["split"])
     if unknown:
         raise InputError(f"{path}: split is {min(unknown)!r}; expected {' or '.join(VALUES['split'])}")
-    return dict(zip(table["name"], table["split"], strict=True))
-
-
-def _read_table(path: Path) -> pd.DataFrame:
-    import pandas as pd
-
-    try:
-        text = path.read_text(encoding="utf-8")
-        separator = "\t" if "\t" in text.partition("\n")[0] else ","
-        return pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8")
-    except (OSError, UnicodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise InputError(
-            f"{path}: cannot be read as a table ({error}); expected tab- or comma-separated text"
-        ) from error
+    return {composed(name): split for name, split in zip(table["name"], table["split"], strict=True)}

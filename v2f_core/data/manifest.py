@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = ("person", "sex", "split", "kind", "session", "path")
-VALUES = {"sex": ("f", "m"), "split": ("train", "val", "test"), "kind": ("face", "voice")}
+EXTRA = ("nationality", "bytes", "sha256")  # known after a scan
+VALUES = {"sex": ("f", "m", "u"), "split": ("train", "val", "test"), "kind": ("face", "voice")}
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,9 @@ class Manifest:
 
     Attributes:
         root: the folder that the table's paths start from.
-        table: columns person (a name), sex (f, m), split (train, val, test), kind (face, voice), session (of a voice,
-            the video it was cut from; else empty) and path (POSIX form, relative to root); sorted.
+        table: columns person (a name), sex (f, m, u: unknown), split (train, val, test), kind (face, voice), session
+            (of a voice, the video it was cut from; else empty) and path (POSIX form, relative to root); sorted. After a
+            scan also nationality, bytes and sha256.
         left_out: columns item and why: persons and files that are there but not used.
 
     Example:
@@ -64,13 +66,16 @@ class Manifest:
         return [self.root / path for path in rows.path]
 
     def save(self, path: str | Path) -> None:
-        """Write the table as CSV, whole or not at all; put it in the root to read it back with `from_csv`.
+        """Write the table, whole or not at all, as Parquet or CSV; put it in the root to read it back.
 
         Raises:
             InputError: the folder cannot be written to.
         """
         with atomic_write(path) as temporary:
-            self.table.to_csv(temporary, index=False, lineterminator="\n")
+            if temporary.suffix == ".parquet":
+                self.table.to_parquet(temporary, index=False)
+            else:
+                self.table.to_csv(temporary, index=False, lineterminator="\n")
 
     def _rows(self, kind: str, split: str | None) -> pd.DataFrame:
         if split is not None and split not in VALUES["split"]:
@@ -111,6 +116,33 @@ def from_csv(path: str | Path) -> Manifest:
         raise InputError(f"{path}: {error}") from error
 
 
+def from_parquet(path: str | Path) -> Manifest:
+    """A manifest that was saved as Parquet in the dataset's root.
+
+    Raises:
+        InputError: the file is missing or no Parquet, or its contents break a rule of `check`.
+
+    Example:
+        >>> import pandas as pd, tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "manifest.parquet"
+        >>> rows = [("Ada", "f", "test", "face", "", "ada.png")]
+        >>> Manifest(path.parent, pd.DataFrame(rows, columns=COLUMNS)).save(path)
+        >>> from_parquet(path).table.path.tolist()
+        ['ada.png']
+    """
+    import pandas as pd
+
+    path = Path(path)
+    try:
+        table = pd.read_parquet(path)
+    except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
+        raise InputError(f"{path}: cannot be read as Parquet ({error}); write it again with a scan") from error
+    try:
+        return Manifest(path.parent, table)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
 def check(table: pd.DataFrame) -> pd.DataFrame:
     """The table with its columns in order and its rows sorted, after a look that it makes sense.
 
@@ -127,7 +159,10 @@ def check(table: pd.DataFrame) -> pd.DataFrame:
     """
     if missing := [column for column in COLUMNS if column not in table]:
         raise InputError(f"no column {missing[0]!r}; expected {', '.join(COLUMNS)}")
-    table = table[list(COLUMNS)].astype(str)
+    extra = [column for column in EXTRA if column in table]
+    table = table[[*COLUMNS, *extra]].astype({column: str for column in (*COLUMNS, *extra) if column != "bytes"})
+    if "bytes" in extra:
+        table = table.astype({"bytes": "int64"})
     for column, allowed in VALUES.items():
         wrong = table[~table[column].isin(allowed)]
         if len(wrong):

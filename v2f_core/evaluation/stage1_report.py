@@ -44,9 +44,8 @@ def predictions(test: Pairs, training: Pairs, aligner: Aligner, seed: int = 0) -
     - same-sex mean face: the training women's or men's, as if sex alone were heard;
     - shuffled voice: the aligner, given another test person's voice (no fixed point).
     """
-    women = np.array([sex == "f" for sex in training.sexes])
-    centroids = training.centroids()
-    of_sex = {"f": mean_direction(centroids[women]), "m": mean_direction(centroids[~women])}
+    sexes, centroids = np.array(training.sexes), training.centroids()
+    of_sex = {sex: mean_direction(centroids[sexes == sex]) for sex in set(training.sexes)}
     with torch.no_grad():
         full = aligner(test.pooled_voices())
     return {
