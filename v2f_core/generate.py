@@ -15,18 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from v2f_core.errors import InputError
 from v2f_core.files import sha256
-from v2f_core.provenance import folder_hash, versions
+from v2f_core.provenance import SYNTHETIC, folder_hash, versions
 
 if TYPE_CHECKING:
     from PIL.PngImagePlugin import PngInfo
 
     from v2f_core.pipeline import Vox2FacePipeline
     from v2f_core.profiles import Profile
-
-SYNTHETIC = (
-    "Synthetic: drawn by a model from a voice. No likeness of any person: a voice does not determine a face. "
-    "Not for identification."
-)
 
 
 def generate(

@@ -9,6 +9,11 @@ from pathlib import Path
 from v2f_core.errors import InputError
 from v2f_core.files import sha256
 
+SYNTHETIC = (
+    "Synthetic: drawn by a model from a voice. No likeness of any person: a voice does not determine a face. "
+    "Not for identification."
+)
+
 
 def versions(*packages: str) -> dict[str, str]:
     """The installed version of each package; "source" where the package runs from its source tree, not installed.

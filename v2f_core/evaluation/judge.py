@@ -113,3 +113,17 @@ class Judge(nn.Module):
             logits = self.net(self.prepare(images[start : start + batch]).to(device))
             parts.append(F.softmax(logits.float(), dim=1).cpu())
         return torch.cat(parts).numpy()
+
+    @torch.no_grad()
+    def features(
+        self, images: Sequence[UInt8[np.ndarray, "height width 3"]], batch: int = 32
+    ) -> Float32[np.ndarray, "images features"]:
+        """What the last layer sees of each RGB image, unit length: the judge as a second scorer of likeness."""
+        last = [layer for layer in self.net.modules() if isinstance(layer, nn.Linear)][-1]
+        seen = [torch.zeros(0, last.in_features)]
+        hook = last.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float().cpu()))
+        try:
+            self.posteriors(images, batch)
+        finally:
+            hook.remove()
+        return F.normalize(torch.cat(seen), dim=1).numpy()

@@ -1,0 +1,144 @@
+"""Shuffled voices are at chance exactly, however good a system is; one that peeks is refused, with its leak named."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from v2f_core.errors import InputError
+from v2f_core.evaluation.leaks import (
+    contamination,
+    control,
+    derangements,
+    judge_controls,
+    shuffled_measures,
+    shuffled_voice,
+)
+from v2f_core.identity.sphere import normalise
+from v2f_core.training.stage1 import Pairs
+
+N, TIMES = 40, 60
+
+
+def unit(n, dim=16, seed=0):
+    return normalise(torch.randn(n, dim, generator=torch.Generator().manual_seed(seed)))
+
+
+@pytest.fixture(scope="module")
+def test_persons():
+    faces = unit(N)
+    starts = torch.arange(N + 1)
+    # a voice tells its face, sex included: the mean of women's and men's faces differ
+    faces = normalise(faces + 0.5 * (torch.arange(N) % 2 * 2 - 1)[:, None])
+    voices = faces + 0.1 * torch.randn(N, 16, generator=torch.Generator().manual_seed(1))
+    return Pairs([f"P{i:02d}" for i in range(N)], ["f", "m"] * (N // 2), voices, starts, faces, starts)
+
+
+def listens(voices, persons):
+    return normalise(voices)
+
+
+def test_a_perfect_listener_is_at_chance_when_voices_are_shuffled(test_persons):
+    found = judge_controls(shuffled_voice(listens, test_persons, TIMES))
+    assert {c.gallery for c in found} == {"all", "within sex"}
+    for c in found:
+        assert c.value == pytest.approx(c.chance, abs=0.02)
+        assert c.corrected >= c.p
+
+
+def test_chance_is_exact_over_all_derangements():
+    """All 9 derangements of 4 persons, any scores: 1:2 matching averages to 1/2, R@1 to 1/3."""
+    scores = np.random.default_rng(0).normal(size=(4, 4))
+    orders = [np.array(p) for p in itertools.permutations(range(4)) if all(i != j for i, j in enumerate(p))]
+    assert len(orders) == 9
+    found = np.mean([shuffled_measures(scores[order], order, k=1) for order in orders], axis=0)
+    np.testing.assert_allclose(found, [1 / 2, 1 / 3], atol=1e-12)
+
+
+def test_a_constant_answer_is_at_chance_not_below():
+    matching, recall = shuffled_measures(np.ones((12, 12)), np.roll(np.arange(12), 1), k=3)
+    assert matching == 0.5
+    assert recall == pytest.approx(3 / 11)
+
+
+def test_measures_agree_with_a_loop():
+    g = np.random.default_rng(1)
+    scores, order = g.integers(0, 4, (7, 7)).astype(float), derangements(None, 7, 1)[0]
+    expected = []
+    for i in range(7):
+        rivals = [scores[i, j] for j in range(7) if j not in (i, order[i])]
+        expected.append(np.mean([(scores[i, i] > r) + 0.5 * (scores[i, i] == r) for r in rivals]))
+    assert shuffled_measures(scores, order, k=2)[0] == pytest.approx(np.mean(expected))
+
+
+def names_leak(test):
+    truth = dict(zip(test.persons, test.gallery(), strict=True))
+    return lambda voices, persons: torch.stack([truth.get(person, torch.eye(16)[0]) for person in persons])
+
+
+def order_leak(test):
+    return lambda voices, persons: normalise(voices + 2 * test.gallery())
+
+
+@pytest.mark.parametrize(("leak", "named"), [(names_leak, "file names"), (order_leak, "order of persons or files")])
+def test_a_planted_leak_is_refused_and_named(test_persons, leak, named):
+    predict = leak(test_persons)
+    with pytest.raises(InputError, match=named):
+        judge_controls(shuffled_voice(predict, test_persons, TIMES), predict, test_persons)
+
+
+def test_a_gallery_in_which_everybody_is_found_by_anybody_is_refused(test_persons):
+    faces, sexes = test_persons.gallery().numpy(), np.array(test_persons.sexes)
+    honest = control("random real face", lambda order: faces[order], faces, sexes, times=TIMES)
+    judge_controls(honest)
+    wrong = control("random real face", lambda order: faces, faces, sexes, times=TIMES)  # forgot to shuffle
+    with pytest.raises(InputError, match="the gallery"):
+        judge_controls(wrong)
+
+
+def test_too_few_persons_are_refused(test_persons):
+    with pytest.raises(InputError, match="at least 4"):
+        control("x", lambda order: np.eye(5), np.eye(5), np.array(list("fffmm")))
+
+
+def test_derangements_within_sex_stay_within_and_are_repeatable():
+    sexes = np.array(list("ffffmmm"))
+    orders = derangements(sexes, 7, 20, seed=3)
+    assert (sexes[orders] == sexes).all()
+    assert not (orders == np.arange(7)).any()
+    assert (np.sort(orders, axis=1) == np.arange(7)).all()
+    assert len(np.unique(orders, axis=0)) > 1
+    np.testing.assert_array_equal(orders, derangements(sexes, 7, 20, seed=3))
+
+
+def other_persons(seed=9, names="Q"):
+    starts = torch.arange(6)
+    return Pairs(
+        [f"{names}{i}" for i in range(5)], list("fmfmf"), unit(5, 16, seed), starts, unit(5, 16, seed + 1), starts
+    )
+
+
+def test_split_contamination_is_found_by_name_photograph_and_recording(test_persons):
+    training = other_persons()
+    assert contamination(training, test_persons) == []
+    training.face[2], training.voice[3] = test_persons.face[7], test_persons.voice[8]
+    training.persons[4] = "P11"
+    assert contamination(training, test_persons) == [
+        ("P07", "Q2", "the same photograph"),
+        ("P08", "Q3", "the same recording"),
+        ("P11", "P11", "the same name"),
+    ]
+
+
+def test_one_photograph_under_two_names_is_found(test_persons):
+    faces = test_persons.face.clone()
+    faces[3] = faces[30]
+    doubled = Pairs(**{**test_persons.__dict__, "face": faces})
+    assert contamination(other_persons(), doubled) == [("P03", "P30", "one photograph of two test persons")]
+
+
+def test_splits_of_two_encoders_are_refused(test_persons):
+    other = Pairs(**{**other_persons().__dict__, "voice": unit(5, 8)})
+    with pytest.raises(InputError, match="expected one encoder"):
+        contamination(other, test_persons)

@@ -1,0 +1,233 @@
+"""Does anything but the voice tell a system whom it is asked for? Shuffled voices must land on chance, or it leaks.
+
+With everybody's voice exchanged for another person's, and all else left as it was, a system that only listens is at
+chance: the 1:2 matching of a wrong person's face is 1/2 on average over derangements *exactly*, once the speaker's own
+face is taken out of the gallery. So is its R@K. A system that also reads names, or the order of files, is not.
+A random real face, taken in place of the person's, is held to the same. (Training persons among the test persons do not
+move a shuffled voice; `contamination` looks for them.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+from v2f_core.errors import InputError
+from v2f_core.evaluation.metrics import score_matrix
+from v2f_core.evaluation.stage1_report import derangement
+
+if TYPE_CHECKING:
+    from v2f_core.training.stage1 import Pairs
+
+# A system: the voice heard for each person, and who is asked for (which an honest system does not look at).
+Predict = Callable[[Float[Tensor, "n speaker"], Sequence[str]], Float[Tensor, "n dim"]]
+DERANGEMENTS = 200
+REFUSE_BELOW = 0.001  # Holm-corrected p
+SAME_PICTURE = 0.9999  # cosine of identities, or of voices, of one and the same file
+
+
+class Control(NamedTuple):
+    """One measure of one control, over all derangements.
+
+    Attributes:
+        name: of the control.
+        gallery: "all" or "within sex".
+        measure: "1:2 matching" or "R@K".
+        value: mean over derangements, and ``deviation`` their standard deviation.
+        chance: what it must be on average.
+        p: two-sided, of the t-test that it is; ``corrected`` by Holm over all controls of a run.
+    """
+
+    name: str
+    gallery: str
+    measure: str
+    value: float
+    deviation: float
+    chance: float
+    p: float
+    corrected: float = float("nan")
+
+
+def derangements(
+    sexes: Shaped[np.ndarray, " n"] | None, n: int, times: int, seed: int = 0
+) -> Int[np.ndarray, "times n"]:
+    """Random permutations that leave nobody in place; within each sex when sexes are given.
+
+    Example:
+        >>> orders = derangements(np.array(list("fmfmfm")), 6, times=3)
+        >>> bool((orders % 2 == np.arange(6) % 2).all()), bool((orders == np.arange(6)).any())
+        (True, False)
+    """
+    if sexes is None:
+        return np.stack([derangement(n, seed * 100_003 + k) for k in range(times)])
+    orders = np.tile(np.arange(n), (times, 1))
+    for number, sex in enumerate(np.unique(sexes)):
+        rows = np.flatnonzero(sexes == sex)
+        orders[:, rows] = rows[derangements(None, len(rows), times, seed + number + 1)]
+    return orders
+
+
+def shuffled_measures(scores: Float[np.ndarray, "n n"], order: Int[np.ndarray, " n"], k: int) -> tuple[float, float]:
+    """Mean 1:2 matching and R@k of n persons, row i asked with the answer of ``order[i]``, whose own face is left out.
+
+    Ties count their expected share, so that a system that answers everybody alike is at chance and not below.
+
+    Args:
+        scores: row i is what was answered *for* person i (after the shuffle) against everybody's face.
+        order: whose voice was heard for each person.
+        k: of R@k; its chance is k / (n − 1).
+
+    Example:
+        >>> matching, recall = shuffled_measures(np.zeros((5, 5)), np.roll(np.arange(5), 1), k=1)
+        >>> matching, round(recall, 3)
+        (0.5, 0.25)
+    """
+    n = len(scores)
+    truth = np.diag(scores)[:, None]
+    rival = np.ones((n, n), bool)
+    rival[np.arange(n), np.arange(n)] = rival[np.arange(n), order] = False
+    above, tied = ((scores > truth) & rival).sum(axis=1), ((scores == truth) & rival).sum(axis=1)
+    matching = 1 - (above + tied / 2) / (n - 2)
+    recall = np.clip((k - above) / (tied + 1), 0, 1)
+    return float(matching.mean()), float(recall.mean())
+
+
+def control(
+    name: str,
+    answer: Callable[[Int[np.ndarray, " n"]], Float[np.ndarray, "n dim"]],
+    gallery: Float[np.ndarray, "n dim"],
+    sexes: Shaped[np.ndarray, " n"],
+    k: int = 10,
+    times: int = DERANGEMENTS,
+    seed: int = 0,
+) -> list[Control]:
+    """A control over all and within sex: what is answered under each derangement, held against chance.
+
+    Args:
+        answer: an order → identities, row i answered for person i when the voice (or face) is that of order[i].
+        gallery: one identity a person.
+        sexes: "f" or "m".
+        k: of R@k; as many as fit when a gallery is smaller.
+        times: derangements of each gallery.
+        seed: of the derangements.
+    Raises:
+        InputError: fewer than four persons, or fewer than four of a sex: too few to be confused with one another.
+    """
+    found = []
+    counts = [int((sexes == sex).sum()) for sex in np.unique(sexes)]
+    if min(counts) < 4:
+        raise InputError(f"{min(counts)} persons of a sex: shuffled controls need at least 4; evaluate more persons")
+    for where, strata in (("all", None), ("within sex", sexes)):
+        values, size = [], len(sexes) if strata is None else min(counts)
+        labels = np.zeros(len(sexes)) if strata is None else strata
+        groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+        top = min(k, size - 2)
+        for order in derangements(strata, len(sexes), times, seed):
+            scores = score_matrix(answer(order), gallery)
+            parts = [shuffled_measures(scores[np.ix_(g, g)], np.searchsorted(g, order[g]), top) for g in groups]
+            values.append(np.mean(parts, axis=0))
+        chances = {"1:2 matching": 0.5, f"R@{top}": float(np.mean([top / (len(g) - 1) for g in groups]))}
+        for (measure, chance), column in zip(chances.items(), np.array(values).T, strict=True):
+            p = _t_test(column, chance)
+            found.append(Control(name, where, measure, float(column.mean()), float(column.std()), chance, p))
+    return found
+
+
+def shuffled_voice(predict: Predict, test: Pairs, times: int = DERANGEMENTS, seed: int = 0) -> list[Control]:
+    """The control "shuffled voice" of a system; see :func:`control`."""
+    voices, gallery = test.pooled_voices(), test.gallery().numpy()
+
+    def answer(order: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n dim"]:
+        with torch.no_grad():
+            return predict(voices[torch.from_numpy(order)], test.persons).numpy()
+
+    return control("shuffled voice", answer, gallery, np.array(test.sexes), times=times, seed=seed)
+
+
+def judge_controls(
+    controls: Sequence[Control], predict: Predict | None = None, test: Pairs | None = None
+) -> list[Control]:
+    """The controls with Holm-corrected p; a run whose control leaves chance is refused, with the suspected leak named.
+
+    Args:
+        controls: of one run, all together.
+        predict, test: the system, for naming the leak.
+    Raises:
+        InputError: a control is off chance at p < 0.001.
+
+    Example:
+        >>> judge_controls([Control("random real face", "all", "1:2 matching", 0.501, 0.02, 0.5, 0.5)])[0].corrected
+        0.5
+    """
+    from v2f_core.evaluation.statistics import holm
+
+    adjusted = holm(np.array([c.p for c in controls]))
+    judged = [c._replace(corrected=float(p)) for c, p in zip(controls, adjusted, strict=True)]
+    off = [c for c in judged if c.corrected < REFUSE_BELOW]
+    if off:
+        worst = max(off, key=lambda c: abs(c.value - c.chance))
+        suspect = "the gallery: the same photograph under several persons, or rows in another order than the queries"
+        if worst.name == "shuffled voice" and predict is not None and test is not None:
+            suspect = _suspect(predict, test)
+        raise InputError(
+            f"{worst.name}, {worst.gallery}: {worst.measure} is {worst.value:.3f} where chance is {worst.chance:.3f} "
+            f"(Holm-corrected p = {worst.corrected:.1e}). Suspected leak: {suspect}. No table is written; mend it first"
+        )
+    return judged
+
+
+def contamination(training: Pairs, test: Pairs, same: float = SAME_PICTURE) -> list[tuple[str, str, str]]:
+    """(test person, other person, why) for every test person who was there in training, or under another name.
+
+    Looked for are names in both splits, photographs and voices in both splits, and one photograph of two test persons.
+
+    Raises:
+        InputError: splits share no room: their identities or voices differ in width.
+    """
+    owned = (test, training)
+    found = [(name, name, "the same name") for name in sorted(set(test.persons) & set(training.persons))]
+    for what, ours, theirs, starts in (
+        ("the same photograph", test.face, training.face, (test.face_start, training.face_start)),
+        ("the same recording", test.voice, training.voice, (test.voice_start, training.voice_start)),
+    ):
+        if ours.shape[1] != theirs.shape[1]:
+            raise InputError(
+                f"{what}: {ours.shape[1]} and {theirs.shape[1]} wide; expected one encoder for both splits"
+            )
+        owners = [np.repeat(p.persons, start.diff().numpy()) for p, start in zip(owned, starts, strict=True)]
+        centre = theirs.mean(dim=0)  # speaker embeddings share most of their direction
+        ours, theirs = F.normalize(ours - centre, dim=1), F.normalize(theirs - centre, dim=1)
+        for start in range(0, len(ours), 128):  # full size: 68,000 by 478,000 windows do not fit at once
+            for row, column in (ours[start : start + 128] @ theirs.T > same).nonzero().tolist():
+                found.append((str(owners[0][start + row]), str(owners[1][column]), what))
+    gallery = test.gallery()
+    for row, column in (torch.triu(gallery @ gallery.T, 1) > same).nonzero().tolist():
+        found.append((test.persons[row], test.persons[column], "one photograph of two test persons"))
+    return sorted(set(found))
+
+
+def _suspect(predict: Predict, test: Pairs) -> str:
+    """What else than the voice decides the answers: names, the order of rows, or something unknown."""
+    voices, n = test.pooled_voices(), len(test.persons)
+    usual = predict(voices, test.persons)
+    if not torch.allclose(usual, predict(voices, ["somebody"] * n), atol=1e-4):
+        return "names or file names (the answers change when they are hidden)"
+    back = torch.arange(n).flip(0)
+    turned = predict(voices[back], [test.persons[i] for i in back.tolist()])[back]
+    if not torch.allclose(usual, turned, atol=1e-4):
+        return "the order of persons or files (the answers change when the rows are turned round)"
+    return "something that neither voices, names nor the order of rows explain, such as a stored answer"
+
+
+def _t_test(values: Float[np.ndarray, " times"], chance: float) -> float:
+    from scipy.stats import ttest_1samp
+
+    if np.ptp(values) < 1e-12:  # the same under every derangement: at chance or surely not
+        return float(np.isclose(values[0], chance))
+    return float(ttest_1samp(values, chance).pvalue)
