@@ -58,6 +58,14 @@ def test_hearing_sex_alone_helps_over_all_and_not_within_sex(table):
     assert table.loc[WITHIN, "same-sex mean face"]["1:2 matching"] == pytest.approx(0.5, abs=0.06)
 
 
+def test_what_ranks_without_an_identity_has_no_cosine_and_the_same_recall(truth, table):
+    means = {name: truth for name in ("mean face", "same-sex mean face")}
+    found = stage1_report.report(means, truth, SEXES, resamples=50, ranked={"by scores": truth @ truth.T})
+    row = found.set_index(["gallery", "system"]).loc[WITHIN, "by scores"]
+    assert row["R@1"] == row["R@10"] == row["1:2 matching"] == 1
+    assert np.isnan(row["cosine"])
+
+
 def test_chance_and_gallery_sizes_stand_beside(table):
     assert table.loc[ALL, "chance"]["R@10"] == 10 / 40
     assert table.loc[WITHIN, "chance"]["R@10"] == 10 / 20

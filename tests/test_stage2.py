@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from torch import nn
+from fakes import SHAPE, Recogniser, people
 
 from v2f_core import cli
 from v2f_core.data.manifest import COLUMNS, Manifest
@@ -19,17 +19,15 @@ from v2f_core.diffusion.lora import load_lora, lora_parameters
 from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
-from v2f_core.identity.faces import TEMPLATE, Face, FacePack
+from v2f_core.identity.faces import Face, FacePack
 from v2f_core.identity.losses import AMSoftmax, IdentityLoss
-from v2f_core.identity.sphere import normalise
 from v2f_core.training import stage2
 from v2f_core.training.checkpoints import load_checkpoint, save_checkpoint
 from v2f_core.training.embeddings import Embeddings
 from v2f_core.training.latents import FacePairs, latent_embedder, pair_faces
-from v2f_core.training.stage1 import Pairs, Stage1Settings
+from v2f_core.training.stage1 import Stage1Settings
 from v2f_core.training.stage2_settings import Stage2Settings
 
-SHAPE = (4, 4, 4)
 QUICK = {
     "steps": 4,
     "batch": 3,
@@ -45,33 +43,6 @@ QUICK = {
     "identity": Stage1Settings(windows=2, weight_cosine=1.0),
     "consistency": ConsistencySettings("denoise"),
 }
-
-
-class Recogniser(nn.Module):
-    """A stand-in for f_arc: 48 coarse pixels, turned into 512 numbers."""
-
-    def __init__(self):
-        super().__init__()
-        self.register_buffer("weight", torch.randn(48, 512, generator=torch.Generator().manual_seed(0)))
-
-    def forward(self, crops):
-        return normalise(torch.nn.functional.adaptive_avg_pool2d(crops, 4).flatten(1) @ self.weight)
-
-
-def people(persons, seed):
-    g = torch.Generator().manual_seed(seed)
-    z_arc = normalise(torch.randn(2 * persons, 512, generator=g))
-    latents = torch.randn(2 * persons, 64, generator=g)
-    landmarks = torch.from_numpy(TEMPLATE * 32 / 112).flatten().expand(2 * persons, -1)
-    wide = Pairs(
-        persons=[f"P{i}" for i in range(persons)],
-        sexes=["f" if i % 2 else "m" for i in range(persons)],
-        voice=torch.randn(3 * persons, 16, generator=g),
-        voice_start=torch.arange(0, 3 * persons + 1, 3),
-        face=torch.cat([z_arc, latents, landmarks], dim=1),
-        face_start=torch.arange(0, 2 * persons + 1, 2),
-    )
-    return FacePairs(wide, SHAPE)
 
 
 @pytest.fixture(scope="module")

@@ -153,6 +153,26 @@ def evaluate(
     print(evaluate_stage1(out, profile).to_string())
 
 
+@app.command("ablate")
+def ablate_table(
+    table: Annotated[str, typer.Argument(help="table4, sources, parts or rank.")],
+    out: Annotated[Path, typer.Option(help="Folder for the runs and, in it, the results.")] = Path("runs/ablate"),
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from 0.")] = 3,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of Stage II; else the profile's.")] = None,
+    persons: Annotated[int, typer.Option(min=10, help="Test persons at most, women and men alike.")] = 1000,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at the same time.")] = 1,
+    profile: ProfileName = None,
+) -> None:
+    """A table of ablations over seeds: trained, drawn, measured; goes on where it was stopped."""
+    from v2f_core.ablate import SHOWN, Plan, ablate
+    from v2f_core.evaluation import ablation
+
+    plan = Plan(load_profile(profile), out / table, steps, persons)
+    summary = ablation.save(ablate(table, seeds, plan, jobs), table, out / "results", SHOWN)
+    print(ablation.markdown(summary, SHOWN))
+    print(f"results: {out / 'results'}")
+
+
 @app.command()
 def doctor(
     profile: Annotated[Literal["mini", "full"], typer.Option(help="Whose parts are needed.")] = "mini",

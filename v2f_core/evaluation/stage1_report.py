@@ -78,6 +78,7 @@ def report(
     sexes: Shaped[np.ndarray, " n"],
     ceilings: Mapping[str, Ceiling] | None = None,
     resamples: int = 4000,
+    ranked: Mapping[str, Float[np.ndarray, "n n"]] | None = None,
 ) -> pd.DataFrame:
     """The table: a row a system and gallery, with cosine, R@1, R@10, 1:2 matching and skills, each with its interval.
 
@@ -90,6 +91,7 @@ def report(
         sexes: "f" or "m", one a person.
         ceilings: for ``"all"`` and ``"within sex"``, where the world is known.
         resamples: of the bootstrap.
+        ranked: score matrices by name, of what ranks faces without predicting an identity; such rows have no cosine.
     Returns:
         a row a system and gallery; for each measure the columns ``m``, ``m low`` and ``m high``.
     """
@@ -102,8 +104,10 @@ def report(
         size = len(truth) if strata is None else min(int((sexes == sex).sum()) for sex in np.unique(sexes))
         reference = metrics.cosine(systems[references[gallery]], truth)
         best = (ceilings or {}).get(gallery)
-        for name, identity in systems.items():
-            measures = _measures(metrics.score_matrix(identity, truth), strata)
+        found = {name: _measures(metrics.score_matrix(z, truth), strata) for name, z in systems.items()}
+        for name, scores in (ranked or {}).items():
+            found[name] = {k: values for k, values in _measures(scores, strata).items() if k != "cosine"}
+        for name, measures in found.items():
             row = {"gallery": gallery, "system": name, "n": len(truth), "gallery size": size}
             for measure, values in measures.items():
                 _put(row, measure, metrics.bootstrap(values, groups=strata, resamples=resamples))
@@ -174,10 +178,10 @@ def _skills(
     strata: np.ndarray | None,
     resamples: int,
 ) -> None:
-    # the reference is a mean over the same persons, so that both are resampled together
-    paired = np.stack([measures["cosine"], reference], axis=1)
     mean = float(metrics.bootstrap(reference, groups=strata, resamples=2).value)
-    if best.cosine > mean:
+    if "cosine" in measures and best.cosine > mean:
+        # the reference is a mean over the same persons, so that both are resampled together
+        paired = np.stack([measures["cosine"], reference], axis=1)
         gain = metrics.bootstrap(paired, lambda m: (m[..., 0] - m[..., 1]) / (best.cosine - mean), strata, resamples)
         _put(row, "skill, cosine", gain)
     recall = measures[f"R@{K}"]

@@ -114,6 +114,17 @@ class Pairs:
         voice = torch.einsum("bw,bwd->bd", weight, self.voice[which.to(device)])
         return voice, self.face[photo.to(device)], label.to(device)
 
+    def only(self, which: list[int]) -> Pairs:
+        """Some of the persons, in the order given."""
+        voice, face = _cut(self.voice, self.voice_start), _cut(self.face, self.face_start)
+        return Pairs(
+            [self.persons[i] for i in which],
+            [self.sexes[i] for i in which],
+            *_packed([voice[i] for i in which]),
+            *_packed([face[i] for i in which]),
+            self.left_out,
+        )
+
     def to(self, device: str) -> Pairs:
         """The same pairs with their embeddings on a device (the bounds, which only index, stay)."""
         moved = {"voice": self.voice.to(device), "face": self.face.to(device)}
@@ -235,6 +246,10 @@ def identity_loss(pairs: Pairs, settings: Stage1Settings, free: bool) -> Identit
 
 def _cut(rows: Tensor, start: Tensor) -> list[Tensor]:
     return list(rows.split(start.diff().tolist()))
+
+
+def _packed(parts: list[Tensor]) -> tuple[Tensor, Tensor]:
+    return torch.cat(parts), torch.tensor([0, *map(len, parts)]).cumsum(0)
 
 
 def _random_rows(start: Tensor, label: Tensor, each: int, generator: torch.Generator) -> Tensor:

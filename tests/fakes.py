@@ -1,0 +1,49 @@
+"""Stand-ins that several tests share: a recogniser, a face pack and persons whose numbers mean nothing."""
+
+import numpy as np
+import torch
+from torch import nn
+
+from v2f_core.identity.faces import TEMPLATE
+from v2f_core.identity.sphere import normalise
+from v2f_core.training.latents import FacePairs
+from v2f_core.training.stage1 import Pairs
+
+SHAPE = (4, 4, 4)  # of the tiny prior's latents
+
+
+class Recogniser(nn.Module):
+    """A stand-in for f_arc: 48 coarse pixels, turned into 512 numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("weight", torch.randn(48, 512, generator=torch.Generator().manual_seed(0)))
+
+    def forward(self, crops):
+        return normalise(torch.nn.functional.adaptive_avg_pool2d(crops, 4).flatten(1) @ self.weight)
+
+
+def people(persons, seed):
+    g = torch.Generator().manual_seed(seed)
+    z_arc = normalise(torch.randn(2 * persons, 512, generator=g))
+    latents = torch.randn(2 * persons, 64, generator=g)
+    landmarks = torch.from_numpy(TEMPLATE * 32 / 112).flatten().expand(2 * persons, -1)
+    wide = Pairs(
+        persons=[f"P{i}" for i in range(persons)],
+        sexes=["f" if i % 2 else "m" for i in range(persons)],
+        voice=torch.randn(3 * persons, 16, generator=g),
+        voice_start=torch.arange(0, 3 * persons + 1, 3),
+        face=torch.cat([z_arc, latents, landmarks], dim=1),
+        face_start=torch.arange(0, 2 * persons + 1, 2),
+    )
+    return FacePairs(wide, SHAPE)
+
+
+class Pack:
+    """Sees the mean colour; finds no face in a dark picture."""
+
+    def embed(self, images):
+        found = np.array([image.mean() > 5 for image in images])
+        z = np.zeros((len(images), 512), np.float32)
+        z[:, :3] = [image.mean(axis=(0, 1)) + 1 for image in images]
+        return z / np.linalg.norm(z, axis=1, keepdims=True) * found[:, None], found

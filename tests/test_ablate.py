@@ -1,0 +1,202 @@
+"""Ablations: every system is trained with what its row says, goes on after a kill, and is compared person by person."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from fakes import Pack, Recogniser, people
+
+from v2f_core import ablate, cli
+from v2f_core.diffusion.prior import Prior
+from v2f_core.errors import InputError
+from v2f_core.evaluation import ablation
+from v2f_core.evaluation.judge import Judge
+from v2f_core.evaluation.systems import Scorer
+from v2f_core.profiles import load_profile
+from v2f_core.training.ablations import TABLES, WITHOUT, Ablation, table
+
+STAGE1 = {"steps": 4, "batch": 4, "hidden_width": 8, "evaluate_every": 2}
+STAGE2 = {"steps": 2, "batch": 3, "rank": 2, "evaluate_every": 2, "monitored": 2, "monitor_bands": 1, "warmup": 0}
+
+
+@pytest.fixture(scope="module")
+def plan(tiny_profile, tmp_path_factory):
+    folders = {part: tmp_path_factory.mktemp(part) for part in ("faces", "judge")}
+    for folder in folders.values():
+        (folder / "weights").write_text("none")
+    profile = replace(tiny_profile, stage1=STAGE1, stage2=STAGE2, **folders)
+    return ablate.Plan(profile, tmp_path_factory.mktemp("runs"), persons=6, drawn_steps=2, varied=2)
+
+
+@pytest.fixture
+def bench(plan, monkeypatch):
+    """Eight test persons, of whom six are asked; a judge and a recogniser that see colours."""
+    torch.manual_seed(0)
+    size = {"size": 16, "mean": [127.0] * 3, "scale": [64.0] * 3, "channels": "RGB"}
+    judge = Judge({"architecture": "plain", "widths": [4, 8], "n_classes": 6, **size}).eval()
+    opened = []
+
+    def open_bench(plan):
+        scorer = Scorer(Pack(), judge)
+        scorer.photographs = lambda paths: scorer_faces(scorer, len(paths))
+        test = ablate._balanced(people(8, seed=3).pairs, plan.persons)
+        prior = Prior.from_folder(plan.profile.prior)
+        opened.append(prior)
+        return ablate.Bench(
+            people(7, seed=1), people(5, seed=2), test, [None] * len(test.persons), prior, scorer, Recogniser()
+        )
+
+    monkeypatch.setattr(ablate, "open_bench", open_bench)
+    monkeypatch.setattr(ablate, "GUIDANCES", (1.0, 2.0))
+    return opened
+
+
+def scorer_faces(scorer, n):
+    from v2f_core.evaluation.systems import Faces
+
+    grey = scorer([np.full((32, 32, 3), 20 * i + 30, np.uint8) for i in range(n)])
+    return Faces(**grey, paths=[None] * n)
+
+
+ROWS = (
+    Ablation(WITHOUT),
+    Ablation("speech alone", speech=True),
+    Ablation("teacher", stage2={"weight_self": 1.0}, consistency={"mode": "teacher"}),
+    Ablation("of 2", draws=2),
+)
+
+
+@pytest.fixture
+def tidy(plan, bench, monkeypatch):
+    monkeypatch.setattr(ablate, "table", lambda name: ROWS)
+    return ablate.ablate("mine", 2, plan)
+
+
+def test_all_systems_and_seeds_stand_in_one_tidy_table(tidy, bench, plan):
+    assert list(tidy.columns) == ablate.COLUMNS
+    assert set(zip(tidy.system, tidy.seed, strict=True)) == {(row.system, seed) for row in ROWS for seed in (0, 1)}
+    cosines = tidy[tidy.metric == "cosine"]
+    assert (cosines.groupby(["system", "seed"]).person.nunique() == 6).all()
+    assert "cosine of ẑ" not in set(tidy[tidy.system == "speech alone"].metric)
+    assert tidy[tidy.metric == "rank"].value.between(1, 6).all()
+    parts = tidy.drop_duplicates("system").set_index("system").parts
+    assert parts.to_dict() == {WITHOUT: "none", "speech alone": "none", "teacher": "both", "of 2": "none"}
+
+    before = len(bench)
+    again = ablate.ablate("mine", 2, plan)
+    assert len(bench) == before + 1  # opened to make the stores, no system is run again
+    pd.testing.assert_frame_equal(tidy, again)
+
+
+def test_the_chosen_guidance_is_the_one_that_suits_the_validation_persons(tidy, plan):
+    import json
+
+    likeness = json.loads((plan.folder / "teacher-guidance.json").read_text())
+    used = tidy[(tidy.metric == "guidance") & (tidy.system == "teacher")].value.unique()
+    assert set(likeness) == {"1.0", "2.0"}
+    assert used.tolist() == [float(max(likeness, key=likeness.get))]
+
+
+def test_a_folder_of_another_plan_is_refused(tidy, plan):
+    with pytest.raises(InputError, match="other settings; choose another folder"):
+        ablate.measured(ROWS[0], 0, replace(plan, drawn_steps=3))
+
+
+def test_without_the_first_seed_there_is_no_guidance(bench, plan, tmp_path):
+    with pytest.raises(InputError, match="run seed 0"):
+        ablate.measured(ROWS[0], 1, replace(plan, folder=tmp_path))
+
+
+def test_women_and_men_are_asked_alike():
+    chosen = ablate._balanced(people(9, seed=0).pairs, 4)
+    assert sorted(chosen.sexes) == ["f", "f", "m", "m"]
+    whole = people(9, seed=0).pairs
+    row = whole.persons.index(chosen.persons[-1])
+    torch.testing.assert_close(chosen.pooled_voices()[-1], whole.pooled_voices()[row])
+    torch.testing.assert_close(chosen.gallery()[-1], whole.gallery()[row])
+
+
+# ---- tables
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_row_makes_sense_and_has_a_name_of_its_own(name):
+    rows = table(name)
+    assert len({row.system for row in rows}) == len(rows)
+    for row in rows:
+        settings = row.settings(load_profile("mini"), seed=3, steps=5)
+        assert (settings.steps, settings.seed, settings.identity.seed) == (5, 3, 3)
+        assert bool(settings.weight_self) == (row.mode != "none")
+        assert not row.regression or settings.identity.weight_am == settings.identity.weight_info == 0
+
+
+def test_the_papers_own_systems_are_in_table_4():
+    assert {"w/o ArcFace", "CosReg", "CosReg + DSC", WITHOUT, "paper"} <= {row.system for row in table("table4")}
+
+
+# ---- the summary
+
+
+def fake(gain=0.05, noise=0.0, seeds=(0, 1, 2)):
+    g = np.random.default_rng(0)
+    hard, persons = g.normal(size=60), [f"P{i}" for i in range(60)]
+    parts = []
+    for system, extra in ((WITHOUT, 0.0), ("new", gain)):
+        for seed in seeds:
+            same = {"system": system, "mode": "m", "parts": "both", "seed": seed}
+            cosine = hard + extra + 0.1 * seed + noise * g.normal(size=60)
+            ranks = np.maximum(np.arange(1, 61) - (system == "new") * 5, 1)
+            for metric, values in (("cosine", cosine), ("rank", ranks)):
+                parts.append(pd.DataFrame({**same, "person": persons, "metric": metric, "value": values}))
+            parts.append(pd.DataFrame([{**same, "person": "", "metric": "VFS", "value": 2 + seed}]))
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_a_gain_is_paired_and_seeds_do_not_pass_for_persons():
+    found = ablation.summary(fake(noise=0.01)).set_index(["system", "metric"])
+    new = found.loc["new", "cosine"]
+    assert new.gain == pytest.approx(0.05, abs=0.01)
+    assert new["gain high"] - new["gain low"] < 0.02  # pairing takes out how hard persons are
+    assert new.high - new.low > 0.4
+    assert new["seed sd"] == pytest.approx(0.1, abs=0.01)
+    assert (new.n, new.seeds) == (60, 3)
+
+
+def test_recall_is_counted_from_ranks():
+    found = ablation.summary(fake()).set_index(["system", "metric"])
+    assert found.loc[WITHOUT, "R@10"].value == pytest.approx(10 / 60)
+    assert found.loc["new", "R@10"].value == pytest.approx(15 / 60)
+    assert found.loc["new", "R@10"].gain == pytest.approx(5 / 60)
+
+
+def test_a_measure_of_all_images_has_its_spread_over_seeds():
+    vfs = ablation.summary(fake()).set_index(["system", "metric"]).loc["new", "VFS"]
+    assert (vfs.value, vfs["seed sd"]) == (3, 1)
+
+
+def test_systems_with_other_seeds_are_not_compared():
+    tidy = fake()
+    with pytest.raises(InputError, match="different seeds"):
+        ablation.summary(tidy[(tidy.system != "new") | (tidy.seed > 0)])
+
+
+def test_tables_and_figures_are_written(tmp_path):
+    shown = ("cosine", "R@10")
+    ablation.save(fake(), "mine", tmp_path, shown)
+    assert pd.read_csv(tmp_path / "mine_persons.csv.gz").shape == fake().shape
+    text = (tmp_path / "mine.md").read_text()
+    assert "| w/o DSC | " in text
+    assert "+0.050 [" in text
+    assert (tmp_path / "mine.png").stat().st_size > 5000
+    first = (tmp_path / "mine_persons.csv.gz").read_bytes()
+    ablation.save(fake(), "mine", tmp_path, shown)
+    assert (tmp_path / "mine_persons.csv.gz").read_bytes() == first
+
+
+def test_an_unknown_table_is_a_one_line_error(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["ablate", "table9"])
+    assert stop.value.code == 2
+    assert "table9: no such table; choose from table4" in capsys.readouterr().err

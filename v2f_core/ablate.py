@@ -1,0 +1,280 @@
+"""``python -m v2f_core ablate``: the systems of a table, trained, drawn and measured over seeds, into one tidy CSV.
+
+Every (system, seed) has a folder in which it is trained and measured; a run that was killed goes on there. Everybody's
+face starts from the same noise under every system of a seed. Guidance is chosen for each system by the likeness of
+faces of the validation persons, with the first seed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from v2f_core.errors import InputError
+from v2f_core.files import atomic_write
+from v2f_core.training.ablations import Ablation, table
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor, nn
+
+    from v2f_core.diffusion.prior import Prior
+    from v2f_core.evaluation.systems import Faces, Scorer
+    from v2f_core.profiles import Profile
+    from v2f_core.training.latents import FacePairs
+    from v2f_core.training.stage1 import Pairs
+
+GUIDANCES = (1.0, 2.0, 3.0)
+SHOWN = ("cosine", "cosine of ẑ", "R@10", "R@10 within sex", "second scorer", "diversity", "VFS")
+COLUMNS = ["system", "mode", "parts", "seed", "person", "metric", "value"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is common to all runs of a table.
+
+    Attributes:
+        profile: parts, dataset and settings.
+        folder: of all runs.
+        steps: of Stage II; None: the profile's.
+        persons: so many test persons at most, women and men alike.
+        drawn_steps: of the sampler.
+        varied: of so many persons a second face is drawn, for diversity.
+    """
+
+    profile: Profile
+    folder: Path
+    steps: int | None = None
+    persons: int = 1000
+    drawn_steps: int = 10
+    varied: int = 100
+
+
+class Bench(NamedTuple):
+    """What a run needs: persons with latents to train and validate on, test persons with a photo of each, a prior
+    without adapters, scorers, and f_arc with gradients."""
+
+    training: FacePairs
+    validation: FacePairs
+    test: Pairs
+    photos: list[Path | None]
+    prior: Prior
+    scorer: Scorer
+    arcface: nn.Module
+
+
+def ablate(name: str, seeds: int, plan: Plan, jobs: int = 1) -> pd.DataFrame:
+    """Run a table, or what is left of it, and give the tidy rows of :data:`COLUMNS`.
+
+    Args:
+        name: of the table.
+        seeds: how many, from 0.
+        plan: see :class:`Plan`.
+        jobs: runs at the same time, each in a process with its share of the cores.
+    Raises:
+        InputError: no such table; a part of the profile cannot be used; a training broke.
+    """
+    import pandas as pd
+
+    rows = table(name)
+    first = [(row, 0) for row in rows]  # these choose the guidance for the rest
+    rest = [(row, seed) for seed in range(1, seeds) for row in rows]
+    open_bench(plan)  # makes the stores that all runs read, so that no two processes make them at once
+    for part in (first, rest):
+        if jobs == 1:
+            for row, seed in part:
+                measured(row, seed, plan)
+        else:
+            threads = max(1, (os.cpu_count() or 1) // jobs)
+            with ProcessPoolExecutor(jobs, get_context("spawn"), _share, (threads,)) as pool:
+                list(pool.map(measured, *zip(*part, strict=True), [plan] * len(part)))
+    return pd.concat([measured(row, seed, plan) for row, seed in first + rest], ignore_index=True)
+
+
+def measured(row: Ablation, seed: int, plan: Plan) -> pd.DataFrame:
+    """Train, draw and measure one system with one seed, if that was not done before."""
+    import pandas as pd
+
+    folder = plan.folder / f"{_slug(row.system)}-{seed}"
+    done, told = folder / "persons.csv", folder / "plan.json"
+    wanted = {**asdict(replace(plan, folder=Path())), "profile": plan.profile.name, "row": repr(row), "seed": seed}
+    text = json.dumps(wanted, indent=2, default=str) + "\n"
+    if told.exists() and told.read_text(encoding="utf-8") != text:
+        raise InputError(f"{folder}: holds a run with other settings; choose another folder with --out, or delete it")
+    if not done.exists():
+        with atomic_write(told) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        rows = _run(row, seed, plan, folder)
+        with atomic_write(done) as temporary:
+            rows.to_csv(temporary, index=False, float_format="%.5g")
+    return pd.read_csv(done, keep_default_na=False)
+
+
+def _run(row: Ablation, seed: int, plan: Plan, folder: Path) -> pd.DataFrame:
+    """The tidy rows of one system with one seed."""
+    import torch
+
+    from v2f_core.evaluation.systems import Drawing, best_of, draw_faces
+    from v2f_core.provenance import folder_hash
+
+    bench = open_bench(plan)
+    condition = _train(row, seed, plan, bench, folder)
+    bench.prior.requires_grad_(False)
+    made = {name: folder_hash(plan.profile.part(name)) for name in ("prior", "faces", "judge")}
+    made |= {"trained": row.system, "trained_with_seed": str(seed)}
+
+    def draw(pairs: Pairs, guidance: float, number: int = 0, count: int | None = None) -> Faces:
+        with torch.no_grad():
+            conditions = condition(pairs.pooled_voices()[:count])
+        drawing, persons = Drawing(plan.drawn_steps, guidance, seed), pairs.persons[:count]
+        return draw_faces(
+            bench.prior, conditions, persons, bench.scorer, folder / "faces", made, drawing, number, row.system
+        )
+
+    validation, test = bench.validation.pairs, bench.test
+    guidance = _guidance(row, seed, plan, lambda scale: draw(validation, scale).identities, validation)
+    with torch.no_grad():
+        predicted = None if row.speech else condition(test.pooled_voices()).numpy()
+    draws = [draw(test, guidance, number) for number in range(row.draws)]
+    faces = draws[0] if predicted is None else best_of(draws, predicted)[0]
+    again = draw(test, guidance, row.draws, min(plan.varied, len(test.persons)))
+    return _tidy(row, seed, test, predicted, faces, again, bench.scorer.photographs(bench.photos), guidance)
+
+
+def _train(
+    row: Ablation, seed: int, plan: Plan, bench: Bench, folder: Path
+) -> Callable[[Float[Tensor, "n speaker"]], Tensor]:
+    """What turns pooled voices into the prior's conditions; adapters are on the bench's prior afterwards."""
+    from v2f_core.training import stage1, stage2
+    from v2f_core.training.speech_condition import SpeechConditionSettings, train_speech_condition
+
+    settings = row.settings(plan.profile, seed, plan.steps)
+    if row.speech:
+        of_speech = SpeechConditionSettings(steps=settings.steps, batch=settings.batch, seed=seed)
+        return train_speech_condition(bench.prior, bench.training, of_speech, folder / "speech.pt", {})
+    identity = row.identity(plan.profile, seed)
+    pairs = bench.training.pairs, bench.validation.pairs
+    started = stage1.train(*pairs, identity, folder / "stage1", {})
+    faces = bench.training, bench.validation
+    return stage2.train(started, bench.prior, bench.arcface, *faces, settings, folder / "stage2", {})
+
+
+def open_bench(plan: Plan) -> Bench:
+    """Everything that a run needs, from a profile; stores of embeddings and latents are made if they are not there."""
+    from v2f_core.data.layouts import open_dataset
+    from v2f_core.diffusion.prior import Prior
+    from v2f_core.evaluation.judge import Judge
+    from v2f_core.evaluation.systems import Scorer
+    from v2f_core.identity.arcface_torch import differentiable_arcface
+    from v2f_core.identity.faces import FacePack
+    from v2f_core.training.embeddings import stored
+    from v2f_core.training.latents import pair_faces, stored_latents
+    from v2f_core.training.stage1 import pair_up
+
+    profile = plan.profile
+    manifest = open_dataset(profile)
+    voices, faces = stored(profile, manifest)
+    prior, pack = Prior.from_folder(profile.part("prior")), FacePack.from_folder(profile.part("faces"))
+    latents = stored_latents(profile, manifest, prior, pack)
+    training, validation = (
+        pair_faces(manifest, voices, faces, latents, split, prior.latent_shape) for split in ("train", "val")
+    )
+    test = _balanced(pair_up(manifest, voices, faces, "test"), plan.persons)
+    listed = manifest.faces("test").drop_duplicates("person").set_index("person").path
+    photos: list[Path | None] = [manifest.root / listed[person] for person in test.persons]
+    scorer = Scorer(pack, Judge.from_folder(profile.part("judge")))
+    return Bench(training, validation, test, photos, prior, scorer, differentiable_arcface(pack.arcface_path))
+
+
+def _balanced(pairs: Pairs, count: int) -> Pairs:
+    """The first persons of each sex, ``count`` in all."""
+    kept: list[int] = []
+    for sex in sorted(set(pairs.sexes)):
+        kept += [i for i, own in enumerate(pairs.sexes) if own == sex][: count // len(set(pairs.sexes))]
+    return pairs.only(sorted(kept))
+
+
+def _guidance(row: Ablation, seed: int, plan: Plan, drawn: Callable[[float], np.ndarray], validation: Pairs) -> float:
+    """The scale under which the validation persons' faces are likest, found with the first seed and then kept."""
+    path = plan.folder / f"{_slug(row.system)}-guidance.json"
+    if not path.exists():
+        if seed:
+            raise InputError(f"{path}: missing; run seed 0 of {row.system} first, which chooses the guidance")
+        truth = validation.gallery().numpy()
+        likeness = {scale: float((drawn(scale) * truth).sum(1).mean()) for scale in GUIDANCES}
+        with atomic_write(path) as temporary:
+            temporary.write_text(json.dumps(likeness, indent=2) + "\n", encoding="utf-8")
+    chosen = json.loads(path.read_text(encoding="utf-8"))
+    return float(max(chosen, key=chosen.__getitem__))
+
+
+def _tidy(
+    row: Ablation,
+    seed: int,
+    test: Pairs,
+    predicted: np.ndarray | None,
+    faces: Faces,
+    again: Faces,
+    photographs: Faces,
+    guidance: float,
+) -> pd.DataFrame:
+    import pandas as pd
+
+    from v2f_core.evaluation import metrics
+
+    truth, sexes = test.gallery().numpy(), np.array(test.sexes)
+    values: dict[str, np.ndarray] = {
+        "cosine": metrics.cosine(faces.identities, truth),
+        "L2": metrics.l2(faces.identities, truth),
+        "second scorer": metrics.cosine(faces.features, photographs.features),
+        "detected": faces.identities.any(1).astype(float),
+        "diversity": metrics.diversity(np.stack([faces.identities[: len(again.identities)], again.identities], 1)),
+        **_ranks("", metrics.score_matrix(faces.identities, truth), sexes),
+    }
+    if predicted is not None:
+        values["cosine of ẑ"] = metrics.cosine(predicted, truth)
+        values |= _ranks(" of ẑ", metrics.score_matrix(predicted, truth), sexes)
+    same = {"system": row.system, "mode": row.mode, "parts": row.parts, "seed": seed}
+    frames = [
+        pd.DataFrame({**same, "person": test.persons[: len(value)], "metric": name, "value": value})
+        for name, value in values.items()
+    ]
+    whole = {"VFS": metrics.vfs(faces.posteriors).value, "guidance": guidance}
+    frames += [pd.DataFrame([{**same, "person": "", "metric": name, "value": value} for name, value in whole.items()])]
+    return pd.concat(frames, ignore_index=True)[COLUMNS]
+
+
+def _ranks(of: str, scores: np.ndarray, sexes: np.ndarray) -> dict[str, np.ndarray]:
+    from v2f_core.evaluation import metrics
+
+    return {
+        f"rank{of}": metrics.rank(scores).astype(float),
+        f"rank{of} within sex": metrics.within(lambda s: metrics.rank(s).astype(float), scores, sexes),
+        f"matching{of} within sex": metrics.within(metrics.matching, scores, sexes),
+    }
+
+
+def _share(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def _slug(name: str) -> str:
+    """A name as a folder's.
+
+    Example:
+        >>> _slug("teacher, z_t other")
+        'teacher-z_t-other'
+    """
+    kept: Iterable[str] = (letter if letter.isalnum() or letter == "_" else "-" for letter in name.replace("w/o", "no"))
+    return "-".join(part for part in "".join(kept).split("-") if part)

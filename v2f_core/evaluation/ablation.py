@@ -1,0 +1,152 @@
+"""An ablation's tidy rows as a table: each system with its interval over persons, its spread over seeds, its gain.
+
+Persons are what one generalises to, so that a person's values are averaged over seeds first and persons are resampled;
+how much the seeds differ stands apart. Gains are paired: the same persons, the same noise, the same seeds.
+"""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from v2f_core.errors import InputError
+from v2f_core.evaluation.intervals import bootstrap, paired_difference
+from v2f_core.files import atomic_write
+from v2f_core.training.ablations import WITHOUT
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+RANKS = ("rank", "rank within sex", "rank of ẑ", "rank of ẑ within sex")
+AT = (5, 10)
+
+
+def per_person(tidy: pd.DataFrame) -> pd.DataFrame:
+    """The tidy rows with R@5 and R@10 in place of ranks, averaged over seeds: one row a system, metric and person."""
+    import pandas as pd
+
+    ranks = tidy[tidy.metric.isin(RANKS)]
+    parts = [tidy[~tidy.metric.isin(RANKS) & (tidy.person != "")]]
+    for k in AT:
+        renamed = ranks.metric.str.replace("rank", f"R@{k}", regex=False)
+        parts.append(ranks.assign(metric=renamed, value=(ranks.value <= k).astype(float)))
+    return pd.concat(parts).groupby(["system", "metric", "person"], sort=False).value.mean().reset_index()
+
+
+def summary(tidy: pd.DataFrame, against: str = WITHOUT, resamples: int = 2000) -> pd.DataFrame:
+    """One row a system and metric: ``value`` with ``low`` and ``high`` (95 %, over persons), ``seed sd`` (of the seeds'
+    means), and ``gain`` over the system ``against`` with its paired interval.
+
+    Raises:
+        InputError: systems were measured on other persons or with other seeds.
+
+    Example:
+        >>> import pandas as pd
+        >>> row = {"mode": "none", "parts": "none", "metric": "cosine"}
+        >>> tidy = pd.DataFrame(
+        ...     {**row, "system": s, "seed": k, "person": f"P{i}", "value": 0.1 * i + 0.01 * (s == "new")}
+        ...     for s in ("w/o DSC", "new") for k in (0, 1) for i in range(9)
+        ... )
+        >>> summary(tidy).set_index("system").loc["new", ["value", "seed sd", "gain"]].round(3).to_dict()
+        {'value': 0.41, 'seed sd': 0.0, 'gain': 0.01}
+    """
+    import pandas as pd
+
+    if len(set(tidy.groupby("system", sort=False).seed.unique().map(lambda seeds: tuple(sorted(seeds))))) > 1:
+        raise InputError("systems were run with different seeds; run the table again to fill it up")
+    people = per_person(tidy)
+    by_seed = pd.concat([per_person(part).assign(seed=seed) for seed, part in tidy.groupby("seed")])
+    means = dict(list(by_seed.groupby(["system", "metric", "seed"]).value.mean().groupby(level=["system", "metric"])))
+    rows = []
+    for (system, metric), part in people.groupby(["system", "metric"], sort=False):
+        values = part.set_index("person").value
+        seeds = means[system, metric]
+        row: dict[str, object] = {"system": system, "metric": metric, "n": len(values), "seeds": len(seeds)}
+        row |= dict(zip(("value", "low", "high"), bootstrap(values.to_numpy(), resamples=resamples), strict=True))
+        row["seed sd"] = float(seeds.std()) if len(seeds) > 1 else np.nan
+        base = people[(people.system == against) & (people.metric == metric)].set_index("person").value
+        if system != against and len(base):
+            if set(base.index) != set(values.index):
+                raise InputError(f"{system} and {against} were measured on different persons; run them on the same")
+            gain = paired_difference(values.to_numpy(), base[values.index].to_numpy(), resamples=resamples)
+            row |= {"gain": gain.value, "gain low": gain.low, "gain high": gain.high}
+        rows.append(row)
+    for (system, metric), part in tidy[tidy.person == ""].groupby(["system", "metric"], sort=False):
+        spread = float(part.value.std()) if len(part) > 1 else np.nan
+        rows.append(
+            {"system": system, "metric": metric, "seeds": len(part), "value": part.value.mean(), "seed sd": spread}
+        )
+    return pd.DataFrame(rows)
+
+
+def markdown(table: pd.DataFrame, metrics: tuple[str, ...]) -> str:
+    """Some metrics of a :func:`summary`, to be read: value [interval], and the gain in brackets of its own."""
+    lines = ["| system | " + " | ".join(metrics) + " |", "|" + "---|" * (len(metrics) + 1)]
+    for system, part in table.groupby("system", sort=False):
+        found = part.set_index("metric")
+        lines.append(f"| {system} | " + " | ".join(_cell(found, metric) for metric in metrics) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(found: pd.DataFrame, metric: str) -> str:
+    if metric not in found.index:
+        return ""
+    row = found.loc[metric]
+    text = f"{row.value:.3f}"
+    if np.isfinite(row.get("low", np.nan)):
+        text += f" [{row.low:.3f}, {row.high:.3f}]"
+    if np.isfinite(row.get("gain", np.nan)):
+        text += f"<br>{row.gain:+.3f} [{row['gain low']:+.3f}, {row['gain high']:+.3f}]"
+    return text
+
+
+def forest(table: pd.DataFrame, metrics: tuple[str, ...]) -> Figure:
+    """One panel a metric: every system's value and interval over persons."""
+    import matplotlib.pyplot as plt
+
+    from v2f_core.plots import MEN, REFERENCE, use_style
+
+    use_style()
+    systems = list(dict.fromkeys(table.system))
+    figure, axes = plt.subplots(
+        1, len(metrics), figsize=(3.1 * len(metrics) + 1.5, 0.42 * len(systems) + 1.2), sharey=True, squeeze=False
+    )
+    for ax, metric in zip(axes[0], metrics, strict=True):
+        found = table[table.metric == metric].set_index("system")
+        for place, system in enumerate(systems):
+            if system not in found.index:
+                continue
+            row = found.loc[system]
+            colour = REFERENCE if system == WITHOUT else MEN
+            if np.isfinite(row.get("low", np.nan)):
+                ax.plot([row.low, row.high], [place, place], color=colour, lw=2, solid_capstyle="round")
+            ax.plot(row.value, place, "o", color=colour, ms=6)
+        if WITHOUT in found.index:
+            ax.axvline(found.loc[WITHOUT].value, color=REFERENCE, lw=0.8, ls=":", zorder=0)
+        ax.set_xlabel(metric)
+    axes[0, 0].set_yticks(range(len(systems)), systems)
+    axes[0, 0].invert_yaxis()
+    figure.tight_layout()
+    return figure
+
+
+def save(tidy: pd.DataFrame, name: str, folder: str | Path, shown: tuple[str, ...]) -> pd.DataFrame:
+    """Write the tidy rows, their summary, what to read and what to look at; give the summary."""
+    import matplotlib.pyplot as plt
+
+    table, folder = summary(tidy), Path(folder)
+    with atomic_write(folder / f"{name}_persons.csv.gz") as path:
+        path.write_bytes(gzip.compress(tidy.to_csv(index=False, float_format="%.4g").encode(), mtime=0))
+    with atomic_write(folder / f"{name}.csv") as path:
+        table.to_csv(path, index=False, float_format="%.5g")
+    with atomic_write(folder / f"{name}.md") as path:
+        path.write_text(markdown(table, shown), encoding="utf-8")
+    figure = forest(table, shown)
+    with atomic_write(folder / f"{name}.png") as path:
+        figure.savefig(path, format="png")
+    plt.close(figure)
+    return table

@@ -1,0 +1,130 @@
+"""The ablations as data: which systems each table compares, and what each is trained with.
+
+A system is a start (which Stage I) and what Stage II does to it. All systems of a table take the same number of Stage
+II steps, so that none wins by longer training. The four losses have other scales; λ_self is such that φ gets about as
+long a gradient from L_self as from L_id when Stage II begins (benchmarks/gradients.py), and is not tuned further.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from v2f_core.errors import InputError
+from v2f_core.training.stage1 import Stage1Settings
+from v2f_core.training.stage2_settings import Stage2Settings, from_profile
+
+if TYPE_CHECKING:
+    from v2f_core.profiles import Profile
+
+WITHOUT = "w/o DSC"  # what every L_self has to beat
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """A row of a table.
+
+    Attributes:
+        system: its name, one a table.
+        regression: Stage I by cosine regression alone ("CosReg" of Table 4), not by L_id.
+        stage2: Stage II's settings other than the profile's; no λ_self is "w/o DSC".
+        consistency: L_self's settings other than the profile's.
+        speech: the speech goes straight into the condition ("w/o ArcFace"): no identity, and no Stage II.
+        draws: faces of which the one most like ẑ is kept.
+
+    Example:
+        >>> TABLES["table4"][0].system
+        'w/o ArcFace'
+    """
+
+    system: str
+    regression: bool = False
+    stage2: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({"weight_self": 0.0}))
+    consistency: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    speech: bool = False
+    draws: int = 1
+
+    @property
+    def mode(self) -> str:
+        """Its L_self, or "none"."""
+        return str(self.consistency.get("mode", "paper")) if self.stage2.get("weight_self", 1.0) else "none"
+
+    @property
+    def parts(self) -> str:
+        """What L_self trains: "both", "aligner" or "lora"; "none" without one."""
+        return str(self.consistency.get("trains", "both")) if self.mode != "none" else "none"
+
+    def identity(self, profile: Profile, seed: int) -> Stage1Settings:
+        """The settings of its Stage I, and of L_id in Stage II."""
+        settings = Stage1Settings(**{**profile.stage1, "seed": seed})
+        if not self.regression:
+            return settings
+        return replace(settings, weight_am=0.0, weight_info=0.0, weight_cosine=1.0, weight_relational=0.0)
+
+    def settings(self, profile: Profile, seed: int, steps: int | None = None) -> Stage2Settings:
+        """The settings of its Stage II."""
+        plain = from_profile(profile, seed=seed, steps=steps)
+        return replace(
+            plain,
+            **self.stage2,
+            identity=self.identity(profile, seed),
+            consistency=replace(plain.consistency, **self.consistency),
+        )
+
+
+LAMBDA = {"paper": 1000.0, "denoise": 1000.0, "teacher": 1000.0, "contrast": 10.0}
+
+
+def _of(mode: str, system: str = "", regression: bool = False, rank: int = 0, **consistency: Any) -> Ablation:
+    stage2 = {"weight_self": LAMBDA[mode]} | ({"rank": rank, "alpha": float(rank)} if rank else {})
+    return Ablation(system or mode, regression, stage2, {"mode": mode, **consistency})
+
+
+TABLES: Mapping[str, tuple[Ablation, ...]] = MappingProxyType(
+    {
+        # Table 4 of the paper, and the other critics
+        "table4": (
+            Ablation("w/o ArcFace", speech=True),
+            Ablation("CosReg", regression=True),
+            _of("paper", "CosReg + DSC", regression=True),
+            Ablation(WITHOUT),
+            Ablation("best of 4 by ẑ", draws=4),
+            _of("paper"),
+            _of("denoise"),
+            _of("teacher"),
+            _of("contrast", trains="aligner"),
+        ),
+        # what z_t tells by itself: a gain that needs the speaker's own face in z_t is leakage
+        "sources": tuple(
+            _of(mode, f"{mode}, z_t {source}", z_t_from=source)
+            for mode in ("paper", "teacher")
+            for source in ("real", "other", "generated")
+        ),
+        # where a gain comes from: φ or adapters, low or high t
+        "parts": (
+            *(_of("teacher", f"teacher, {parts}", trains=parts) for parts in ("aligner", "lora", "both")),
+            _of("teacher", "teacher, low t", t_max=499),
+            _of("teacher", "teacher, high t", t_min=500),
+        ),
+        # Table 3's rank curve
+        "rank": tuple(_of("paper", f"rank {rank}", rank=rank) for rank in (4, 8, 16, 32)),
+    }
+)
+
+
+def table(name: str) -> tuple[Ablation, ...]:
+    """A table by its name.
+
+    Raises:
+        InputError: there is none of this name.
+
+    Example:
+        >>> table("5")
+        Traceback (most recent call last):
+        v2f_core.errors.InputError: 5: no such table; choose from table4, sources, parts, rank
+    """
+    if name not in TABLES:
+        raise InputError(f"{name}: no such table; choose from {', '.join(TABLES)}")
+    return TABLES[name]
