@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from v2f_core.errors import InputError
+from v2f_core.pictures import picture
 
 if TYPE_CHECKING:
     from IPython.display import HTML
@@ -81,17 +82,8 @@ def cards(
     width = max([200, *((size + 4) * len(row) for row in rows)])
     page = []
     for wave, caption, row in zip(waves, captions, rows, strict=True):
-        pictures = "".join(f'<img src="{_picture(face)}" width="{size}" height="{size}" alt=""> ' for face in row)
+        pictures = "".join(f"{picture(face, size)} " for face in row)
         sound = base64.b64encode(mp3(wave)).decode()
         player = f'<audio controls style="width:200px; height:36px" src="data:audio/mpeg;base64,{sound}"></audio>'
         page.append(f'<div style="{_CARD.format(width=width)}">{pictures}<br>{player}<br>{html.escape(caption)}</div>')
     return HTML("\n".join(page))
-
-
-def _picture(face: np.ndarray) -> str:
-    """A picture as a data URL (WebP)."""
-    from PIL import Image
-
-    data = io.BytesIO()
-    Image.fromarray(face).save(data, "WEBP", quality=80, method=6)
-    return f"data:image/webp;base64,{base64.b64encode(data.getvalue()).decode()}"
