@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from v2f_core.errors import InputError
-from v2f_core.evaluation.verification import area_under_roc, equal_error_rate, error_rates, min_dcf, pair_cosines
+from v2f_core.evaluation.verification import (
+    area_under_roc,
+    equal_error_rate,
+    error_rates,
+    min_dcf,
+    pair_cosines,
+    person_interval,
+)
 from v2f_core.mini.build import arcface, ge2e
 
 SCORES = st.lists(st.integers(-5, 5), min_size=1, max_size=12).map(lambda x: np.array(x, float))
@@ -94,3 +101,33 @@ def test_perfect_and_useless_scores():
 def test_costs_that_mean_nothing_are_refused(wrong):
     with pytest.raises(InputError, match="p_target"):
         min_dcf(np.ones(2), np.zeros(2), **wrong)
+
+
+# --- intervals over persons
+
+
+def world(seed, n=40):
+    """Some voices are near every face, some far from all: a score has its row's and its column's person in it."""
+    g = np.random.default_rng(seed)
+    return 1.5 * np.eye(n) + g.normal(size=(n, 1)) + 0.5 * g.normal(size=n) + 0.5 * g.normal(size=(n, n))
+
+
+def test_the_interval_over_persons_is_as_wide_as_the_doubt_of_fresh_persons():
+    fresh = [area_under_roc(np.diag(s), s[~np.eye(40, dtype=bool)]) for s in map(world, range(300))]
+    found = [person_interval(area_under_roc, world(seed), 200) for seed in range(1000, 1010)]
+    width = np.mean([i.high - i.low for i in found])
+    assert width == pytest.approx(2 * 1.96 * np.std(fresh), rel=0.25)
+
+
+def test_a_person_drawn_twice_is_no_pair_of_two_persons():
+    apart = np.where(np.eye(12, dtype=bool), 1.0, 0.0)
+    assert person_interval(equal_error_rate, apart, 200) == (0, 0, 0)  # a twin on the diagonal would be an error
+
+
+def test_the_value_is_that_of_all_pairs_and_the_seed_fixes_the_rest():
+    s = world(1)
+    found = person_interval(min_dcf, s, 50)
+    assert found.value == min_dcf(np.diag(s), s[~np.eye(40, dtype=bool)])
+    assert found == person_interval(min_dcf, s, 50)
+    with pytest.raises(InputError, match="2 persons"):
+        person_interval(min_dcf, np.eye(2))

@@ -6,12 +6,14 @@ how well a score *could* separate, on these pairs; a threshold that is carried t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Shaped
 
 from v2f_core.errors import InputError
+from v2f_core.evaluation.intervals import Interval
 
 
 class ErrorRates(NamedTuple):
@@ -134,3 +136,41 @@ def min_dcf(
     on_missed, on_accepted = cost_missed * p_target, cost_accepted * (1 - p_target)
     cost = on_missed * np.append(missed, 1) + on_accepted * np.append(accepted, 0)
     return float(cost.min() / min(on_missed, on_accepted))
+
+
+def person_interval(
+    measure: Callable[[Float[np.ndarray, " same"], Float[np.ndarray, " different"]], float],
+    scores: Float[np.ndarray, "n n"],
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """A measure over all pairs of voices (rows) and faces (columns), with an interval over *persons*.
+
+    n persons make n² pairs, which are no n² independent trials: whoever sounds like everybody spoils a whole row. So
+    persons are resampled, with all their pairs, and not pairs. A person drawn twice makes no pair of two persons with
+    themselves. The interval is by percentiles; for measures that are means over persons ``bootstrap`` has a better one.
+
+    Args:
+        measure: :func:`equal_error_rate`, :func:`area_under_roc` or :func:`min_dcf`.
+        scores: person i's voice against everybody's face, the truth on the diagonal.
+        resamples, level, seed: of the bootstrap.
+    Raises:
+        InputError: fewer than three persons.
+
+    Example:
+        >>> print(person_interval(area_under_roc, np.eye(20)))
+        1.000 [1.000, 1.000]
+    """
+    n = len(scores)
+    if n < 3:
+        raise InputError(f"a bootstrap over {n} persons: expected at least 3")
+
+    def of(rows: Shaped[np.ndarray, " n"]) -> float:
+        return measure(scores[rows, rows], scores[np.ix_(rows, rows)][rows[:, None] != rows])
+
+    generator = np.random.default_rng(seed)
+    draws = (generator.integers(0, n, n) for _ in range(resamples))
+    sample = [of(rows) for rows in draws if np.ptp(rows)]  # of one person alone there is no pair of two
+    low, high = np.quantile(sample, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(of(np.arange(n)), float(low), float(high))
