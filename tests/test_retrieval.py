@@ -189,8 +189,8 @@ def test_perfect_embeddings_are_perfect():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda q, p, g, o: (q, p + 1, g, o), "query 8, of 9, has a face"),
-        (lambda q, p, g, o: (q[:0], p[:0], g, o), "no query"),
+        (lambda q, p, g, o: (q, p + 1, g, o), "query 8: person 9 has no face"),
+        (lambda q, p, g, o: (q[:0], p[:0], g, o), "no queries"),
         (lambda q, p, g, o: (q, p[:3], g, o), "a person to each row"),
         (lambda q, p, g, o: (q[:, :4], p, g, o), "rows of one width"),
         (lambda q, p, g, o: (2 * q, p, g, o), "query row 0 has norm 2"),

@@ -136,10 +136,10 @@ def search(
 def _summary(faces: int, own: np.ndarray, threshold: np.ndarray, below: np.ndarray, above: np.ndarray) -> Search:
     exists = np.arange(threshold.shape[1]) < own[:, None]
     # own faces that are below a threshold themselves are no rivals
-    own_below = (threshold[:, None, :] < threshold[:, :, None] - TIE) & exists[:, None, :]
+    own_below = np.stack([((threshold < at[:, None] - TIE) & exists).sum(axis=1) for at in threshold.T], axis=1)
     rivals = faces - own
     # clipped, since own faces at the very edge of a tie may be rounded to either side of it
-    rivals_below = np.clip(below - own_below.sum(axis=2), 0, rivals[:, None])
+    rivals_below = np.clip(below - own_below, 0, rivals[:, None])
     not_below = rivals[:, None] - rivals_below
     own_so_far = np.arange(1, threshold.shape[1] + 1)
     precision = np.where(exists, own_so_far / (own_so_far + not_below), 0).sum(axis=1) / own
@@ -160,9 +160,13 @@ def _own_faces(
     order = np.argsort(gallery_person, kind="stable")
     owners = gallery_person[order]
     start, end = (np.searchsorted(owners, person, side=side) for side in ("left", "right"))
-    if not len(person) or (missing := end == start).any():
-        who = f"query {missing.argmax()}, of {person[missing.argmax()]}," if len(person) else "no query"
-        raise InputError(f"{who} has a face in the gallery; leave such persons out, and count them")
+    if not len(person):
+        raise InputError("no queries: expected at least one")
+    if (missing := end == start).any():
+        i = missing.argmax()
+        raise InputError(
+            f"query {i}: person {person[i]} has no face in the gallery; leave such persons out, and count them"
+        )
     return order, start, end - start
 
 
