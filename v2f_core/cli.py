@@ -144,13 +144,25 @@ def stage2(
 
 @app.command()
 def evaluate(
-    out: Annotated[Path, typer.Option(help="Folder for the table.")] = Path("outputs/evaluate"),
+    out: Annotated[Path, typer.Option(help="Folder for tables and report.")] = Path("outputs/evaluate"),
+    systems: Annotated[
+        str, typer.Option(help="Which rows get faces: names with commas between, all, or none.")
+    ] = "w/o DSC (Stage I)",
+    draws: Annotated[int, typer.Option(min=1, help="Faces a person and row.")] = 1,
+    steps: Annotated[int, typer.Option(min=1, help="Solver steps of a face.")] = 10,
+    guidance: Annotated[float | None, typer.Option(help="Guidance scale; else the profile's.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only so many test persons, women and men alike.")] = None,
+    stage2: Annotated[list[Path] | None, typer.Option(help="Folder of a trained Stage II; may be repeated.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="CSV of person, age, skin tone.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same faces.")] = 0,
     profile: ProfileName = None,
 ) -> None:
-    """Stage I on the test persons, beside its baselines and, for MiniVox, its ceilings."""
-    from v2f_core.evaluate import evaluate_stage1
+    """Every system beside its controls: tables and a page to look at; goes on where it was stopped."""
+    from v2f_core.evaluate import chosen_rows, evaluate
 
-    print(evaluate_stage1(out, profile).to_string())
+    rows = chosen_rows(systems)
+    page = evaluate(out, profile, rows, draws, steps, guidance, limit, stage2 or (), labels, seed)
+    print(f"tables and report: {page}")
 
 
 @app.command("ablate")

@@ -1,9 +1,11 @@
-"""``python -m v2f_core evaluate``: from a profile's weights and dataset to the tables and the report of every system."""
+"""``python -m v2f_core evaluate``: from a profile's weights and dataset to tables and report of every system."""
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Collection, Iterator, Sequence
+import hashlib
+import json
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,21 +13,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from v2f_core.errors import InputError
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
 
     from v2f_core.data.manifest import Manifest
     from v2f_core.evaluation.controls import Bench
     from v2f_core.evaluation.leaks import Control
-    from v2f_core.evaluation.report import Evaluated
     from v2f_core.evaluation.scorer import Scorer
-    from v2f_core.evaluation.systems import System
+    from v2f_core.evaluation.systems import Drawing
     from v2f_core.identity.aligner import Aligner
     from v2f_core.profiles import Profile
     from v2f_core.training.embeddings import Embeddings
     from v2f_core.training.stage1 import Pairs
-
-HEARD_SECONDS, PICTURE_SIDE = 2.5, 160
 
 
 class Inputs(NamedTuple):
@@ -38,7 +36,7 @@ class Inputs(NamedTuple):
     cosreg: Aligner
     training: Pairs
     test: Pairs
-    left_out: int  # test persons beyond the limit
+    beyond: int  # test persons beyond the limit
 
 
 def evaluate(
@@ -53,7 +51,7 @@ def evaluate(
     labels: str | Path | None = None,
     seed: int = 0,
 ) -> Path:
-    """Stage I's table, and the report over systems and controls: ``report.html``, ``.md`` and ``.json``, and CSV tables.
+    """Stage I's table, and the report over systems and controls: ``report.html``, ``.md``, ``.json``, and CSV tables.
 
     What was drawn is kept in the cache: a killed run goes on, and more systems can be added later.
 
@@ -72,28 +70,57 @@ def evaluate(
     Raises:
         InputError: the profile, its parts, its dataset or the folder cannot be used; a control leaves chance.
     """
-    from v2f_core.evaluation import controls, report
+    from v2f_core import reporting
+    from v2f_core.evaluation import controls, report, stage1_report
+    from v2f_core.evaluation.inputs import check_splits
     from v2f_core.evaluation.systems import Drawing
     from v2f_core.generate import check_writable
+    from v2f_core.mini.bounds import known
     from v2f_core.profiles import Profile, load_profile
+    from v2f_core.training.speech_condition import stored_speech_condition
 
     chosen = profile if isinstance(profile, Profile) else load_profile(profile)
-    drawn = (controls.NO_DSC,) if systems is None else tuple(systems)
+    drawn = chosen_rows(controls.NO_DSC if systems is None else ",".join(systems) or "none")
     check_writable(Path(out))
-    if unknown := sorted(set(drawn) - set(controls.DRAWABLE)):
-        raise InputError(f"{unknown[0]}: no row that can be drawn; choose of {', '.join(controls.DRAWABLE)}")
     drawing = Drawing(steps, chosen.guidance if guidance is None else guidance, seed)
     inputs = load(chosen, limit)
-    _save_stage1(inputs, chosen, out)
+    table = stage1_table(inputs.aligner, inputs.training, inputs.test, {"CosReg": inputs.cosreg})
+    stage1_report.save(table, out)
     bench = make_bench(inputs, chosen, drawing, draws)
+    notes = [f"{inputs.beyond} persons of the test split are beyond the limit"] if inputs.beyond else []
+    scorers = {name.removesuffix("_sha256"): chosen.part(name.removesuffix("_sha256")) for name in bench.made}
+    notes += check_splits(inputs.training, inputs.test, scorers, all_known=known(inputs.test))
     judged = _controls(inputs, bench)
     trained = [controls.Stage2.from_folder(folder, chosen.part("prior")) for folder in stage2]
-    net = None if controls.NO_ARCFACE not in drawn else lambda: _speech_condition(inputs, bench, chosen)
+    net = None
+    if controls.NO_ARCFACE in drawn:
+        stores = (inputs.manifest, inputs.voices, inputs.faces)
+        net = stored_speech_condition(chosen, *stores, bench.prior, bench.scorer.pack, bench.folder)
     found = list(controls.rows(bench, inputs.aligner, inputs.cosreg, drawn, net, trained))
-    evaluated = _evaluated(inputs, bench, chosen, found, judged, labels)
+    evaluated = reporting.evaluated(bench, inputs.manifest, chosen, found, judged, labels, notes)
     assembled = report.assemble(evaluated)
-    report.save(assembled, out, dict(_media(assembled, evaluated, inputs)))
+    report.save(assembled, out, dict(reporting.media(assembled, evaluated, inputs.manifest)))
     return Path(out) / "report.html"
+
+
+def chosen_rows(text: str) -> tuple[str, ...]:
+    """The rows that a user names: separated by commas, or "all", or "none".
+
+    Raises:
+        InputError: there is no such row.
+
+    Example:
+        >>> chosen_rows("CosReg, oracle"), chosen_rows("none")
+        (('CosReg', 'oracle'), ())
+    """
+    from v2f_core.evaluation.controls import DRAWABLE
+
+    if text.strip() in ("all", "none"):
+        return DRAWABLE if text.strip() == "all" else ()
+    names = tuple(name.strip() for name in text.split(","))
+    if unknown := [name for name in names if name not in DRAWABLE]:
+        raise InputError(f"{unknown[0]}: no row that can be drawn; choose of {', '.join(DRAWABLE)}")
+    return names
 
 
 def load(profile: Profile, limit: int | None = None) -> Inputs:
@@ -108,13 +135,13 @@ def load(profile: Profile, limit: int | None = None) -> Inputs:
     manifest = open_dataset(profile)
     voices, faces = stored(profile, manifest)
     training, validation, test = (pair_up(manifest, voices, faces, split) for split in ("train", "val", "test"))
-    cosreg, everybody = train_cosreg(training, validation, aligner), len(test.persons)
+    cosreg, everybody = _stored_cosreg(training, validation, aligner), len(test.persons)
     if limit is not None:
         test = test.only(first_of_each_sex(test.sexes, limit))
     return Inputs(manifest, voices, faces, aligner, cosreg, training, test, everybody - len(test.persons))
 
 
-def make_bench(inputs: Inputs, profile: Profile, drawing: Any, draws: int) -> Bench:
+def make_bench(inputs: Inputs, profile: Profile, drawing: Drawing, draws: int) -> Bench:
     """Prior, scorers and photographs, and the cache folder for what is drawn."""
     from v2f_core.diffusion.prior import Prior
     from v2f_core.evaluation.controls import Bench
@@ -129,39 +156,21 @@ def make_bench(inputs: Inputs, profile: Profile, drawing: Any, draws: int) -> Be
     return Bench(inputs.training, inputs.test, photos, prior, scorer, cache_folder() / "drawn", made, drawing, draws)
 
 
-def evaluate_stage1(out: str | Path = "results", profile: str | Profile | None = None) -> pd.DataFrame:
-    """Stage I on the test persons, beside its baselines and, for MiniVox, its ceilings: ``stage1.csv`` and ``.md``.
-
-    Stored embeddings are used, or made. "CosReg" (Table 4) is trained on the spot with the shipped aligner's settings.
-
-    Args:
-        out: folder for the tables.
-        profile: name of a profile, or a profile.
-    Raises:
-        InputError: the profile, its parts or its dataset cannot be used.
-    """
-    from v2f_core.profiles import Profile, load_profile
-
-    chosen = profile if isinstance(profile, Profile) else load_profile(profile)
-    return _save_stage1(load(chosen), chosen, out)
-
-
 def stage1_table(
-    aligner: Aligner, training: Pairs, test: Pairs, profile: Profile, others: dict[str, Aligner] | None = None
+    aligner: Aligner, training: Pairs, test: Pairs, others: dict[str, Aligner] | None = None
 ) -> pd.DataFrame:
     """The table of :func:`v2f_core.evaluation.stage1_report.report`, with ceilings where the world is known."""
     import numpy as np
     import torch
 
     from v2f_core.evaluation import stage1_report
+    from v2f_core.mini.bounds import bounds, from_true_voices, known
 
     systems = stage1_report.predictions(test, training, aligner)
     with torch.no_grad():
         systems |= {name: other(test.pooled_voices()).numpy() for name, other in (others or {}).items()}
     ceilings = None
-    if profile.dataset_is_packed:  # MiniVox: every person's true factors are known
-        from v2f_core.mini.bounds import bounds, from_true_voices
-
+    if known(test) and known(training):
         ceilings = bounds(test, training)
         systems["true voice parameters"] = from_true_voices(training, test)
     return stage1_report.report(systems, test.gallery().numpy(), np.array(test.sexes), ceilings)
@@ -179,12 +188,18 @@ def train_cosreg(training: Pairs, validation: Pairs, aligner: Aligner) -> Aligne
         return train(training, validation, alone, folder, {})
 
 
-def _save_stage1(inputs: Inputs, profile: Profile, out: str | Path) -> pd.DataFrame:
-    from v2f_core.evaluation import stage1_report
+def _stored_cosreg(training: Pairs, validation: Pairs, aligner: Aligner) -> Aligner:
+    """`train_cosreg`, or what it gave before on the same embeddings with the same settings, from the cache."""
+    from v2f_core.identity.aligner import CONFIG_NAME, Aligner
+    from v2f_core.profiles import cache_folder
 
-    table = stage1_table(inputs.aligner, inputs.training, inputs.test, profile, {"CosReg": inputs.cosreg})
-    stage1_report.save(table, out)
-    return table
+    digest = hashlib.sha256(json.dumps(aligner.provenance["settings"], sort_keys=True).encode())
+    for tensor in (training.voice, training.face, validation.voice, validation.face):
+        digest.update(tensor.numpy().tobytes())
+    folder = cache_folder() / f"cosreg-{digest.hexdigest()[:12]}"
+    if not (folder / CONFIG_NAME).is_file():  # written last
+        train_cosreg(training, validation, aligner).save_pretrained(folder)
+    return Aligner.from_pretrained(folder)
 
 
 def _scorer(profile: Profile) -> tuple[Scorer, list[str]]:
@@ -195,14 +210,10 @@ def _scorer(profile: Profile) -> tuple[Scorer, list[str]]:
 
     pack, parts = FacePack.from_folder(profile.part("faces")), ["faces"]
     judge = second = None
-    try:
+    with suppress(InputError):  # without a judge the report says that VFS is missing
         judge, parts = Judge.from_folder(profile.part("judge")), [*parts, "judge"]
-    except InputError:
-        pass  # the report says that VFS is missing
-    try:
+    with suppress(InputError):  # the judge's features are the second scorer then
         second, parts = FacePack.from_folder(profile.part("scorer")), [*parts, "scorer"]
-    except InputError:
-        pass  # the judge's features are the second scorer then
     return Scorer(pack, judge, second), parts
 
 

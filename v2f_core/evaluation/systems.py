@@ -40,6 +40,7 @@ class System:
         faces: the first draw of everybody, the second, …
         asked: the persons it can answer for (whoever has one photograph has no *other* one); all when None.
         shuffles: row k says whose answer each person gets; measures are averaged over the rows. None: one's own.
+        shown: it was given a true face or identity, so that the ceilings of voices do not bound it.
     """
 
     name: str
@@ -48,6 +49,7 @@ class System:
     faces: tuple[Faces, ...] = ()
     asked: Bool[np.ndarray, " n"] | None = None
     shuffles: Int[np.ndarray, "times n"] | None = None
+    shown: bool = False
 
     @property
     def undetected(self) -> int:

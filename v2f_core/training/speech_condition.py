@@ -8,6 +8,7 @@ reconstructed latents is that same error, weighted over t.) No ArcFace net is as
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +24,11 @@ from v2f_core.identity.aligner import Aligner
 from v2f_core.training.checkpoints import load_checkpoint, save_checkpoint
 
 if TYPE_CHECKING:
+    from v2f_core.data.manifest import Manifest
     from v2f_core.diffusion.prior import Prior
+    from v2f_core.identity.faces import FacePack
+    from v2f_core.profiles import Profile
+    from v2f_core.training.embeddings import Embeddings
     from v2f_core.training.latents import FacePairs
 
 
@@ -123,3 +128,28 @@ def train_speech_condition(
                 bar.set_postfix(residual=float(residual.detach()))
     save_checkpoint(path, net.state_dict(), made)
     return net.eval()
+
+
+def stored_speech_condition(
+    profile: Profile,
+    manifest: Manifest,
+    voices: Embeddings,
+    faces: Embeddings,
+    prior: Prior,
+    pack: FacePack,
+    folder: Path,
+) -> SpeechCondition:
+    """The net of a profile's training persons: trained on their latents (extracted if need be), or read from a folder.
+
+    Raises:
+        InputError: a part of the profile is missing, or too many pictures are bad.
+    """
+    from v2f_core.provenance import folder_hash
+    from v2f_core.training.latents import pair_faces, stored_latents
+
+    latents = stored_latents(profile, manifest, prior, pack)
+    pairs = pair_faces(manifest, voices, faces, latents, "train", prior.latent_shape)
+    hashes = {name: folder_hash(profile.part(name)) for name in (profile.encoder, "prior")}
+    persons = hashlib.sha256("\n".join(pairs.wide.persons).encode()).hexdigest()
+    path = folder / f"speech_condition-{'-'.join([*(h[:8] for h in hashes.values()), persons[:8]])}.pt"
+    return train_speech_condition(prior, pairs, SpeechConditionSettings(), path, {**hashes, "persons": persons})
