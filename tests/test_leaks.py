@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from v2f_core.errors import InputError
+from v2f_core.evaluation import leaks
 from v2f_core.evaluation.leaks import (
     contamination,
     control,
@@ -129,6 +130,13 @@ def test_split_contamination_is_found_by_name_photograph_and_recording(test_pers
         ("P08", "Q3", "the same recording"),
         ("P11", "P11", "the same name"),
     ]
+
+
+def test_twins_are_found_among_many_as_by_comparing_all():
+    ours, theirs = unit(60, seed=3), unit(500, seed=4)
+    theirs[[7, 90, 91]] = torch.nn.functional.normalize(ours[[3, 20, 20]] + 1e-4 * unit(3, seed=5), dim=1)
+    expected = [(i, j) for i, j in (ours @ theirs.T > 0.9999).nonzero().tolist()]
+    assert sorted(leaks._twins(ours, theirs, 0.9999)) == expected == [(3, 7), (20, 90), (20, 91)]
 
 
 def test_one_photograph_under_two_names_is_found(test_persons):
