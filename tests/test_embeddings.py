@@ -12,6 +12,7 @@ from PIL import Image
 from v2f_core.data.manifest import COLUMNS, Manifest
 from v2f_core.errors import InputError
 from v2f_core.training import embeddings
+from v2f_core.training.reading import read_ahead
 
 WEIGHTS = {"weights_sha256": "ab"}
 
@@ -191,3 +192,43 @@ def test_a_picture_without_a_face_is_listed(manifest, weights, tmp_path):
         "no face found in it",
         "cannot be read as a picture",
     ]
+
+
+# --- several processes
+
+
+def test_shares_of_several_processes_make_the_same_bytes(tmp_path):
+    run(tmp_path / "alone", Embedder(bad=["2"]), max_bad=0.5)
+    with pytest.raises(InputError, match="not finished"):  # the others' shards are not there yet
+        run(tmp_path / "shared", one := Embedder(bad=["2"]), max_bad=0.5, share=(1, 2))
+    store = run(tmp_path / "shared", other := Embedder(bad=["2"]), max_bad=0.5, share=(0, 2))
+    assert sorted(one.seen + other.seen, key=int) == [str(i) for i in range(20)]
+    assert store.skipped == [("2", f"{Path('root') / '2'}: damaged")]
+    for path in (tmp_path / "alone").iterdir():
+        assert path.read_bytes() == (tmp_path / "shared" / path.name).read_bytes()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_is_read_does_not_depend_on_who_reads_it(tmp_path, workers):
+    paths = [tmp_path / f"{red}.png" for red in range(6)]
+    for red, path in enumerate(paths):
+        Image.new("RGB", (8, 8), (red, 0, 0)).save(path)
+    paths[3].write_text("no picture")
+    read = list(read_ahead(paths, embeddings.read_image, workers))
+    assert str(read[3]) == f"{paths[3]}: cannot be read as a picture; expected a JPEG, PNG or WebP file"
+    assert isinstance(read.pop(3), InputError)
+    assert [picture[0, 0].tolist() for picture in read] == [[red, 0, 0] for red in (0, 1, 2, 4, 5)]
+
+
+def test_a_lost_worker_is_named(monkeypatch, tmp_path):
+    class Dying:
+        def __init__(self, *_, **__):
+            pass
+
+        def __iter__(self):
+            yield Path("0")
+            raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+
+    monkeypatch.setattr("torch.utils.data.DataLoader", Dying)
+    with pytest.raises(InputError, match=r"one died .*killed by signal.* run it again with fewer"):
+        run(tmp_path, Embedder())

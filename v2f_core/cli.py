@@ -63,14 +63,19 @@ def scan(
 
 
 @app.command()
-def extract(profile: ProfileName = None, device: Device = "cpu") -> None:
+def extract(
+    profile: ProfileName = None,
+    device: Device = "cpu",
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read the files.")] = 0,
+) -> None:
     """Embed every voice and face of the profile's dataset once, into the cache; goes on where it was stopped."""
     from v2f_core.data.layouts import open_dataset
     from v2f_core.training.embeddings import stored
 
     chosen = load_profile(profile)
     _check(device)
-    for name, embeddings in zip(("voices", "faces"), stored(chosen, open_dataset(chosen), device), strict=True):
+    stores = stored(chosen, open_dataset(chosen), device, workers)
+    for name, embeddings in zip(("voices", "faces"), stores, strict=True):
         print(f"{name}: {len(embeddings.vectors)} embeddings, {len(embeddings.skipped)} files skipped")
 
 

@@ -60,6 +60,7 @@ class Vox2FacePipeline(DiffusionPipeline):
         num_steps: of DPM-Solver++, 25 in the paper.
         clip_seconds: length of a window.
         speech_folder: where the speech encoder was loaded from; ``save_pretrained`` copies it.
+        ast_frames, ast_positions: how the speech encoder was loaded, see ``load_encoder``.
 
     Example:
         >>> pipe = Vox2FacePipeline.from_profile("mini")  # doctest: +SKIP
@@ -83,6 +84,8 @@ class Vox2FacePipeline(DiffusionPipeline):
         num_steps: int = 25,
         clip_seconds: float = CLIP_SECONDS,
         speech_folder: str | Path | None = None,
+        ast_frames: int | None = None,
+        ast_positions: str = "cut",
     ) -> None:
         super().__init__()
         if speech_encoder is None or aligner is None:
@@ -95,7 +98,14 @@ class Vox2FacePipeline(DiffusionPipeline):
                 "expected an aligner that was trained on this encoder"
             )
         self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler)
-        self.register_to_config(encoder=encoder, guidance=guidance, num_steps=num_steps, clip_seconds=clip_seconds)
+        self.register_to_config(
+            encoder=encoder,
+            guidance=guidance,
+            num_steps=num_steps,
+            clip_seconds=clip_seconds,
+            ast_frames=ast_frames,
+            ast_positions=ast_positions,
+        )
         self.speech_encoder, self.aligner = speech_encoder, aligner
         self.speech_folder = None if speech_folder is None else Path(speech_folder)
 
@@ -115,13 +125,15 @@ class Vox2FacePipeline(DiffusionPipeline):
             prior.tokenizer,
             prior.unet,
             prior.scheduler,
-            load_encoder(chosen.encoder, speech_folder),
+            load_encoder(chosen.encoder, speech_folder, chosen.ast_frames, chosen.ast_positions),
             Aligner.from_pretrained(chosen.part("aligner")),
             chosen.encoder,
             chosen.guidance,
             chosen.steps,
             chosen.clip_seconds,
             speech_folder,
+            chosen.ast_frames,
+            chosen.ast_positions,
         )
         return pipe.to(device)
 
@@ -227,7 +239,8 @@ class Vox2FacePipeline(DiffusionPipeline):
                 f"{folder}: no pipeline here (model_index.json is missing); give a saved pipeline's folder"
             )
         config = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-        speech = load_encoder(config.get("encoder", "ast"), folder / "speech_encoder")
+        shortened = config.get("ast_frames"), config.get("ast_positions", "cut")
+        speech = load_encoder(config.get("encoder", "ast"), folder / "speech_encoder", *shortened)
         aligner = Aligner.from_pretrained(folder / "aligner")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)

@@ -171,7 +171,8 @@ def _at_hand(
         if origin.archive and root and (base / f"{origin.name}.zip").is_file():
             return unzip_one(base / f"{origin.name}.zip", name, root / ".downloads" / origin.name)
     for folder in folders:
-        for candidate in (folder / published.path, folder / origin.name / name):
+        nested = (folder / origin.name / name,) if origin.archive else ()  # as antelopev2.zip unpacks
+        for candidate in (folder / published.path, *nested):
             if candidate.is_file():
                 return candidate
     if origin.archive or origin.form:

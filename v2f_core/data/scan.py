@@ -69,7 +69,7 @@ def summary(manifest: Manifest) -> Iterator[str]:
             sexes = ", ".join(f"{n} {sex}" for sex, n in persons.sex.value_counts().sort_index().items())
             counts = f"{persons.faces.sum()} faces, {persons.voices.sum()} recordings"
             yield f"{split}: {len(persons)} persons ({sexes}), {counts}"
-    why = manifest.left_out.why.str.partition(" (")[0]
+    why = manifest.left_out.why.str.split(" (", regex=False).str[0]
     yield from (f"left out: {n} × {reason}" for reason, n in why.value_counts().items())
     yield from (f"{row.item.partition('/')[2]}: {row.why}" for row in _doubled(manifest).itertuples())
     if not (manifest.root / "split.csv").exists():

@@ -99,11 +99,21 @@ class Prior(nn.Module):
         if missing := [part for part in PARTS if not (folder / part).is_dir()]:
             raise InputError(f"{folder / missing[0]}: missing; a Stable Diffusion folder holds {', '.join(PARTS)}")
         options: dict[str, Any] = {"local_files_only": True}
+        told: dict[str, Any] = {**options, "output_loading_info": True}
         try:
+            nets = {
+                "unet": UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=dtype, **told),
+                "vae": AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=dtype, **told),
+                "text_encoder": CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=dtype, **told),
+            }
+            # what a file lacks the libraries fill with random numbers, and say so in a log only
+            for name, (_, loading) in nets.items():
+                if lacking := sorted(loading["missing_keys"]):
+                    raise InputError(f"{folder / name}: its weights lack {lacking[0]} and {len(lacking) - 1} more")
             prior = cls(
-                UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=dtype, **options),
-                AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=dtype, **options),
-                CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=dtype, **options),
+                nets["unet"][0],
+                nets["vae"][0],
+                nets["text_encoder"][0],
                 CLIPTokenizer.from_pretrained(folder / "tokenizer", **options),
                 DPMSolverMultistepScheduler.from_pretrained(folder / "scheduler", **options),
             )

@@ -48,7 +48,23 @@ def _build(config: dict[str, Any]) -> nn.Module:
         from torchvision.models import resnet50
 
         return resnet50(num_classes=config["n_classes"])
-    raise InputError(f"judge architecture {config['architecture']!r}: unknown; use plain or resnet50")
+    if config["architecture"] == "resnet50_caffe":
+        return _resnet50_caffe(config["n_classes"])
+    raise InputError(f"judge architecture {config['architecture']!r}: unknown; use plain, resnet50 or resnet50_caffe")
+
+
+def _resnet50_caffe(classes: int) -> nn.Module:
+    """torchvision's ResNet-50 with Caffe's habits, as VGGFace2's was trained.
+
+    Where a block halves the map it does so in its first, 1×1 convolution, and the first pooling does not pad.
+    """
+    from torchvision.models import resnet50
+
+    net = resnet50(num_classes=classes)
+    net.maxpool = nn.MaxPool2d(3, stride=2, ceil_mode=True)
+    for layer in (net.layer2, net.layer3, net.layer4):
+        layer[0].conv1.stride, layer[0].conv2.stride = (2, 2), (1, 1)
+    return net
 
 
 class Judge(nn.Module):

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from v2f_core.errors import InputError
 
 HOP, WINDOW, FFT = 160, 400, 512  # 10 ms, 25 ms: Kaldi's filter bank at 16 kHz
+Positions = Literal["cut", "interpolate"]
 ECAPA_FILES = (
     "hyperparams.yaml",
     "embedding_model.ckpt",
@@ -51,11 +52,13 @@ class ASTEncoder(nn.Module):
     Args:
         model: an ``ASTModel``.
         extractor: the ``ASTFeatureExtractor`` that goes with it, for its settings: the filter bank is batched here.
-        max_frames: cut the position embeddings to this many 10 ms frames. The published model pads every clip
+        max_frames: shorten the position embeddings to this many 10 ms frames. The published model pads every clip
             to 1,024 frames (10 s); 128 hold a 1.25 s clip and cost a tenth. None: as the model was trained.
+        positions: how they are shortened: "cut" keeps the first ones, so that a frame has the position it had;
+            "interpolate" squeezes all of them together, so that a clip spans what ten seconds did.
     """
 
-    def __init__(self, model: Any, extractor: Any, max_frames: int | None = None) -> None:
+    def __init__(self, model: Any, extractor: Any, max_frames: int | None = None, positions: Positions = "cut") -> None:
         super().__init__()
         self.model = model.eval().requires_grad_(False)
         self.frames = int(extractor.max_length)
@@ -65,12 +68,12 @@ class ASTEncoder(nn.Module):
         self.dim = int(model.config.hidden_size)
         self.sample_rate = int(extractor.sampling_rate)
         if max_frames is not None:
-            self._cut_positions(max_frames)
+            self._shorten_positions(max_frames, positions)
         self.mel: Tensor
         self.register_buffer("mel", kaldi_mel(int(extractor.num_mel_bins), self.sample_rate), persistent=False)
 
     @classmethod
-    def from_folder(cls, folder: str | Path, max_frames: int | None = None) -> ASTEncoder:
+    def from_folder(cls, folder: str | Path, max_frames: int | None = None, positions: Positions = "cut") -> ASTEncoder:
         """Load ``config.json``, ``model.safetensors`` and ``preprocessor_config.json``.
 
         Raises:
@@ -90,7 +93,7 @@ class ASTEncoder(nn.Module):
         if loading["missing_keys"]:
             missing = sorted(loading["missing_keys"])
             raise InputError(f"{folder}: the weights lack {missing[0]} and {len(missing) - 1} more; get it anew")
-        return cls(model, extractor, max_frames)
+        return cls(model, extractor, max_frames, positions)
 
     def features(self, waves: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch frames mels"]:
         """The normalised log-mel spectrogram, padded or cut to ``self.frames``; equals ``ASTFeatureExtractor``."""
@@ -116,15 +119,22 @@ class ASTEncoder(nn.Module):
         """
         return self(waves)
 
-    def _cut_positions(self, max_frames: int) -> None:
+    def _shorten_positions(self, max_frames: int, positions: Positions) -> None:
         embeddings = self.model.embeddings
         rows, columns = embeddings.get_shape(self.model.config)
         keep = (max_frames - self.model.config.patch_size) // self.model.config.time_stride + 1
         if not 1 <= keep <= columns:
             raise InputError(f"max_frames={max_frames}: expected 16 to {self.frames}")
         table = embeddings.position_embeddings
-        grid = table[:, 2:].unflatten(1, (rows, columns))[:, :, :keep].flatten(1, 2)
-        embeddings.position_embeddings = nn.Parameter(torch.cat([table[:, :2], grid], 1), requires_grad=False)
+        grid = table[:, 2:].unflatten(1, (rows, columns))  # the first two are [CLS]'s and the distillation token's
+        if positions == "cut":
+            grid = grid[:, :, :keep]
+        else:
+            grid = nn.functional.interpolate(grid.permute(0, 3, 1, 2), (rows, keep), mode="bilinear").permute(
+                0, 2, 3, 1
+            )
+        table = torch.cat([table[:, :2], grid.flatten(1, 2)], 1)
+        embeddings.position_embeddings = nn.Parameter(table, requires_grad=False)
         self.frames = max_frames
 
 
@@ -183,8 +193,15 @@ class ECAPAEncoder(nn.Module):
         return self(waves)
 
 
-def load_encoder(kind: str, folder: str | Path) -> ASTEncoder | ECAPAEncoder:
+def load_encoder(
+    kind: str, folder: str | Path, frames: int | None = None, positions: Positions = "cut"
+) -> ASTEncoder | ECAPAEncoder:
     """Load a speech encoder, ``"ast"`` or ``"ecapa"``, from its folder.
+
+    Args:
+        kind: which.
+        folder: in its library's own layout.
+        frames, positions: the length an AST is shortened to and how, see :class:`ASTEncoder`; an ECAPA hears any.
 
     Raises:
         InputError: another kind, or a folder that does not hold it.
@@ -195,7 +212,7 @@ def load_encoder(kind: str, folder: str | Path) -> ASTEncoder | ECAPAEncoder:
         v2f_core.errors.InputError: speech encoder 'wav2vec': expected 'ast' or 'ecapa'
     """
     if kind == "ast":
-        return ASTEncoder.from_folder(folder)
+        return ASTEncoder.from_folder(folder, frames, positions)
     if kind == "ecapa":
         return ECAPAEncoder.from_folder(folder)
     raise InputError(f"speech encoder {kind!r}: expected 'ast' or 'ecapa'")

@@ -3,7 +3,9 @@
 A store is a folder of shards, ``00000.safetensors`` and so on. Shard i holds the embeddings of a fixed slice of the
 items, and, in its header, which item each row is of and which items were skipped and why. A shard is written whole or
 not at all, so that a run can be killed at any moment: the next one makes the missing shards and no other, with the same
-bytes.
+bytes. Files are read by worker processes if wanted, and under ``accelerate launch`` each process makes its share of the
+shards; neither changes a byte, since what is embedded together does not depend on it. All windows of a dataset have one
+length, so that no batch is padded.
 ``provenance.json`` says what the store was made from; ``skipped.csv`` lists the bad items.
 """
 
@@ -11,8 +13,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +29,7 @@ from torch import Tensor
 from v2f_core.errors import InputError
 from v2f_core.files import atomic_write
 from v2f_core.provenance import folder_hash
+from v2f_core.training.reading import Decoder, as_is, read_ahead
 
 if TYPE_CHECKING:
     from v2f_core.data.manifest import Manifest
@@ -34,8 +40,8 @@ if TYPE_CHECKING:
 WINDOWS_AT_ONCE = 64
 PROVENANCE_NAME, SKIPPED_NAME = "provenance.json", "skipped.csv"
 
-# An embedder maps files to the embeddings found in each (a file may hold several), or to why there are none.
-Embedder = Callable[[Sequence[Path]], Sequence["Tensor | InputError"]]
+# An embedder maps files, read or not, to the embeddings found in each (there may be several), or to why there are none.
+Embedder = Callable[[Sequence[Any]], Sequence["Tensor | InputError"]]
 
 
 @dataclass(frozen=True)
@@ -78,21 +84,29 @@ def extract(
     shard: int = 256,
     max_bad: float = 0.05,
     describe: str = "embedding",
+    decode: Decoder = as_is,
+    workers: int = 0,
+    share: tuple[int, int] | None = None,
 ) -> Embeddings:
     """Embed all items into a store, or what an earlier, killed run left undone.
 
     Args:
         root: folder that the items' paths start from.
         items: relative paths.
-        embed: maps a batch of files to their embeddings, or to an ``InputError`` for a bad one.
+        embed: maps a batch of what ``decode`` gave to their embeddings, or to an ``InputError`` for a bad one.
         folder: the store; made if missing.
         provenance: what determines the embeddings (weights' hash, settings); kept beside a hash of the items.
         batch: files per call of ``embed``.
         shard: files per shard: what a kill can cost.
         max_bad: the share of bad items above which the run stops.
         describe: the progress bar's label.
+        decode: reads a file.
+        workers: processes that read; 0 reads here.
+        share: (i, n) makes every n-th shard from the i-th; None is this process's share under ``accelerate launch``,
+            which waits for the others, or all.
     Raises:
-        InputError: the store was made from something else, too many items are bad, or the folder cannot be written to.
+        InputError: the store was made from something else, too many items are bad, a worker died, or the folder cannot
+            be written to. Of a share: the others' are not done yet.
 
     Example:
         >>> import tempfile
@@ -107,61 +121,57 @@ def extract(
     folder = Path(folder)
     listing = hashlib.sha256("\n".join(items).encode()).hexdigest()
     _claim(folder, {**provenance, "items": len(items), "items_sha256": listing, "shard": shard})
-    starts = range(0, len(items), shard)
-    paths = [folder / f"{number:05d}.safetensors" for number in range(len(starts))]
-    skipped = [bad for path in paths if path.exists() for bad in _header(path)["skipped"]]
-    with tqdm(total=len(items), desc=describe, unit="file", mininterval=1.0) as bar:
-        for start, path in zip(starts, paths, strict=True):
-            part = items[start : start + shard]
+    first, step = share or _rank()
+    parts = {
+        folder / f"{number:05d}.safetensors": items[start : start + shard]
+        for number, start in enumerate(range(0, len(items), shard))
+        if number % step == first
+    }
+    ours = sum(map(len, parts.values()))
+    skipped = [bad for path in parts if path.exists() for bad in _header(path)["skipped"]]
+    todo = [root / item for path, part in parts.items() if not path.exists() for item in part]
+    read = read_ahead(todo, decode, workers)
+    with tqdm(total=ours, desc=describe, unit="file", mininterval=1.0) as bar:
+        for path, part in parts.items():
             if not path.exists():
-                skipped += _make_shard(path, root, part, embed, batch)
+                skipped += _make_shard(path, root, part, read, embed, batch)
             bar.update(len(part))
-            if len(skipped) > max_bad * len(items):
+            if len(skipped) > max_bad * ours:
                 _write_report(folder, skipped)
                 raise InputError(
-                    f"{folder / SKIPPED_NAME}: {len(skipped)} of {len(items)} files could not be used, more than "
+                    f"{folder / SKIPPED_NAME}: {len(skipped)} of {ours} files could not be used, more than "
                     f"{max_bad:.0%}; the first is {skipped[0][0]} ({skipped[0][1]}); mend them or raise max_bad"
                 )
-    _write_report(folder, skipped)
-    return load(folder)
+    if share is None and step > 1:
+        from accelerate import PartialState
+
+        PartialState().wait_for_everyone()
+    store = load(folder)
+    if first == 0:
+        _write_report(folder, store.skipped)
+    return store
 
 
-def voice_embedder(encoder: SpeechEncoder, seconds: float) -> Embedder:
-    """Embeds every half-overlapping window of a recording, the windows of several files in one batch."""
-    from v2f_core.speech.audio import read_clips
+def voice_embedder(encoder: SpeechEncoder) -> Embedder:
+    """Embeds every window of a recording, the windows of several recordings in one batch."""
+    device = next(encoder.parameters()).device if isinstance(encoder, torch.nn.Module) else torch.device("cpu")
 
-    def embed(paths: Sequence[Path]) -> list[Tensor | InputError]:
-        found: list[Tensor | InputError] = []
-        for path in paths:
-            try:
-                found.append(read_clips(path, seconds))
-            except InputError as error:
-                found.append(error)
-        windows = [clips for clips in found if isinstance(clips, Tensor)]
-        if not windows:
-            return found
+    def embed(recordings: Sequence[Float[Tensor, "_ samples"]]) -> list[Tensor | InputError]:
         # long recordings have hundreds of windows: bound what the encoder sees at once
-        embedded = torch.cat([encoder.embed(part) for part in torch.cat(windows).split(WINDOWS_AT_ONCE)])
-        vectors = iter(embedded.split([len(clips) for clips in windows]))
-        return [next(vectors) if isinstance(clips, Tensor) else clips for clips in found]
+        parts = torch.cat(list(recordings)).split(WINDOWS_AT_ONCE)
+        embedded = torch.cat([encoder.embed(part.to(device)) for part in parts])
+        return list(embedded.split([len(windows) for windows in recordings]))
 
     return embed
 
 
 def face_embedder(pack: FacePack) -> Embedder:
-    """Embeds the largest face of a picture; a picture that cannot be read or shows no face is a bad item."""
+    """Embeds the largest face of a picture; one that shows no face is a bad item."""
 
-    def embed(paths: Sequence[Path]) -> list[Tensor | InputError]:
-        found: list[Tensor | InputError] = []
-        for path in paths:
-            try:
-                identity, seen = pack.embed([read_image(path)])
-            except InputError as error:
-                found.append(error)
-                continue
-            missed = InputError(f"{path}: no face found in it; expected one face, upright and unobscured")
-            found.append(torch.from_numpy(identity) if seen[0] else missed)
-        return found
+    def embed(pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> list[Tensor | InputError]:
+        identities = [pack.embed([picture]) for picture in pictures]
+        missed = InputError("no face found in it; expected one face, upright and unobscured")
+        return [torch.from_numpy(identity) if seen[0] else missed for identity, seen in identities]
 
     return embed
 
@@ -192,8 +202,11 @@ def extract_voices(
     """
     provenance = {"what": "speaker embeddings", "weights_sha256": folder_hash(weights), "seconds": seconds}
     items = manifest.voices().path.tolist()
-    embed = voice_embedder(encoder, seconds)
-    return extract(manifest.root, items, embed, folder, provenance, describe="voices", **settings)
+    from v2f_core.speech.audio import read_clips
+
+    read = partial(read_clips, seconds=seconds)
+    embed = voice_embedder(encoder)
+    return extract(manifest.root, items, embed, folder, provenance, describe="voices", decode=read, **settings)
 
 
 def extract_faces(manifest: Manifest, pack: FacePack, weights: Path, folder: str | Path, **settings: Any) -> Embeddings:
@@ -203,11 +216,13 @@ def extract_faces(manifest: Manifest, pack: FacePack, weights: Path, folder: str
         weights: the pack's folder, whose hash goes into the provenance.
     """
     provenance = {"what": "face identities", "weights_sha256": folder_hash(weights)}
-    items = manifest.faces().path.tolist()
-    return extract(manifest.root, items, face_embedder(pack), folder, provenance, describe="faces", **settings)
+    items, embed = manifest.faces().path.tolist(), face_embedder(pack)
+    return extract(manifest.root, items, embed, folder, provenance, describe="faces", decode=read_image, **settings)
 
 
-def stored(profile: Profile, manifest: Manifest, device: str = "cpu") -> tuple[Embeddings, Embeddings]:
+def stored(
+    profile: Profile, manifest: Manifest, device: str = "cpu", workers: int = 0
+) -> tuple[Embeddings, Embeddings]:
     """Voices and faces of a profile's whole dataset, from the cache; what is not there yet is extracted.
 
     Each store's folder is named after the weights and the files it was made from, so that none is ever mixed up.
@@ -219,12 +234,16 @@ def stored(profile: Profile, manifest: Manifest, device: str = "cpu") -> tuple[E
     from v2f_core.profiles import cache_folder
     from v2f_core.speech.encoders import load_encoder
 
+    if device == "cuda" and "LOCAL_RANK" in os.environ:
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
     speech, pack = profile.part(profile.encoder), profile.part("faces")
-    listing = "\n".join([folder_hash(speech), folder_hash(pack), str(profile.clip_seconds), *manifest.table.path])
+    heard = f"{profile.clip_seconds}" + (f" {profile.ast_frames} {profile.ast_positions}" if profile.ast_frames else "")
+    listing = "\n".join([folder_hash(speech), folder_hash(pack), heard, *manifest.table.path])
     folder = cache_folder() / f"embeddings-{hashlib.sha256(listing.encode()).hexdigest()[:12]}"
-    encoder = load_encoder(profile.encoder, speech).to(device)
-    voices = extract_voices(manifest, encoder, speech, folder / "voices", profile.clip_seconds)
-    return voices, extract_faces(manifest, FacePack.from_folder(pack, device), pack, folder / "faces")
+    encoder = load_encoder(profile.encoder, speech, profile.ast_frames, profile.ast_positions).to(device)
+    voices = extract_voices(manifest, encoder, speech, folder / "voices", profile.clip_seconds, workers=workers)
+    faces = FacePack.from_folder(pack, device)
+    return voices, extract_faces(manifest, faces, pack, folder / "faces", workers=workers)
 
 
 def load(folder: str | Path) -> Embeddings:
@@ -254,7 +273,14 @@ def load(folder: str | Path) -> Embeddings:
     )
 
 
-def _make_shard(path: Path, root: Path, items: Sequence[str], embed: Embedder, batch: int) -> list[tuple[str, str]]:
+def _rank() -> tuple[int, int]:
+    """Which of how many processes this is, as accelerate and torchrun say it."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def _make_shard(
+    path: Path, root: Path, items: Sequence[str], read: Iterator[Any], embed: Embedder, batch: int
+) -> list[tuple[str, str]]:
     from safetensors.torch import save_file
 
     vectors: list[Tensor] = []
@@ -262,9 +288,14 @@ def _make_shard(path: Path, root: Path, items: Sequence[str], embed: Embedder, b
     skipped: list[tuple[str, str]] = []
     for start in range(0, len(items), batch):
         part = items[start : start + batch]
-        for item, found in zip(part, embed([root / item for item in part]), strict=True):
+        contents = list(islice(read, len(part)))
+        good = [content for content in contents if not isinstance(content, InputError)]
+        embedded = iter(embed(good) if good else [])
+        for item, content in zip(part, contents, strict=True):
+            found = content if isinstance(content, InputError) else next(embedded)
             if isinstance(found, InputError):
-                skipped.append((item, str(found)))
+                why = str(found)
+                skipped.append((item, why if item in why else f"{root / item}: {why}"))
             elif not bool(found.isfinite().all()):
                 skipped.append((item, f"{root / item}: its embedding is not finite"))
             else:
