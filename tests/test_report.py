@@ -11,7 +11,7 @@ import soundfile
 import torch
 from PIL import Image
 
-from v2f_core import reporting
+from v2f_core import cli, reporting
 from v2f_core.data.manifest import COLUMNS, Manifest
 from v2f_core.diffusion.lora import add_lora, save_lora
 from v2f_core.diffusion.prior import Prior
@@ -307,3 +307,18 @@ def test_a_group_of_nobody_has_a_bar_without_a_number():
 def test_a_folder_that_is_no_stage_2_is_refused(tmp_path, tiny_profile):
     with pytest.raises(InputError, match="no Stage II here"):
         controls.Stage2.from_folder(tmp_path, tiny_profile.prior)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--systems", "median face"], "median face: no row that can be drawn; choose of mean face"),
+        (["--systems", "none", "--out", __file__], "a file, not a folder"),
+        (["--systems", "none", "--labels", "nowhere.csv", "--profile", "huge"], "huge: no such profile"),
+    ],
+)
+def test_a_command_that_cannot_be_followed_is_refused_before_any_work(arguments, told, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["evaluate", *arguments])
+    assert end.value.code == 2
+    assert told in capsys.readouterr().err
