@@ -15,7 +15,7 @@ from v2f_core.mini.build import minivox
 ROOT = Path(__file__).parent.parent
 CARDS = sorted((ROOT / "data_cards").glob("*.md"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-PAGES = [ROOT / "README.md", *CARDS, *NOTEBOOKS]
+PAGES = [ROOT / "README.md", *CARDS, *sorted((ROOT / "docs").glob("*.md")), *NOTEBOOKS]
 CARD = ROOT / "data_cards" / "minivox.md"
 
 

@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -106,8 +106,9 @@ def measured(row: Ablation, seed: int, plan: Plan) -> pd.DataFrame:
 
     folder = plan.folder / f"{_slug(row.system)}-{seed}"
     done, told = folder / "persons.csv", folder / "plan.json"
-    wanted = {**asdict(replace(plan, folder=Path())), "profile": plan.profile.name, "row": repr(row), "seed": seed}
-    text = json.dumps(wanted, indent=2, default=str) + "\n"
+    common = {name: getattr(plan, name) for name in ("steps", "persons", "drawn_steps", "varied")}
+    wanted = {**common, "profile": repr(plan.profile), "row": repr(row), "seed": seed}
+    text = json.dumps(wanted, indent=2) + "\n"
     if told.exists() and told.read_text(encoding="utf-8") != text:
         raise InputError(f"{folder}: holds a run with other settings; choose another folder with --out, or delete it")
     if not done.exists():

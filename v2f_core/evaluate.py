@@ -89,6 +89,12 @@ def evaluate(
     bench = make_bench(inputs, chosen, drawing, draws)
     notes = [f"{inputs.beyond} persons of the test split are beyond the limit"] if inputs.beyond else []
     scorers = {name.removesuffix("_sha256"): chosen.part(name.removesuffix("_sha256")) for name in bench.made}
+    learned, here = inputs.aligner.provenance.get("persons"), len(inputs.training.persons)
+    if learned not in (None, here):
+        notes.append(
+            f"the aligner has learned from {learned} persons; what is trained here to compare it with, CosReg and "
+            f"w/o ArcFace, from this dataset's {here}"
+        )
     notes += check_splits(inputs.training, inputs.test, scorers, all_known=known(inputs.test))
     judged = _controls(inputs, bench)
     trained = [controls.Stage2.from_folder(folder, chosen.part("prior")) for folder in stage2]
@@ -165,15 +171,17 @@ def stage1_table(
 
     from v2f_core.evaluation import stage1_report
     from v2f_core.mini.bounds import bounds, from_true_voices, known
+    from v2f_core.mini.readable import rank_scores
 
     systems = stage1_report.predictions(test, training, aligner)
     with torch.no_grad():
         systems |= {name: other(test.pooled_voices()).numpy() for name, other in (others or {}).items()}
-    ceilings = None
+    ceilings, ranked = None, {}
     if known(test) and known(training):
         ceilings = bounds(test, training)
         systems["true voice parameters"] = from_true_voices(training, test)
-    return stage1_report.report(systems, test.gallery().numpy(), np.array(test.sexes), ceilings)
+        ranked = {"true voices, ranking by likelihood": rank_scores(training, test)}
+    return stage1_report.report(systems, test.gallery().numpy(), np.array(test.sexes), ceilings, ranked=ranked)
 
 
 def train_cosreg(training: Pairs, validation: Pairs, aligner: Aligner) -> Aligner:

@@ -206,7 +206,8 @@ def train(
                 bar.set_postfix(train=history[-1]["train_total"], val=score["val_total"])
                 if score["val_total"] < best:
                     best = score["val_total"]
-                    made = {**provenance, "settings": asdict(settings), "step": step, "validation": score}
+                    learned = {"settings": asdict(settings), "persons": len(training.persons), "step": step}
+                    made = {**provenance, **learned, "validation": score}
                     aligner.save_pretrained(folder, made)
                 with atomic_write(folder / HISTORY_NAME) as temporary:
                     pd.DataFrame(history).to_csv(temporary, index=False, float_format="%.6g")
