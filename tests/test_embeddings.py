@@ -1,5 +1,8 @@
 """The store of embeddings: nothing lost, nothing made twice, nothing bad passed over in silence."""
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +67,37 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path, killed_after):
     for path in (tmp_path / "whole").iterdir():
         assert path.read_bytes() == (tmp_path / "killed" / path.name).read_bytes()
     assert not list((tmp_path / "killed").glob(".part-*"))
+
+
+SLOWLY = """
+import sys, time
+from pathlib import Path
+import torch
+from v2f_core.training.embeddings import extract
+
+def embed(paths):
+    time.sleep(0.02)
+    return [torch.full((2, 3), float(path.name)) for path in paths]
+
+items = [str(i) for i in range(400)]
+extract(Path("root"), items, embed, sys.argv[1], {"weights_sha256": "ab"}, batch=3, shard=4)
+"""
+
+
+def test_a_run_that_is_shot_loses_no_item_and_repeats_none(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", SLOWLY, str(tmp_path / "shot")], stderr=subprocess.DEVNULL)
+    while len(list((tmp_path / "shot").glob("[0-9]*"))) < 3:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    (tmp_path / "shot" / ".part-x.safetensors").write_bytes(b"half a shard")  # shot while it was written
+    done = {int(path.stem) for path in (tmp_path / "shot").glob("[0-9]*")}
+    resumed = run(tmp_path / "shot", again := Embedder(), count=400)
+    assert again.seen == [str(i) for i in range(400) if i // 4 not in done]
+    whole = run(tmp_path / "whole", Embedder(), count=400)
+    assert resumed.items == whole.items
+    assert torch.equal(resumed.vectors, whole.vectors)
 
 
 def test_a_finished_store_is_not_made_again(tmp_path):

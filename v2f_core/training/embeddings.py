@@ -258,7 +258,7 @@ def load(folder: str | Path) -> Embeddings:
     if not (folder / PROVENANCE_NAME).is_file():
         raise InputError(f"{folder}: no stored embeddings; make them with 'python -m v2f_core extract'")
     provenance = json.loads((folder / PROVENANCE_NAME).read_text(encoding="utf-8"))
-    paths = sorted(folder.glob("*.safetensors"))
+    paths = sorted(folder.glob("[0-9]*.safetensors"))  # not what a kill left half-written
     headers = [_header(path) for path in paths]
     if sum(header["files"] for header in headers) != provenance["items"]:
         raise InputError(f"{folder}: extraction is not finished; run 'python -m v2f_core extract' again to go on")
