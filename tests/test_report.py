@@ -82,7 +82,10 @@ def world(tmp_path_factory, tiny_profile):
             Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(root / path)
             rows.append((name, sex, "test", "face", "", path))
             photos[-1].append(root / path)
-        soundfile.write(root / f"{i}.wav", 0.1 * g.normal(size=16_000), 16_000)
+        if i:  # the first recording is damaged
+            soundfile.write(root / f"{i}.wav", 0.1 * g.normal(size=16_000), 16_000)
+        else:
+            (root / "0.wav").write_text("no sound")
         rows.append((name, sex, "test", "voice", "v", f"{i}.wav"))
     left_out = pd.DataFrame([("Zoe", "no face")], columns=["item", "why"])
     manifest = Manifest(root, pd.DataFrame(rows, columns=COLUMNS), left_out)
@@ -253,6 +256,16 @@ def test_the_page_is_whole_and_needs_nothing_else(saved):
     assert "<0>" not in text
     assert found.players >= 3
     assert len(text) < 6_000_000
+
+
+def test_a_recording_that_cannot_be_read_is_left_out_of_the_page(assembled, evaluated, world):
+    first = {
+        **assembled["exhibits"],
+        "faces": {"best": [{**assembled["exhibits"]["faces"]["best"][0], "person": NAMES[0]}]},
+    }
+    media = dict(reporting.media({**assembled, "exhibits": first}, evaluated, world[0]))
+    assert f"true:{NAMES[0]}" in media
+    assert f"voice:{NAMES[0]}" not in media
 
 
 def test_every_drawn_face_is_called_synthetic(saved):
