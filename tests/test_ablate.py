@@ -75,7 +75,7 @@ def tidy(plan, bench, monkeypatch):
 
 
 def test_all_systems_and_seeds_stand_in_one_tidy_table(tidy, bench, plan):
-    assert list(tidy.columns) == ablate.COLUMNS
+    assert list(tidy.columns) == ablation.COLUMNS
     assert set(zip(tidy.system, tidy.seed, strict=True)) == {(row.system, seed) for row in ROWS for seed in (0, 1)}
     cosines = tidy[tidy.metric == "cosine"]
     assert (cosines.groupby(["system", "seed"]).person.nunique() == 6).all()
@@ -182,14 +182,13 @@ def test_systems_with_other_seeds_are_not_compared():
         ablation.summary(tidy[(tidy.system != "new") | (tidy.seed > 0)])
 
 
-def test_tables_and_figures_are_written(tmp_path):
+def test_tables_are_written_with_the_same_bytes_each_time(tmp_path):
     shown = ("cosine", "R@10")
     ablation.save(fake(), "mine", tmp_path, shown)
     assert pd.read_csv(tmp_path / "mine_persons.csv.gz").shape == fake().shape
     text = (tmp_path / "mine.md").read_text()
     assert "| w/o DSC | " in text
     assert "+0.050 [" in text
-    assert (tmp_path / "mine.png").stat().st_size > 5000
     first = (tmp_path / "mine_persons.csv.gz").read_bytes()
     ablation.save(fake(), "mine", tmp_path, shown)
     assert (tmp_path / "mine_persons.csv.gz").read_bytes() == first

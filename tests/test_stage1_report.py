@@ -59,7 +59,7 @@ def test_hearing_sex_alone_helps_over_all_and_not_within_sex(table):
 
 
 def test_what_ranks_without_an_identity_has_no_cosine_and_the_same_recall(truth, table):
-    means = {name: truth for name in ("mean face", "same-sex mean face")}
+    means = dict.fromkeys(("mean face", "same-sex mean face"), truth)
     found = stage1_report.report(means, truth, SEXES, resamples=50, ranked={"by scores": truth @ truth.T})
     row = found.set_index(["gallery", "system"]).loc[WITHIN, "by scores"]
     assert row["R@1"] == row["R@10"] == row["1:2 matching"] == 1

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 GUIDANCES = (1.0, 2.0, 3.0)
 SHOWN = ("cosine", "cosine of ẑ", "R@10", "R@10 within sex", "second scorer", "diversity", "VFS")
-COLUMNS = ["system", "mode", "parts", "seed", "person", "metric", "value"]
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class Bench(NamedTuple):
 
 
 def ablate(name: str, seeds: int, plan: Plan, jobs: int = 1) -> pd.DataFrame:
-    """Run a table, or what is left of it, and give the tidy rows of :data:`COLUMNS`.
+    """Run a table, or what is left of it, and give the tidy rows of :data:`v2f_core.evaluation.ablation.COLUMNS`.
 
     Args:
         name: of the table.
@@ -124,6 +123,7 @@ def _run(row: Ablation, seed: int, plan: Plan, folder: Path) -> pd.DataFrame:
     """The tidy rows of one system with one seed."""
     import torch
 
+    from v2f_core.evaluation.ablation import tidy
     from v2f_core.evaluation.systems import Drawing, best_of, draw_faces
     from v2f_core.provenance import folder_hash
 
@@ -148,7 +148,7 @@ def _run(row: Ablation, seed: int, plan: Plan, folder: Path) -> pd.DataFrame:
     draws = [draw(test, guidance, number) for number in range(row.draws)]
     faces = draws[0] if predicted is None else best_of(draws, predicted)[0]
     again = draw(test, guidance, row.draws, min(plan.varied, len(test.persons)))
-    return _tidy(row, seed, test, predicted, faces, again, bench.scorer.photographs(bench.photos), guidance)
+    return tidy(row, seed, test, predicted, faces, again, bench.scorer.photographs(bench.photos), guidance)
 
 
 def _train(
@@ -216,52 +216,6 @@ def _guidance(row: Ablation, seed: int, plan: Plan, drawn: Callable[[float], np.
             temporary.write_text(json.dumps(likeness, indent=2) + "\n", encoding="utf-8")
     chosen = json.loads(path.read_text(encoding="utf-8"))
     return float(max(chosen, key=chosen.__getitem__))
-
-
-def _tidy(
-    row: Ablation,
-    seed: int,
-    test: Pairs,
-    predicted: np.ndarray | None,
-    faces: Faces,
-    again: Faces,
-    photographs: Faces,
-    guidance: float,
-) -> pd.DataFrame:
-    import pandas as pd
-
-    from v2f_core.evaluation import metrics
-
-    truth, sexes = test.gallery().numpy(), np.array(test.sexes)
-    values: dict[str, np.ndarray] = {
-        "cosine": metrics.cosine(faces.identities, truth),
-        "L2": metrics.l2(faces.identities, truth),
-        "second scorer": metrics.cosine(faces.features, photographs.features),
-        "detected": faces.identities.any(1).astype(float),
-        "diversity": metrics.diversity(np.stack([faces.identities[: len(again.identities)], again.identities], 1)),
-        **_ranks("", metrics.score_matrix(faces.identities, truth), sexes),
-    }
-    if predicted is not None:
-        values["cosine of ẑ"] = metrics.cosine(predicted, truth)
-        values |= _ranks(" of ẑ", metrics.score_matrix(predicted, truth), sexes)
-    same = {"system": row.system, "mode": row.mode, "parts": row.parts, "seed": seed}
-    frames = [
-        pd.DataFrame({**same, "person": test.persons[: len(value)], "metric": name, "value": value})
-        for name, value in values.items()
-    ]
-    whole = {"VFS": metrics.vfs(faces.posteriors).value, "guidance": guidance}
-    frames += [pd.DataFrame([{**same, "person": "", "metric": name, "value": value} for name, value in whole.items()])]
-    return pd.concat(frames, ignore_index=True)[COLUMNS]
-
-
-def _ranks(of: str, scores: np.ndarray, sexes: np.ndarray) -> dict[str, np.ndarray]:
-    from v2f_core.evaluation import metrics
-
-    return {
-        f"rank{of}": metrics.rank(scores).astype(float),
-        f"rank{of} within sex": metrics.within(lambda s: metrics.rank(s).astype(float), scores, sexes),
-        f"matching{of} within sex": metrics.within(metrics.matching, scores, sexes),
-    }
 
 
 def _share(threads: int) -> None:

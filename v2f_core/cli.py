@@ -183,9 +183,12 @@ def ablate_table(
     """A table of ablations over seeds: trained, drawn, measured; goes on where it was stopped."""
     from v2f_core.ablate import SHOWN, Plan, ablate
     from v2f_core.evaluation import ablation
+    from v2f_core.plots import forest
+    from v2f_core.training.ablations import WITHOUT
 
     plan = Plan(load_profile(profile), out / table, steps, persons)
     summary = ablation.save(ablate(table, seeds, plan, jobs), table, out / "results", SHOWN)
+    forest(summary, SHOWN, WITHOUT).savefig(out / "results" / f"{table}.png")
     print(ablation.markdown(summary, SHOWN))
     print(f"results: {out / 'results'}")
 

@@ -162,6 +162,47 @@ def history(table: pd.DataFrame, terms: Sequence[str] = ("total",)) -> Figure:
     return figure
 
 
+def forest(table: pd.DataFrame, metrics: Sequence[str], against: str) -> Figure:
+    """One panel a metric: every system's value and interval, with a dotted line at what they are compared with.
+
+    Args:
+        table: a row a system and metric, with ``value``, ``low`` and ``high``.
+        metrics: the panels.
+        against: the system that the others are compared with.
+
+    Example:
+        >>> import pandas as pd
+        >>> row = {"metric": "cosine", "value": 0.2, "low": 0.1, "high": 0.3}
+        >>> figure = forest(pd.DataFrame([{**row, "system": "a"}, {**row, "system": "b"}]), ["cosine"], "a")
+        >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
+        ['a', 'b']
+    """
+    import matplotlib.pyplot as plt
+
+    use_style()
+    systems = list(dict.fromkeys(table.system))
+    figure, axes = plt.subplots(
+        1, len(metrics), figsize=(3.1 * len(metrics) + 1.5, 0.42 * len(systems) + 1.2), sharey=True, squeeze=False
+    )
+    for ax, metric in zip(axes[0], metrics, strict=True):
+        found = table[table.metric == metric].set_index("system")
+        for place, system in enumerate(systems):
+            if system not in found.index:
+                continue
+            row = found.loc[system]
+            colour = REFERENCE if system == against else MEN
+            if np.isfinite(row.get("low", np.nan)):
+                ax.plot([row.low, row.high], [place, place], color=colour, lw=2, solid_capstyle="round")
+            ax.plot(row.value, place, "o", color=colour, ms=6)
+        if against in found.index:
+            ax.axvline(found.loc[against].value, color=REFERENCE, lw=0.8, ls=":", zorder=0)
+        ax.set_xlabel(metric)
+    axes[0, 0].set_yticks(range(len(systems)), systems)
+    axes[0, 0].invert_yaxis()
+    figure.tight_layout()
+    return figure
+
+
 def _spectrogram(ax: object, wave: np.ndarray, rate: int) -> None:
     from matplotlib.axes import Axes
 

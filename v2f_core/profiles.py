@@ -148,9 +148,9 @@ def _parts_in(root: Path, name: str, image_size: int, dataset: Path, **settings:
 
 
 def _mini() -> Profile:
-    # Chosen on 500 training persons of MiniVox-L held out from the rest. What a voice tells of a face has few dimensions,
-    # so that a narrow g_φ beats a wide one; and without centroids and the cosine term ẑ is told from others but lies far
-    # from every face.
+    # Chosen on 500 training persons of MiniVox-L held out from the rest. What a voice tells of a face has few
+    # dimensions, so that a narrow g_φ beats a wide one; and without centroids and the cosine term ẑ is told from others
+    # but lies far from every face.
     stage1 = {
         "steps": 600,
         "learning_rate": 2e-3,

@@ -13,16 +13,72 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from v2f_core.errors import InputError
+from v2f_core.evaluation import metrics
 from v2f_core.evaluation.intervals import bootstrap, paired_difference
 from v2f_core.files import atomic_write
-from v2f_core.training.ablations import WITHOUT
+from v2f_core.training.ablations import WITHOUT, Ablation
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
+
+    from v2f_core.evaluation.systems import Faces
+    from v2f_core.training.stage1 import Pairs
 
 RANKS = ("rank", "rank within sex", "rank of ẑ", "rank of ẑ within sex")
 AT = (5, 10)
+COLUMNS = ["system", "mode", "parts", "seed", "person", "metric", "value"]
+
+
+def tidy(
+    row: Ablation,
+    seed: int,
+    test: Pairs,
+    predicted: np.ndarray | None,
+    faces: Faces,
+    again: Faces,
+    photographs: Faces,
+    guidance: float,
+) -> pd.DataFrame:
+    """All measures of one system with one seed: a row a person and metric; measures of all images have no person.
+
+    Args:
+        row, seed: what was run.
+        test: the persons; their gallery is the truth.
+        predicted: ẑ, where there is one.
+        faces, again: a face of everybody, and a second one of the first persons.
+        photographs: the gallery's pictures as the scorers see them.
+        guidance: the scale that was chosen.
+    """
+    import pandas as pd
+
+    truth, sexes = test.gallery().numpy(), np.array(test.sexes)
+    values: dict[str, np.ndarray] = {
+        "cosine": metrics.cosine(faces.identities, truth),
+        "L2": metrics.l2(faces.identities, truth),
+        "second scorer": metrics.cosine(faces.features, photographs.features),
+        "detected": faces.identities.any(1).astype(float),
+        "diversity": metrics.diversity(np.stack([faces.identities[: len(again.identities)], again.identities], 1)),
+        **_ranks("", metrics.score_matrix(faces.identities, truth), sexes),
+    }
+    if predicted is not None:
+        values["cosine of ẑ"] = metrics.cosine(predicted, truth)
+        values |= _ranks(" of ẑ", metrics.score_matrix(predicted, truth), sexes)
+    same = {"system": row.system, "mode": row.mode, "parts": row.parts, "seed": seed}
+    frames = [
+        pd.DataFrame({**same, "person": test.persons[: len(value)], "metric": name, "value": value})
+        for name, value in values.items()
+    ]
+    whole = {"VFS": metrics.vfs(faces.posteriors).value, "guidance": guidance}
+    frames += [pd.DataFrame([{**same, "person": "", "metric": name, "value": value} for name, value in whole.items()])]
+    return pd.concat(frames, ignore_index=True)[COLUMNS]
+
+
+def _ranks(of: str, scores: np.ndarray, sexes: np.ndarray) -> dict[str, np.ndarray]:
+    return {
+        f"rank{of}": metrics.rank(scores).astype(float),
+        f"rank{of} within sex": metrics.within(lambda s: metrics.rank(s).astype(float), scores, sexes),
+        f"matching{of} within sex": metrics.within(metrics.matching, scores, sexes),
+    }
 
 
 def per_person(tidy: pd.DataFrame) -> pd.DataFrame:
@@ -104,40 +160,8 @@ def _cell(found: pd.DataFrame, metric: str) -> str:
     return text
 
 
-def forest(table: pd.DataFrame, metrics: tuple[str, ...]) -> Figure:
-    """One panel a metric: every system's value and interval over persons."""
-    import matplotlib.pyplot as plt
-
-    from v2f_core.plots import MEN, REFERENCE, use_style
-
-    use_style()
-    systems = list(dict.fromkeys(table.system))
-    figure, axes = plt.subplots(
-        1, len(metrics), figsize=(3.1 * len(metrics) + 1.5, 0.42 * len(systems) + 1.2), sharey=True, squeeze=False
-    )
-    for ax, metric in zip(axes[0], metrics, strict=True):
-        found = table[table.metric == metric].set_index("system")
-        for place, system in enumerate(systems):
-            if system not in found.index:
-                continue
-            row = found.loc[system]
-            colour = REFERENCE if system == WITHOUT else MEN
-            if np.isfinite(row.get("low", np.nan)):
-                ax.plot([row.low, row.high], [place, place], color=colour, lw=2, solid_capstyle="round")
-            ax.plot(row.value, place, "o", color=colour, ms=6)
-        if WITHOUT in found.index:
-            ax.axvline(found.loc[WITHOUT].value, color=REFERENCE, lw=0.8, ls=":", zorder=0)
-        ax.set_xlabel(metric)
-    axes[0, 0].set_yticks(range(len(systems)), systems)
-    axes[0, 0].invert_yaxis()
-    figure.tight_layout()
-    return figure
-
-
 def save(tidy: pd.DataFrame, name: str, folder: str | Path, shown: tuple[str, ...]) -> pd.DataFrame:
-    """Write the tidy rows, their summary, what to read and what to look at; give the summary."""
-    import matplotlib.pyplot as plt
-
+    """Write the tidy rows, their summary and what to read; give the summary."""
     table, folder = summary(tidy), Path(folder)
     with atomic_write(folder / f"{name}_persons.csv.gz") as path:
         path.write_bytes(gzip.compress(tidy.to_csv(index=False, float_format="%.4g").encode(), mtime=0))
@@ -145,8 +169,4 @@ def save(tidy: pd.DataFrame, name: str, folder: str | Path, shown: tuple[str, ..
         table.to_csv(path, index=False, float_format="%.5g")
     with atomic_write(folder / f"{name}.md") as path:
         path.write_text(markdown(table, shown), encoding="utf-8")
-    figure = forest(table, shown)
-    with atomic_write(folder / f"{name}.png") as path:
-        figure.savefig(path, format="png")
-    plt.close(figure)
     return table
