@@ -12,10 +12,10 @@ export UV_HTTP_TIMEOUT := 300
 unexport PYTHONPATH VIRTUAL_ENV PIP_FIND_LINKS UV_FIND_LINKS
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format lab notebooks doctor lock clean
+.PHONY: help setup demo test test-slow lint format lab notebooks doctor lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
 setup: $(READY) ## install everything into .venv (each target below does it by itself)
 
@@ -25,6 +25,9 @@ demo: $(READY) ## voices to faces: a gallery and a table in outputs/demo/
 test: lint ## lint, unit tests, doctests and every notebook
 	$(BIN)/pytest -n 2 --dist loadfile -p no:nbval
 	$(if $(wildcard notebooks/*.ipynb),$(BIN)/pytest -n 2 --dist loadfile --nbval notebooks)
+
+test-slow: $(READY) ## the exercises' solutions, and faults that the notebooks must notice
+	$(BIN)/pytest -m slow -n 2 --dist load -p no:nbval
 
 lint: $(READY) ## style, types and the one-way rooms
 	$(BIN)/ruff check .
