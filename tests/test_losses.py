@@ -141,7 +141,11 @@ def test_arcface_gradient_is_the_finite_difference():
     assert torch.autograd.gradcheck(lambda z: loss(z, torch.tensor([0, 1, 2, 0, 1])), identity)
 
 
-@given(margin=st.floats(0.0, math.pi / 2), near=st.floats(0.0, 180.0), far=st.floats(0.0, 180.0))
+@given(
+    margin=st.floats(0.0, math.pi / 2, allow_subnormal=False),
+    near=st.floats(0.0, 180.0, allow_subnormal=False),
+    far=st.floats(0.0, 180.0, allow_subnormal=False),
+)
 def test_a_larger_angle_never_costs_less(margin, near, far):
     near, far = sorted((near, far))
     # the other class vector stands at right angles to the plane, so that only the target's angle changes
