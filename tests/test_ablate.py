@@ -1,5 +1,6 @@
 """Ablations: every system is trained with what its row says, goes on after a kill, and is compared person by person."""
 
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -32,7 +33,7 @@ def plan(tiny_profile, tmp_path_factory):
 
 @pytest.fixture
 def bench(plan, monkeypatch):
-    """Eight test persons, of whom six are asked; a judge and a recogniser that see colours."""
+    """As many test persons as are planned; a judge and a recogniser that see colours."""
     torch.manual_seed(0)
     size = {"size": 16, "mean": [127.0] * 3, "scale": [64.0] * 3, "channels": "RGB"}
     judge = Judge({"architecture": "plain", "widths": [4, 8], "n_classes": 6, **size}).eval()
@@ -41,7 +42,7 @@ def bench(plan, monkeypatch):
     def open_bench(plan):
         scorer = Scorer(Pack(), judge)
         scorer.photographs = lambda paths: scorer_faces(scorer, len(paths))
-        test = ablate._balanced(people(8, seed=3).pairs, plan.persons)
+        test = people(plan.persons, seed=3).pairs
         prior = Prior.from_folder(plan.profile.prior)
         opened.append(prior)
         return ablate.Bench(
@@ -109,13 +110,18 @@ def test_without_the_first_seed_there_is_no_guidance(bench, plan, tmp_path):
         ablate.measured(ROWS[0], 1, replace(plan, folder=tmp_path))
 
 
-def test_women_and_men_are_asked_alike():
-    chosen = ablate._balanced(people(9, seed=0).pairs, 4)
-    assert sorted(chosen.sexes) == ["f", "f", "m", "m"]
+def test_a_plan_and_its_rows_reach_another_process_unchanged(plan):
+    plan = replace(plan, profile=load_profile("mini"))
+    for thing in (plan, *table("table4")):
+        assert repr(pickle.loads(pickle.dumps(thing))) == repr(thing)
+
+
+def test_some_persons_keep_their_voices_and_faces():
     whole = people(9, seed=0).pairs
-    row = whole.persons.index(chosen.persons[-1])
-    torch.testing.assert_close(chosen.pooled_voices()[-1], whole.pooled_voices()[row])
-    torch.testing.assert_close(chosen.gallery()[-1], whole.gallery()[row])
+    chosen = whole.only([2, 7])
+    assert chosen.persons == [whole.persons[2], whole.persons[7]]
+    torch.testing.assert_close(chosen.pooled_voices(), whole.pooled_voices()[[2, 7]])
+    torch.testing.assert_close(chosen.gallery(), whole.gallery()[[2, 7]])
 
 
 # ---- tables

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from v2f_core.diffusion.prior import Prior
-    from v2f_core.evaluation.systems import Faces, Scorer
+    from v2f_core.evaluation.scorer import Faces, Scorer
     from v2f_core.profiles import Profile
     from v2f_core.training.latents import FacePairs
     from v2f_core.training.stage1 import Pairs
@@ -173,8 +173,9 @@ def open_bench(plan: Plan) -> Bench:
     """Everything that a run needs, from a profile; stores of embeddings and latents are made if they are not there."""
     from v2f_core.data.layouts import open_dataset
     from v2f_core.diffusion.prior import Prior
+    from v2f_core.evaluation.inputs import first_of_each_sex, photographs
     from v2f_core.evaluation.judge import Judge
-    from v2f_core.evaluation.systems import Scorer
+    from v2f_core.evaluation.scorer import Scorer
     from v2f_core.identity.arcface_torch import differentiable_arcface
     from v2f_core.identity.faces import FacePack
     from v2f_core.training.embeddings import stored
@@ -189,19 +190,11 @@ def open_bench(plan: Plan) -> Bench:
     training, validation = (
         pair_faces(manifest, voices, faces, latents, split, prior.latent_shape) for split in ("train", "val")
     )
-    test = _balanced(pair_up(manifest, voices, faces, "test"), plan.persons)
-    listed = manifest.faces("test").drop_duplicates("person").set_index("person").path
-    photos: list[Path | None] = [manifest.root / listed[person] for person in test.persons]
+    everybody = pair_up(manifest, voices, faces, "test")
+    test = everybody.only(first_of_each_sex(everybody.sexes, min(plan.persons, len(everybody.persons))))
+    photos: list[Path | None] = [paths[0] for paths in photographs(manifest, faces, test)]
     scorer = Scorer(pack, Judge.from_folder(profile.part("judge")))
     return Bench(training, validation, test, photos, prior, scorer, differentiable_arcface(pack.arcface_path))
-
-
-def _balanced(pairs: Pairs, count: int) -> Pairs:
-    """The first persons of each sex, ``count`` in all."""
-    kept: list[int] = []
-    for sex in sorted(set(pairs.sexes)):
-        kept += [i for i, own in enumerate(pairs.sexes) if own == sex][: count // len(set(pairs.sexes))]
-    return pairs.only(sorted(kept))
 
 
 def _guidance(row: Ablation, seed: int, plan: Plan, drawn: Callable[[float], np.ndarray], validation: Pairs) -> float:

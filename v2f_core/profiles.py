@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import json
 import os
 from collections.abc import Mapping
@@ -20,6 +21,14 @@ RESTORE = "get it again (git checkout -- v2f_core/mini/assets, or reinstall v2f-
 UNTRAINED = "this version has no weights of it; python -m v2f_core.mini.build makes them"
 PARTS = ("ast", "ecapa", "faces", "prior", "judge", "aligner")
 OPTIONAL = ("scorer",)  # a second face pack, which the prior was not conditioned on
+
+
+def _read_only(settings: dict[str, Any]) -> MappingProxyType[str, Any]:
+    return MappingProxyType(settings)
+
+
+# so that a profile can be sent to another process, settings and all
+copyreg.pickle(MappingProxyType, lambda view: (_read_only, (dict(view),)))
 
 
 @dataclass(frozen=True)
