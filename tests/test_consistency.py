@@ -179,6 +179,68 @@ def test_contrast_by_hand(prior, arcface, faces, monkeypatch):
             torch.testing.assert_close(terms.each[i], -torch.log_softmax(-r / 0.05, 0)[0], atol=1e-4, rtol=1e-3)
 
 
+def test_the_cycle_and_its_gradient_by_hand(prior, arcface, faces, monkeypatch):
+    """The face of P(ẑ) is compared with ẑ, which as the target is a constant."""
+    wake(prior)
+    spy, identity = Spy(prior, monkeypatch), unit(BATCH, 3).requires_grad_()
+    settings = ConsistencySettings("cycle", z_t_from="generated", generated_steps=2, t_max=500)
+    terms = SelfConsistency(prior, arcface, settings)(identity, faces, seeded(4))
+    terms.loss.backward()
+    z_0, noise, t = spy.noised[-1]
+    with torch.no_grad():
+        start = torch.randn(z_0.shape, generator=seeded(4))
+        drawn = prior.denoise(start, prior.condition(identity), 2, guidance=1.0)
+    torch.testing.assert_close(z_0, drawn)
+    assert int(t.max()) <= 500
+    points = faces.landmarks.mean(0).expand(BATCH, 5, 2)
+
+    def by_hand(z):
+        z_t = prior.add_noise(z_0, noise, t)
+        x0 = prior.one_step_x0(z_t, t, prior.predict(z_t, t, prior.condition(z)))
+        seen = arcface(align_batch(prior.decode(x0), points))
+        return 1 - F.cosine_similarity(seen, identity.detach())
+
+    z = identity.detach().requires_grad_()
+    torch.testing.assert_close(terms.each, by_hand(z).detach(), atol=1e-6, rtol=1e-4)
+    parameters = list(lora_parameters(prior).values())
+    expected = torch.autograd.grad(by_hand(z).mean(), [z, *parameters])
+    for found, gradient in zip([identity.grad, *(p.grad for p in parameters)], expected, strict=True):
+        torch.testing.assert_close(found, gradient, atol=1e-5, rtol=1e-2)
+
+
+@pytest.mark.parametrize("mode", CHOICES["mode"])
+def test_the_anchor_is_what_the_adapters_changed(mode, prior, arcface, faces, monkeypatch):
+    identity = unit(BATCH, 3)
+
+    def each(anchor):
+        return SelfConsistency(prior, arcface, ConsistencySettings(mode, anchor=anchor))(
+            identity, faces, seeded(4)
+        ).each
+
+    assert torch.equal(each(0.0), each(3.0))  # B = 0: nothing is changed
+    wake(prior)
+    spy = Spy(prior, monkeypatch)
+    plain = each(0.0)
+    z_0, noise, t = spy.noised[0]
+    with torch.no_grad():
+        z_t = prior.add_noise(z_0, noise, t)
+        said = prior.predict(z_t, t, prior.condition(identity))
+        with without_lora(prior):
+            changed = mean_square(said - prior.predict(z_t, t, prior.condition(identity)))
+    assert changed.min() > 1e-6
+    torch.testing.assert_close(each(3.0), plain + 3 * changed, atol=1e-6, rtol=1e-4)
+
+
+def test_the_control_never_hears_a_voice(prior, arcface, faces):
+    """LoRA trained with the true c*: whatever ẑ is, the loss is that of z_arc."""
+    wake(prior)
+    settings = {"mode": "cycle", "z_t_from": "generated", "generated_steps": 1, "trains": "lora"}
+    control = SelfConsistency(prior, arcface, ConsistencySettings(**settings, identity_from="true"))
+    plain = SelfConsistency(prior, arcface, ConsistencySettings(**settings))
+    assert torch.equal(control(unit(BATCH, 3), faces, seeded()).each, plain(faces.z_arc, faces, seeded()).each)
+    assert not torch.equal(control(unit(BATCH, 3), faces, seeded()).each, plain(unit(BATCH, 3), faces, seeded()).each)
+
+
 def test_the_teacher_has_nothing_to_say_where_the_prediction_is_the_truth(prior, arcface, faces):
     critic = SelfConsistency(prior, arcface, ConsistencySettings("teacher"))
     assert critic(faces.z_arc, faces, seeded()).loss == 0
@@ -405,6 +467,10 @@ def test_gradients_agree_with_finite_differences(choice, toys):
         {"mode": "teacher", "z_t_from": "other"},
         {"mode": "contrast", "negatives": 2},
         {"mode": "contrast", "negatives": 2, "trains": "lora"},
+        {"mode": "cycle", "x0_steps": 2},
+        {"mode": "cycle", "z_t_from": "generated", "generated_steps": 3},
+        {"anchor": 1.0},
+        {"mode": "teacher", "anchor": 1.0},
     ],
     ids=str,
 )
@@ -501,6 +567,9 @@ def test_timesteps_fill_their_range_and_bands_cover_it():
         ({"temperature": 0.0}, "temperature=0.0"),
         ({"mode": "contrast", "z_t_from": "other"}, "give z_t_from='real'"),
         ({"mode": "contrast", "condition_dropout": 0.1}, "null is a negative"),
+        ({"mode": "cycle", "condition_dropout": 0.1}, "nobody was asked for"),
+        ({"identity_from": "true"}, "z_arc tells φ nothing"),
+        ({"anchor": -1.0}, "anchor=-1.0"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(wrong, named):

@@ -45,6 +45,16 @@ def test_photographs_follow_the_identities_and_skip_what_was_skipped(tmp_path):
         torch.testing.assert_close(part, torch.stack(expected))
 
 
+def test_photographs_of_another_split_are_asked_for_by_its_name(tmp_path):
+    rows = [(who, "f", split, "face", "", f"{who}.png") for who, split in (("Ada", "test"), ("Bea", "val"))]
+    rows += [(who, "f", split, "voice", "v", f"{who}.wav") for who, split in (("Ada", "test"), ("Bea", "val"))]
+    manifest = Manifest(tmp_path, pd.DataFrame(rows, columns=COLUMNS))
+    faces = Embeddings(torch.eye(2), ["Ada.png", "Bea.png"], [], {})
+    voices = Embeddings(torch.eye(2), ["Ada.wav", "Bea.wav"], [], {})
+    found = photographs(manifest, faces, pair_up(manifest, voices, faces, "val"), "val")
+    assert found == [[tmp_path / "Bea.png"]]
+
+
 def test_a_limit_takes_the_first_of_each_sex_alike():
     sexes = ["m"] * 10 + ["f"] * 5
     kept = first_of_each_sex(sexes, 9)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from v2f_core.training.latents import FacePairs
     from v2f_core.training.stage1 import Pairs
 
-GUIDANCES = (1.0, 2.0, 3.0)
+GUIDANCES = (1.0, 2.0, 3.0, 4.5, 6.0)
 SHOWN = ("cosine", "cosine of ẑ", "R@10", "R@10 within sex", "second scorer", "diversity", "VFS")
 
 
@@ -43,11 +43,12 @@ class Plan:
 
     Attributes:
         profile: parts, dataset and settings.
-        folder: of all runs.
+        folder: of all runs; tables share the systems that they have in common.
         steps: of Stage II; None: the profile's.
-        persons: so many test persons at most, women and men alike.
+        persons: so many persons at most are drawn, women and men alike.
         drawn_steps: of the sampler.
         varied: of so many persons a second face is drawn, for diversity.
+        split: who is drawn: "test", or "val" while systems are still being chosen.
     """
 
     profile: Profile
@@ -56,10 +57,11 @@ class Plan:
     persons: int = 1000
     drawn_steps: int = 10
     varied: int = 100
+    split: str = "test"
 
 
 class Bench(NamedTuple):
-    """What a run needs: persons with latents to train and validate on, test persons with a photo of each, a prior
+    """What a run needs: persons with latents to train and validate on, those drawn with a photo of each, a prior
     without adapters, scorers, and f_arc with gradients."""
 
     training: FacePairs
@@ -105,7 +107,7 @@ def measured(row: Ablation, seed: int, plan: Plan) -> pd.DataFrame:
 
     folder = plan.folder / f"{_slug(row.system)}-{seed}"
     done, told = folder / "persons.csv", folder / "plan.json"
-    common = {name: getattr(plan, name) for name in ("steps", "persons", "drawn_steps", "varied")}
+    common = {name: getattr(plan, name) for name in ("steps", "persons", "drawn_steps", "varied", "split")}
     wanted = {**common, "profile": repr(plan.profile), "row": repr(row), "seed": seed}
     text = json.dumps(wanted, indent=2) + "\n"
     if told.exists() and told.read_text(encoding="utf-8") != text:
@@ -190,9 +192,9 @@ def open_bench(plan: Plan) -> Bench:
     training, validation = (
         pair_faces(manifest, voices, faces, latents, split, prior.latent_shape) for split in ("train", "val")
     )
-    everybody = pair_up(manifest, voices, faces, "test")
+    everybody = pair_up(manifest, voices, faces, plan.split)
     test = everybody.only(first_of_each_sex(everybody.sexes, min(plan.persons, len(everybody.persons))))
-    photos: list[Path | None] = [paths[0] for paths in photographs(manifest, faces, test)]
+    photos: list[Path | None] = [paths[0] for paths in photographs(manifest, faces, test, plan.split)]
     scorer = Scorer(pack, Judge.from_folder(profile.part("judge")))
     return Bench(training, validation, test, photos, prior, scorer, differentiable_arcface(pack.arcface_path))
 

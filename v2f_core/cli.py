@@ -109,7 +109,7 @@ def stage2(
     out: Annotated[Path, typer.Option(help="Folder for aligner, LoRA and histories.")] = Path("runs/stage2"),
     aligner: Annotated[Path | None, typer.Option(help="Folder of Stage I's aligner; else the profile's.")] = None,
     mode: Annotated[
-        Literal["paper", "denoise", "teacher", "contrast"] | None,
+        Literal["paper", "denoise", "teacher", "contrast", "cycle"] | None,
         typer.Option(help="Which L_self; else the profile's."),
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps; else the profile's.")] = None,
@@ -172,11 +172,12 @@ def evaluate(
 
 @app.command("ablate")
 def ablate_table(
-    table: Annotated[str, typer.Argument(help="table4, sources, parts or rank.")],
+    table: Annotated[str, typer.Argument(help="table4, modes, attempts, sources, parts or rank.")],
     out: Annotated[Path, typer.Option(help="Folder for the runs and, in it, the results.")] = Path("runs/ablate"),
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from 0.")] = 3,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of Stage II; else the profile's.")] = None,
-    persons: Annotated[int, typer.Option(min=10, help="Test persons at most, women and men alike.")] = 1000,
+    persons: Annotated[int, typer.Option(min=10, help="Persons at most, women and men alike.")] = 1000,
+    split: Annotated[Literal["test", "val"], typer.Option(help="Whose: val while you still choose.")] = "test",
     jobs: Annotated[int, typer.Option(min=1, help="Runs at the same time.")] = 1,
     profile: ProfileName = None,
 ) -> None:
@@ -186,9 +187,10 @@ def ablate_table(
     from v2f_core.plots import forest
     from v2f_core.training.ablations import WITHOUT
 
-    plan = Plan(load_profile(profile), out / table, steps, persons)
-    summary = ablation.save(ablate(table, seeds, plan, jobs), table, out / "results", SHOWN)
-    forest(summary, SHOWN, WITHOUT).savefig(out / "results" / f"{table}.png")
+    plan = Plan(load_profile(profile), out / split, steps, persons, split=split)
+    name = table if split == "test" else f"{table}_{split}"
+    summary = ablation.save(ablate(table, seeds, plan, jobs), name, out / "results", SHOWN)
+    forest(summary, SHOWN, WITHOUT).savefig(out / "results" / f"{name}.png")
     print(ablation.markdown(summary, SHOWN))
     print(f"results: {out / 'results'}")
 

@@ -1,6 +1,6 @@
 """Diffusion self-consistency L_self (Eq. 11-14): a frozen generator as the critic of a predicted identity.
 
-A face is noised, the UNet looks at it under ẑ, and what it says is compared with a target; the four ways to do so stand
+A face is noised, the UNet looks at it under ẑ, and what it says is compared with a target; the five ways to do so stand
 in :mod:`v2f_core.diffusion.strategies`, everything that the paper leaves open in
 :class:`~v2f_core.diffusion.consistency_settings.ConsistencySettings`. UNet passes an example (counted for any
 setting by ``settings.unet_passes()``; g: with gradient, about three times the work):
@@ -12,7 +12,10 @@ paper     1 g + k            x̂0 in k steps (the first prediction is used again
 denoise   1 g
 teacher   1 g + 1
 contrast  (K + 1) g + 1      K negatives and null
+cycle     k g                x̂0 in k steps, VAE, f_arc, all with gradient
 ========  =================  =============================================================
+
+``anchor`` costs 1 more, ``z_t_from="generated"`` its solver steps.
 
 Latents, landmarks and z_arc never change and are given, made once. P(z_arc) is not kept: it would take far more memory
 than all latents, and the text encoder costs little beside one UNet pass.
@@ -30,7 +33,7 @@ from torch import Tensor, nn
 from v2f_core.diffusion.consistency_settings import ConsistencySettings
 from v2f_core.diffusion.lora import lora_parameters
 from v2f_core.diffusion.prior import Prior
-from v2f_core.diffusion.strategies import STRATEGIES, Look
+from v2f_core.diffusion.strategies import STRATEGIES, Asked, Look, mean_square, undisturbed
 from v2f_core.diffusion.timesteps import draw_timesteps, timestep_weight
 from v2f_core.errors import InputError
 
@@ -59,7 +62,7 @@ class ConsistencyTerms(NamedTuple):
         loss: the mean of w(t) times the examples' losses.
         each: the examples' losses before w(t), without gradient.
         t: their timesteps.
-        z_self: what f_arc recognises in x̂0, in mode "paper".
+        z_self: what f_arc recognises in x̂0, in modes "paper" and "cycle".
     """
 
     loss: Float[Tensor, ""]
@@ -95,6 +98,8 @@ class SelfConsistency:
     ) -> ConsistencyTerms:
         """L_self of a batch; the generator draws timesteps, noise, dropped conditions and negatives."""
         settings, device = self.settings, faces.latents.device
+        if settings.identity_from == "true":
+            identity = faces.z_arc
         if settings.trains == "lora":
             identity = identity.detach()
         z_0, landmarks = self._source(identity, faces, generator)
@@ -103,7 +108,12 @@ class SelfConsistency:
         given = torch.rand(len(z_0), generator=generator, device=generator.device) >= settings.condition_dropout
         z_t = self.prior.add_noise(z_0, noise, t)
         look = Look(self.prior, self.arcface, settings, z_t, t, noise, landmarks, given.to(device), generator)
-        each, z_self = STRATEGIES[settings.mode](look, identity, faces.z_arc, faces.women)
+        c_gen = look.condition(identity)
+        # first of all passes: autocast keeps casts of weights, and those of a pass without gradient have none
+        asked = Asked(identity, c_gen, look.predict(c_gen), faces.z_arc, faces.women)
+        each, z_self = STRATEGIES[settings.mode](look, asked)
+        if settings.anchor:
+            each = each + settings.anchor * mean_square(asked.prediction - undisturbed(look, asked))
         weight = timestep_weight(settings.weight, t, self.prior.alphas_cumprod)
         return ConsistencyTerms((weight * each).mean(), each.detach(), t, z_self)
 

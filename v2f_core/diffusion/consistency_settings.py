@@ -8,7 +8,8 @@ from v2f_core.diffusion.timesteps import WEIGHTS
 from v2f_core.errors import InputError
 
 CHOICES = {
-    "mode": ("paper", "denoise", "teacher", "contrast"),
+    "mode": ("paper", "denoise", "teacher", "contrast", "cycle"),
+    "identity_from": ("predicted", "true"),
     "z_t_from": ("real", "other", "generated"),
     "detach": ("branch", "condition", "nothing"),
     "weight": tuple(WEIGHTS),
@@ -22,6 +23,8 @@ class ConsistencySettings:
 
     Attributes:
         mode: the equation, see :mod:`v2f_core.diffusion.strategies`.
+        identity_from: the faces are said to be whom the voice "predicted", or whom they "true"-ly are: a control for
+            the adapters alone, which then never hear a voice.
         z_t_from: the face that is noised: the speaker's "real" one (then z_t itself tells who it is at low t), the
             next person's of the batch, or one "generated" from pure noise under ẑ.
         generated_steps: solver steps of that, unguided.
@@ -37,6 +40,8 @@ class ConsistencySettings:
             takes it for.
         negatives: K, other speakers of the same sex that ``contrast`` compares with.
         temperature: τ of ``contrast``, in units of the mean squared residual.
+        anchor: weight of ‖ε_{θ+ψ}(z_t, P(ẑ)) − ε_θ(z_t, P(ẑ))‖² beside the mode's own loss: it holds the adapters to
+            what the prior knew; 0 is the paper.
 
     Example:
         >>> ConsistencySettings(mode="denoise", z_t_from="other")
@@ -45,6 +50,7 @@ class ConsistencySettings:
     """
 
     mode: str = "paper"
+    identity_from: str = "predicted"
     z_t_from: str = "real"
     generated_steps: int = 10
     x0_steps: int = 1
@@ -57,6 +63,7 @@ class ConsistencySettings:
     condition_dropout: float = 0.0
     negatives: int = 3
     temperature: float = 0.01
+    anchor: float = 0.0
 
     def __post_init__(self) -> None:
         for name, allowed in CHOICES.items():
@@ -71,6 +78,12 @@ class ConsistencySettings:
             raise InputError(f"condition_dropout={self.condition_dropout}: expected a share of at least 0, below 1")
         if self.temperature <= 0:
             raise InputError(f"temperature={self.temperature}: expected a positive number, such as 0.01")
+        if self.anchor < 0:
+            raise InputError(f"anchor={self.anchor}: expected a weight of at least 0")
+        if self.identity_from == "true" and self.trains != "lora":
+            raise InputError(f"identity_from='true' with trains={self.trains!r}: z_arc tells φ nothing; give 'lora'")
+        if self.mode == "cycle" and self.condition_dropout:
+            raise InputError("mode='cycle' with condition_dropout: under null nobody was asked for; give 0")
         if self.mode in ("denoise", "contrast") and self.z_t_from != "real":
             raise InputError(
                 f"mode={self.mode!r} with z_t_from={self.z_t_from!r}: this residual is of the speaker's own face; "
@@ -87,16 +100,17 @@ class ConsistencySettings:
     def unet_passes(self) -> tuple[int, int]:
         """UNet passes an example: (those that gradient goes back through, those without).
 
-        One with gradient costs about three without. The text encoder and, for ``paper``, one VAE decoding and one
-        f_arc come on top.
+        One with gradient costs about three without. The text encoder and, for ``paper`` and ``cycle``, one VAE decoding
+        and one f_arc come on top.
 
         Example:
-            >>> for mode in ("paper", "denoise", "teacher", "contrast"):
+            >>> for mode in CHOICES["mode"]:
             ...     print(mode, ConsistencySettings(mode=mode).unet_passes())
             paper (1, 1)
             denoise (1, 0)
             teacher (1, 1)
             contrast (4, 1)
+            cycle (1, 0)
         """
         more = self.x0_steps - 1
         # with c_self detached, only adapters can take a gradient from the second branch
@@ -104,8 +118,10 @@ class ConsistencySettings:
         graded, free = {
             "denoise": (1, 0),
             "teacher": (1, 1),
+            "cycle": (more + 1, 0),
             "paper": (more + 2, 0) if self.detach == "nothing" else (1 + second, more + 1 - second),
             # the negatives' gradient is φ's alone; null has none
             "contrast": (1, self.negatives + 1) if self.trains == "lora" else (self.negatives + 1, 1),
         }[self.mode]
-        return graded, free + (self.generated_steps if self.z_t_from == "generated" else 0)
+        free += self.generated_steps if self.z_t_from == "generated" else 0
+        return graded, free + (self.anchor > 0)

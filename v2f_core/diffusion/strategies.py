@@ -1,13 +1,18 @@
-"""Four readings of diffusion self-consistency: what a UNet can say about whether ẑ fits a face.
+"""Five readings of diffusion self-consistency: what a UNet can say about whether ẑ fits a face.
 
-Each strategy gets a `Look`, one noised face a speaker, and the predicted identities; it gives the loss of each example
-before w(t). Squared norms are means over the latent's dimensions, so that a loss does not grow with the image.
+Each strategy gets a `Look`, one noised face a speaker, and the `Asked`, who they are said to be and what the UNet says
+to it; it gives the loss of each example before w(t). Squared norms are means over the latent's dimensions, so that a
+loss does not grow with the image.
 
 - ``paper`` (Eq. 14): ‖ε_{θ+ψ}(z_t, c_gen) − ε(z_t, c_self)‖² with c_gen = P(ẑ), c_self = P(f_arc(decode(x̂0))). It is
   least where the network no longer listens to c, and where every ẑ is the same: watch the monitors.
 - ``denoise``: ‖ε − ε_{θ+ψ}(z_t, c_gen)‖², the plain residual on the real face.
 - ``teacher``: ‖ε_{θ+ψ}(z_t, c_gen) − ε_θ(z_t, P(z_arc))‖²: the same without the noise's variance.
 - ``contrast``: −log softmax_j(−r_j/τ) of the residuals r_j under P(ẑ_i), P(ẑ_j) of same-sex speakers, and null.
+- ``cycle``: 1 − cos(f_arc(decode(x̂0)), sg ẑ), our addition: the face is to be recognised as who was asked for. It needs
+  no true face where z_t is generated; what f_arc is fooled by is its trivial optimum: read a second scorer.
+
+``anchor`` adds what the adapters changed, ‖ε_{θ+ψ}(z_t, P(ẑ)) − ε_θ(z_t, P(ẑ))‖², to any of them.
 """
 
 from __future__ import annotations
@@ -73,9 +78,28 @@ class Look:
         return self.arcface(align_batch(self.prior.decode(x0), self.landmarks))
 
 
+@dataclass(frozen=True)
+class Asked:
+    """Who the noised faces are said to be, and what is known of their speakers.
+
+    Attributes:
+        identity: who they are said to be: ẑ, or z_arc in the control.
+        c_gen: P(identity), null where conditions are dropped.
+        prediction: ε_{θ+ψ}(z_t, c_gen, t), with gradient; every strategy begins with it.
+        z_arc: the speakers' true identities.
+        women: the speakers' sex.
+    """
+
+    identity: Float[Tensor, "batch 512"]
+    c_gen: Float[Tensor, "batch tokens width"]
+    prediction: Float[Tensor, "batch 4 h w"]
+    z_arc: Float[Tensor, "batch 512"]
+    women: Bool[Tensor, " batch"]
+
+
 # the loss of each example, and z_self where there is one
 Result = tuple[Float[Tensor, " batch"], Float[Tensor, "batch 512"] | None]
-Strategy = Callable[[Look, Tensor, Tensor, Tensor], Result]
+Strategy = Callable[[Look, Asked], Result]
 
 
 def estimate_x0(
@@ -99,52 +123,69 @@ def estimate_x0(
     return x0
 
 
-def paper(look: Look, identity: Tensor, z_arc: Tensor, women: Tensor) -> Result:
+def paper(look: Look, asked: Asked) -> Result:
     """Eq. 14."""
-    c_gen = look.condition(identity)
-    prediction = look.predict(c_gen)
     with torch.set_grad_enabled(look.settings.detach == "nothing"):
-        z_self = look.recognise(prediction, c_gen)
+        z_self = look.recognise(asked.prediction, asked.c_gen)
         with look.target():
             c_self = look.condition(z_self)
     with torch.set_grad_enabled(look.settings.detach != "branch"), look.target():
         target = look.predict(c_self)
-    return _mean_square(prediction - target), z_self.detach()
+    return mean_square(asked.prediction - target), z_self.detach()
 
 
-def denoise(look: Look, identity: Tensor, z_arc: Tensor, women: Tensor) -> Result:
+def denoise(look: Look, asked: Asked) -> Result:
     """How badly the real face's noise is told under ẑ."""
-    return _residual(look, look.condition(identity)), None
+    return mean_square(asked.prediction - look.noise), None
 
 
-def teacher(look: Look, identity: Tensor, z_arc: Tensor, women: Tensor) -> Result:
+def teacher(look: Look, asked: Asked) -> Result:
     """How far the prediction under ẑ is from the one under the true identity."""
-    prediction = look.predict(look.condition(identity))  # first: autocast keeps casts, and those need their gradient
     with torch.no_grad(), look.target():
-        target = look.predict(look.condition(z_arc))
-    return _mean_square(prediction - target), None
+        target = look.predict(look.condition(asked.z_arc))
+    return mean_square(asked.prediction - target), None
 
 
-def contrast(look: Look, identity: Tensor, z_arc: Tensor, women: Tensor) -> Result:
+def cycle(look: Look, asked: Asked) -> Result:
+    """How unlike who was asked for the face is, as f_arc sees it. The target is a constant: else ẑ would drift to what
+    is drawn anyway."""
+    z_self = look.recognise(asked.prediction, asked.c_gen)
+    return 1 - (z_self * asked.identity.detach()).sum(dim=1), z_self.detach()
+
+
+def contrast(look: Look, asked: Asked) -> Result:
     """Whether the face is told better under its own ẑ than under others'.
 
     The adapters see the negatives as constants: else they would win by predicting worse under those.
     """
     count = look.settings.negatives
-    own = _residual(look, look.condition(identity))
-    who, there = draw_negatives(women, count, look.generator)
+    own = mean_square(asked.prediction - look.noise)
+    who, there = draw_negatives(asked.women, count, look.generator)
     with _frozen_lora(look.prior):
-        tokens = look.prior.condition(identity)[who.flatten()]
+        tokens = look.prior.condition(asked.identity)[who.flatten()]
         z_t, t, noise = (x.repeat_interleave(count, dim=0) for x in (look.z_t, look.t, look.noise))
-        others = _mean_square(look.prior.predict(z_t, t, tokens) - noise).view(-1, count)
+        others = mean_square(look.prior.predict(z_t, t, tokens) - noise).view(-1, count)
         with torch.no_grad():
-            null = _residual(look, look.prior.null(len(own)))
+            null = mean_square(look.predict(look.prior.null(len(own))) - look.noise)
     residuals = torch.cat([own[:, None], others.masked_fill(~there, torch.inf), null[:, None]], dim=1)
     first = torch.zeros(len(own), dtype=torch.long, device=own.device)
     return F.cross_entropy(-residuals / look.settings.temperature, first, reduction="none"), None
 
 
-STRATEGIES: dict[str, Strategy] = {"paper": paper, "denoise": denoise, "teacher": teacher, "contrast": contrast}
+STRATEGIES: dict[str, Strategy] = {
+    "paper": paper,
+    "denoise": denoise,
+    "teacher": teacher,
+    "contrast": contrast,
+    "cycle": cycle,
+}
+
+
+@torch.no_grad()
+def undisturbed(look: Look, asked: Asked) -> Float[Tensor, "batch 4 h w"]:
+    """ε_θ(z_t, P(identity)): what the prior said before it had adapters."""
+    with without_lora(look.prior):
+        return look.predict(look.condition(asked.identity))
 
 
 def draw_negatives(
@@ -166,12 +207,9 @@ def draw_negatives(
     return top.indices.masked_fill(~there, 0), there
 
 
-def _mean_square(x: Tensor) -> Tensor:
+def mean_square(x: Float[Tensor, "batch 4 h w"]) -> Float[Tensor, " batch"]:
+    """‖x‖² of each example, over the number of dimensions."""
     return x.square().flatten(1).mean(dim=1)
-
-
-def _residual(look: Look, c: Tensor) -> Tensor:
-    return _mean_square(look.predict(c) - look.noise)
 
 
 @contextmanager

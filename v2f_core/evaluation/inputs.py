@@ -44,14 +44,14 @@ def first_of_each_sex(sexes: Sequence[str], count: int) -> list[int]:
     return sorted(i for sex in kinds for i in [i for i, s in enumerate(sexes) if s == sex][: share[sex]])
 
 
-def photographs(manifest: Manifest, faces: Embeddings, test: Pairs) -> list[list[Path]]:
-    """Each test person's usable photographs, in the order of their identities in ``test``."""
+def photographs(manifest: Manifest, faces: Embeddings, pairs: Pairs, split: str = "test") -> list[list[Path]]:
+    """The usable photographs of each person of a split, in the order of their identities in ``pairs``."""
     owner = dict(zip(manifest.table.path, manifest.table.person, strict=True))
-    found: dict[str, list[Path]] = {person: [] for person in test.persons}
-    for item in faces.of(manifest.faces("test").path)[1]:
+    found: dict[str, list[Path]] = {person: [] for person in pairs.persons}
+    for item in faces.of(manifest.faces(split).path)[1]:
         if owner[item] in found:
             found[owner[item]].append(manifest.root / item)
-    return [found[person] for person in test.persons]
+    return [found[person] for person in pairs.persons]
 
 
 def read_labels(path: str | Path) -> pd.DataFrame:

@@ -74,7 +74,7 @@ class Ablation:
         )
 
 
-LAMBDA = {"paper": 1000.0, "denoise": 1000.0, "teacher": 1000.0, "contrast": 10.0}
+LAMBDA = {"paper": 1000.0, "denoise": 1000.0, "teacher": 1000.0, "contrast": 10.0, "cycle": 100.0}
 
 
 def _of(mode: str, system: str = "", regression: bool = False, rank: int = 0, **consistency: Any) -> Ablation:
@@ -82,19 +82,37 @@ def _of(mode: str, system: str = "", regression: bool = False, rank: int = 0, **
     return Ablation(system or mode, regression, stage2, {"mode": mode, **consistency})
 
 
+GENERATED: Mapping[str, Any] = MappingProxyType({"z_t_from": "generated", "generated_steps": 5})
+
 TABLES: Mapping[str, tuple[Ablation, ...]] = MappingProxyType(
     {
-        # Table 4 of the paper, and the other critics
+        # Table 4 of the paper
         "table4": (
             Ablation("w/o ArcFace", speech=True),
             Ablation("CosReg", regression=True),
             _of("paper", "CosReg + DSC", regression=True),
             Ablation(WITHOUT),
-            Ablation("best of 4 by ẑ", draws=4),
             _of("paper"),
+        ),
+        # the other critics, and what needs none
+        "modes": (
+            Ablation(WITHOUT),
+            Ablation("best of 4 by ẑ", draws=4),
             _of("denoise"),
             _of("teacher"),
             _of("contrast", trains="aligner"),
+        ),
+        # what may keep L_self from its trivial optimum; compared on validation persons
+        "attempts": (
+            Ablation(WITHOUT),
+            _of("paper", "paper, target without adapters", lora_in_target=False),
+            _of("paper", "paper, φ alone", trains="aligner"),
+            _of("paper", "paper, anchored", anchor=1.0),
+            _of("teacher", "teacher, φ alone", trains="aligner"),
+            _of("cycle", "cycle", **GENERATED),
+            _of("cycle", "cycle, anchored", anchor=1.0, **GENERATED),
+            _of("cycle", "cycle, φ alone", trains="aligner", **GENERATED),
+            _of("cycle", "cycle, true c*", trains="lora", identity_from="true", **GENERATED),
         ),
         # what z_t tells by itself: a gain that needs the speaker's own face in z_t is leakage
         "sources": tuple(
@@ -123,7 +141,7 @@ def table(name: str) -> tuple[Ablation, ...]:
     Example:
         >>> table("5")
         Traceback (most recent call last):
-        v2f_core.errors.InputError: 5: no such table; choose from table4, sources, parts, rank
+        v2f_core.errors.InputError: 5: no such table; choose from table4, modes, attempts, …
     """
     if name not in TABLES:
         raise InputError(f"{name}: no such table; choose from {', '.join(TABLES)}")
