@@ -50,11 +50,12 @@ def run(tiny_profile):
     """Train from the same start each time; gives the aligner and the prior."""
     begun = Aligner.from_pretrained(tiny_profile.aligner), Prior.from_folder(tiny_profile.prior)
 
-    def go(folder, provenance=None, **changes):
+    def go(folder, provenance=None, tensorboard=False, **changes):
         settings = Stage2Settings(**{**QUICK, **changes})
         aligner, prior = deepcopy(begun)
         world = people(7, seed=1), people(5, seed=2)
-        trained = stage2.train(aligner, prior, Recogniser(), *world, settings, folder, provenance or {"voices": "ab12"})
+        made = provenance or {"voices": "ab12"}
+        trained = stage2.train(aligner, prior, Recogniser(), *world, settings, folder, made, tensorboard=tensorboard)
         return trained, prior
 
     return go
@@ -129,7 +130,7 @@ def test_without_l_self_lora_stays_where_it_began(run, tmp_path):
     assert equal(begun, dict(lora_parameters(again).items()))
 
 
-@pytest.mark.parametrize("mode", ["paper", "teacher", "contrast"])
+@pytest.mark.parametrize("mode", ["paper", "teacher", "contrast", "cycle"])
 def test_every_mode_runs(mode, run, tmp_path):
     run(tmp_path, steps=1, consistency=ConsistencySettings(mode))
     assert np.isfinite(pd.read_csv(tmp_path / "history.csv").val_self).all()
@@ -172,6 +173,23 @@ def test_the_folder_tells_everything_and_loads_anywhere(unbroken, tiny_profile):
     loaded = weights(aligner, prior)
     for name, value in trained.items():
         torch.testing.assert_close(loaded[name], value if "lora_" in name else value.half().float(), atol=0, rtol=0)
+
+
+def test_tensorboard_shows_what_the_tables_say(run, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run(tmp_path, tensorboard=True)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    history, monitors = pd.read_csv(tmp_path / "history.csv"), pd.read_csv(tmp_path / "monitors.csv")
+    loss = events.Scalars("val_total")
+    assert [event.step for event in loss] == history.step.tolist() == [0, 3, 4]
+    np.testing.assert_allclose([event.value for event in loss], history.val_total, rtol=1e-4)
+    for (low, high), band in monitors.groupby(["t_min", "t_max"]):
+        shown = events.Scalars(f"s_net/t_{low}_to_{high}")
+        np.testing.assert_allclose([event.value for event in shown], band.s_net, rtol=1e-4)
+    run(tmp_path / "quiet", steps=1)
+    assert not (tmp_path / "quiet" / "tensorboard").exists()
 
 
 def test_training_leaves_the_callers_generator_alone(run, tmp_path):

@@ -143,8 +143,8 @@ def stage2(
     hashes = {f"{part}_sha256": folder_hash(chosen.part(part)) for part in (chosen.encoder, "faces", "prior")}
     made = {"dataset": manifest.root.name, **hashes, "aligner_sha256": folder_hash(start)}
     arcface = differentiable_arcface(pack.arcface_path)
-    train(trained, prior, arcface, training, validation, settings, out, made, device)
-    print(f"aligner, LoRA and histories: {out}")
+    train(trained, prior, arcface, training, validation, settings, out, made, device, tensorboard=True)
+    print(f"aligner, LoRA and histories: {out} (curves: tensorboard --logdir {out})")
 
 
 @app.command()

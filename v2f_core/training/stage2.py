@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from v2f_core.training.latents import FacePairs
 
 CHECKPOINT_NAME, HISTORY_NAME, MONITORS_NAME = "checkpoint.pt", "history.csv", "monitors.csv"
+BAND = ("step", "t_min", "t_max")  # which row of the monitors, not what it says
 
 
 def train(
@@ -40,6 +41,7 @@ def train(
     folder: str | Path,
     provenance: Mapping[str, Any],
     device: str = "cpu",
+    tensorboard: bool = False,
 ) -> Aligner:
     """Train an aligner of Stage I further, together with adapters on the prior; or go on where a run was stopped.
 
@@ -56,6 +58,7 @@ def train(
             before any training), ``monitors.csv`` (a row an evaluation and band of timesteps), ``checkpoint.pt``.
         provenance: hashes of the inputs.
         device: where to train.
+        tensorboard: histories and monitors go to ``folder/tensorboard`` too: ``tensorboard --logdir FOLDER``.
     Returns:
         the trained aligner; the adapters are on ``prior``.
     Raises:
@@ -66,7 +69,8 @@ def train(
 
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)  # dropout reads the global generator
-        run = _Run(aligner, prior, arcface, training, validation, settings, Path(folder), provenance, device)
+        accelerator = _accelerator(device, settings.mixed_precision, Path(folder), tensorboard)
+        run = _Run(aligner, prior, arcface, training, validation, settings, Path(folder), provenance, accelerator)
         start = run.restore()
         if start > settings.steps:
             raise InputError(f"{folder}: trained for {start} steps already; give steps={start} or more")
@@ -81,6 +85,7 @@ def train(
                     bar.set_postfix(run.evaluate(step))
                 if last or step % settings.checkpoint_every == 0:
                     run.save(step)
+        accelerator.end_training()  # what is not written yet is written
     return aligner.eval()
 
 
@@ -97,11 +102,10 @@ class _Run:
         settings: Stage2Settings,
         folder: Path,
         provenance: Mapping[str, Any],
-        device: str,
+        accelerator: Any,
     ) -> None:
         self.settings, self.folder, self.provenance = settings, folder, dict(provenance)
-        self.accelerator = _accelerator(device, settings.mixed_precision)
-        where = self.accelerator.device
+        self.accelerator, where = accelerator, accelerator.device
         self.aligner, self.prior, self.arcface = aligner.to(where), prior.to(where), arcface.to(where)
         self.training, self.validation = training.to(where), validation.to(where)
         self.generator = torch.Generator().manual_seed(settings.seed)
@@ -192,6 +196,11 @@ class _Run:
         row["val_self"] = sum(m["self"] for m in self.monitors[-len(parts) :]) / len(parts)
         self.history.append(row)
         self.sums = {}
+        self.accelerator.log({name: value for name, value in row.items() if name != "step"}, step)
+        for monitor in self.monitors[-len(parts) :]:
+            band = f"t_{monitor['t_min']}_to_{monitor['t_max']}"
+            shown = {f"{name}/{band}": value for name, value in monitor.items() if name not in BAND}
+            self.accelerator.log(shown, step)
         self._write(step)
         return {"val_total": row["val_total"], "val_self": row["val_self"]}
 
@@ -240,12 +249,17 @@ class _Run:
         return int(state["step"])
 
 
-def _accelerator(device: str, mixed_precision: str) -> Any:
+def _accelerator(device: str, mixed_precision: str, folder: Path, tensorboard: bool) -> Any:
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
     AcceleratorState._reset_state(reset_partial_state=True)  # else a process could only ever train on one device
-    accelerator = Accelerator(cpu=device == "cpu", mixed_precision=mixed_precision)
+    log_with = "tensorboard" if tensorboard else None
+    accelerator = Accelerator(
+        cpu=device == "cpu", mixed_precision=mixed_precision, log_with=log_with, project_dir=folder
+    )
     if accelerator.num_processes > 1:
         raise InputError(f"{accelerator.num_processes} processes: Stage II runs in one; start it without a launcher")
+    if tensorboard:
+        accelerator.init_trackers("tensorboard")
     return accelerator
