@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from v2f_core.training.latents import FacePairs
     from v2f_core.training.stage1 import Pairs
 
-GUIDANCES = (1.0, 2.0, 3.0, 4.5, 6.0)
+GUIDANCES = (1.0, 2.0, 3.0, 4.5)
 SHOWN = ("cosine", "cosine of ẑ", "R@10", "R@10 within sex", "second scorer", "diversity", "VFS")
 
 
