@@ -43,7 +43,7 @@ def test_all_is_well(assets, capsys):
 
 def test_every_part_is_looked_at(assets):
     assert {*PARTS, "MiniVox"} <= set(section("The mini profile"))
-    assert {*PARTS, "scorer", "dataset"} == set(section("The full profile"))
+    assert {*PARTS, "scorer", "adapted", "dataset"} == set(section("The full profile"))
 
 
 def test_a_missing_part_makes_it_unusable(assets, capsys):

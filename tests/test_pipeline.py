@@ -1,5 +1,7 @@
 """The whole way, on tiny random models: what goes in, what comes out, and that nothing else decides it."""
 
+from dataclasses import replace
+
 import diffusers
 import numpy as np
 import pytest
@@ -7,6 +9,8 @@ import soundfile
 import torch
 from PIL import Image
 
+from v2f_core.diffusion.lora import add_lora, lora_parameters, save_lora
+from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.sphere import check_unit, normalise
@@ -55,6 +59,57 @@ def test_an_image_of_its_own_generator_can_be_drawn_again_alone(pipe, voice):
     together = pixels(pipe(voice, 3, generator=[seeded(i) for i in range(3)]))
     alone = pixels(pipe(voice, 1, generator=[seeded(2)]))
     assert np.abs(together[2].astype(int) - alone[0]).max() <= 1  # the batch's size moves the last bit of a float
+
+
+@pytest.fixture(scope="module")
+def adapted(tiny_profile, tmp_path_factory):
+    """The tiny profile with another aligner and adapters that do something, as Stage II writes them."""
+    folder = tmp_path_factory.mktemp("adapted")
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        aligner = Aligner(16, 8, 512)
+    aligner.save_pretrained(folder / "aligner")
+    prior = Prior.from_folder(tiny_profile.prior)
+    add_lora(prior, rank=2, alpha=3.0, generator=seeded())
+    for name, parameter in lora_parameters(prior).items():
+        if "lora_B" in name:
+            parameter.data.normal_(generator=seeded(len(name)))
+    save_lora(prior, folder / "lora")
+    return replace(tiny_profile, adapted=folder), aligner.eval(), prior.requires_grad_(False)
+
+
+def test_faces_are_drawn_by_what_stage_two_made(adapted, pipe, voice):
+    profile, aligner, prior = adapted
+    second, first = Vox2FacePipeline.from_profile(profile), Vox2FacePipeline.from_profile(profile, stage=1)
+    assert (profile.last_stage, replace(profile, adapted=None).last_stage) == ("adapted", "aligner")
+    windows = clips(read_audio(voice))
+    identity, _ = second.identify(windows)
+    embedded = second.speech_encoder.embed(windows).mean(dim=0)
+    torch.testing.assert_close(identity, aligner(embedded), atol=1e-3, rtol=0)
+    assert (identity - pipe.aligner(embedded)).abs().max() > 1e-2
+    expected = prior.sample(identity[None], num_steps=2, guidance=2.0, generator=seeded(3))
+    found = second.prior.sample(identity[None], num_steps=2, guidance=2.0, generator=seeded(3))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
+    plain = pipe.prior.sample(identity[None], num_steps=2, guidance=2.0, generator=seeded(3))
+    assert (found - plain).abs().max() > 1e-2
+    assert np.array_equal(pixels(first(voice, 1, generator=seeded())), pixels(pipe(voice, 1, generator=seeded())))
+
+
+def test_fused_adapters_leave_a_plain_prior(adapted, voice, tmp_path):
+    pipe = Vox2FacePipeline.from_profile(adapted[0], stage=2)
+    assert not lora_parameters(pipe.prior)
+    plain = Prior.from_folder(adapted[0].prior).state_dict()
+    assert pipe.prior.state_dict().keys() == plain.keys()
+    pipe.save_pretrained(tmp_path)
+    again = Vox2FacePipeline.from_pretrained(tmp_path)
+    assert np.array_equal(pixels(again(voice, 1, generator=seeded())), pixels(pipe(voice, 1, generator=seeded())))
+
+
+def test_stage_two_is_missing_where_it_was_asked_for(tiny_profile, tmp_path):
+    with pytest.raises(InputError, match="adapted: the tiny profile has none"):
+        Vox2FacePipeline.from_profile(replace(tiny_profile, name="tiny", adapted=None), stage=2)
+    with pytest.raises(InputError, match="nowhere"):
+        Vox2FacePipeline.from_profile(replace(tiny_profile, adapted=tmp_path / "nowhere"), stage=2)
 
 
 def test_more_images_than_fit_at_once(pipe, voice):

@@ -105,7 +105,7 @@ def measured(row: Ablation, seed: int, plan: Plan) -> pd.DataFrame:
     """Train, draw and measure one system with one seed, if that was not done before."""
     import pandas as pd
 
-    folder = plan.folder / f"{_slug(row.system)}-{seed}"
+    folder = plan.folder / f"{slug(row.system)}-{seed}"
     done, told = folder / "persons.csv", folder / "plan.json"
     common = {name: getattr(plan, name) for name in ("steps", "persons", "drawn_steps", "varied", "split")}
     wanted = {**common, "profile": repr(plan.profile), "row": repr(row), "seed": seed}
@@ -201,7 +201,7 @@ def open_bench(plan: Plan) -> Bench:
 
 def _guidance(row: Ablation, seed: int, plan: Plan, drawn: Callable[[float], np.ndarray], validation: Pairs) -> float:
     """The scale under which the validation persons' faces are likest, found with the first seed and then kept."""
-    path = plan.folder / f"{_slug(row.system)}-guidance.json"
+    path = plan.folder / f"{slug(row.system)}-guidance.json"
     if not path.exists():
         if seed:
             raise InputError(f"{path}: missing; run seed 0 of {row.system} first, which chooses the guidance")
@@ -219,11 +219,11 @@ def _share(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def _slug(name: str) -> str:
+def slug(name: str) -> str:
     """A name as a folder's.
 
     Example:
-        >>> _slug("teacher, z_t other")
+        >>> slug("teacher, z_t other")
         'teacher-z_t-other'
     """
     kept: Iterable[str] = (letter if letter.isalnum() or letter == "_" else "-" for letter in name.replace("w/o", "no"))

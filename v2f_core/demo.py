@@ -69,7 +69,7 @@ def demo(out: str | Path = "outputs/demo", profile: str | Profile | None = None,
     began = time.perf_counter()
     manifest = open_dataset(chosen)
     pipe = Vox2FacePipeline.from_profile(chosen)
-    weights = {part: folder_hash(chosen.part(part)) for part in (chosen.encoder, "aligner", "prior")}
+    weights = {part: folder_hash(chosen.part(part)) for part in (chosen.encoder, chosen.last_stage, "prior")}
     made = {"weights_sha256": weights, "guidance": pipe.config["guidance"], "steps": pipe.config["num_steps"]}
     voices, faces = stored(chosen, manifest)
     training, test = (pair_up(manifest, voices, faces, split) for split in ("train", "test"))

@@ -70,7 +70,7 @@ def generate(
     from v2f_core.pipeline import Vox2FacePipeline
 
     logging.disable_progress_bar()  # the bar over loading weights is no news to who asks for faces
-    weights = {part: folder_hash(chosen.part(part)) for part in (chosen.encoder, "aligner", "prior")}
+    weights = {part: folder_hash(chosen.part(part)) for part in (chosen.encoder, chosen.last_stage, "prior")}
     pipe = pipeline or Vox2FacePipeline.from_profile(chosen)
     loaded = time.perf_counter()
     seeds = [seed + i for i in range(num_images)]

@@ -20,6 +20,7 @@ from PIL.Image import Image
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from v2f_core.diffusion.lora import fuse_lora
 from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
@@ -110,14 +111,26 @@ class Vox2FacePipeline(DiffusionPipeline):
         self.speech_folder = None if speech_folder is None else Path(speech_folder)
 
     @classmethod
-    def from_profile(cls, profile: str | Profile | None = None, device: str = "cpu") -> Vox2FacePipeline:
+    def from_profile(
+        cls, profile: str | Profile | None = None, device: str = "cpu", stage: int | None = None
+    ) -> Vox2FacePipeline:
         """The pipeline of a profile's parts.
 
+        Args:
+            profile: name of a profile, or a profile.
+            device: where to put it.
+            stage: 1 for Stage I's aligner and the prior as it is, 2 for what Stage II made of both; without one the
+                last that is there.
         Raises:
             InputError: no such profile, or a part of it is missing or damaged.
         """
         chosen = profile if isinstance(profile, Profile) else load_profile(profile)
         prior = Prior.from_folder(chosen.part("prior"))
+        aligner = chosen.part({None: chosen.last_stage, 1: "aligner", 2: "adapted"}[stage])
+        if aligner == chosen.adapted:
+            if (aligner / "lora").is_dir():
+                fuse_lora(prior, aligner / "lora")
+            aligner = aligner / "aligner"
         speech_folder = chosen.part(chosen.encoder)
         pipe = cls(
             prior.vae,
@@ -126,7 +139,7 @@ class Vox2FacePipeline(DiffusionPipeline):
             prior.unet,
             prior.scheduler,
             load_encoder(chosen.encoder, speech_folder, chosen.ast_frames, chosen.ast_positions),
-            Aligner.from_pretrained(chosen.part("aligner")),
+            Aligner.from_pretrained(aligner),
             chosen.encoder,
             chosen.guidance,
             chosen.steps,

@@ -20,7 +20,7 @@ MINI_ASSETS = Path(__file__).parent / "mini" / "assets"
 RESTORE = "get it again (git checkout -- v2f_core/mini/assets, or reinstall v2f-core)"
 UNTRAINED = "this version has no weights of it; python -m v2f_core.mini.build makes them"
 PARTS = ("ast", "ecapa", "faces", "prior", "judge", "aligner")
-OPTIONAL = ("scorer",)  # a second face pack, which the prior was not conditioned on
+OPTIONAL = ("scorer", "adapted")
 
 
 def _read_only(settings: dict[str, Any]) -> MappingProxyType[str, Any]:
@@ -42,6 +42,8 @@ class Profile:
         ast, ecapa, faces, prior, judge, aligner: folders, in the form of `ASTModel`, of speechbrain, of an insightface
             pack, of Stable Diffusion, of the judge and of the aligner.
         scorer: folder of a second insightface pack, for scoring what the first conditioned; None if there is none.
+        adapted: folder of Stage II, with ``aligner`` and, where adapters were trained, ``lora``; faces are drawn with
+            it where it is there, else with Stage I's aligner and the prior as it is.
         dataset_is_packed: ``dataset`` holds the archives that the root is unpacked from at first use.
         encoder: the default speaker encoder, "ast" or "ecapa".
         ast_frames, ast_positions: how many 10 ms frames AST's position embeddings are shortened to, and how ("cut" or
@@ -50,6 +52,8 @@ class Profile:
         guidance: classifier-free guidance scale of the sampler.
         steps: steps of DPM-Solver++.
         stage1: settings of Stage I other than the defaults of `Stage1Settings`.
+        finetune: those of Stage I from waveforms other than the defaults of `FinetuneSettings`; under "identity" what
+            differs from ``stage1``.
         stage2: settings of Stage II other than the defaults of `Stage2Settings`; under "consistency" those of L_self.
         published: the parts are others' published weights (see `v2f_core.origins`): taken from the hub's cache where
             they lie there whole; their hashes are written down at their first use.
@@ -69,6 +73,7 @@ class Profile:
     judge: Path
     aligner: Path
     scorer: Path | None = None
+    adapted: Path | None = None
     dataset_is_packed: bool = False
     encoder: str = "ast"
     ast_frames: int | None = None
@@ -77,6 +82,7 @@ class Profile:
     guidance: float = 3.0
     steps: int = 25
     stage1: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    finetune: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     stage2: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     published: bool = False
 
@@ -110,6 +116,14 @@ class Profile:
             raise InputError(f"{damaged[0]}: differs from its hash in {HASHES}; {self.remedy(name)}")
         return folder
 
+    @property
+    def last_stage(self) -> str:
+        """Whose weights draw: "adapted" where Stage II's are there, or should be, else "aligner", Stage I's."""
+        folder = self.adapted
+        if folder is None or not (folder.is_dir() or ((folder.parent / HASHES).is_file() and self.ships("adapted"))):
+            return "aligner"
+        return "adapted"
+
     def ships(self, name: str) -> bool:
         """Whether the hashes beside a part's folder list files of it: what a checkout should therefore hold."""
         folder: Path = getattr(self, name)
@@ -126,7 +140,8 @@ class Profile:
             from v2f_core.weights import how_to_get
 
             return f"{how_to_get(name)}; or set V2F_FULL to the folder that holds it"
-        return "train it (python -m v2f_core stage1) and put it there, or set V2F_FULL to the folder that holds it"
+        stage = "stage2" if name == "adapted" else "stage1"
+        return f"train it (python -m v2f_core {stage}) and put it there, or set V2F_FULL to the folder that holds it"
 
 
 def cache_folder() -> Path:
@@ -152,6 +167,7 @@ def _parts_in(root: Path, name: str, image_size: int, dataset: Path, **settings:
         prior=root / "prior",
         judge=root / "judge",
         aligner=root / "aligner",
+        adapted=root / "adapted",
         **settings,
     )
 
@@ -173,6 +189,11 @@ def _mini() -> Profile:
         "fixed_centroids": True,
         "evaluate_every": 25,
     }
+    # Not tuned: a fair share of what Stage I costs, at a rate that an aligner of Stage I survives.
+    finetune = {
+        "learning_rate_encoder": 1e-4,
+        "identity": {"steps": 200, "batch": 32, "learning_rate": 5e-4, "evaluate_every": 50},
+    }
     # Not tuned yet; the paper's rate of 1e-6 moves nothing in a few hundred steps.
     stage2 = {
         "steps": 300,
@@ -190,6 +211,7 @@ def _mini() -> Profile:
         dataset_is_packed=True,
         guidance=2.0,  # chosen on validation persons, see GUIDANCES in build/prior_report.py
         stage1=MappingProxyType(stage1),
+        finetune=MappingProxyType(finetune),
         stage2=MappingProxyType(stage2),
     )
 

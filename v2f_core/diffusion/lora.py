@@ -191,6 +191,30 @@ def load_lora(prior: Prior, folder: str | Path) -> None:
         layer.copy_(weights[key])
 
 
+def fuse_lora(prior: Prior, folder: str | Path) -> None:
+    """Add what `save_lora` wrote into the weights for good: a plain prior again, for drawing.
+
+    Raises:
+        InputError: see `load_lora`.
+
+    Example:
+        >>> prior = Prior.from_folder("my_prior")  # doctest: +SKIP
+        >>> fuse_lora(prior, "runs/stage2/lora")  # doctest: +SKIP
+        >>> lora_parameters(prior)  # doctest: +SKIP
+        {}
+    """
+    from diffusers.utils.peft_utils import recurse_remove_peft_layers
+
+    load_lora(prior, folder)
+    for layer in _adapted_layers(prior):
+        layer.merge(safe_merge=True)
+    for part in TARGETS:
+        net: Any = getattr(prior, part)
+        recurse_remove_peft_layers(net)
+        del net.peft_config
+        net._hf_peft_config_loaded = False
+
+
 def _adapted_layers(model: nn.Module) -> list[Any]:
     from peft.tuners.lora import LoraLayer
 

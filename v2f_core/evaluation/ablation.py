@@ -7,10 +7,13 @@ how much the seeds differ stands apart. Gains are paired: the same persons, the 
 from __future__ import annotations
 
 import gzip
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Float
 
 from v2f_core.errors import InputError
 from v2f_core.evaluation import metrics
@@ -137,6 +140,32 @@ def summary(tidy: pd.DataFrame, against: str = WITHOUT, resamples: int = 2000) -
             {"system": system, "metric": metric, "seeds": len(part), "value": part.value.mean(), "seed sd": spread}
         )
     return pd.DataFrame(rows)
+
+
+def as_diverse(
+    base: Sequence[Mapping[str, Float[np.ndarray, " n"]]], diversity: float
+) -> dict[str, Float[np.ndarray, " n"]] | None:
+    """What a system's persons would have where its faces are just so diverse: fairly compared with another system.
+
+    Args:
+        base: the system's values of every person by measure, "diversity" among them, under several guidance scales.
+        diversity: the mean wanted.
+    Returns:
+        the mixture of the two scales between which it lies; None where it lies beyond all.
+
+    Example:
+        >>> wide = {"diversity": np.array([0.4, 0.6]), "cosine": np.array([0.1, 0.2])}
+        >>> tight = {"diversity": np.array([0.1, 0.3]), "cosine": np.array([0.3, 0.4])}
+        >>> as_diverse([wide, tight], 0.35)["cosine"].round(3).tolist()
+        [0.2, 0.3]
+    """
+    ordered = sorted(base, key=lambda values: float(values["diversity"].mean()))
+    for less, more in pairwise(ordered):
+        low, high = less["diversity"].mean(), more["diversity"].mean()
+        if low <= diversity <= high:
+            share = (diversity - low) / (high - low)
+            return {name: (1 - share) * less[name] + share * more[name] for name in less}
+    return None
 
 
 def markdown(table: pd.DataFrame, metrics: tuple[str, ...]) -> str:

@@ -1,8 +1,8 @@
 """The ablations as data: which systems each table compares, and what each is trained with.
 
 A system is a start (which Stage I) and what Stage II does to it. All systems of a table take the same number of Stage
-II steps, so that none wins by longer training. The four losses have other scales; λ_self is such that φ gets about as
-long a gradient from L_self as from L_id when Stage II begins (benchmarks/gradients.py), and is not tuned further.
+II steps, so that none wins by longer training. λ_self is such that φ gets about as long a gradient from L_self as from
+L_id when Stage II begins, and is not tuned further.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from v2f_core.diffusion.consistency_settings import ConsistencySettings
 from v2f_core.errors import InputError
 from v2f_core.training.stage1 import Stage1Settings
-from v2f_core.training.stage2_settings import Stage2Settings, from_profile
+from v2f_core.training.stage2_settings import BALANCED, Stage2Settings, from_profile
 
 if TYPE_CHECKING:
     from v2f_core.profiles import Profile
@@ -30,7 +31,7 @@ class Ablation:
         system: its name, one a table.
         regression: Stage I by cosine regression alone ("CosReg" of Table 4), not by L_id.
         stage2: Stage II's settings other than the profile's; no λ_self is "w/o DSC".
-        consistency: L_self's settings other than the profile's.
+        consistency: L_self's settings; the rest as in `ConsistencySettings`.
         speech: the speech goes straight into the condition ("w/o ArcFace"): no identity, and no Stage II.
         draws: faces of which the one most like ẑ is kept.
 
@@ -70,15 +71,12 @@ class Ablation:
             plain,
             **self.stage2,
             identity=self.identity(profile, seed),
-            consistency=replace(plain.consistency, **self.consistency),
+            consistency=ConsistencySettings(**self.consistency),
         )
 
 
-LAMBDA = {"paper": 1000.0, "denoise": 1000.0, "teacher": 1000.0, "contrast": 10.0, "cycle": 100.0}
-
-
 def _of(mode: str, system: str = "", regression: bool = False, rank: int = 0, **consistency: Any) -> Ablation:
-    stage2 = {"weight_self": LAMBDA[mode]} | ({"rank": rank, "alpha": float(rank)} if rank else {})
+    stage2 = {"weight_self": BALANCED[mode]} | ({"rank": rank, "alpha": float(rank)} if rank else {})
     return Ablation(system or mode, regression, stage2, {"mode": mode, **consistency})
 
 
@@ -86,13 +84,14 @@ GENERATED: Mapping[str, Any] = MappingProxyType({"z_t_from": "generated", "gener
 
 TABLES: Mapping[str, tuple[Ablation, ...]] = MappingProxyType(
     {
-        # Table 4 of the paper
+        # Table 4 of the paper, and what did best on validation persons
         "table4": (
             Ablation("w/o ArcFace", speech=True),
             Ablation("CosReg", regression=True),
             _of("paper", "CosReg + DSC", regression=True),
             Ablation(WITHOUT),
             _of("paper"),
+            _of("cycle", "cycle, φ alone", trains="aligner", **GENERATED),
         ),
         # the other critics, and what needs none
         "modes": (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from v2f_core.diffusion.consistency_settings import ConsistencySettings
@@ -63,12 +64,18 @@ class Stage2Settings:
             )
 
 
+# The losses have other scales: with these λ_self φ gets about as long a gradient from L_self as from the L_id of the
+# mini profile when Stage II begins (benchmarks/gradients.py, results/gradients.csv).
+BALANCED = MappingProxyType({"paper": 1000.0, "denoise": 1000.0, "teacher": 1000.0, "contrast": 10.0, "cycle": 100.0})
+
+
 def from_profile(profile: Profile, seed: int = 0, mode: str | None = None, steps: int | None = None) -> Stage2Settings:
     """A profile's settings of Stage II, with its Stage I's L_id.
 
     Args:
         seed: of everything that is drawn.
-        mode, steps: in place of the profile's.
+        mode: in place of the profile's; then the rest of L_self is as the mode has it by default, and λ_self balanced.
+        steps: in place of the profile's.
     Raises:
         InputError: a setting makes no sense.
 
@@ -79,8 +86,9 @@ def from_profile(profile: Profile, seed: int = 0, mode: str | None = None, steps
     """
     given: dict[str, Any] = {**profile.stage2, "seed": seed}
     chosen = dict(given.pop("consistency", {}))
-    if mode:
-        chosen["mode"] = mode
+    if mode and mode != chosen.get("mode"):
+        chosen = {"mode": mode}
+        given["weight_self"] = BALANCED[mode]
     if steps:
         given["steps"] = steps
     identity, consistency = Stage1Settings(**profile.stage1), ConsistencySettings(**chosen)
