@@ -179,11 +179,12 @@ def test_contrast_by_hand(prior, arcface, faces, monkeypatch):
             torch.testing.assert_close(terms.each[i], -torch.log_softmax(-r / 0.05, 0)[0], atol=1e-4, rtol=1e-3)
 
 
-def test_the_cycle_and_its_gradient_by_hand(prior, arcface, faces, monkeypatch):
-    """The face of P(ẑ) is compared with ẑ, which as the target is a constant."""
+@pytest.mark.parametrize("mode", ["cycle", "likeness"])
+def test_how_a_drawn_face_is_recognised_and_its_gradient_by_hand(mode, prior, arcface, faces, monkeypatch):
+    """The face of P(ẑ) is compared with ẑ, which as the target is a constant, or with the speaker's own."""
     wake(prior)
     spy, identity = Spy(prior, monkeypatch), unit(BATCH, 3).requires_grad_()
-    settings = ConsistencySettings("cycle", z_t_from="generated", generated_steps=2, t_max=500)
+    settings = ConsistencySettings(mode, z_t_from="generated", generated_steps=2, t_max=500)
     terms = SelfConsistency(prior, arcface, settings)(identity, faces, seeded(4))
     terms.loss.backward()
     z_0, noise, t = spy.noised[-1]
@@ -198,7 +199,7 @@ def test_the_cycle_and_its_gradient_by_hand(prior, arcface, faces, monkeypatch):
         z_t = prior.add_noise(z_0, noise, t)
         x0 = prior.one_step_x0(z_t, t, prior.predict(z_t, t, prior.condition(z)))
         seen = arcface(align_batch(prior.decode(x0), points))
-        return 1 - F.cosine_similarity(seen, identity.detach())
+        return 1 - F.cosine_similarity(seen, identity.detach() if mode == "cycle" else faces.z_arc)
 
     z = identity.detach().requires_grad_()
     torch.testing.assert_close(terms.each, by_hand(z).detach(), atol=1e-6, rtol=1e-4)
@@ -420,6 +421,7 @@ def toys():
         {"mode": "denoise", "weight": "quadratic", "condition_dropout": 0.4},
         {"mode": "teacher", "weight": "one_minus_alpha", "condition_dropout": 0.4},
         {"mode": "contrast", "trains": "aligner", "temperature": 0.3, "negatives": 2},
+        {"mode": "likeness", "x0_steps": 2},
     ],
     ids=str,
 )

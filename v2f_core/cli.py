@@ -109,7 +109,7 @@ def stage2(
     out: Annotated[Path, typer.Option(help="Folder for aligner, LoRA and histories.")] = Path("runs/stage2"),
     aligner: Annotated[Path | None, typer.Option(help="Folder of Stage I's aligner; else the profile's.")] = None,
     mode: Annotated[
-        Literal["paper", "denoise", "teacher", "contrast", "cycle"] | None,
+        Literal["paper", "denoise", "teacher", "contrast", "cycle", "likeness"] | None,
         typer.Option(help="Which L_self; else the profile's."),
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps; else the profile's.")] = None,

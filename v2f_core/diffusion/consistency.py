@@ -1,6 +1,6 @@
 """Diffusion self-consistency L_self (Eq. 11-14): a frozen generator as the critic of a predicted identity.
 
-A face is noised, the UNet looks at it under ẑ, and what it says is compared with a target; the five ways to do so stand
+A face is noised, the UNet looks at it under ẑ, and what it says is compared with a target; the six ways to do so stand
 in :mod:`v2f_core.diffusion.strategies`, everything that the paper leaves open in
 :class:`~v2f_core.diffusion.consistency_settings.ConsistencySettings`. UNet passes an example (counted for any
 setting by ``settings.unet_passes()``; g: with gradient, about three times the work):
@@ -13,6 +13,7 @@ denoise   1 g
 teacher   1 g + 1
 contrast  (K + 1) g + 1      K negatives and null
 cycle     k g                x̂0 in k steps, VAE, f_arc, all with gradient
+likeness  k g                the same
 ========  =================  =============================================================
 
 ``anchor`` costs 1 more, ``z_t_from="generated"`` its solver steps.
@@ -62,7 +63,7 @@ class ConsistencyTerms(NamedTuple):
         loss: the mean of w(t) times the examples' losses.
         each: the examples' losses before w(t), without gradient.
         t: their timesteps.
-        z_self: what f_arc recognises in x̂0, in modes "paper" and "cycle".
+        z_self: what f_arc recognises in x̂0, in modes "paper", "cycle" and "likeness".
     """
 
     loss: Float[Tensor, ""]

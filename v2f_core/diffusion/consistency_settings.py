@@ -8,7 +8,7 @@ from v2f_core.diffusion.timesteps import WEIGHTS
 from v2f_core.errors import InputError
 
 CHOICES = {
-    "mode": ("paper", "denoise", "teacher", "contrast", "cycle"),
+    "mode": ("paper", "denoise", "teacher", "contrast", "cycle", "likeness"),
     "identity_from": ("predicted", "true"),
     "z_t_from": ("real", "other", "generated"),
     "detach": ("branch", "condition", "nothing"),
@@ -82,8 +82,8 @@ class ConsistencySettings:
             raise InputError(f"anchor={self.anchor}: expected a weight of at least 0")
         if self.identity_from == "true" and self.trains != "lora":
             raise InputError(f"identity_from='true' with trains={self.trains!r}: z_arc tells φ nothing; give 'lora'")
-        if self.mode == "cycle" and self.condition_dropout:
-            raise InputError("mode='cycle' with condition_dropout: under null nobody was asked for; give 0")
+        if self.mode in ("cycle", "likeness") and self.condition_dropout:
+            raise InputError(f"mode={self.mode!r} with condition_dropout: under null nobody was asked for; give 0")
         if self.mode in ("denoise", "contrast") and self.z_t_from != "real":
             raise InputError(
                 f"mode={self.mode!r} with z_t_from={self.z_t_from!r}: this residual is of the speaker's own face; "
@@ -100,8 +100,8 @@ class ConsistencySettings:
     def unet_passes(self) -> tuple[int, int]:
         """UNet passes an example: (those that gradient goes back through, those without).
 
-        One with gradient costs about three without. The text encoder and, for ``paper`` and ``cycle``, one VAE decoding
-        and one f_arc come on top.
+        One with gradient costs about three without. The text encoder and, for ``paper``, ``cycle`` and ``likeness``,
+        one VAE decoding and one f_arc come on top.
 
         Example:
             >>> for mode in CHOICES["mode"]:
@@ -111,6 +111,7 @@ class ConsistencySettings:
             teacher (1, 1)
             contrast (4, 1)
             cycle (1, 0)
+            likeness (1, 0)
         """
         more = self.x0_steps - 1
         # with c_self detached, only adapters can take a gradient from the second branch
@@ -119,6 +120,7 @@ class ConsistencySettings:
             "denoise": (1, 0),
             "teacher": (1, 1),
             "cycle": (more + 1, 0),
+            "likeness": (more + 1, 0),
             "paper": (more + 2, 0) if self.detach == "nothing" else (1 + second, more + 1 - second),
             # the negatives' gradient is φ's alone; null has none
             "contrast": (1, self.negatives + 1) if self.trains == "lora" else (self.negatives + 1, 1),

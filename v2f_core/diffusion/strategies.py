@@ -1,4 +1,4 @@
-"""Five readings of diffusion self-consistency: what a UNet can say about whether ẑ fits a face.
+"""Six readings of diffusion self-consistency: what a UNet can say about whether ẑ fits a face.
 
 Each strategy gets a `Look`, one noised face a speaker, and the `Asked`, who they are said to be and what the UNet says
 to it; it gives the loss of each example before w(t). Squared norms are means over the latent's dimensions, so that a
@@ -11,6 +11,8 @@ loss does not grow with the image.
 - ``contrast``: −log softmax_j(−r_j/τ) of the residuals r_j under P(ẑ_i), P(ẑ_j) of same-sex speakers, and null.
 - ``cycle``: 1 − cos(f_arc(decode(x̂0)), sg ẑ), our addition: the face is to be recognised as who was asked for. It needs
   no true face where z_t is generated; what f_arc is fooled by is its trivial optimum: read a second scorer.
+- ``likeness``: 1 − cos(f_arc(decode(x̂0)), z_arc), our addition: not self-consistency but the cosine term of L_id seen
+  through the prior, so that φ is told what its ẑ looks like when it is drawn.
 
 ``anchor`` adds what the adapters changed, ‖ε_{θ+ψ}(z_t, P(ẑ)) − ε_θ(z_t, P(ẑ))‖², to any of them.
 """
@@ -153,6 +155,12 @@ def cycle(look: Look, asked: Asked) -> Result:
     return 1 - (z_self * asked.identity.detach()).sum(dim=1), z_self.detach()
 
 
+def likeness(look: Look, asked: Asked) -> Result:
+    """How unlike the speaker the face is, as f_arc sees it."""
+    z_self = look.recognise(asked.prediction, asked.c_gen)
+    return 1 - (z_self * asked.z_arc).sum(dim=1), z_self.detach()
+
+
 def contrast(look: Look, asked: Asked) -> Result:
     """Whether the face is told better under its own ẑ than under others'.
 
@@ -178,6 +186,7 @@ STRATEGIES: dict[str, Strategy] = {
     "teacher": teacher,
     "contrast": contrast,
     "cycle": cycle,
+    "likeness": likeness,
 }
 
 

@@ -84,7 +84,7 @@ GENERATED: Mapping[str, Any] = MappingProxyType({"z_t_from": "generated", "gener
 
 TABLES: Mapping[str, tuple[Ablation, ...]] = MappingProxyType(
     {
-        # Table 4 of the paper, and what did best on validation persons
+        # Table 4 of the paper, and what looked best on validation persons
         "table4": (
             Ablation("w/o ArcFace", speech=True),
             Ablation("CosReg", regression=True),
@@ -92,6 +92,7 @@ TABLES: Mapping[str, tuple[Ablation, ...]] = MappingProxyType(
             Ablation(WITHOUT),
             _of("paper"),
             _of("cycle", "cycle, φ alone", trains="aligner", **GENERATED),
+            _of("likeness", "likeness, φ alone", trains="aligner", **GENERATED),
         ),
         # the other critics, and what needs none
         "modes": (

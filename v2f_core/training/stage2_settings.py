@@ -66,7 +66,9 @@ class Stage2Settings:
 
 # The losses have other scales: with these λ_self φ gets about as long a gradient from L_self as from the L_id of the
 # mini profile when Stage II begins (benchmarks/gradients.py, results/gradients.csv).
-BALANCED = MappingProxyType({"paper": 1000.0, "denoise": 1000.0, "teacher": 1000.0, "contrast": 10.0, "cycle": 100.0})
+BALANCED = MappingProxyType(
+    {"paper": 1000.0, "denoise": 1000.0, "teacher": 1000.0, "contrast": 10.0, "cycle": 100.0, "likeness": 100.0}
+)
 
 
 def from_profile(profile: Profile, seed: int = 0, mode: str | None = None, steps: int | None = None) -> Stage2Settings:
