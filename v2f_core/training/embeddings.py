@@ -29,6 +29,7 @@ from torch import Tensor
 from v2f_core.errors import InputError
 from v2f_core.files import atomic_write
 from v2f_core.provenance import folder_hash
+from v2f_core.training.processes import own_device
 from v2f_core.training.reading import Decoder, as_is, read_ahead
 
 if TYPE_CHECKING:
@@ -234,8 +235,7 @@ def stored(
     from v2f_core.profiles import cache_folder
     from v2f_core.speech.encoders import load_encoder
 
-    if device == "cuda" and "LOCAL_RANK" in os.environ:
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
+    device = own_device(device)
     speech, pack = profile.part(profile.encoder), profile.part("faces")
     heard = f"{profile.clip_seconds}" + (f" {profile.ast_frames} {profile.ast_positions}" if profile.ast_frames else "")
     listing = "\n".join([folder_hash(speech), folder_hash(pack), heard, *manifest.table.path])

@@ -17,6 +17,7 @@ from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.contrast import InfoNCE
 from v2f_core.identity.losses import AMSoftmax, ArcFaceLoss, IdentityLoss, IdentityTerms
 from v2f_core.identity.sphere import mean_direction
+from v2f_core.training.processes import average_gradients, gather, join, own_device, wait
 
 if TYPE_CHECKING:
     from v2f_core.data.manifest import Manifest
@@ -165,6 +166,9 @@ def train(
     in. Each best aligner so far is written to ``folder`` with ``history.csv`` beside it, so that a kill costs at most
     what came after. The same settings and seed on the same machine give the same bytes.
 
+    Under ``accelerate launch`` the processes share each batch and compute its loss together: what one alone would get,
+    but for rounding and for what dropout drops. Rows that cannot be shared evenly are left out.
+
     Args:
         training, validation: persons of two splits.
         settings: see :class:`Stage1Settings`.
@@ -177,8 +181,11 @@ def train(
     import pandas as pd
     from tqdm import trange
 
-    folder = Path(folder)
-    generator = torch.Generator().manual_seed(settings.seed)
+    folder, device = Path(folder), own_device(device)
+    process, processes = join(device)
+    if processes > min(settings.batch, len(training.persons)):
+        raise InputError(f"{processes} processes: there are fewer rows in a batch; start fewer")
+    generator = torch.Generator().manual_seed(settings.seed)  # every process draws the same
     training, validation = training.to(device), validation.to(device)
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)  # initial weights and dropout read the global generator
@@ -189,14 +196,19 @@ def train(
         parameters = [*aligner.parameters(), *loss.parameters()]
         optimiser = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.steps)
+        if process:
+            torch.manual_seed(settings.seed + process)  # dropout differs between the shares of a batch
         history: list[dict[str, float]] = []
         best = float("inf")
-        with trange(1, settings.steps + 1, desc="Stage I", unit="step", mininterval=1.0) as bar:
+        with trange(1, settings.steps + 1, desc="Stage I", unit="step", mininterval=1.0, disable=bool(process)) as bar:
             for step in bar:
                 voice, face, label = training.draw(settings.batch, settings.windows, generator)
-                terms = loss(aligner(voice), face, label)
+                share = len(label) // processes
+                identity = gather(aligner(voice[process * share : (process + 1) * share]))
+                terms = loss(identity, face[: len(identity)], label[: len(identity)])
                 optimiser.zero_grad()
                 terms.total.backward()
+                average_gradients(parameters)
                 optimiser.step()
                 schedule.step()
                 if step % settings.evaluate_every and step != settings.steps:
@@ -204,6 +216,8 @@ def train(
                 score = validate(aligner, validation, validation_loss)
                 history.append({"step": step, "lr": float(schedule.get_last_lr()[0]), **_row("train", terms), **score})
                 bar.set_postfix(train=history[-1]["train_total"], val=score["val_total"])
+                if process:
+                    continue
                 if score["val_total"] < best:
                     best = score["val_total"]
                     learned = {"settings": asdict(settings), "persons": len(training.persons), "step": step}
@@ -211,6 +225,7 @@ def train(
                     aligner.save_pretrained(folder, made)
                 with atomic_write(folder / HISTORY_NAME) as temporary:
                     pd.DataFrame(history).to_csv(temporary, index=False, float_format="%.6g")
+    wait()
     return Aligner.from_pretrained(folder)
 
 

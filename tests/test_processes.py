@@ -1,0 +1,148 @@
+"""Two real processes share a batch and get the loss, the gradients and the training of one."""
+
+import os
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file
+from torch import nn
+
+from v2f_core.errors import InputError
+from v2f_core.identity.contrast import InfoNCE
+from v2f_core.identity.losses import AMSoftmax, IdentityLoss
+from v2f_core.identity.sphere import normalise
+from v2f_core.training import stage1
+from v2f_core.training.processes import average_gradients, gather, only_one
+from v2f_core.training.stage1 import Pairs, Stage1Settings
+
+PERSONS, VOICE, FACE = 12, 6, 10
+LABEL = torch.tensor([0, 1, 2, 3, 4, 4, 5, 6])  # a person of both processes' shares: no negative of herself
+SETTINGS = Stage1Settings(
+    steps=6, batch=8, learning_rate=1e-2, hidden_width=8, dropout=0.0, evaluate_every=3, weight_relational=1.0
+)
+
+
+def draw(*shape, seed):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def parts():
+    """A small map from voices to identities, and a loss with all its terms and class vectors of its own."""
+    net = nn.Linear(VOICE, FACE)
+    with torch.no_grad():
+        net.weight.copy_(draw(FACE, VOICE, seed=1))
+        net.bias.copy_(draw(FACE, seed=2))
+    classes = AMSoftmax(PERSONS, FACE, scale=8.0, margin=0.2, generator=torch.Generator().manual_seed(3))
+    contrast = InfoNCE(temperature=0.2, two_sided=True, duplicate_above=0.3, duplicate_weight=0.5)
+    return net, IdentityLoss(classes, contrast, 1.0, 1.0, 1.0, 1.0)
+
+
+def loss_and_gradients(rank, processes):
+    """The loss of one batch of 8, of which this process maps its share, and the gradients of all parameters."""
+    net, loss = parts()
+    voice, face = draw(8, VOICE, seed=4), normalise(draw(8, FACE, seed=5))
+    share = 8 // processes
+    identity = gather(net(voice[rank * share : (rank + 1) * share]))
+    total = loss(identity, face, LABEL).total
+    total.backward()
+    parameters = [*net.parameters(), *loss.parameters()]
+    average_gradients(parameters)
+    return [total.detach(), *(parameter.grad for parameter in parameters)]
+
+
+def pairs(persons, seed):
+    return Pairs(
+        persons=[f"P{i}" for i in range(persons)],
+        sexes=["f" if i % 2 else "m" for i in range(persons)],
+        voice=draw(2 * persons, VOICE, seed=seed),
+        voice_start=torch.arange(0, 2 * persons + 1, 2),
+        face=normalise(draw(persons, FACE, seed=seed + 1)),
+        face_start=torch.arange(persons + 1),
+    )
+
+
+def train(folder):
+    return stage1.train(pairs(PERSONS, 10), pairs(5, 20), SETTINGS, folder, {})
+
+
+def one_of_two(rank: int, folder: str) -> None:
+    """What each of the two processes does; the other is met through a file, no port is needed."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    torch.save(loss_and_gradients(rank, 2), Path(folder) / f"{rank}.pt")
+    trained = train(Path(folder) / "stage1")
+    torch.save(trained.state_dict(), Path(folder) / f"trained-{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """The folder in which two processes left what they found."""
+    folder = tmp_path_factory.mktemp("two")
+    torch.multiprocessing.spawn(one_of_two, (str(folder),), nprocs=2)
+    return folder
+
+
+def test_two_processes_give_the_loss_and_the_gradients_of_one(two):
+    alone = loss_and_gradients(0, 1)
+    for rank in range(2):
+        shared = torch.load(two / f"{rank}.pt", weights_only=True)
+        assert len(shared) == len(alone) == 4
+        for ours, theirs in zip(shared, alone, strict=True):
+            torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_without_the_other_half_s_negatives_the_loss_is_another():
+    """What the gathering is for: the mean over the halves is not the loss of the whole."""
+    net, loss = parts()
+    voice, face = draw(8, VOICE, seed=4), normalise(draw(8, FACE, seed=5))
+    halves = [loss(net(voice[half]), face[half], LABEL[half]).info_nce for half in (slice(4), slice(4, 8))]
+    whole = loss(net(voice), face, LABEL).info_nce
+    assert abs(sum(halves) / 2 - whole) > 0.1
+
+
+def test_two_processes_train_the_aligner_of_one(two, tmp_path):
+    train(tmp_path)
+    alone, shared = (pd.read_csv(folder / "history.csv") for folder in (tmp_path, two / "stage1"))
+    pd.testing.assert_frame_equal(alone, shared, rtol=1e-4)
+    both = [torch.load(two / f"trained-{rank}.pt", weights_only=True) for rank in range(2)]
+    assert all(torch.equal(both[0][name], both[1][name]) for name in both[0])
+    for name, value in load_file(tmp_path / "model.safetensors").items():
+        torch.testing.assert_close(both[0][name], value.float(), atol=2e-3, rtol=2e-3)  # float16 on disk
+
+
+def test_one_process_is_a_plain_loop(tmp_path):
+    """Stage I written down again, without processes: the same bytes."""
+    from v2f_core.identity.aligner import Aligner
+
+    training, generator = pairs(PERSONS, 10), torch.Generator().manual_seed(0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        aligner = Aligner(VOICE, SETTINGS.hidden_width, FACE, SETTINGS.dropout).train()
+        loss = stage1.identity_loss(training, SETTINGS, free=True)
+        optimiser = torch.optim.AdamW(
+            [*aligner.parameters(), *loss.parameters()], lr=SETTINGS.learning_rate, weight_decay=SETTINGS.weight_decay
+        )
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, SETTINGS.steps)
+        at = {}
+        for step in range(1, SETTINGS.steps + 1):
+            voice, face, label = training.draw(SETTINGS.batch, SETTINGS.windows, generator)
+            optimiser.zero_grad()
+            loss(aligner(voice), face, label).total.backward()
+            optimiser.step()
+            schedule.step()
+            at[step] = {name: value.half() for name, value in aligner.state_dict().items()}
+    kept = train(tmp_path)
+    found = load_file(tmp_path / "model.safetensors")
+    assert all(torch.equal(value, at[kept.provenance["step"]][name]) for name, value in found.items())
+
+
+def test_more_processes_than_rows_and_what_runs_in_one(monkeypatch):
+    monkeypatch.setattr(stage1, "join", lambda device: (0, 9))
+    with pytest.raises(InputError, match="9 processes: there are fewer rows in a batch"):
+        train(os.devnull)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="2 processes: this runs in one"):
+        only_one("this")
