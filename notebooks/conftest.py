@@ -5,6 +5,7 @@ import os
 import pytest
 
 os.environ["V2F_PROFILE"] = "mini"  # kernels inherit it
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # with ipywidgets these are outputs, not stderr
 
 SANITIZE = {
     r"data:(audio|image)/\w+;base64,[\w+/=]+": "embedded",  # encoders differ in their last bits

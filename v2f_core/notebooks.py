@@ -47,6 +47,7 @@ def run(path: Path, timeout: int = 600) -> None:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
     os.environ["V2F_PROFILE"] = "mini"  # kernels inherit it
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # with ipywidgets these are outputs, not stderr
     client = NotebookClient(book, timeout=timeout, kernel_name="python3", resources={"metadata": {"path": path.parent}})
     try:
         client.execute()
