@@ -1,4 +1,4 @@
-"""Docstrings here say Example where Google's style says Examples; for the site they are told apart from a remark."""
+"""Docstrings here say Example where Google's style says Examples, and leave no line between sections."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from griffe import Extension
 
 
 class Examples(Extension):
-    """Makes every ``Example:`` a section of examples, with its title if it has one."""
+    """Makes every ``Example:`` a section of examples, with its title if it has one, and parts all sections by a line."""
 
     def on_object(self, *, obj: Any, **_: Any) -> None:
         """Change an object's docstring before it is parsed."""
         if obj.docstring:
-            obj.docstring.value = re.sub(r"^Example:", "Examples:", obj.docstring.value, flags=re.M)
+            text = re.sub(r"^Example:", "Examples:", obj.docstring.value, flags=re.M)
+            obj.docstring.value = re.sub(r"(?<!\n)\n(Args|Attributes|Returns|Raises|Examples):", r"\n\n\1:", text)
