@@ -9,7 +9,7 @@ from griffe import Extension
 
 
 class Examples(Extension):
-    """Makes every ``Example:`` a section of examples, with its title if it has one, and parts all sections by a line."""
+    """Makes every ``Example:`` a section of examples, with its title if it has one; parts all sections by a line."""
 
     def on_object(self, *, obj: Any, **_: Any) -> None:
         """Change an object's docstring before it is parsed."""
