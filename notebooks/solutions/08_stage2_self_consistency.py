@@ -1,0 +1,22 @@
+"""Solutions to notebook 08. Copy a function over the one in its exercise's cell, then run the checker."""
+
+from v2f_core.diffusion.consistency_settings import ConsistencySettings
+from v2f_core.diffusion.lora import without_lora
+
+
+def hearing(adapted_true, adapted_shuffled, frozen_true, frozen_shuffled):
+    """Exercise 1. Norms over the whole batch: one person with a denominator near 0 cannot break it."""
+    return (adapted_true - adapted_shuffled).norm() / (frozen_true - frozen_shuffled).norm()
+
+
+def blind_critic():
+    """Exercise 2. Only `cycle` asks for whom was asked for and needs no true face; the anchor is the leash."""
+    return ConsistencySettings(mode="cycle", z_t_from="generated", anchor=1.0)
+
+
+def leash(model, z_t, t, identity):
+    """Exercise 3. The condition is made anew on the frozen side: the text encoder is adapted, too."""
+    adapted = model.predict(z_t, t, model.condition(identity))
+    with without_lora(model):
+        frozen = model.predict(z_t, t, model.condition(identity))
+    return (adapted - frozen).square().flatten(1).mean(1)
