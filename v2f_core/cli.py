@@ -86,15 +86,36 @@ def stage1(
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same aligner.")] = 0,
     profile: ProfileName = None,
     device: Device = "cpu",
+    unfreeze: Annotated[
+        int | None, typer.Option(min=0, help="Train from waveforms, and so many upper layers of the encoder with it.")
+    ] = None,
+    aligner: Annotated[
+        Path | None, typer.Option(help="With --unfreeze: an aligner's folder to start from; else a new one.")
+    ] = None,
+    noise: Annotated[
+        tuple[float, float] | None, typer.Option(help="With --unfreeze: dB of noise, from, to; inf inf for none.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=0, help="With --unfreeze: processes that read the recordings.")] = 0,
 ) -> None:
-    """Stage I: train the aligner on stored embeddings, which are extracted first if need be."""
+    """Stage I: train the aligner on stored embeddings, which are extracted first if need be; or from waveforms."""
     from v2f_core.data.layouts import open_dataset
     from v2f_core.provenance import folder_hash
     from v2f_core.training.embeddings import stored
     from v2f_core.training.stage1 import Stage1Settings, pair_up, train
 
+    if unfreeze is None and (aligner or noise or workers):
+        raise InputError(
+            "--aligner, --noise and --workers belong to --unfreeze; give it too (0 trains the aligner alone)"
+        )
     chosen = load_profile(profile)
     _check(device)
+    if unfreeze is not None:
+        from v2f_core.training.finetune import run
+        from v2f_core.training.finetune_settings import from_profile
+
+        run(chosen, from_profile(chosen, unfreeze, seed, steps, noise), out, aligner, device, workers)
+        print(f"speech encoder, aligner and history: {out}")
+        return
     manifest = open_dataset(chosen)
     voices, faces = stored(chosen, manifest, device)
     settings = Stage1Settings(**{**chosen.stage1, "seed": seed} | ({"steps": steps} if steps else {}))

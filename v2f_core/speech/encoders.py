@@ -10,7 +10,7 @@ import logging
 import pickle
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -23,6 +23,8 @@ from v2f_core.errors import InputError
 
 HOP, WINDOW, FFT = 160, 400, 512  # 10 ms, 25 ms: Kaldi's filter bank at 16 kHz
 Positions = Literal["cut", "interpolate"]
+Change = Callable[[Tensor], Tensor]  # of a log-mel spectrogram in training, see `v2f_core.speech.augment`
+AST_FILES = ("config.json", "model.safetensors", "preprocessor_config.json")
 ECAPA_FILES = (
     "hyperparams.yaml",
     "embedding_model.ckpt",
@@ -81,7 +83,7 @@ class ASTEncoder(nn.Module):
         """
         from transformers import ASTFeatureExtractor, ASTModel
 
-        folder = _folder_with(folder, ("config.json", "model.safetensors", "preprocessor_config.json"), "an AST")
+        folder = _folder_with(folder, AST_FILES, "an AST")
         with _quiet():
             try:
                 model, loading = ASTModel.from_pretrained(
@@ -95,16 +97,24 @@ class ASTEncoder(nn.Module):
             raise InputError(f"{folder}: the weights lack {missing[0]} and {len(missing) - 1} more; get it anew")
         return cls(model, extractor, max_frames, positions)
 
-    def features(self, waves: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch frames mels"]:
-        """The normalised log-mel spectrogram, padded or cut to ``self.frames``; equals ``ASTFeatureExtractor``."""
+    def features(
+        self, waves: Float[Tensor, "batch samples"], change: Change | None = None
+    ) -> Float[Tensor, "batch frames mels"]:
+        """The normalised log-mel spectrogram, padded or cut to ``self.frames``; equals ``ASTFeatureExtractor``.
+
+        ``change`` is applied before it is padded and normalised.
+        """
         _check(waves, WINDOW)
         fbank = log_mel(waves, self.mel)[:, : self.frames]
+        fbank = change(fbank) if change else fbank
         fbank = nn.functional.pad(fbank, (0, 0, 0, self.frames - fbank.shape[1]))
         return (fbank - self.mean) / self.std
 
-    def forward(self, waves: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch dim"]:
-        """v_spk with gradient, for parameters that were unfrozen."""
-        return self.model(self.features(waves)).last_hidden_state[:, 0]
+    def forward(
+        self, waves: Float[Tensor, "batch samples"], change: Change | None = None
+    ) -> Float[Tensor, "batch dim"]:
+        """v_spk with gradient, for parameters that were unfrozen; ``change`` alters the spectrogram, see `features`."""
+        return self.model(self.features(waves, change)).last_hidden_state[:, 0]
 
     @torch.no_grad()
     def embed(self, waves: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch dim"]:
@@ -179,11 +189,17 @@ class ECAPAEncoder(nn.Module):
                 raise InputError(f"{folder}: cannot be loaded as an ECAPA: {_one_line(error)}") from error
         return cls(classifier.mods)
 
-    def forward(self, waves: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch dim"]:
-        """v_spk with gradient, for parameters that were unfrozen; equals ``EncoderClassifier.encode_batch``."""
+    def forward(
+        self, waves: Float[Tensor, "batch samples"], change: Change | None = None
+    ) -> Float[Tensor, "batch dim"]:
+        """v_spk with gradient, for parameters that were unfrozen; equals ``EncoderClassifier.encode_batch``.
+
+        ``change`` alters the log-mel spectrogram before its mean is taken off.
+        """
         _check(waves, 5 * HOP)  # the attention's statistics need a few frames
         lengths = torch.ones(len(waves), device=waves.device)
         features = self.parts["compute_features"](waves)
+        features = change(features) if change else features
         features = self.parts["mean_var_norm"](features, lengths)
         return self.parts["embedding_model"](features, lengths).squeeze(1)
 

@@ -28,12 +28,14 @@ def read_ahead(paths: Sequence[Path], decode: Decoder, workers: int = 0) -> Iter
         >>> list(read_ahead([Path("a.png"), Path("b.png")], as_is))
         [PosixPath('a.png'), PosixPath('b.png')]
     """
+    import torch
     from torch.utils.data import DataLoader
 
     # spawned, since a forked process may hang on the locks of this one's threads
-    spawned: dict[str, Any] = {"multiprocessing_context": "spawn", "prefetch_factor": AHEAD} if workers else {}
+    options: dict[str, Any] = {"multiprocessing_context": "spawn", "prefetch_factor": AHEAD} if workers else {}
+    options["generator"] = torch.Generator()  # a loader draws a seed: not from the caller's randomness
     files: Any = _Files(paths, decode)  # torch asks for no base class
-    loader: Any = DataLoader(files, batch_size=None, collate_fn=as_is, num_workers=workers, **spawned)
+    loader: Any = DataLoader(files, batch_size=None, collate_fn=as_is, num_workers=workers, **options)
     try:
         yield from loader
     except RuntimeError as error:

@@ -1,0 +1,269 @@
+"""Stage I from waveforms: the aligner, and with it the uppermost layers of the speech encoder (L_id, Eq. 10).
+
+Stage I on stored embeddings hears each window once and for all. Here every clip is read, changed (noise, masks) and
+embedded anew at each step. Clips are those of the paper: 1.25 s long, each beginning where the one before is half over.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from v2f_core.errors import InputError
+from v2f_core.files import atomic_write
+from v2f_core.identity.aligner import Aligner
+from v2f_core.provenance import folder_hash
+from v2f_core.speech.encoders import ASTEncoder, ECAPAEncoder, load_encoder
+from v2f_core.speech.unfreezing import save_encoder, unfreeze
+from v2f_core.training.checkpoints import load_checkpoint, randomness, restore_randomness, save_checkpoint
+from v2f_core.training.embeddings import stored
+from v2f_core.training.finetune_settings import FinetuneSettings
+from v2f_core.training.processes import only_one
+from v2f_core.training.recordings import Batch, Recordings, recordings, whole
+from v2f_core.training.stage1 import HISTORY_NAME, identity_loss, validate
+
+if TYPE_CHECKING:
+    from v2f_core.profiles import Profile
+
+CHECKPOINT_NAME = "checkpoint.pt"
+
+
+def finetune(
+    encoder: ASTEncoder | ECAPAEncoder,
+    source: str | Path,
+    aligner: Aligner | None,
+    training: Recordings,
+    validation: Recordings,
+    settings: FinetuneSettings,
+    folder: str | Path,
+    provenance: Mapping[str, Any],
+    device: str = "cpu",
+    workers: int = 0,
+) -> Aligner:
+    """Train from waveforms, or go on where a run was stopped; keep encoder and aligner of the lowest validation loss.
+
+    Validation hears clips as they are, before the first step too. A killed and resumed run gives the same bits as an
+    unbroken one on the same machine.
+
+    Args:
+        encoder: as ``load_encoder`` gives it; it is trained in place.
+        source: the folder that it came from.
+        aligner: of Stage I, trained in place; None begins with a new one.
+        training, validation: persons of two splits.
+        settings: see :class:`FinetuneSettings`.
+        folder: gets ``ast/`` or ``ecapa/`` and ``aligner/``, named and filled as a profile has them, ``history.csv``
+            and ``checkpoint.pt``.
+        provenance: hashes of the inputs.
+        device: where to train.
+        workers: processes that read recordings.
+    Returns:
+        the best aligner, as it stands on disk.
+    Raises:
+        InputError: the folder holds another training, a recording cannot be read any more, the encoder has fewer
+            layers; or a loss is not finite: then the state before that step is saved, and the message names step, term
+            and persons.
+    """
+    from tqdm import tqdm
+
+    only_one("Stage I from waveforms")
+    identity = settings.identity
+    with torch.random.fork_rng():
+        torch.manual_seed(identity.seed)  # initial weights and dropout read the global generator
+        run = _Run(encoder, source, aligner, training, validation, settings, Path(folder), provenance, device, workers)
+        start = run.restore()
+        if start == 0:
+            run.evaluate(0)
+        left = range(start + 1, identity.steps + 1)
+        drawn = (training.draw(identity.batch, identity.seed, step) for step in left)
+        stream = training.read([path for batch in drawn for path in batch.paths], workers)
+        with tqdm(left, "Stage I", identity.steps, initial=start, unit="step", mininterval=1.0) as bar:
+            for step in bar:
+                run.step(step, training.draw(identity.batch, identity.seed, step), stream)
+                last = step == identity.steps
+                if last or step % identity.evaluate_every == 0:
+                    bar.set_postfix(val=run.evaluate(step))
+                if last or step % settings.checkpoint_every == 0:
+                    run.save(step)
+    return Aligner.from_pretrained(Path(folder) / "aligner")
+
+
+def run(
+    profile: Profile,
+    settings: FinetuneSettings,
+    folder: str | Path,
+    aligner: str | Path | None = None,
+    device: str = "cpu",
+    workers: int = 0,
+) -> Aligner:
+    """:func:`finetune` with a profile's encoder and dataset; what is not embedded yet is embedded first.
+
+    Args:
+        aligner: folder of one to start from.
+        settings, folder, device, workers: see :func:`finetune`.
+    Raises:
+        InputError: as :func:`finetune`, or a part of the profile is missing or damaged.
+    """
+    from v2f_core.data.layouts import open_dataset
+
+    manifest, source = open_dataset(profile), profile.part(profile.encoder)
+    voices, faces = stored(profile, manifest, device, workers)
+    training, validation = (
+        recordings(manifest, voices, faces, split, profile.clip_seconds) for split in ("train", "val")
+    )
+    made: dict[str, Any] = {"dataset": manifest.root.name, "faces_sha256": folder_hash(profile.part("faces"))}
+    made |= {"encoder_sha256": folder_hash(source), "aligner_sha256": aligner and folder_hash(aligner)}
+    begun = Aligner.from_pretrained(aligner) if aligner else None
+    encoder = load_encoder(profile.encoder, source, profile.ast_frames, profile.ast_positions)
+    return finetune(encoder, source, begun, training, validation, settings, folder, made, device, workers)
+
+
+class _Run:
+    """Everything that one training holds."""
+
+    def __init__(
+        self,
+        encoder: ASTEncoder | ECAPAEncoder,
+        source: str | Path,
+        aligner: Aligner | None,
+        training: Recordings,
+        validation: Recordings,
+        settings: FinetuneSettings,
+        folder: Path,
+        provenance: Mapping[str, Any],
+        device: str,
+        workers: int,
+    ) -> None:
+        self.settings, self.folder, self.provenance, self.workers = settings, folder, dict(provenance), workers
+        self.source, self.validation, self.device = Path(source), validation, device
+        identity, pairs = settings.identity, training.pairs
+        self.persons = pairs.persons
+        self.encoder = encoder.to(device)
+        self.top = unfreeze(self.encoder, settings.unfreeze)
+        fresh = (encoder.dim, identity.hidden_width, pairs.face.shape[1], identity.dropout)
+        self.aligner = (aligner or Aligner(*fresh)).to(device)
+        self.loss = identity_loss(pairs, identity, free=not identity.fixed_centroids).to(device)
+        self.validation_loss = identity_loss(validation.pairs, identity, free=False).to(device)
+        if aligner and not identity.fixed_centroids:  # its own class vectors were not kept: where it puts the persons
+            with torch.no_grad():
+                self.loss.am_softmax.weight.copy_(aligner.eval()(pairs.pooled_voices().to(device)))
+        own = [*self.aligner.parameters(), *self.loss.parameters()]
+        groups: list[dict[str, Any]] = [
+            {"params": own, "lr": identity.learning_rate, "weight_decay": identity.weight_decay}
+        ]
+        if upper := list(self.top.parameters()):
+            rate, decay = settings.learning_rate_encoder, settings.weight_decay_encoder
+            groups.append({"params": upper, "lr": rate, "weight_decay": decay})
+        self.parameters = own + upper
+        self.optimiser = torch.optim.AdamW(groups)
+        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimiser, identity.steps)
+        self.trained = nn.ModuleDict({"aligner": self.aligner, "loss": self.loss, "encoder": self.top})
+        self.history: list[dict[str, float | int]] = []
+        self.sums: dict[str, float] = {}
+        self._train()
+
+    def _train(self) -> None:
+        self.encoder.eval()  # dropout and batch statistics of the frozen part are those of inference
+        self.trained.train()
+
+    def step(self, step: int, drawn: Batch, stream: Iterator[Any]) -> None:
+        """One optimiser step on the clips that come next; what is not finite stops the run before anything changes."""
+        before, device = randomness(drawn.generator), self.device
+        buffers = [buffer.clone() for buffer in self.top.buffers()]  # batch statistics move in the forward pass
+        read = whole(list(islice(stream, len(drawn.paths))))
+        waves = torch.stack([clips[int(u * len(clips))] for clips, u in zip(read, drawn.place, strict=True)])
+        waves = self.settings.augmentation.of_waves(waves, drawn.generator).to(device)
+        change = self.settings.augmentation.of_spectrum(drawn.generator)
+
+        def stop(why: str) -> InputError:
+            restore_randomness(before, drawn.generator)
+            for buffer, was in zip(self.top.buffers(), buffers, strict=True):
+                buffer.copy_(was)
+            self.save(step - 1)
+            who = ", ".join(self.persons[i] for i in drawn.label.tolist())
+            return InputError(
+                f"{self.folder / CHECKPOINT_NAME}: step {step}: {why}; saved as it was before that step. The batch was "
+                f"{who}; check their files, or lower the learning rates"
+            )
+
+        try:
+            identity = self.aligner(self.encoder(waves, change))
+            terms = self.loss(identity, drawn.face.to(device), drawn.label.to(device))._asdict()
+        except InputError as error:
+            raise stop(str(error)) from error
+        if wrong := [name for name, value in terms.items() if not bool(value.isfinite())]:
+            raise stop(f"the loss term {wrong[-1]!r} is not finite")
+        self.optimiser.zero_grad()
+        terms["total"].backward()
+        if not bool(nn.utils.clip_grad_norm_(self.parameters, torch.inf).isfinite()):
+            raise stop("the gradient is not finite")
+        self.optimiser.step()
+        self.schedule.step()
+        for name, value in (terms | {"steps": torch.ones(())}).items():
+            self.sums[name] = self.sums.get(name, 0.0) + float(value.detach())
+
+    def evaluate(self, step: int) -> float:
+        """A row for the history; if it is the best so far, encoder and aligner are written. The validation loss."""
+        import pandas as pd
+
+        taken = self.sums.pop("steps", 1.0)
+        row: dict[str, float | int] = {"step": step} | {
+            f"train_{name}": value / taken for name, value in self.sums.items()
+        }
+        self.encoder.eval()
+        # an encoder that is not trained gives what is stored
+        heard = (
+            self.validation.heard_by(self.encoder, self.workers) if self.settings.unfreeze else self.validation.pairs
+        )
+        row |= validate(self.aligner, heard.to(self.device), self.validation_loss)
+        self._train()
+        best = min((before["val_total"] for before in self.history), default=torch.inf)
+        self.history.append(row)
+        self.sums = {}
+        if row["val_total"] < best:
+            self._write(row)
+        with atomic_write(self.folder / HISTORY_NAME) as temporary:
+            pd.DataFrame(self.history).to_csv(temporary, index=False, float_format="%.6g")
+        return row["val_total"]
+
+    def _write(self, row: Mapping[str, float | int]) -> None:
+        name = "ast" if isinstance(self.encoder, ASTEncoder) else "ecapa"
+        save_encoder(self.encoder, self.source, self.folder / name)
+        # the aligner says which encoder it goes with, since a kill may fall between the two
+        theirs = {f"{name}_sha256": folder_hash(self.folder / name)}
+        made = {**self.made_from(), **theirs, "step": row["step"], "validation": dict(row)}
+        self.aligner.save_pretrained(self.folder / "aligner", made)
+
+    def made_from(self) -> dict[str, Any]:
+        """What determines the run."""
+        return {**self.provenance, "settings": asdict(self.settings)}
+
+    def save(self, step: int) -> None:
+        """Write the checkpoint after a step."""
+        state = {
+            "step": step,
+            "trained": self.trained.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "randomness": randomness(torch.Generator()),  # of dropout: a step's draws have their own seed
+            "rows": json.dumps([self.history, self.sums]),
+        }
+        save_checkpoint(self.folder / CHECKPOINT_NAME, state, self.made_from())
+
+    def restore(self) -> int:
+        """Load the checkpoint if there is one, and give the step it was written after."""
+        state = load_checkpoint(self.folder / CHECKPOINT_NAME, self.made_from())
+        if state is None:
+            return 0
+        self.trained.load_state_dict(state["trained"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.schedule.load_state_dict(state["schedule"])
+        restore_randomness(state["randomness"], torch.Generator())
+        self.history, self.sums = json.loads(state["rows"])
+        return int(state["step"])
