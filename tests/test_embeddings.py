@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,22 @@ def test_a_run_that_is_shot_loses_no_item_and_repeats_none(tmp_path):
     whole = run(tmp_path / "whole", Embedder(), count=400)
     assert resumed.items == whole.items
     assert torch.equal(resumed.vectors, whole.vectors)
+
+
+@pytest.mark.parametrize("killed_after", [5, 9, 13, 20])
+def test_another_run_in_the_same_folder_does_not_shift_rows(tmp_path, killed_after):
+    """Two notebooks open the dataset at once: one finishes shards that the other has not begun, but not all."""
+
+    class Overtaken(Embedder):
+        def __call__(self, paths):
+            if not self.seen:
+                with suppress(KeyboardInterrupt):
+                    run(tmp_path, Embedder(killed_after=killed_after))
+            return super().__call__(paths)
+
+    store = run(tmp_path, Overtaken())
+    assert store.items == [str(i // 2) for i in range(40)]
+    assert store.vectors[:, 0].tolist() == [i // 2 for i in range(40)]
 
 
 def test_a_finished_store_is_not_made_again(tmp_path):

@@ -129,12 +129,13 @@ def extract(
         if number % step == first
     }
     ours = sum(map(len, parts.values()))
-    skipped = [bad for path in parts if path.exists() for bad in _header(path)["skipped"]]
-    todo = [root / item for path, part in parts.items() if not path.exists() for item in part]
-    read = read_ahead(todo, decode, workers)
+    # decided once: what another process finishes meanwhile is made again, to the same bytes, since its files are read
+    todo = {path: part for path, part in parts.items() if not path.exists()}
+    skipped = [bad for path in parts.keys() - todo.keys() for bad in _header(path)["skipped"]]
+    read = read_ahead([root / item for part in todo.values() for item in part], decode, workers)
     with tqdm(total=ours, desc=describe, unit="file", mininterval=1.0) as bar:
         for path, part in parts.items():
-            if not path.exists():
+            if path in todo:
                 skipped += _make_shard(path, root, part, read, embed, batch)
             bar.update(len(part))
             if len(skipped) > max_bad * ours:
