@@ -1,6 +1,6 @@
 """Likeness against diversity: what each guidance scale trades, for systems that `ablate` has trained.
 
-    V2F_DATASET=build/large python benchmarks/frontier.py runs/ablate/test "w/o DSC" "cycle, φ alone"
+    V2F_DATASET=build/large python benchmarks/frontier.py runs/ablate "w/o DSC" "cycle, φ alone"
 
 A system may look better merely because its faces vary less: guidance does that to any of them. So every system is drawn
 under every scale, each person twice, and compared where it is as diverse as the other. Writes results/frontier.csv.
@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from v2f_core.ablate import GUIDANCES, Bench, Plan, open_bench, slug
+from v2f_core.ablate import GUIDANCES, Bench, Plan, open_bench
 from v2f_core.diffusion.lora import load_lora
 from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
@@ -33,7 +33,7 @@ from v2f_core.provenance import folder_hash
 def main() -> None:
     """Draw, measure, print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, help="the folder in which ablate keeps the runs of a split")
+    parser.add_argument("runs", type=Path, help="the folder in which ablate keeps its runs")
     parser.add_argument("systems", nargs="+", help="the first is what the others are compared with")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--persons", type=int, default=300)
@@ -70,9 +70,9 @@ def measured(
     plan: Plan, bench: Bench, photographs: Faces, system: str, seed: int, guidance: float
 ) -> dict[str, np.ndarray]:
     """Two faces of everybody by a finished run, drawn under a scale; what was drawn before is not drawn again."""
-    run = plan.folder / f"{slug(system)}-{seed}"
-    if not (run / "persons.csv").is_file():
-        raise InputError(f"{run}: no finished run; python -m v2f_core ablate makes it")
+    run = plan.run(system, seed)
+    if not (run / plan.drawn / "persons.csv").is_file():
+        raise InputError(f"{run / plan.drawn}: no finished run; python -m v2f_core ablate makes it")
     prior, aligner = Prior.from_folder(plan.profile.part("prior")), Aligner.from_pretrained(run / "stage2" / "aligner")
     load_lora(prior, run / "stage2" / "lora")
     prior.requires_grad_(False)

@@ -94,7 +94,7 @@ def test_all_systems_and_seeds_stand_in_one_tidy_table(tidy, bench, plan):
 def test_the_chosen_guidance_is_the_one_that_suits_the_validation_persons(tidy, plan):
     import json
 
-    likeness = json.loads((plan.folder / "teacher-guidance.json").read_text())
+    likeness = json.loads((plan.run("teacher", 0) / "guidance.json").read_text())
     used = tidy[(tidy.metric == "guidance") & (tidy.system == "teacher")].value.unique()
     assert set(likeness) == {"1.0", "2.0"}
     assert used.tolist() == [float(max(likeness, key=likeness.get))]
@@ -103,6 +103,27 @@ def test_the_chosen_guidance_is_the_one_that_suits_the_validation_persons(tidy, 
 def test_a_folder_of_another_plan_is_refused(tidy, plan):
     with pytest.raises(InputError, match="other settings; choose another folder"):
         ablate.measured(ROWS[0], 0, replace(plan, drawn_steps=3))
+
+
+def test_other_persons_are_drawn_without_training_again(tidy, bench, plan, monkeypatch):
+    """What was chosen on some persons is measured on others with the same weights, and each has its own rows."""
+    before = (plan.run("teacher", 1) / "stage2" / "history.csv").read_bytes()
+    monkeypatch.setattr("v2f_core.training.stage2._Run.step", None)
+    fewer = ablate.measured(ROWS[2], 1, replace(plan, persons=5))
+    assert fewer[fewer.metric == "cosine"].person.tolist() == ["P0", "P1", "P2", "P3", "P4"]
+    assert (plan.run("teacher", 1) / "stage2" / "history.csv").read_bytes() == before
+    assert {folder.name for folder in plan.run("teacher", 1).glob("test-*")} == {"test-5", "test-6"}
+
+
+def test_weights_are_known_by_what_they_are_and_not_by_where_they_lie(tidy, bench, plan, tmp_path):
+    import shutil
+
+    moved = replace(plan.profile, judge=shutil.copytree(plan.profile.judge, tmp_path / "judge"))
+    assert len(ablate.measured(ROWS[0], 0, replace(plan, profile=moved))) == len(tidy[tidy.system == WITHOUT]) / 2
+    (moved.judge / "weights").write_text("others")
+    ablate._hashes.cache_clear()
+    with pytest.raises(InputError, match="other settings"):
+        ablate.measured(ROWS[0], 0, replace(plan, profile=moved))
 
 
 def test_without_the_first_seed_there_is_no_guidance(bench, plan, tmp_path):

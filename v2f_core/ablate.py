@@ -1,17 +1,19 @@
 """``python -m v2f_core ablate``: the systems of a table, trained, drawn and measured over seeds, into one tidy CSV.
 
-Every (system, seed) has a folder in which it is trained and measured; a run that was killed goes on there. Everybody's
-face starts from the same noise under every system of a seed. Guidance is chosen for each system by the likeness of
-faces of the validation persons, with the first seed.
+Every (system, seed) has a folder in which it is trained, and in it one for each set of persons who are drawn, so that
+what was chosen on validation persons need not be trained again for the test; a run that was killed goes on there.
+Everybody's face starts from the same noise under every system of a seed. Guidance is chosen for each system by the
+likeness of faces of the validation persons, with the first seed.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,6 +23,7 @@ from jaxtyping import Float
 
 from v2f_core.errors import InputError
 from v2f_core.files import atomic_write
+from v2f_core.provenance import folder_hash
 from v2f_core.training.ablations import Ablation, table
 
 if TYPE_CHECKING:
@@ -58,6 +61,15 @@ class Plan:
     drawn_steps: int = 10
     varied: int = 100
     split: str = "test"
+
+    def run(self, system: str, seed: int) -> Path:
+        """The folder in which a system is trained with a seed."""
+        return self.folder / f"{slug(system)}-{seed}"
+
+    @property
+    def drawn(self) -> str:
+        """The name of the folder, in a run's, of what was measured on these persons."""
+        return f"{self.split}-{self.persons}"
 
 
 class Bench(NamedTuple):
@@ -102,23 +114,42 @@ def ablate(name: str, seeds: int, plan: Plan, jobs: int = 1) -> pd.DataFrame:
 
 
 def measured(row: Ablation, seed: int, plan: Plan) -> pd.DataFrame:
-    """Train, draw and measure one system with one seed, if that was not done before."""
+    """Train, draw and measure one system with one seed, as far as that was not done before."""
     import pandas as pd
 
-    folder = plan.folder / f"{slug(row.system)}-{seed}"
-    done, told = folder / "persons.csv", folder / "plan.json"
-    common = {name: getattr(plan, name) for name in ("steps", "persons", "drawn_steps", "varied", "split")}
-    wanted = {**common, "profile": repr(plan.profile), "row": repr(row), "seed": seed}
-    text = json.dumps(wanted, indent=2) + "\n"
-    if told.exists() and told.read_text(encoding="utf-8") != text:
-        raise InputError(f"{folder}: holds a run with other settings; choose another folder with --out, or delete it")
+    run = plan.run(row.system, seed)
+    done = run / plan.drawn / "persons.csv"
+    common = {"steps": plan.steps, "drawn_steps": plan.drawn_steps, "row": repr(row), "seed": seed}
+    _claim(run, common | _made_of(plan.profile))
+    _claim(done.parent, {"varied": plan.varied})
     if not done.exists():
-        with atomic_write(told) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-        rows = _run(row, seed, plan, folder)
+        rows = _run(row, seed, plan, run)
         with atomic_write(done) as temporary:
             rows.to_csv(temporary, index=False, float_format="%.5g")
     return pd.read_csv(done, keep_default_na=False)
+
+
+def _claim(folder: Path, wanted: Mapping[str, object]) -> None:
+    """Write down what a folder is for; refuse one that is for something else."""
+    told, text = folder / "plan.json", json.dumps(wanted, indent=2, ensure_ascii=False) + "\n"
+    if told.exists() and told.read_text(encoding="utf-8") != text:
+        raise InputError(f"{folder}: holds a run with other settings; choose another folder with --out, or delete it")
+    with atomic_write(told) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@cache
+def _hashes(*folders: Path) -> tuple[str, ...]:
+    return tuple(map(folder_hash, folders))
+
+
+def _made_of(profile: Profile) -> dict[str, object]:
+    """What of a profile decides a run: weights by their hashes, wherever they lie."""
+    parts = (profile.encoder, "prior", "faces", "judge")
+    hashes = dict(zip(parts, _hashes(*map(profile.part, parts)), strict=True))
+    heard = [profile.clip_seconds, profile.ast_frames, profile.ast_positions]
+    stages = {"stage1": dict(profile.stage1), "stage2": dict(profile.stage2)}
+    return {"dataset": str(profile.dataset), "heard": heard, **hashes, **stages}
 
 
 def _run(row: Ablation, seed: int, plan: Plan, folder: Path) -> pd.DataFrame:
@@ -127,12 +158,11 @@ def _run(row: Ablation, seed: int, plan: Plan, folder: Path) -> pd.DataFrame:
 
     from v2f_core.evaluation.ablation import tidy
     from v2f_core.evaluation.systems import Drawing, best_of, draw_faces
-    from v2f_core.provenance import folder_hash
 
     bench = open_bench(plan)
     condition = _train(row, seed, plan, bench, folder)
     bench.prior.requires_grad_(False)
-    made = {name: folder_hash(plan.profile.part(name)) for name in ("prior", "faces", "judge")}
+    made = {name: str(_made_of(plan.profile)[name]) for name in ("prior", "faces", "judge")}
     made |= {"trained": row.system, "trained_with_seed": str(seed)}
 
     def draw(pairs: Pairs, guidance: float, number: int = 0, count: int | None = None) -> Faces:
@@ -201,7 +231,7 @@ def open_bench(plan: Plan) -> Bench:
 
 def _guidance(row: Ablation, seed: int, plan: Plan, drawn: Callable[[float], np.ndarray], validation: Pairs) -> float:
     """The scale under which the validation persons' faces are likest, found with the first seed and then kept."""
-    path = plan.folder / f"{slug(row.system)}-guidance.json"
+    path = plan.run(row.system, 0) / "guidance.json"
     if not path.exists():
         if seed:
             raise InputError(f"{path}: missing; run seed 0 of {row.system} first, which chooses the guidance")

@@ -208,7 +208,7 @@ def ablate_table(
     from v2f_core.plots import forest
     from v2f_core.training.ablations import WITHOUT
 
-    plan = Plan(load_profile(profile), out / split, steps, persons, split=split)
+    plan = Plan(load_profile(profile), out, steps, persons, split=split)
     name = table if split == "test" else f"{table}_{split}"
     summary = ablation.save(ablate(table, seeds, plan, jobs), name, out / "results", SHOWN)
     forest(summary, SHOWN, WITHOUT).savefig(out / "results" / f"{name}.png")
