@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from v2f_core.data.layouts import open_dataset
 from v2f_core.diffusion.prior import Prior
-from v2f_core.evaluate import train_cosreg
+from v2f_core.evaluation.cosreg import train_cosreg
 from v2f_core.evaluation.metrics import bootstrap
 from v2f_core.files import atomic_write
 from v2f_core.identity.aligner import Aligner

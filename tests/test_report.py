@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -16,7 +17,7 @@ from v2f_core.data.manifest import COLUMNS, Manifest
 from v2f_core.diffusion.lora import add_lora, save_lora
 from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
-from v2f_core.evaluation import controls, report
+from v2f_core.evaluation import controls, report, tuning
 from v2f_core.evaluation.leaks import Control
 from v2f_core.evaluation.report_charts import Bar, bars
 from v2f_core.evaluation.report_html import SECTIONS, page
@@ -176,6 +177,33 @@ def test_a_row_that_is_not_drawn_keeps_its_prediction(world, tiny_profile):
     assert found["w/o DSC (Stage I)"].predicted.shape == (N, 512)
     with pytest.raises(InputError, match="choose of mean face"):
         list(controls.rows(bench, aligner, aligner, ("median face",)))
+
+
+def test_every_row_gets_the_guidance_that_suits_the_validation_persons(world, stage2, tiny_profile):
+    """Recomputed row by row: the mean cosine of what is asked, under each scale; the best is then drawn with."""
+    _, bench = world
+    aligner = Aligner.from_pretrained(tiny_profile.aligner)
+    drawn = ("mean face", "w/o DSC (Stage I)", "oracle")
+
+    def rows(of):
+        return controls.rows(of, aligner, aligner, drawn, None, [stage2])
+
+    likeness = tuning.tuned(bench, rows, (0.0, 5.0))
+    assert set(likeness) == {*drawn, "full (teacher)"}
+    for scale in (0.0, 5.0):
+        for row in rows(replace(bench, drawing=replace(bench.drawing, guidance=scale))):
+            if row.name in likeness and row.shuffles is None:
+                asked = range(N) if row.asked is None else np.flatnonzero(row.asked)
+                each = [float(row.faces[0].identities[i] @ bench.gallery.identities[i]) for i in asked]
+                assert likeness[row.name][scale] == pytest.approx(np.mean(each), abs=1e-6)
+
+    chosen = tuning.best(likeness)
+    assert all(likeness[name][chosen[name]] == max(likeness[name].values()) for name in likeness)
+    mixed = {"mean face": 0.0, "oracle": 5.0}
+    scales = {row.name: row.guidance for row in rows(replace(bench, guidance=mixed))}
+    assert (scales["mean face"], scales["oracle"]) == (0.0, 5.0)
+    assert scales["w/o DSC (Stage I)"] == scales["full (teacher)"] == bench.drawing.guidance
+    assert scales["another real photo"] is scales["CosReg"] is None
 
 
 def test_the_report_counts_what_is_missing(assembled):

@@ -177,6 +177,7 @@ def evaluate(
     draws: Annotated[int, typer.Option(min=1, help="Faces a person and row.")] = 1,
     steps: Annotated[int, typer.Option(min=1, help="Solver steps of a face.")] = 10,
     guidance: Annotated[float | None, typer.Option(help="Guidance scale; else the profile's.")] = None,
+    tune: Annotated[bool, typer.Option("--tune", help="Choose every row's guidance on validation persons.")] = False,
     limit: Annotated[int | None, typer.Option(help="Only so many test persons, women and men alike.")] = None,
     stage2: Annotated[list[Path] | None, typer.Option(help="Folder of a trained Stage II; may be repeated.")] = None,
     labels: Annotated[Path | None, typer.Option(help="CSV of person, age, skin tone.")] = None,
@@ -187,7 +188,7 @@ def evaluate(
     from v2f_core.evaluate import chosen_rows, evaluate
 
     rows = chosen_rows(systems)
-    page = evaluate(out, profile, rows, draws, steps, guidance, limit, stage2 or (), labels, seed)
+    page = evaluate(out, profile, rows, draws, steps, guidance, limit, stage2 or (), labels, seed, tune)
     print(f"tables and report: {page}")
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
     from v2f_core.evaluation.controls import Bench
     from v2f_core.evaluation.leaks import Control
     from v2f_core.evaluation.scorer import Scorer
-    from v2f_core.evaluation.systems import Drawing
+    from v2f_core.evaluation.systems import Drawing, System
     from v2f_core.identity.aligner import Aligner
     from v2f_core.profiles import Profile
     from v2f_core.training.embeddings import Embeddings
@@ -35,6 +33,7 @@ class Inputs(NamedTuple):
     aligner: Aligner
     cosreg: Aligner
     training: Pairs
+    validation: Pairs
     test: Pairs
     beyond: int  # test persons beyond the limit
 
@@ -50,6 +49,7 @@ def evaluate(
     stage2: Sequence[str | Path] = (),
     labels: str | Path | None = None,
     seed: int = 0,
+    tune: bool = False,
 ) -> Path:
     """Stage I's table, and the report over systems and controls: ``report.html``, ``.md``, ``.json``, and CSV tables.
 
@@ -65,13 +65,15 @@ def evaluate(
         stage2: folders of trained Stages II, each a row.
         labels: CSV of ages and skin tones (MiniVox has its own).
         seed: of the noise.
+        tune: choose every row's guidance on the validation persons, of `tuning.GUIDANCES`.
     Returns:
         the page.
     Raises:
-        InputError: the profile, its parts, its dataset or the folder cannot be used; a control leaves chance.
+        InputError: the profile, its parts, its dataset or the folder cannot be used; a control leaves chance; a scale
+            is given although it is to be chosen.
     """
     from v2f_core import reporting
-    from v2f_core.evaluation import controls, report, stage1_report
+    from v2f_core.evaluation import controls, report, stage1_report, tuning
     from v2f_core.evaluation.inputs import check_splits
     from v2f_core.evaluation.systems import Drawing
     from v2f_core.generate import check_writable
@@ -81,12 +83,14 @@ def evaluate(
 
     chosen = profile if isinstance(profile, Profile) else load_profile(profile)
     drawn = chosen_rows(controls.NO_DSC if systems is None else ",".join(systems) or "none")
+    if tune and guidance is not None:
+        raise InputError(f"guidance {guidance:g} is given, and is to be chosen (tune); leave one out")
     check_writable(Path(out))
     drawing = Drawing(steps, chosen.guidance if guidance is None else guidance, seed)
     inputs = load(chosen, limit)
     table = stage1_table(inputs.aligner, inputs.training, inputs.test, {"CosReg": inputs.cosreg})
     stage1_report.save(table, out)
-    bench = make_bench(inputs, chosen, drawing, draws)
+    bench = make_bench(inputs, chosen, drawing, draws, inputs.test, "test")
     notes = [f"{inputs.beyond} persons of the test split are beyond the limit"] if inputs.beyond else []
     scorers = {name.removesuffix("_sha256"): chosen.part(name.removesuffix("_sha256")) for name in bench.made}
     learned, here = inputs.aligner.provenance.get("persons"), len(inputs.training.persons)
@@ -102,8 +106,16 @@ def evaluate(
     if controls.NO_ARCFACE in drawn:
         stores = (inputs.manifest, inputs.voices, inputs.faces)
         net = stored_speech_condition(chosen, *stores, bench.prior, bench.scorer.pack, bench.folder)
-    found = list(controls.rows(bench, inputs.aligner, inputs.cosreg, drawn, net, trained))
-    evaluated = reporting.evaluated(bench, inputs.manifest, chosen, found, judged, labels, notes)
+
+    def rows(of: Bench) -> Iterator[System]:
+        return controls.rows(of, inputs.aligner, inputs.cosreg, drawn, net, trained)
+
+    if tune:
+        validation = make_bench(inputs, chosen, drawing, 1, inputs.validation, "val")
+        likeness = tuning.tuned(validation, rows)
+        bench = replace(bench, guidance=tuning.best(likeness))
+        notes.append(tuning.told(likeness, len(inputs.validation.persons)))
+    evaluated = reporting.evaluated(bench, inputs.manifest, chosen, list(rows(bench)), judged, labels, notes)
     assembled = report.assemble(evaluated)
     report.save(assembled, out, dict(reporting.media(assembled, evaluated, inputs.manifest)))
     return Path(out) / "report.html"
@@ -132,6 +144,7 @@ def chosen_rows(text: str) -> tuple[str, ...]:
 def load(profile: Profile, limit: int | None = None) -> Inputs:
     """Dataset, stored embeddings (extracted if need be), Stage I's aligner, and one trained by cosine regression."""
     from v2f_core.data.layouts import open_dataset
+    from v2f_core.evaluation.cosreg import stored_cosreg
     from v2f_core.evaluation.inputs import first_of_each_sex
     from v2f_core.identity.aligner import Aligner
     from v2f_core.training.embeddings import stored
@@ -141,14 +154,15 @@ def load(profile: Profile, limit: int | None = None) -> Inputs:
     manifest = open_dataset(profile)
     voices, faces = stored(profile, manifest)
     training, validation, test = (pair_up(manifest, voices, faces, split) for split in ("train", "val", "test"))
-    cosreg, everybody = _stored_cosreg(training, validation, aligner), len(test.persons)
+    cosreg, everybody = stored_cosreg(training, validation, aligner), len(test.persons)
     if limit is not None:
         test = test.only(first_of_each_sex(test.sexes, limit))
-    return Inputs(manifest, voices, faces, aligner, cosreg, training, test, everybody - len(test.persons))
+    beyond = everybody - len(test.persons)
+    return Inputs(manifest, voices, faces, aligner, cosreg, training, validation, test, beyond)
 
 
-def make_bench(inputs: Inputs, profile: Profile, drawing: Drawing, draws: int) -> Bench:
-    """Prior, scorers and photographs, and the cache folder for what is drawn."""
+def make_bench(inputs: Inputs, profile: Profile, drawing: Drawing, draws: int, persons: Pairs, split: str) -> Bench:
+    """Prior, scorers and the photographs of a split's persons, and the cache folder for what is drawn."""
     from v2f_core.diffusion.prior import Prior
     from v2f_core.evaluation.controls import Bench
     from v2f_core.evaluation.inputs import photographs
@@ -158,8 +172,8 @@ def make_bench(inputs: Inputs, profile: Profile, drawing: Drawing, draws: int) -
     scorer, parts = _scorer(profile)
     made = {f"{part}_sha256": folder_hash(profile.part(part)) for part in ("prior", *parts)}
     prior = Prior.from_folder(profile.part("prior")).requires_grad_(False)
-    photos = photographs(inputs.manifest, inputs.faces, inputs.test)
-    return Bench(inputs.training, inputs.test, photos, prior, scorer, cache_folder() / "drawn", made, drawing, draws)
+    photos = photographs(inputs.manifest, inputs.faces, persons, split)
+    return Bench(inputs.training, persons, photos, prior, scorer, cache_folder() / "drawn", made, drawing, draws)
 
 
 def stage1_table(
@@ -182,32 +196,6 @@ def stage1_table(
         systems["true voice parameters"] = from_true_voices(training, test)
         ranked = {"true voices, ranking by likelihood": rank_scores(training, test)}
     return stage1_report.report(systems, test.gallery().numpy(), np.array(test.sexes), ceilings, ranked=ranked)
-
-
-def train_cosreg(training: Pairs, validation: Pairs, aligner: Aligner) -> Aligner:
-    """An aligner trained by cosine regression alone, with everything else as in the given one's training."""
-    from tempfile import TemporaryDirectory
-
-    from v2f_core.training.stage1 import Stage1Settings, train
-
-    settings = Stage1Settings(**aligner.provenance["settings"])
-    with TemporaryDirectory() as folder:
-        alone = replace(settings, weight_am=0.0, weight_info=0.0, weight_cosine=1.0, weight_relational=0.0)
-        return train(training, validation, alone, folder, {})
-
-
-def _stored_cosreg(training: Pairs, validation: Pairs, aligner: Aligner) -> Aligner:
-    """`train_cosreg`, or what it gave before on the same embeddings with the same settings, from the cache."""
-    from v2f_core.identity.aligner import CONFIG_NAME, Aligner
-    from v2f_core.profiles import cache_folder
-
-    digest = hashlib.sha256(json.dumps(aligner.provenance["settings"], sort_keys=True).encode())
-    for tensor in (training.voice, training.face, validation.voice, validation.face):
-        digest.update(tensor.numpy().tobytes())
-    folder = cache_folder() / f"cosreg-{digest.hexdigest()[:12]}"
-    if not (folder / CONFIG_NAME).is_file():  # written last
-        train_cosreg(training, validation, aligner).save_pretrained(folder)
-    return Aligner.from_pretrained(folder)
 
 
 def _scorer(profile: Profile) -> tuple[Scorer, list[str]]:

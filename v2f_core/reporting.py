@@ -68,6 +68,7 @@ def evaluated(
         "main": main,
         "steps": bench.drawing.steps,
         "guidance": bench.drawing.guidance,
+        "tuned": bool(bench.guidance),
         "seed": bench.drawing.seed,
         "draws": bench.draws,
         "weights_sha256": {name.removesuffix("_sha256"): digest for name, digest in made.items()},

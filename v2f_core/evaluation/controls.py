@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,6 +66,7 @@ class Bench:
         made: hashes of the weights of prior and scorers.
         drawing: steps, guidance, seed.
         draws: faces a person.
+        guidance: of rows for which a scale of their own was chosen; the others take the drawing's.
     """
 
     training: Pairs
@@ -77,6 +78,7 @@ class Bench:
     made: Mapping[str, str]
     drawing: Drawing = field(default_factory=Drawing)
     draws: int = 1
+    guidance: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if [] in [list(paths) for paths in self.photos] or len(self.photos) != len(self.test.persons):
@@ -106,25 +108,19 @@ class Bench:
         made: Mapping[str, str] | None = None,
     ) -> tuple[Faces, ...]:
         """Faces under some conditions, ``draws`` of each person."""
-        return tuple(
-            draw_faces(
-                prior or self.prior,
-                conditions,
-                self.test.persons,
-                self.scorer,
-                self.folder,
-                {**self.made, **(made or {})},
-                self.drawing,
-                number,
-                f"{name}, face {number + 1}",
-            )
-            for number in range(draws or self.draws)
-        )
+        drawing, made = replace(self.drawing, guidance=self.scale(name)), {**self.made, **(made or {})}
+        asked = (prior or self.prior, conditions, self.test.persons, self.scorer, self.folder, made, drawing)
+        numbers = range(draws or self.draws)
+        return tuple(draw_faces(*asked, number, f"{name}, face {number + 1}") for number in numbers)
+
+    def scale(self, name: str) -> float:
+        """The guidance of a row."""
+        return self.guidance.get(name, self.drawing.guidance)
 
     def row(self, name: str, identity: Float[Tensor, "n 512"], drawn: bool) -> System:
         """A system that predicts an identity, drawn or not."""
         faces = self.draw(name, identity) if drawn else ()
-        return System(name, WHAT[name], identity.numpy(), faces)
+        return System(name, WHAT[name], identity.numpy(), faces, guidance=self.scale(name) if drawn else None)
 
 
 @dataclass(frozen=True)
@@ -190,13 +186,14 @@ def rows(
     if NULL in drawn:
         with torch.no_grad():
             nobody = bench.prior.null(n)
-        yield System(NULL, WHAT[NULL], faces=bench.draw(NULL, nobody))
+        yield System(NULL, WHAT[NULL], faces=bench.draw(NULL, nobody))  # guidance away from null changes nothing
     if NO_ARCFACE in drawn:
         if speech_condition is None:
             raise InputError(f"{NO_ARCFACE}: needs a trained net; give speech_condition")
         with torch.no_grad():
             tokens = speech_condition(test.pooled_voices())
-        yield System(NO_ARCFACE, WHAT[NO_ARCFACE], faces=bench.draw(NO_ARCFACE, tokens))
+        faces = bench.draw(NO_ARCFACE, tokens)
+        yield System(NO_ARCFACE, WHAT[NO_ARCFACE], faces=faces, guidance=bench.scale(NO_ARCFACE))
     with torch.no_grad():
         yield bench.row(COSREG, cosreg(test.pooled_voices()), COSREG in drawn)
     last = bench.row(NO_DSC, baseline["full"], NO_DSC in drawn)
@@ -209,13 +206,14 @@ def rows(
         prior, made = trained.prior, {"lora_sha256": trained.lora_sha256}
         name = f"{FULL} ({trained.mode})"
         faces = bench.draw(name, identity, prior=prior, made=made)
-        last = System(name, f"Stage II with L_self read as {trained.mode!r}", identity.numpy(), faces)
+        what, scale = f"Stage II with L_self read as {trained.mode!r}", bench.scale(name)
+        last = System(name, what, identity.numpy(), faces, guidance=scale)
         yield last
     if BEST in drawn and last.predicted is not None:
         conditions = torch.from_numpy(last.predicted)
-        four = bench.draw(f"{BEST}: {last.name}", conditions, BEST_OF, prior, made)
-        picked = best_of(four, last.predicted)[0]
-        yield System(BEST, f"{WHAT[BEST]} ({last.name})", faces=(picked,))  # its ẑ is that system's
+        four = bench.draw(BEST, conditions, BEST_OF, prior, made)
+        picked, what = best_of(four, last.predicted)[0], f"{WHAT[BEST]} ({last.name})"
+        yield System(BEST, what, faces=(picked,), guidance=bench.scale(BEST))  # its ẑ is that system's
     if not bench.has_other.any():
         return  # nobody has a second photograph to give: no oracle, no reconstruction, no other photo
     if ORACLE in drawn:
@@ -223,7 +221,7 @@ def rows(
         known = np.where(bench.others.identities.any(axis=1, keepdims=True), bench.others.identities, np.float32(1))
         faces = bench.draw(ORACLE, F.normalize(torch.from_numpy(known), dim=1))
         asked = np.array([bool(z.any()) for z in bench.others.identities])
-        yield System(ORACLE, WHAT[ORACLE], faces=faces, asked=asked, shown=True)
+        yield System(ORACLE, WHAT[ORACLE], faces=faces, asked=asked, shown=True, guidance=bench.scale(ORACLE))
     yield _rebuilt(bench)
     yield System(OTHER, WHAT[OTHER], faces=(bench.others,), asked=bench.has_other, shown=True)
 

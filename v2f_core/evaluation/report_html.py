@@ -46,7 +46,8 @@ def page(report: Mapping[str, Any], media: Mapping[str, str]) -> str:
         f"<h1>From a voice, a face: how much of it is true?</h1><p>{about['persons']} test persons of "
         f"{escape(about['dataset'])} ({about['women']} women, {about['men']} men), "
         f"profile <code>{escape(about['profile'])}</code>, "
-        f"{about['draws']} face a person and system in {about['steps']} steps, guidance {about['guidance']:g}.</p>"
+        f"{about['draws']} face a person and system in {about['steps']} steps, "
+        f"guidance {'chosen for each row' if about['tuned'] else format(about['guidance'], 'g')}.</p>"
         f'<p class="notice"><b>All faces marked “synthetic” were drawn by a model.</b> {escape(about["notice"])}</p>'
     )
     links = "".join(f'<a href="#{key}">{name}</a>' for key, name in SECTIONS.items())

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+SETS = ("images", "guidance", "undetected", "VFS", "kernel distance", "Fréchet distance", "diversity")
+
 
 def markdown(report: Mapping[str, Any]) -> str:
     """The tables as Markdown: value [95 % interval], with gallery size and chance."""
@@ -26,7 +28,13 @@ def markdown(report: Mapping[str, Any]) -> str:
                 cells = " | ".join(f"{edge[name]:.3f}" if name in edge else "" for name in names)
                 lines.append(f"| *{label}* | | | {cells} |")
         lines.append("")
-    lines += ["## By group", "", "| system | by | attribute | group | n | cosine | R@10 | VFS (N) |", "|" + "---|" * 8]
+    columns = [name for name in SETS if any(name in row for row in report["sets"])]
+    lines += ["## Sets of faces", "", f"| system | {' | '.join(columns)} |", "|" + "---|" * (len(columns) + 1)]
+    for row in report["sets"]:
+        cells = " | ".join(f"{row[name]:.4g}" if name in row else "" for name in columns)
+        lines.append(f"| {row['system']} | {cells} |")
+    lines += ["", "## By group", ""]
+    lines += ["| system | by | attribute | group | n | cosine | R@10 | VFS (N) |", "|" + "---|" * 8]
     for row in report["fairness"]:
         shown = row["measures"]
         vfs = f"{shown['VFS']['value']:.2f} ({row['VFS images']})" if "VFS" in shown else ""

@@ -89,8 +89,10 @@ def sets_table(rows: Sequence[Mapping[str, Any]]) -> str:
             for name in ("kernel distance", "Fréchet distance")
         )
         spread = f"{row['diversity']:.3f}" if "diversity" in row else ""
+        scale = f"{row['guidance']:g}" if "guidance" in row else ""
         lines.append(
-            f"<tr><td>{escape(row['system'])}</td><td>{row['images']}</td><td>{row['undetected']}</td><td>{vfs}</td>{numbers}"
-            f"<td>{spread}</td></tr>"
+            f"<tr><td>{escape(row['system'])}</td><td>{row['images']}</td><td>{scale}</td><td>{row['undetected']}</td>"
+            f"<td>{vfs}</td>{numbers}<td>{spread}</td></tr>"
         )
-    return grid(["system", "images", "no face found", "VFS", "kernel distance", "Fréchet", "diversity"], lines)
+    names = ["system", "images", "guidance", "no face found", "VFS", "kernel distance", "Fréchet", "diversity"]
+    return grid(names, lines)

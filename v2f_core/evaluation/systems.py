@@ -41,6 +41,7 @@ class System:
         asked: the persons it can answer for (whoever has one photograph has no *other* one); all when None.
         shuffles: row k says whose answer each person gets; measures are averaged over the rows. None: one's own.
         shown: it was given a true face or identity, so that the ceilings of voices do not bound it.
+        guidance: the scale that its faces were drawn under; None where nothing was drawn from noise.
     """
 
     name: str
@@ -50,6 +51,7 @@ class System:
     asked: Bool[np.ndarray, " n"] | None = None
     shuffles: Int[np.ndarray, "times n"] | None = None
     shown: bool = False
+    guidance: float | None = None
 
     @property
     def undetected(self) -> int:

@@ -85,6 +85,8 @@ def sets(systems: Iterable[System], real: Faces) -> pd.DataFrame:
         asked = _asked(system, real.identities)
         row: dict[str, object] = {"system": system.name, "images": int(asked.sum()) * len(system.faces)}
         row["undetected"] = system.undetected
+        if system.guidance is not None:
+            row["guidance"] = system.guidance
         posteriors = np.concatenate([draw.posteriors[asked] for draw in system.faces])
         if posteriors.shape[1] and len(posteriors) >= 10:
             score = metrics.vfs(posteriors)

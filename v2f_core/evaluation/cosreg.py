@@ -1,0 +1,31 @@
+"""Table 4's CosReg: an aligner that was trained by cosine regression alone, beside which L_id is read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from tempfile import TemporaryDirectory
+
+from v2f_core.identity.aligner import CONFIG_NAME, Aligner
+from v2f_core.profiles import cache_folder
+from v2f_core.training.stage1 import Pairs, Stage1Settings, train
+
+
+def train_cosreg(training: Pairs, validation: Pairs, aligner: Aligner) -> Aligner:
+    """An aligner trained by cosine regression alone, with everything else as in the given one's training."""
+    settings = Stage1Settings(**aligner.provenance["settings"])
+    with TemporaryDirectory() as folder:
+        alone = replace(settings, weight_am=0.0, weight_info=0.0, weight_cosine=1.0, weight_relational=0.0)
+        return train(training, validation, alone, folder, {})
+
+
+def stored_cosreg(training: Pairs, validation: Pairs, aligner: Aligner) -> Aligner:
+    """`train_cosreg`, or what it gave before on the same embeddings with the same settings, from the cache."""
+    digest = hashlib.sha256(json.dumps(aligner.provenance["settings"], sort_keys=True).encode())
+    for tensor in (training.voice, training.face, validation.voice, validation.face):
+        digest.update(tensor.numpy().tobytes())
+    folder = cache_folder() / f"cosreg-{digest.hexdigest()[:12]}"
+    if not (folder / CONFIG_NAME).is_file():  # written last
+        train_cosreg(training, validation, aligner).save_pretrained(folder)
+    return Aligner.from_pretrained(folder)
