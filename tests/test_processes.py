@@ -13,10 +13,12 @@ from two_processes import (
     SETTINGS,
     VOICE,
     draw,
+    hear,
     loss_and_gradients,
     one_of_two,
     pairs,
     parts,
+    record,
     train,
 )
 
@@ -30,6 +32,7 @@ from v2f_core.training.processes import only_one
 def two(tmp_path_factory):
     """The folder in which two processes left what they found."""
     folder = tmp_path_factory.mktemp("two")
+    record(folder / "data")
     torch.multiprocessing.spawn(one_of_two, (str(folder),), nprocs=2)
     return folder
 
@@ -41,6 +44,16 @@ def test_two_processes_give_the_loss_and_the_gradients_of_one(two):
         assert len(shared) == len(alone) == 4
         for ours, theirs in zip(shared, alone, strict=True):
             torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_two_processes_extract_the_bytes_of_one(two, tmp_path):
+    alone = hear(two / "data", tmp_path / "voices")
+    files = sorted(path.name for path in (tmp_path / "voices").iterdir())
+    assert files == [*(f"{i:05d}.safetensors" for i in range(5)), "provenance.json", "skipped.csv"]
+    for name in files:
+        assert (tmp_path / "voices" / name).read_bytes() == (two / "voices" / name).read_bytes(), name
+    for rank in range(2):  # both have waited for the other's share
+        assert torch.equal(torch.load(two / f"heard-{rank}.pt", weights_only=True), alone.vectors)
 
 
 def test_without_the_other_half_s_negatives_the_loss_is_another():

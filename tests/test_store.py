@@ -6,17 +6,12 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
-import soundfile
 import torch
-from PIL import Image
 
-from v2f_core.data.manifest import COLUMNS, Manifest
 from v2f_core.errors import InputError
-from v2f_core.training import embeddings
-from v2f_core.training.reading import read_ahead
+from v2f_core.training import store as stores
 
 WEIGHTS = {"weights_sha256": "ab"}
 
@@ -40,7 +35,7 @@ class Embedder:
 
 def run(folder, embed, count=20, **settings):
     items = [str(i) for i in range(count)]
-    return embeddings.extract(Path("root"), items, embed, folder, WEIGHTS, batch=3, shard=4, **settings)
+    return stores.extract(Path("root"), items, embed, folder, WEIGHTS, batch=3, shard=4, **settings)
 
 
 def test_rows_follow_the_items(tmp_path):
@@ -58,7 +53,7 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path, killed_after):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "killed", first)
     with pytest.raises(InputError, match="not finished"):
-        embeddings.load(tmp_path / "killed")
+        stores.load(tmp_path / "killed")
     resumed = run(tmp_path / "killed", second)
     whole = run(tmp_path / "whole", Embedder())
     done = killed_after // 4 * 4  # whole shards
@@ -74,7 +69,7 @@ SLOWLY = """
 import sys, time
 from pathlib import Path
 import torch
-from v2f_core.training.embeddings import extract
+from v2f_core.training.store import extract
 
 def embed(paths):
     time.sleep(0.02)
@@ -173,7 +168,7 @@ def test_a_store_of_other_weights_or_items_is_not_mixed_in(tmp_path):
         run(tmp_path, Embedder(), count=21)
     items = [str(i) for i in range(20)]
     with pytest.raises(InputError, match="weights_sha256 differ"):
-        embeddings.extract(Path("root"), items, Embedder(), tmp_path, {"weights_sha256": "cd"}, shard=4)
+        stores.extract(Path("root"), items, Embedder(), tmp_path, {"weights_sha256": "cd"}, shard=4)
 
 
 def test_a_damaged_shard_is_named(tmp_path):
@@ -181,68 +176,6 @@ def test_a_damaged_shard_is_named(tmp_path):
     (tmp_path / "00001.safetensors").write_bytes(b"torn")
     with pytest.raises(InputError, match=r"00001.safetensors: damaged; delete it"):
         run(tmp_path, Embedder())
-
-
-# --- voices and faces
-
-
-class Encoder:
-    """Stands in for a speaker encoder: a window's embedding is its mean absolute value."""
-
-    def embed(self, clips):
-        return clips.abs().mean(dim=1, keepdim=True).expand(-1, 4)
-
-
-class Pack:
-    """Stands in for a face pack: finds a face unless the picture is black."""
-
-    def embed(self, images):
-        seen = np.array([image.any() for image in images])
-        return np.eye(512, dtype=np.float32)[[int(image[0, 0, 0]) for image in images]], seen
-
-
-@pytest.fixture
-def manifest(tmp_path):
-    """Three recordings (one empty) and three pictures (one black, one no picture) of one person."""
-    root = tmp_path / "data"
-    root.mkdir()
-    g = np.random.default_rng(0)
-    for name, seconds, level in (("short.wav", 1.25, 0.1), ("long.wav", 3.2, 0.2)):
-        soundfile.write(root / name, level * g.uniform(-1, 1, int(16_000 * seconds)), 16_000)
-    (root / "empty.wav").touch()
-    for name, red in (("black.png", 0), ("red.png", 9)):
-        Image.new("RGB", (8, 8), (red, 0, 0)).save(root / name)
-    (root / "text.png").write_text("no picture")
-    rows = [("Ada", "f", "train", "voice", "v", name) for name in ("empty.wav", "long.wav", "short.wav")]
-    rows += [("Ada", "f", "train", "face", "", name) for name in ("black.png", "red.png", "text.png")]
-    return Manifest(root, pd.DataFrame(rows, columns=list(COLUMNS)))
-
-
-@pytest.fixture
-def weights(tmp_path):
-    folder = tmp_path / "weights"
-    folder.mkdir()
-    (folder / "config.json").write_text("{}")
-    return folder
-
-
-def test_a_recording_has_one_embedding_a_window(manifest, weights, tmp_path):
-    store = embeddings.extract_voices(manifest, Encoder(), weights, tmp_path / "voices", 1.25, max_bad=0.5)
-    assert store.items == ["long.wav"] * 4 + ["short.wav"]  # 3.2 s: windows from 0, 0.625, 1.25, 1.875
-    assert store.vectors[:, 0].tolist() == pytest.approx([0.1] * 4 + [0.05], rel=0.05)
-    ((item, why),) = store.skipped
-    assert item == "empty.wav"
-    assert "empty (0 bytes)" in why
-
-
-def test_a_picture_without_a_face_is_listed(manifest, weights, tmp_path):
-    store = embeddings.extract_faces(manifest, Pack(), weights, tmp_path / "faces", max_bad=0.9)
-    assert store.items == ["red.png"]
-    assert store.vectors[0].argmax() == 9
-    assert [why.split(": ")[1].split(";")[0] for _, why in store.skipped] == [
-        "no face found in it",
-        "cannot be read as a picture",
-    ]
 
 
 # --- several processes
@@ -257,18 +190,6 @@ def test_shares_of_several_processes_make_the_same_bytes(tmp_path):
     assert store.skipped == [("2", f"{Path('root') / '2'}: damaged")]
     for path in (tmp_path / "alone").iterdir():
         assert path.read_bytes() == (tmp_path / "shared" / path.name).read_bytes()
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_what_is_read_does_not_depend_on_who_reads_it(tmp_path, workers):
-    paths = [tmp_path / f"{red}.png" for red in range(6)]
-    for red, path in enumerate(paths):
-        Image.new("RGB", (8, 8), (red, 0, 0)).save(path)
-    paths[3].write_text("no picture")
-    read = list(read_ahead(paths, embeddings.read_image, workers))
-    assert str(read[3]) == f"{paths[3]}: cannot be read as a picture; expected a JPEG, PNG or WebP file"
-    assert isinstance(read.pop(3), InputError)
-    assert [picture[0, 0].tolist() for picture in read] == [[red, 0, 0] for red in (0, 1, 2, 4, 5)]
 
 
 def test_a_lost_worker_is_named(monkeypatch, tmp_path):

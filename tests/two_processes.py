@@ -2,14 +2,21 @@
 
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
+import soundfile
 import torch
 import torch.distributed as dist
 from torch import nn
 
+from v2f_core.data.manifest import COLUMNS, Manifest
 from v2f_core.identity.contrast import InfoNCE
 from v2f_core.identity.losses import AMSoftmax, IdentityLoss
 from v2f_core.identity.sphere import normalise
+from v2f_core.profiles import MINI_ASSETS
+from v2f_core.speech.encoders import load_encoder
 from v2f_core.training import stage1
+from v2f_core.training.embeddings import extract_voices
 from v2f_core.training.processes import average_gradients, gather
 from v2f_core.training.stage1 import Pairs, Stage1Settings
 
@@ -63,9 +70,27 @@ def train(folder):
     return stage1.train(pairs(PERSONS, 10), pairs(5, 20), SETTINGS, folder, {})
 
 
+def record(data):
+    """Nine recordings of noise, of which one is empty."""
+    data.mkdir()
+    for i in range(9):
+        wave = 0.1 * np.random.default_rng(i).uniform(-1, 1, 12_000 * (i + 2))
+        soundfile.write(data / f"{i}.wav", wave, 16_000)
+    (data / "4.wav").write_bytes(b"")
+
+
+def hear(data, store):
+    """Embeds them with the miniature AST: five shards of two files."""
+    rows = [("Ada", "f", "train", "voice", "", f"{i}.wav") for i in range(9)]
+    manifest, weights = Manifest(data, pd.DataFrame(rows, columns=list(COLUMNS))), MINI_ASSETS / "ast"
+    return extract_voices(manifest, load_encoder("ast", weights), weights, store, 1.25, max_bad=0.5, batch=2, shard=2)
+
+
 def one_of_two(rank: int, folder: str) -> None:
     """What each of the two processes does; the other is met through a file, no port is needed."""
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    heard = hear(Path(folder) / "data", Path(folder) / "voices")
+    torch.save(heard.vectors, Path(folder) / f"heard-{rank}.pt")
     torch.save(loss_and_gradients(rank, 2), Path(folder) / f"{rank}.pt")
     trained = train(Path(folder) / "stage1")
     torch.save(trained.state_dict(), Path(folder) / f"trained-{rank}.pt")

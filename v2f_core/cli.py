@@ -67,14 +67,20 @@ def extract(
     profile: ProfileName = None,
     device: Device = "cpu",
     workers: Annotated[int, typer.Option(min=0, help="Processes that read the files.")] = 0,
+    precision: Annotated[
+        Literal["fp32", "bf16"] | None, typer.Option(help="Of the speech encoder; else bf16 on cuda, fp32 elsewhere.")
+    ] = None,
 ) -> None:
     """Embed every voice and face of the profile's dataset once, into the cache; goes on where it was stopped."""
     from v2f_core.data.layouts import open_dataset
     from v2f_core.training.embeddings import stored
+    from v2f_core.training.processes import join
 
     chosen = load_profile(profile)
     _check(device)
-    stores = stored(chosen, open_dataset(chosen), device, workers)
+    stores = stored(chosen, open_dataset(chosen), device, workers, precision)
+    if join(device)[0]:
+        return  # the first process speaks for all
     for name, embeddings in zip(("voices", "faces"), stores, strict=True):
         print(f"{name}: {len(embeddings.vectors)} embeddings, {len(embeddings.skipped)} files skipped")
 

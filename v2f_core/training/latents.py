@@ -1,6 +1,6 @@
 """What Stage II needs of every real face and what never changes: its latents and its landmarks, made once and stored.
 
-The store is that of :mod:`v2f_core.training.embeddings`; a row is a face's latents and its ten landmark coordinates.
+The store is that of :mod:`v2f_core.training.store`; a row is a face's latents and its ten landmark coordinates.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from v2f_core.diffusion.consistency import FaceBatch
 from v2f_core.errors import InputError
 from v2f_core.profiles import cache_folder
 from v2f_core.provenance import folder_hash
-from v2f_core.training.embeddings import Embedder, Embeddings, extract, read_image
+from v2f_core.training.embeddings import read_image
+from v2f_core.training.precision import Precision, autocast, precision_of, said
 from v2f_core.training.stage1 import Pairs, pair_up
+from v2f_core.training.store import Embedder, Embeddings, extract
 
 if TYPE_CHECKING:
     from v2f_core.data.manifest import Manifest
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 POINTS = 5
 
 
-def latent_embedder(prior: Prior, pack: FacePack) -> Embedder:
+def latent_embedder(prior: Prior, pack: FacePack, precision: Precision = "fp32") -> Embedder:
     """Encodes pictures, brought to the prior's size, and finds the largest face's landmarks in that size's pixels."""
     from PIL import Image
 
@@ -61,7 +63,8 @@ def latent_embedder(prior: Prior, pack: FacePack) -> Embedder:
         good = [item for item in prepared if not isinstance(item, InputError)]
         if not good:
             return [item for item in prepared if isinstance(item, InputError)]
-        latents = prior.encode(torch.stack([pixels for pixels, _ in good]).to(prior.device)).float().cpu()
+        with autocast(precision, prior.device):
+            latents = prior.encode(torch.stack([pixels for pixels, _ in good]).to(prior.device)).float().cpu()
         points = torch.stack([landmarks for _, landmarks in good])
         rows = iter(torch.cat([latents.flatten(1), points.flatten(1)], dim=1))
         return [item if isinstance(item, InputError) else next(rows)[None] for item in prepared]
@@ -69,11 +72,18 @@ def latent_embedder(prior: Prior, pack: FacePack) -> Embedder:
     return embed
 
 
-def stored_latents(profile: Profile, manifest: Manifest, prior: Prior, pack: FacePack) -> Embeddings:
+def stored_latents(
+    profile: Profile, manifest: Manifest, prior: Prior, pack: FacePack, precision: Precision | None = None
+) -> Embeddings:
     """Latents and landmarks of the training and validation faces of a profile's dataset, from the cache or made now.
 
+    Where a launcher started several processes, they share the work.
+
+    Args:
+        precision: of the VAE, see :func:`~v2f_core.training.precision.precision_of`.
     Raises:
-        InputError: a part of the profile is missing or damaged, or too many pictures are bad.
+        InputError: a part of the profile is missing or damaged, the store is of another precision, or too many
+            pictures are bad.
     """
     # only the VAE matters here: a prior with another UNet shares them
     hashes = {
@@ -82,8 +92,11 @@ def stored_latents(profile: Profile, manifest: Manifest, prior: Prior, pack: Fac
     }
     items = [path for split in ("train", "val") for path in manifest.faces(split).path]
     name = hashlib.sha256("\n".join([*hashes.values(), *items]).encode()).hexdigest()[:12]
-    folder, embed = cache_folder() / f"latents-{name}", latent_embedder(prior, pack)
-    return extract(manifest.root, items, embed, folder, {"what": "latents, landmarks", **hashes}, describe="latents")
+    folder = cache_folder() / f"latents-{name}"
+    chosen = precision_of(folder, prior.device, precision)
+    provenance = {"what": "latents, landmarks", **hashes, **said(chosen)}
+    embed = latent_embedder(prior, pack, chosen)
+    return extract(manifest.root, items, embed, folder, provenance, describe="latents")
 
 
 @dataclass(frozen=True)

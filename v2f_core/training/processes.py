@@ -8,7 +8,9 @@ the same batch, however many share it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -17,6 +19,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from v2f_core.errors import InputError
+
+PATIENCE = timedelta(days=7)  # one may extract for hours longer than another; a launcher ends all if one dies
 
 
 def join(device: str = "cpu") -> tuple[int, int]:
@@ -29,7 +33,7 @@ def join(device: str = "cpu") -> tuple[int, int]:
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
         from accelerate import PartialState
 
-        PartialState(cpu=device == "cpu")
+        PartialState(cpu=device == "cpu", timeout=PATIENCE)
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
@@ -83,6 +87,23 @@ def wait() -> None:
     """Until all processes are here."""
     if dist.is_initialized():
         dist.barrier()
+
+
+@contextmanager
+def in_turn() -> Iterator[None]:
+    """Process 0 goes through the block first: what it finds missing it makes, and the others find it made.
+
+    Example:
+        >>> with in_turn():
+        ...     print("fetched")
+        fetched
+    """
+    later = dist.is_initialized() and dist.get_rank() > 0
+    if later:
+        wait()
+    yield
+    if not later:
+        wait()
 
 
 class _Gather(torch.autograd.Function):

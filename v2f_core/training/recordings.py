@@ -22,7 +22,7 @@ from v2f_core.training.stage1 import Pairs, pair_up
 
 if TYPE_CHECKING:
     from v2f_core.data.manifest import Manifest
-    from v2f_core.training.embeddings import Embeddings
+    from v2f_core.training.store import Embeddings
 
 AT_ONCE = 16  # recordings embedded together
 STRIDE = 1_000_003  # between the seeds of two runs, which count steps up from there

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from v2f_core.diffusion.prior import Prior
     from v2f_core.identity.faces import FacePack
     from v2f_core.profiles import Profile
-    from v2f_core.training.embeddings import Embeddings
     from v2f_core.training.latents import FacePairs
+    from v2f_core.training.store import Embeddings
 
 
 @dataclass(frozen=True)
