@@ -12,7 +12,7 @@ from v2f_core.diffusion.consistency_settings import CHOICES, ConsistencySettings
 from v2f_core.diffusion.lora import add_lora, lora_parameters, without_lora
 from v2f_core.diffusion.monitors import collapse_monitors
 from v2f_core.diffusion.prior import Prior
-from v2f_core.diffusion.strategies import draw_negatives, estimate_x0
+from v2f_core.diffusion.strategies import draw_negatives, estimate_x0, unlikeness
 from v2f_core.diffusion.timesteps import WEIGHTS, bands, draw_timesteps, timestep_weight
 from v2f_core.errors import InputError
 from v2f_core.identity.arcface_torch import align_batch, differentiable_arcface
@@ -207,6 +207,32 @@ def test_how_a_drawn_face_is_recognised_and_its_gradient_by_hand(mode, prior, ar
     expected = torch.autograd.grad(by_hand(z).mean(), [z, *parameters])
     for found, gradient in zip([identity.grad, *(p.grad for p in parameters)], expected, strict=True):
         torch.testing.assert_close(found, gradient, atol=1e-5, rtol=1e-2)
+
+
+@pytest.mark.parametrize("mode", ["cycle", "likeness"])
+def test_of_a_speakers_copies_the_mean_is_compared(mode, prior, arcface, faces, monkeypatch):
+    """Two speakers of the four, two faces each; by hand from what f_arc recognised in each face."""
+    wake(prior)
+    identity = unit(BATCH, 3)
+    settings = ConsistencySettings(mode, z_t_from="generated", generated_steps=1, copies=2)
+    terms = SelfConsistency(prior, arcface, settings)(identity, faces, seeded(4))
+    target = identity if mode == "cycle" else faces.z_arc
+    for speaker in (0, 1):
+        two = terms.z_self[2 * speaker : 2 * speaker + 2]
+        assert two[0] @ two[1] < 0.999  # other noise
+        by_hand = 1 - F.cosine_similarity(two.mean(0), target[speaker], dim=0)
+        torch.testing.assert_close(terms.each[2 * speaker : 2 * speaker + 2], by_hand.expand(2))
+    with pytest.raises(InputError, match="copies=5 in a batch of 4"):
+        SelfConsistency(prior, arcface, ConsistencySettings(mode, copies=5))(identity, faces, seeded(4))
+
+
+def test_faces_that_become_alike_gain_nothing_by_the_mean():
+    """Drawn towards their mean, two faces come nearer to the target one by one; their mean is where it was."""
+    spread, target = unit(2, 0), unit(1, 1).expand(2, 512)
+    target = normalise(target + spread.mean(0))
+    alike = torch.stack([normalise(spread.mean(0) + 0.1 * (z - spread.mean(0))) for z in spread])
+    assert (unlikeness(alike, target, 1) < unlikeness(spread, target, 1)).all()
+    torch.testing.assert_close(unlikeness(alike, target, 2), unlikeness(spread, target, 2), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("mode", CHOICES["mode"])
@@ -567,6 +593,7 @@ def test_timesteps_fill_their_range_and_bands_cover_it():
         ({"t_min": 9, "t_max": 8}, "t_min=9"),
         ({"condition_dropout": 1.0}, "condition_dropout=1.0"),
         ({"temperature": 0.0}, "temperature=0.0"),
+        ({"copies": 0}, "copies=0"),
         ({"mode": "contrast", "z_t_from": "other"}, "give z_t_from='real'"),
         ({"mode": "contrast", "condition_dropout": 0.1}, "null is a negative"),
         ({"mode": "cycle", "condition_dropout": 0.1}, "nobody was asked for"),

@@ -55,6 +55,10 @@ class FaceBatch:
     z_arc: Float[Tensor, "batch 512"]
     women: Bool[Tensor, " batch"]
 
+    def __getitem__(self, rows: Int[Tensor, " some"] | slice) -> FaceBatch:
+        """Some of them."""
+        return FaceBatch(self.latents[rows], self.landmarks[rows], self.z_arc[rows], self.women[rows])
+
 
 class ConsistencyTerms(NamedTuple):
     """What :class:`SelfConsistency` gives.
@@ -80,7 +84,8 @@ class SelfConsistency:
         arcface: f_arc with gradients (:func:`~v2f_core.identity.arcface_torch.differentiable_arcface`).
         settings: which L_self; ``trains="aligner"`` freezes the adapters.
     Raises:
-        InputError: the timesteps end before t_max; from the call, a batch of one where another person is needed.
+        InputError: the timesteps end before t_max; from the call, a batch of one where another person is needed, or
+            of fewer than the copies.
 
     Example:
         >>> critic = SelfConsistency(prior, arcface, ConsistencySettings("teacher"))  # doctest: +SKIP
@@ -95,45 +100,63 @@ class SelfConsistency:
             parameter.requires_grad_(settings.trains != "aligner")
 
     def __call__(
-        self, identity: Float[Tensor, "batch 512"], faces: FaceBatch, generator: torch.Generator
+        self,
+        identity: Float[Tensor, "batch 512"],
+        faces: FaceBatch,
+        generator: torch.Generator,
+        share: tuple[int, int] = (0, 1),
     ) -> ConsistencyTerms:
-        """L_self of a batch; the generator draws timesteps, noise, dropped conditions and negatives."""
+        """L_self of a batch; the generator draws timesteps, noise, dropped conditions and negatives.
+
+        With ``share`` (i, n) it is that of the i-th of n equal parts, the others being looked at by other processes.
+        All is drawn for the whole batch: the shares' mean is what one process gets for it.
+        """
         settings, device = self.settings, faces.latents.device
+        if settings.copies > 1:
+            speakers = len(identity) // settings.copies
+            if not speakers:
+                raise InputError(f"copies={settings.copies} in a batch of {len(identity)}: raise the batch")
+            rows = torch.arange(speakers, device=device).repeat_interleave(settings.copies)
+            identity, faces = identity[rows], faces[rows]
         if settings.identity_from == "true":
             identity = faces.z_arc
         if settings.trains == "lora":
             identity = identity.detach()
-        z_0, landmarks = self._source(identity, faces, generator)
-        t = draw_timesteps(len(z_0), settings.t_min, settings.t_max, generator).to(device)
-        noise = _normal(z_0.shape, generator).to(z_0)
-        given = torch.rand(len(z_0), generator=generator, device=generator.device) >= settings.condition_dropout
+        part = len(identity) // settings.copies // share[1] * settings.copies
+        here = slice(share[0] * part, (share[0] + 1) * part)
+        z_0, landmarks = self._source(identity, faces, generator, here)
+        t = draw_timesteps(len(identity), settings.t_min, settings.t_max, generator)[here].to(device)
+        noise = _normal(faces.latents.shape, generator)[here].to(z_0)
+        given = torch.rand(len(identity), generator=generator, device=generator.device) >= settings.condition_dropout
         z_t = self.prior.add_noise(z_0, noise, t)
-        look = Look(self.prior, self.arcface, settings, z_t, t, noise, landmarks, given.to(device), generator)
-        c_gen = look.condition(identity)
+        look = Look(self.prior, self.arcface, settings, z_t, t, noise, landmarks, given[here].to(device), generator)
+        c_gen = look.condition(identity[here])
         # first of all passes: autocast keeps casts of weights, and those of a pass without gradient have none
-        asked = Asked(identity, c_gen, look.predict(c_gen), faces.z_arc, faces.women)
+        asked = Asked(identity[here], c_gen, look.predict(c_gen), faces.z_arc[here], identity, faces.women, here)
         each, z_self = STRATEGIES[settings.mode](look, asked)
         if settings.anchor:
             each = each + settings.anchor * mean_square(asked.prediction - undisturbed(look, asked))
         weight = timestep_weight(settings.weight, t, self.prior.alphas_cumprod)
         return ConsistencyTerms((weight * each).mean(), each.detach(), t, z_self)
 
-    def _source(self, identity: Tensor, faces: FaceBatch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _source(
+        self, identity: Tensor, faces: FaceBatch, generator: torch.Generator, here: slice
+    ) -> tuple[Tensor, Tensor]:
         """The clean latents that are noised, and the landmarks of that face."""
         source = self.settings.z_t_from
         if source == "real":
-            return faces.latents, faces.landmarks
+            return faces.latents[here], faces.landmarks[here]
         if source == "other":
             if len(identity) < 2:
                 raise InputError("z_t_from='other' in a batch of one: there is no other person; raise the batch")
-            return faces.latents.roll(1, dims=0), faces.landmarks.roll(1, dims=0)
-        start = _normal(faces.latents.shape, generator).to(faces.latents)
+            return faces.latents.roll(1, dims=0)[here], faces.landmarks.roll(1, dims=0)[here]
+        start = _normal(faces.latents.shape, generator)[here].to(faces.latents)
         with torch.no_grad():
-            tokens = self.prior.condition(identity)
+            tokens = self.prior.condition(identity[here])
             latents = self.prior.denoise(start, tokens, self.settings.generated_steps, guidance=1.0)
         torch.clear_autocast_cache()  # it keeps casts of the adapters that were made without gradient
         # nobody knows where a generated face's points are; faces are framed alike, so the mean is near
-        return latents, faces.landmarks.mean(dim=0).expand_as(faces.landmarks)
+        return latents, faces.landmarks.mean(dim=0).expand_as(faces.landmarks[here])
 
 
 def _normal(shape: torch.Size, generator: torch.Generator) -> Tensor:

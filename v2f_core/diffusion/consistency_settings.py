@@ -40,6 +40,8 @@ class ConsistencySettings:
             takes it for.
         negatives: K, other speakers of the same sex that ``contrast`` compares with.
         temperature: τ of ``contrast``, in units of the mean squared residual.
+        copies: noised faces a speaker, in batches of so many fewer speakers. ``cycle`` and ``likeness`` then compare
+            the *mean* of what f_arc recognises in them: to make one's faces alike gains nothing by itself.
         anchor: weight of ‖ε_{θ+ψ}(z_t, P(ẑ)) − ε_θ(z_t, P(ẑ))‖² beside the mode's own loss: it holds the adapters to
             what the prior knew; 0 is the paper.
 
@@ -63,13 +65,14 @@ class ConsistencySettings:
     condition_dropout: float = 0.0
     negatives: int = 3
     temperature: float = 0.01
+    copies: int = 1
     anchor: float = 0.0
 
     def __post_init__(self) -> None:
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise InputError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(allowed)}")
-        for name in ("x0_steps", "generated_steps", "negatives"):
+        for name in ("x0_steps", "generated_steps", "negatives", "copies"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)}: expected a whole number of at least 1")
         if not 0 <= self.t_min <= self.t_max:

@@ -12,7 +12,8 @@ loss does not grow with the image.
 - ``cycle``: 1 − cos(f_arc(decode(x̂0)), sg ẑ), our addition: the face is to be recognised as who was asked for. It needs
   no true face where z_t is generated; what f_arc is fooled by is its trivial optimum: read a second scorer.
 - ``likeness``: 1 − cos(f_arc(decode(x̂0)), z_arc), our addition: not self-consistency but the cosine term of L_id seen
-  through the prior, so that φ is told what its ẑ looks like when it is drawn.
+  through the prior, so that φ is told what its ẑ looks like when it is drawn. With ``copies`` both compare the mean of
+  a speaker's faces.
 
 ``anchor`` adds what the adapters changed, ‖ε_{θ+ψ}(z_t, P(ẑ)) − ε_θ(z_t, P(ẑ))‖², to any of them.
 """
@@ -89,14 +90,17 @@ class Asked:
         c_gen: P(identity), null where conditions are dropped.
         prediction: ε_{θ+ψ}(z_t, c_gen, t), with gradient; every strategy begins with it.
         z_arc: the speakers' true identities.
-        women: the speakers' sex.
+        everybody, women: who all faces of the batch are said to be, and their speakers' sex.
+        here: which of them these are: all, unless several processes share the batch.
     """
 
     identity: Float[Tensor, "batch 512"]
     c_gen: Float[Tensor, "batch tokens width"]
     prediction: Float[Tensor, "batch 4 h w"]
     z_arc: Float[Tensor, "batch 512"]
-    women: Bool[Tensor, " batch"]
+    everybody: Float[Tensor, "everybody 512"]
+    women: Bool[Tensor, " everybody"]
+    here: slice
 
 
 # the loss of each example, and z_self where there is one
@@ -152,25 +156,23 @@ def cycle(look: Look, asked: Asked) -> Result:
     """How unlike who was asked for the face is, as f_arc sees it. The target is a constant: else ẑ would drift to what
     is drawn anyway."""
     z_self = look.recognise(asked.prediction, asked.c_gen)
-    return 1 - (z_self * asked.identity.detach()).sum(dim=1), z_self.detach()
+    return unlikeness(z_self, asked.identity.detach(), look.settings.copies), z_self.detach()
 
 
 def likeness(look: Look, asked: Asked) -> Result:
     """How unlike the speaker the face is, as f_arc sees it."""
     z_self = look.recognise(asked.prediction, asked.c_gen)
-    return 1 - (z_self * asked.z_arc).sum(dim=1), z_self.detach()
+    return unlikeness(z_self, asked.z_arc, look.settings.copies), z_self.detach()
 
 
 def contrast(look: Look, asked: Asked) -> Result:
-    """Whether the face is told better under its own ẑ than under others'.
-
-    The adapters see the negatives as constants: else they would win by predicting worse under those.
-    """
+    """Whether the face is told better under its own ẑ than under others'; the adapters see the negatives as constants,
+    else they would win by predicting worse under those."""
     count = look.settings.negatives
     own = mean_square(asked.prediction - look.noise)
-    who, there = draw_negatives(asked.women, count, look.generator)
+    who, there = (drawn[asked.here] for drawn in draw_negatives(asked.women, count, look.generator))
     with _frozen_lora(look.prior):
-        tokens = look.prior.condition(asked.identity)[who.flatten()]
+        tokens = look.prior.condition(asked.everybody)[who.flatten()]
         z_t, t, noise = (x.repeat_interleave(count, dim=0) for x in (look.z_t, look.t, look.noise))
         others = mean_square(look.prior.predict(z_t, t, tokens) - noise).view(-1, count)
         with torch.no_grad():
@@ -216,6 +218,22 @@ def draw_negatives(
     return top.indices.masked_fill(~there, 0), there
 
 
+def unlikeness(
+    z_self: Float[Tensor, "batch 512"], target: Float[Tensor, "batch 512"], copies: int
+) -> Float[Tensor, " batch"]:
+    """1 − cos between the mean over a speaker's copies, which stand together, and the target; the same for each copy.
+
+    The mean cosine of single faces is ‖mean‖ · cos(mean, target): it also grows as a speaker's faces become one.
+
+    Example:
+        >>> z = F.normalize(torch.eye(512)[:2] + torch.eye(512)[2])  # half of each is the target
+        >>> [f"{unlikeness(z, torch.eye(512)[[2, 2]], copies).mean():.2f}" for copies in (1, 2)]
+        ['0.29', '0.18']
+    """
+    means = F.normalize(z_self.view(-1, copies, z_self.shape[1]).mean(dim=1), dim=1)
+    return 1 - (means.repeat_interleave(copies, dim=0) * target).sum(dim=1)
+
+
 def mean_square(x: Float[Tensor, "batch 4 h w"]) -> Float[Tensor, " batch"]:
     """‖x‖² of each example, over the number of dimensions."""
     return x.square().flatten(1).mean(dim=1)
@@ -224,9 +242,9 @@ def mean_square(x: Float[Tensor, "batch 4 h w"]) -> Float[Tensor, " batch"]:
 @contextmanager
 def _frozen_lora(prior: nn.Module) -> Iterator[None]:
     parameters = [parameter for parameter in lora_parameters(prior).values() if parameter.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
     try:
-        for parameter in parameters:
-            parameter.requires_grad_(False)
         yield
     finally:
         for parameter in parameters:

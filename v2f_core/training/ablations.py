@@ -2,7 +2,7 @@
 
 A system is a start (which Stage I) and what Stage II does to it. All systems of a table take the same number of Stage
 II steps, so that none wins by longer training. λ_self is such that φ gets about as long a gradient from L_self as from
-L_id when Stage II begins, and is not tuned further.
+L_id when Stage II begins, and is not tuned further, but for the attempts that say so.
 """
 
 from __future__ import annotations
@@ -75,8 +75,10 @@ class Ablation:
         )
 
 
-def _of(mode: str, system: str = "", regression: bool = False, rank: int = 0, **consistency: Any) -> Ablation:
-    stage2 = {"weight_self": BALANCED[mode]} | ({"rank": rank, "alpha": float(rank)} if rank else {})
+def _of(
+    mode: str, system: str = "", regression: bool = False, rank: int = 0, weight: float = 0.0, **consistency: Any
+) -> Ablation:
+    stage2 = {"weight_self": weight or BALANCED[mode]} | ({"rank": rank, "alpha": float(rank)} if rank else {})
     return Ablation(system or mode, regression, stage2, {"mode": mode, **consistency})
 
 
@@ -112,6 +114,10 @@ TABLES: Mapping[str, tuple[Ablation, ...]] = MappingProxyType(
             _of("cycle", "cycle", **GENERATED),
             _of("cycle", "cycle, anchored", anchor=1.0, **GENERATED),
             _of("cycle", "cycle, φ alone", trains="aligner", **GENERATED),
+            _of("cycle", "cycle, φ alone, λ 30", weight=30.0, trains="aligner", **GENERATED),
+            _of("cycle", "cycle, φ alone, λ 10", weight=10.0, trains="aligner", **GENERATED),
+            _of("cycle", "cycle of the mean", copies=4, **GENERATED),
+            _of("cycle", "cycle of the mean, φ alone, λ 30", weight=30.0, copies=4, trains="aligner", **GENERATED),
             _of("cycle", "cycle, true c*", trains="lora", identity_from="true", **GENERATED),
         ),
         # what z_t tells by itself: a gain that needs the speaker's own face in z_t is leakage
