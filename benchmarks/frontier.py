@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from v2f_core.ablate import GUIDANCES, Bench, Plan, open_bench
+from v2f_core.ablate import Kit, Plan, open_kit
 from v2f_core.diffusion.lora import load_lora
 from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
@@ -24,6 +24,7 @@ from v2f_core.evaluation.ablation import as_diverse
 from v2f_core.evaluation.intervals import bootstrap, paired_difference
 from v2f_core.evaluation.scorer import Faces
 from v2f_core.evaluation.systems import Drawing, draw_faces
+from v2f_core.evaluation.tuning import GUIDANCES
 from v2f_core.files import atomic_write
 from v2f_core.identity.aligner import Aligner
 from v2f_core.profiles import load_profile
@@ -42,12 +43,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results"))
     chosen = parser.parse_args()
     plan = Plan(load_profile("mini"), chosen.runs, persons=chosen.persons, split=chosen.split)
-    bench = open_bench(plan)
-    photographs = bench.scorer.photographs(bench.photos)
+    kit = open_kit(plan)
+    photographs = kit.scorer.photographs(kit.photos)
     values: dict[tuple[str, float], dict[str, np.ndarray]] = {}
     for system in chosen.systems:
         for guidance in chosen.guidances:
-            seeds = [measured(plan, bench, photographs, system, seed, guidance) for seed in range(chosen.seeds)]
+            seeds = [measured(plan, kit, photographs, system, seed, guidance) for seed in range(chosen.seeds)]
             values[system, guidance] = {name: np.mean([each[name] for each in seeds], axis=0) for name in seeds[0]}
     base = [values[chosen.systems[0], guidance] for guidance in chosen.guidances]
     rows = []
@@ -67,7 +68,7 @@ def main() -> None:
 
 
 def measured(
-    plan: Plan, bench: Bench, photographs: Faces, system: str, seed: int, guidance: float
+    plan: Plan, kit: Kit, photographs: Faces, system: str, seed: int, guidance: float
 ) -> dict[str, np.ndarray]:
     """Two faces of everybody by a finished run, drawn under a scale; what was drawn before is not drawn again."""
     run = plan.run(system, seed)
@@ -77,15 +78,15 @@ def measured(
     load_lora(prior, run / "stage2" / "lora")
     prior.requires_grad_(False)
     with torch.no_grad():
-        identity = aligner(bench.test.pooled_voices())
+        identity = aligner(kit.test.pooled_voices())
     made = {name: folder_hash(plan.profile.part(name)) for name in ("prior", "faces", "judge")}
     made |= {"trained": system, "trained_with_seed": str(seed)}
     draws = [
         draw_faces(
             prior,
             identity,
-            bench.test.persons,
-            bench.scorer,
+            kit.test.persons,
+            kit.scorer,
             run / "faces",
             made,
             Drawing(plan.drawn_steps, guidance, seed),
@@ -94,7 +95,7 @@ def measured(
         )
         for number in (0, 1)
     ]
-    truth = bench.test.gallery().numpy()
+    truth = kit.test.gallery().numpy()
     each = {
         "cosine": [metrics.cosine(faces.identities, truth) for faces in draws],
         "second scorer": [metrics.cosine(faces.features, photographs.features) for faces in draws],

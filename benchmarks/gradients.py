@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from v2f_core.ablate import Plan, open_bench
+from v2f_core.ablate import Plan, open_kit
 from v2f_core.diffusion.consistency import SelfConsistency
 from v2f_core.diffusion.consistency_settings import CHOICES, ConsistencySettings
 from v2f_core.files import atomic_write
@@ -31,21 +31,21 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results"))
     chosen = parser.parse_args()
     profile = load_profile("mini")
-    bench = open_bench(Plan(profile, Path()))
-    bench.prior.requires_grad_(False)
+    kit = open_kit(Plan(profile, Path()))
+    kit.prior.requires_grad_(False)
     aligner = Aligner.from_pretrained(profile.part("aligner")).eval()
     settings = Stage1Settings(**profile.stage1)
-    of_identity = identity_loss(bench.training.pairs, settings, free=not settings.fixed_centroids)
+    of_identity = identity_loss(kit.training.pairs, settings, free=not settings.fixed_centroids)
     generator, rows = torch.Generator().manual_seed(0), []
     for name in ("L_id", *CHOICES["mode"]):
         values, lengths = [], []
         for _ in range(BATCHES):
-            voice, label, faces = bench.training.draw(BATCH, settings.windows, generator)
+            voice, label, faces = kit.training.draw(BATCH, settings.windows, generator)
             identity = aligner(voice)
             if name == "L_id":
                 loss: Tensor = of_identity(identity, faces.z_arc, label).total
             else:
-                critic = SelfConsistency(bench.prior, bench.arcface, ConsistencySettings(name))
+                critic = SelfConsistency(kit.prior, kit.arcface, ConsistencySettings(name))
                 loss = critic(identity, faces, generator).loss
             gradients = torch.autograd.grad(loss, list(aligner.parameters()))
             values.append(loss.item())

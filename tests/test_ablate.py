@@ -32,24 +32,24 @@ def plan(tiny_profile, tmp_path_factory):
 
 
 @pytest.fixture
-def bench(plan, monkeypatch):
+def kit(plan, monkeypatch):
     """As many test persons as are planned; a judge and a recogniser that see colours."""
     torch.manual_seed(0)
     size = {"size": 16, "mean": [127.0] * 3, "scale": [64.0] * 3, "channels": "RGB"}
     judge = Judge({"architecture": "plain", "widths": [4, 8], "n_classes": 6, **size}).eval()
     opened = []
 
-    def open_bench(plan):
+    def open_kit(plan):
         scorer = Scorer(Pack(), judge)
         scorer.photographs = lambda paths: scorer_faces(scorer, len(paths))
         test = people(plan.persons, seed=3).pairs
         prior = Prior.from_folder(plan.profile.prior)
         opened.append(prior)
-        return ablate.Bench(
+        return ablate.Kit(
             people(7, seed=1), people(5, seed=2), test, [None] * len(test.persons), prior, scorer, Recogniser()
         )
 
-    monkeypatch.setattr(ablate, "open_bench", open_bench)
+    monkeypatch.setattr(ablate, "open_kit", open_kit)
     monkeypatch.setattr(ablate, "GUIDANCES", (1.0, 2.0))
     return opened
 
@@ -70,12 +70,12 @@ ROWS = (
 
 
 @pytest.fixture
-def tidy(plan, bench, monkeypatch):
+def tidy(plan, kit, monkeypatch):
     monkeypatch.setattr(ablate, "table", lambda name: ROWS)
     return ablate.ablate("mine", 2, plan)
 
 
-def test_all_systems_and_seeds_stand_in_one_tidy_table(tidy, bench, plan):
+def test_all_systems_and_seeds_stand_in_one_tidy_table(tidy, kit, plan):
     assert list(tidy.columns) == ablation.COLUMNS
     assert set(zip(tidy.system, tidy.seed, strict=True)) == {(row.system, seed) for row in ROWS for seed in (0, 1)}
     cosines = tidy[tidy.metric == "cosine"]
@@ -85,9 +85,9 @@ def test_all_systems_and_seeds_stand_in_one_tidy_table(tidy, bench, plan):
     parts = tidy.drop_duplicates("system").set_index("system").parts
     assert parts.to_dict() == {WITHOUT: "none", "speech alone": "none", "teacher": "both", "of 2": "none"}
 
-    before = len(bench)
+    before = len(kit)
     again = ablate.ablate("mine", 2, plan)
-    assert len(bench) == before + 1  # opened to make the stores, no system is run again
+    assert len(kit) == before + 1  # opened to make the stores, no system is run again
     pd.testing.assert_frame_equal(tidy, again)
 
 
@@ -105,7 +105,7 @@ def test_a_folder_of_another_plan_is_refused(tidy, plan):
         ablate.measured(ROWS[0], 0, replace(plan, drawn_steps=3))
 
 
-def test_other_persons_are_drawn_without_training_again(tidy, bench, plan, monkeypatch):
+def test_other_persons_are_drawn_without_training_again(tidy, kit, plan, monkeypatch):
     """What was chosen on some persons is measured on others with the same weights, and each has its own rows."""
     before = (plan.run("teacher", 1) / "stage2" / "history.csv").read_bytes()
     monkeypatch.setattr("v2f_core.training.stage2._Run.step", None)
@@ -115,7 +115,7 @@ def test_other_persons_are_drawn_without_training_again(tidy, bench, plan, monke
     assert {folder.name for folder in plan.run("teacher", 1).glob("test-*")} == {"test-5", "test-6"}
 
 
-def test_weights_are_known_by_what_they_are_and_not_by_where_they_lie(tidy, bench, plan, tmp_path):
+def test_weights_are_known_by_what_they_are_and_not_by_where_they_lie(tidy, kit, plan, tmp_path):
     import shutil
 
     moved = replace(plan.profile, judge=shutil.copytree(plan.profile.judge, tmp_path / "judge"))
@@ -126,9 +126,35 @@ def test_weights_are_known_by_what_they_are_and_not_by_where_they_lie(tidy, benc
         ablate.measured(ROWS[0], 0, replace(plan, profile=moved))
 
 
-def test_without_the_first_seed_there_is_no_guidance(bench, plan, tmp_path):
+def test_without_the_first_seed_there_is_no_guidance(kit, plan, tmp_path):
     with pytest.raises(InputError, match="run seed 0"):
         ablate.measured(ROWS[0], 1, replace(plan, folder=tmp_path))
+
+
+def test_everything_is_loaded_where_the_plan_says(plan, tiny_profile, monkeypatch):
+    """Embeddings and prior go to the plan's device; the net that is loaded first stops the test."""
+    loaded = []
+
+    def prior(folder, device):
+        loaded.append(device)
+        raise InputError("far enough")
+
+    monkeypatch.setattr("v2f_core.data.layouts.open_dataset", lambda profile: None)
+    monkeypatch.setattr("v2f_core.training.embeddings.stored", lambda *given: loaded.append(given[2]) or (None, None))
+    monkeypatch.setattr(Prior, "from_folder", prior)
+    with pytest.raises(InputError, match="far enough"):
+        ablate.open_kit(replace(plan, device="cuda"))
+    assert loaded == ["cuda", "cuda"]
+
+
+def test_a_device_that_is_not_there_is_a_one_line_error(capsys):
+    if torch.backends.mps.is_available():
+        pytest.skip("this machine has one")
+    for command in (["ablate", "table4"], ["evaluate"]):
+        with pytest.raises(SystemExit) as stop:
+            cli.main([*command, "--device", "mps"])
+        assert stop.value.code == 2
+        assert "mps: this machine's torch cannot use it; choose another --device" in capsys.readouterr().err
 
 
 def test_a_plan_and_its_rows_reach_another_process_unchanged(plan):

@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Float
 
 from v2f_core.errors import InputError
+from v2f_core.evaluation.tuning import GUIDANCES
 from v2f_core.files import atomic_write
 from v2f_core.provenance import folder_hash
 from v2f_core.training.ablations import Ablation, table
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from v2f_core.training.latents import FacePairs
     from v2f_core.training.stage1 import Pairs
 
-GUIDANCES = (1.0, 2.0, 3.0, 4.5)
 SHOWN = ("cosine", "cosine of ẑ", "R@10", "R@10 within sex", "second scorer", "diversity", "VFS")
 
 
@@ -52,6 +52,7 @@ class Plan:
         drawn_steps: of the sampler.
         varied: of so many persons a second face is drawn, for diversity.
         split: who is drawn: "test", or "val" while systems are still being chosen.
+        device: where to train and draw.
     """
 
     profile: Profile
@@ -61,6 +62,7 @@ class Plan:
     drawn_steps: int = 10
     varied: int = 100
     split: str = "test"
+    device: str = "cpu"
 
     def run(self, system: str, seed: int) -> Path:
         """The folder in which a system is trained with a seed."""
@@ -72,7 +74,7 @@ class Plan:
         return f"{self.split}-{self.persons}"
 
 
-class Bench(NamedTuple):
+class Kit(NamedTuple):
     """What a run needs: persons with latents to train and validate on, those drawn with a photo of each, a prior
     without adapters, scorers, and f_arc with gradients."""
 
@@ -101,7 +103,7 @@ def ablate(name: str, seeds: int, plan: Plan, jobs: int = 1) -> pd.DataFrame:
     rows = table(name)
     first = [(row, 0) for row in rows]  # these choose the guidance for the rest
     rest = [(row, seed) for seed in range(1, seeds) for row in rows]
-    open_bench(plan)  # makes the stores that all runs read, so that no two processes make them at once
+    open_kit(plan)  # makes the stores that all runs read, so that no two processes make them at once
     for part in (first, rest):
         if jobs == 1:
             for row, seed in part:
@@ -159,9 +161,9 @@ def _run(row: Ablation, seed: int, plan: Plan, folder: Path) -> pd.DataFrame:
     from v2f_core.evaluation.ablation import tidy
     from v2f_core.evaluation.systems import Drawing, best_of, draw_faces
 
-    bench = open_bench(plan)
-    condition = _train(row, seed, plan, bench, folder)
-    bench.prior.requires_grad_(False)
+    kit = open_kit(plan)
+    condition = _train(row, seed, plan, kit, folder)
+    kit.prior.requires_grad_(False)
     made = {name: str(_made_of(plan.profile)[name]) for name in ("prior", "faces", "judge")}
     made |= {"trained": row.system, "trained_with_seed": str(seed)}
 
@@ -170,38 +172,39 @@ def _run(row: Ablation, seed: int, plan: Plan, folder: Path) -> pd.DataFrame:
             conditions = condition(pairs.pooled_voices()[:count])
         drawing, persons = Drawing(plan.drawn_steps, guidance, seed), pairs.persons[:count]
         return draw_faces(
-            bench.prior, conditions, persons, bench.scorer, folder / "faces", made, drawing, number, row.system
+            kit.prior, conditions, persons, kit.scorer, folder / "faces", made, drawing, number, row.system
         )
 
-    validation, test = bench.validation.pairs, bench.test
+    validation, test = kit.validation.pairs, kit.test
     guidance = _guidance(row, seed, plan, lambda scale: draw(validation, scale).identities, validation)
     with torch.no_grad():
         predicted = None if row.speech else condition(test.pooled_voices()).numpy()
     draws = [draw(test, guidance, number) for number in range(row.draws)]
     faces = draws[0] if predicted is None else best_of(draws, predicted)[0]
     again = draw(test, guidance, row.draws, min(plan.varied, len(test.persons)))
-    return tidy(row, seed, test, predicted, faces, again, bench.scorer.photographs(bench.photos), guidance)
+    return tidy(row, seed, test, predicted, faces, again, kit.scorer.photographs(kit.photos), guidance)
 
 
 def _train(
-    row: Ablation, seed: int, plan: Plan, bench: Bench, folder: Path
+    row: Ablation, seed: int, plan: Plan, kit: Kit, folder: Path
 ) -> Callable[[Float[Tensor, "n speaker"]], Tensor]:
-    """What turns pooled voices into the prior's conditions; adapters are on the bench's prior afterwards."""
+    """What turns pooled voices into the prior's conditions; adapters are on the kit's prior afterwards."""
     from v2f_core.training import stage1, stage2
     from v2f_core.training.speech_condition import SpeechConditionSettings, train_speech_condition
 
     settings = row.settings(plan.profile, seed, plan.steps)
     if row.speech:
         of_speech = SpeechConditionSettings(steps=settings.steps, batch=settings.batch, seed=seed)
-        return train_speech_condition(bench.prior, bench.training, of_speech, folder / "speech.pt", {})
+        return train_speech_condition(kit.prior, kit.training, of_speech, folder / "speech.pt", {})
     identity = row.identity(plan.profile, seed)
-    pairs = bench.training.pairs, bench.validation.pairs
-    started = stage1.train(*pairs, identity, folder / "stage1", {})
-    faces = bench.training, bench.validation
-    return stage2.train(started, bench.prior, bench.arcface, *faces, settings, folder / "stage2", {})
+    pairs = kit.training.pairs, kit.validation.pairs
+    started = stage1.train(*pairs, identity, folder / "stage1", {}, plan.device)
+    faces = kit.training, kit.validation
+    given = started, kit.prior, kit.arcface, *faces, settings, folder / "stage2"
+    return stage2.train(*given, {}, plan.device).cpu()
 
 
-def open_bench(plan: Plan) -> Bench:
+def open_kit(plan: Plan) -> Kit:
     """Everything that a run needs, from a profile; stores of embeddings and latents are made if they are not there."""
     from v2f_core.data.layouts import open_dataset
     from v2f_core.diffusion.prior import Prior
@@ -216,8 +219,9 @@ def open_bench(plan: Plan) -> Bench:
 
     profile = plan.profile
     manifest = open_dataset(profile)
-    voices, faces = stored(profile, manifest)
-    prior, pack = Prior.from_folder(profile.part("prior")), FacePack.from_folder(profile.part("faces"))
+    voices, faces = stored(profile, manifest, plan.device)
+    prior = Prior.from_folder(profile.part("prior"), plan.device)
+    pack = FacePack.from_folder(profile.part("faces"), plan.device)
     latents = stored_latents(profile, manifest, prior, pack)
     training, validation = (
         pair_faces(manifest, voices, faces, latents, split, prior.latent_shape) for split in ("train", "val")
@@ -225,8 +229,8 @@ def open_bench(plan: Plan) -> Bench:
     everybody = pair_up(manifest, voices, faces, plan.split)
     test = everybody.only(first_of_each_sex(everybody.sexes, min(plan.persons, len(everybody.persons))))
     photos: list[Path | None] = [paths[0] for paths in photographs(manifest, faces, test, plan.split)]
-    scorer = Scorer(pack, Judge.from_folder(profile.part("judge")))
-    return Bench(training, validation, test, photos, prior, scorer, differentiable_arcface(pack.arcface_path))
+    scorer = Scorer(pack, Judge.from_folder(profile.part("judge"), plan.device))
+    return Kit(training, validation, test, photos, prior, scorer, differentiable_arcface(pack.arcface_path))
 
 
 def _guidance(row: Ablation, seed: int, plan: Plan, drawn: Callable[[float], np.ndarray], validation: Pairs) -> float:

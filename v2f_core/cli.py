@@ -189,12 +189,14 @@ def evaluate(
     labels: Annotated[Path | None, typer.Option(help="CSV of person, age, skin tone.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same faces.")] = 0,
     profile: ProfileName = None,
+    device: Device = "cpu",
 ) -> None:
     """Every system beside its controls: tables and a page to look at; goes on where it was stopped."""
     from v2f_core.evaluate import chosen_rows, evaluate
 
     rows = chosen_rows(systems)
-    page = evaluate(out, profile, rows, draws, steps, guidance, limit, stage2 or (), labels, seed, tune)
+    _check(device)
+    page = evaluate(out, profile, rows, draws, steps, guidance, limit, stage2 or (), labels, seed, tune, device)
     print(f"tables and report: {page}")
 
 
@@ -208,6 +210,7 @@ def ablate_table(
     split: Annotated[Literal["test", "val"], typer.Option(help="Whose: val while you still choose.")] = "test",
     jobs: Annotated[int, typer.Option(min=1, help="Runs at the same time.")] = 1,
     profile: ProfileName = None,
+    device: Device = "cpu",
 ) -> None:
     """A table of ablations over seeds: trained, drawn, measured; goes on where it was stopped."""
     from v2f_core.ablate import SHOWN, Plan, ablate
@@ -215,7 +218,8 @@ def ablate_table(
     from v2f_core.plots import forest
     from v2f_core.training.ablations import WITHOUT
 
-    plan = Plan(load_profile(profile), out, steps, persons, split=split)
+    _check(device)
+    plan = Plan(load_profile(profile), out, steps, persons, split=split, device=device)
     name = table if split == "test" else f"{table}_{split}"
     summary = ablation.save(ablate(table, seeds, plan, jobs), name, out / "results", SHOWN)
     forest(summary, SHOWN, WITHOUT).savefig(out / "results" / f"{name}.png")

@@ -50,6 +50,7 @@ def evaluate(
     labels: str | Path | None = None,
     seed: int = 0,
     tune: bool = False,
+    device: str = "cpu",
 ) -> Path:
     """Stage I's table, and the report over systems and controls: ``report.html``, ``.md``, ``.json``, and CSV tables.
 
@@ -66,6 +67,7 @@ def evaluate(
         labels: CSV of ages and skin tones (MiniVox has its own).
         seed: of the noise.
         tune: choose every row's guidance on the validation persons, of `tuning.GUIDANCES`.
+        device: where to embed, draw and score.
     Returns:
         the page.
     Raises:
@@ -87,10 +89,10 @@ def evaluate(
         raise InputError(f"guidance {guidance:g} is given, and is to be chosen (tune); leave one out")
     check_writable(Path(out))
     drawing = Drawing(steps, chosen.guidance if guidance is None else guidance, seed)
-    inputs = load(chosen, limit)
+    inputs = load(chosen, limit, device)
     table = stage1_table(inputs.aligner, inputs.training, inputs.test, {"CosReg": inputs.cosreg})
     stage1_report.save(table, out)
-    bench = make_bench(inputs, chosen, drawing, draws, inputs.test, "test")
+    bench = make_bench(inputs, chosen, drawing, draws, "test", device)
     notes = [f"{inputs.beyond} persons of the test split are beyond the limit"] if inputs.beyond else []
     scorers = {name.removesuffix("_sha256"): chosen.part(name.removesuffix("_sha256")) for name in bench.made}
     learned, here = inputs.aligner.provenance.get("persons"), len(inputs.training.persons)
@@ -101,7 +103,7 @@ def evaluate(
         )
     notes += check_splits(inputs.training, inputs.test, scorers, all_known=known(inputs.test))
     judged = _controls(inputs, bench)
-    trained = [controls.Stage2.from_folder(folder, chosen.part("prior")) for folder in stage2]
+    trained = [controls.Stage2.from_folder(folder, chosen.part("prior"), device) for folder in stage2]
     net = None
     if controls.NO_ARCFACE in drawn:
         stores = (inputs.manifest, inputs.voices, inputs.faces)
@@ -111,7 +113,7 @@ def evaluate(
         return controls.rows(of, inputs.aligner, inputs.cosreg, drawn, net, trained)
 
     if tune:
-        validation = make_bench(inputs, chosen, drawing, 1, inputs.validation, "val")
+        validation = make_bench(inputs, chosen, drawing, 1, "val", device)
         likeness = tuning.tuned(validation, rows)
         bench = replace(bench, guidance=tuning.best(likeness))
         notes.append(tuning.told(likeness, len(inputs.validation.persons)))
@@ -141,7 +143,7 @@ def chosen_rows(text: str) -> tuple[str, ...]:
     return names
 
 
-def load(profile: Profile, limit: int | None = None) -> Inputs:
+def load(profile: Profile, limit: int | None = None, device: str = "cpu") -> Inputs:
     """Dataset, stored embeddings (extracted if need be), Stage I's aligner, and one trained by cosine regression."""
     from v2f_core.data.layouts import open_dataset
     from v2f_core.evaluation.cosreg import stored_cosreg
@@ -152,7 +154,7 @@ def load(profile: Profile, limit: int | None = None) -> Inputs:
 
     aligner = Aligner.from_pretrained(profile.part("aligner"))
     manifest = open_dataset(profile)
-    voices, faces = stored(profile, manifest)
+    voices, faces = stored(profile, manifest, device)
     training, validation, test = (pair_up(manifest, voices, faces, split) for split in ("train", "val", "test"))
     cosreg, everybody = stored_cosreg(training, validation, aligner), len(test.persons)
     if limit is not None:
@@ -161,7 +163,7 @@ def load(profile: Profile, limit: int | None = None) -> Inputs:
     return Inputs(manifest, voices, faces, aligner, cosreg, training, validation, test, beyond)
 
 
-def make_bench(inputs: Inputs, profile: Profile, drawing: Drawing, draws: int, persons: Pairs, split: str) -> Bench:
+def make_bench(inputs: Inputs, profile: Profile, drawing: Drawing, draws: int, split: str, device: str) -> Bench:
     """Prior, scorers and the photographs of a split's persons, and the cache folder for what is drawn."""
     from v2f_core.diffusion.prior import Prior
     from v2f_core.evaluation.controls import Bench
@@ -169,9 +171,10 @@ def make_bench(inputs: Inputs, profile: Profile, drawing: Drawing, draws: int, p
     from v2f_core.profiles import cache_folder
     from v2f_core.provenance import folder_hash
 
-    scorer, parts = _scorer(profile)
+    scorer, parts = _scorer(profile, device)
+    persons = inputs.test if split == "test" else inputs.validation
     made = {f"{part}_sha256": folder_hash(profile.part(part)) for part in ("prior", *parts)}
-    prior = Prior.from_folder(profile.part("prior")).requires_grad_(False)
+    prior = Prior.from_folder(profile.part("prior"), device).requires_grad_(False)
     photos = photographs(inputs.manifest, inputs.faces, persons, split)
     return Bench(inputs.training, persons, photos, prior, scorer, cache_folder() / "drawn", made, drawing, draws)
 
@@ -198,18 +201,18 @@ def stage1_table(
     return stage1_report.report(systems, test.gallery().numpy(), np.array(test.sexes), ceilings, ranked=ranked)
 
 
-def _scorer(profile: Profile) -> tuple[Scorer, list[str]]:
+def _scorer(profile: Profile, device: str) -> tuple[Scorer, list[str]]:
     """ArcFace, with judge and second scorer as far as they are there, and the names of the parts that are."""
     from v2f_core.evaluation.judge import Judge
     from v2f_core.evaluation.scorer import Scorer
     from v2f_core.identity.faces import FacePack
 
-    pack, parts = FacePack.from_folder(profile.part("faces")), ["faces"]
+    pack, parts = FacePack.from_folder(profile.part("faces"), device), ["faces"]
     judge = second = None
     with suppress(InputError):  # without a judge the report says that VFS is missing
-        judge, parts = Judge.from_folder(profile.part("judge")), [*parts, "judge"]
+        judge, parts = Judge.from_folder(profile.part("judge"), device), [*parts, "judge"]
     with suppress(InputError):  # the judge's features are the second scorer then
-        second, parts = FacePack.from_folder(profile.part("scorer")), [*parts, "scorer"]
+        second, parts = FacePack.from_folder(profile.part("scorer"), device), [*parts, "scorer"]
     return Scorer(pack, judge, second), parts
 
 

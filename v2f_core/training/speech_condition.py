@@ -95,6 +95,8 @@ def train_speech_condition(
         settings: see :class:`SpeechConditionSettings`.
         path: the file that the trained weights are kept in.
         provenance: hashes of the inputs.
+    Returns:
+        the net, on the CPU.
     Raises:
         InputError: the file is of another training.
     """
@@ -110,7 +112,7 @@ def train_speech_condition(
         net = SpeechCondition(training.wide.voice.shape[1], null, settings.hidden_width).to(prior.device)
         if (state := load_checkpoint(path, made)) is not None:
             net.load_state_dict(state)
-            return net.eval()
+            return net.eval().cpu()
         prior.requires_grad_(False)
         optimiser = torch.optim.AdamW(net.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.steps)
@@ -127,7 +129,7 @@ def train_speech_condition(
                 schedule.step()
                 bar.set_postfix(residual=float(residual.detach()))
     save_checkpoint(path, net.state_dict(), made)
-    return net.eval()
+    return net.eval().cpu()
 
 
 def stored_speech_condition(
