@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from two_processes import (
+    CONSISTENCIES,
     FACE,
     LABEL,
     PERSONS,
@@ -19,7 +20,9 @@ from two_processes import (
     pairs,
     parts,
     record,
+    stage2_gradients,
     train,
+    train_stage2,
 )
 
 from v2f_core.errors import InputError
@@ -29,11 +32,11 @@ from v2f_core.training.processes import only_one
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory):
+def two(tmp_path_factory, tiny_profile):
     """The folder in which two processes left what they found."""
     folder = tmp_path_factory.mktemp("two")
     record(folder / "data")
-    torch.multiprocessing.spawn(one_of_two, (str(folder),), nprocs=2)
+    torch.multiprocessing.spawn(one_of_two, (str(folder), str(tiny_profile.prior.parent)), nprocs=2)
     return folder
 
 
@@ -73,6 +76,36 @@ def test_two_processes_train_the_aligner_of_one(two, tmp_path):
     assert all(torch.equal(both[0][name], both[1][name]) for name in both[0])
     for name, value in load_file(tmp_path / "model.safetensors").items():
         torch.testing.assert_close(both[0][name], value.float(), atol=2e-3, rtol=2e-3)  # float16 on disk
+
+
+# --- Stage II
+
+
+@pytest.mark.parametrize("name", CONSISTENCIES)
+def test_two_processes_give_stage_ii_the_gradients_of_one(name, two, tiny_profile):
+    alone = stage2_gradients(tiny_profile.prior.parent, CONSISTENCIES[name])
+    shared = [torch.load(two / f"stage2-gradients-{rank}.pt", weights_only=True)[name] for rank in range(2)]
+    torch.testing.assert_close((shared[0][0] + shared[1][0]) / 2, alone[0], atol=1e-5, rtol=1e-5)
+    for both in shared:
+        for ours, theirs in zip(both[1:], alone[1:], strict=True):
+            torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+    assert all(gradient.abs().max() > 1e-4 for gradient in alone[1:3])
+
+
+def test_two_processes_train_stage_ii_as_one_does_though_stopped_and_started_again(two, tiny_profile, tmp_path):
+    alone = train_stage2(tiny_profile.prior.parent, tmp_path)
+    for rank, asked in ((0, False), (1, True)):
+        # one got the signal, both stopped after the same step; a checkpoint was not due then
+        assert torch.load(two / f"stopped-{rank}.pt", weights_only=True) == [2, asked]
+    both = [torch.load(two / f"stage2-{rank}.pt", weights_only=True) for rank in range(2)]
+    for name, value in alone.items():
+        assert torch.equal(both[0][name], both[1][name]), name
+        torch.testing.assert_close(both[0][name], value, atol=1e-4, rtol=1e-3)
+    for table in ("history.csv", "monitors.csv"):
+        pd.testing.assert_frame_equal(
+            pd.read_csv(two / "stage2" / table), pd.read_csv(tmp_path / table), rtol=1e-3, atol=1e-4
+        )
+    assert len(list((two / "stage2" / "tensorboard").rglob("events*"))) == 2  # a file a run, not one a process
 
 
 def test_one_process_is_a_plain_loop(tmp_path):

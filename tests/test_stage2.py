@@ -1,6 +1,11 @@
 """Stage II trains what it says, stops at once when a number breaks, and goes on after a kill as if nothing had been."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +32,7 @@ from v2f_core.training.embeddings import Embeddings
 from v2f_core.training.latents import FacePairs, latent_embedder, pair_faces
 from v2f_core.training.stage1 import Stage1Settings
 from v2f_core.training.stage2_settings import Stage2Settings
+from v2f_core.training.stopping import until_terminated
 
 QUICK = {
     "steps": 4,
@@ -226,6 +232,53 @@ def test_a_killed_run_goes_on_to_the_same_bits(killed_in, run, unbroken, tmp_pat
         assert (unbroken[0] / file).read_bytes() == (tmp_path / file).read_bytes(), file
 
 
+def test_sigterm_saves_after_the_step_under_way_and_is_passed_on(run, unbroken, tmp_path, monkeypatch, capsys):
+    step, passed_on = stage2._Run.step, []
+    before = signal.signal(signal.SIGTERM, lambda *_: passed_on.append(True))
+
+    def asked(self, number):
+        if number == 3:  # a checkpoint is due after 2 and 4
+            os.kill(os.getpid(), signal.SIGTERM)
+        step(self, number)
+
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(stage2._Run, "step", asked)
+            run(tmp_path)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert passed_on == [True]
+    assert "saved after step 3, run it again" in capsys.readouterr().err
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["state"]["step"] == 3
+    assert equal(unbroken[1], weights(*run(tmp_path)))
+
+
+TERMINATED = """
+import os, signal
+from v2f_core.training.stopping import until_terminated
+
+with until_terminated() as asked:
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("still here", asked(), flush=True)
+print("never here")
+"""
+
+
+def test_sigterm_ends_a_process_as_ever():
+    ended = subprocess.run([sys.executable, "-c", TERMINATED], capture_output=True, text=True)
+    assert ended.stdout == "still here True\n"
+    assert ended.returncode == -signal.SIGTERM
+
+
+def test_outside_the_main_thread_a_signal_is_left_alone():
+    def within():
+        with until_terminated() as asked:
+            return asked()
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(within).result() is False
+
+
 def test_a_finished_run_can_be_made_longer(run, unbroken, tmp_path):
     run(tmp_path, steps=3)
     assert equal(unbroken[1], weights(*run(tmp_path)))
@@ -245,8 +298,8 @@ def test_another_training_in_the_same_folder_is_refused(run, tmp_path):
 def test_a_loss_that_is_not_finite_stops_with_step_term_and_persons_after_saving(run, unbroken, tmp_path, monkeypatch):
     call = SelfConsistency.__call__
 
-    def burst(self, identity, faces, generator):
-        terms = call(self, identity, faces, generator)
+    def burst(self, identity, faces, generator, share=(0, 1)):
+        terms = call(self, identity, faces, generator, share)
         return terms._replace(loss=terms.loss * torch.nan) if identity.requires_grad and len(drawn) == 4 else terms
 
     draw, drawn = FacePairs.draw, []
@@ -268,8 +321,8 @@ def test_a_loss_that_is_not_finite_stops_with_step_term_and_persons_after_saving
 def test_a_gradient_that_is_not_finite_stops_before_it_is_used(run, tmp_path, monkeypatch):
     call = SelfConsistency.__call__
 
-    def cliff(self, identity, faces, generator):
-        terms = call(self, identity, faces, generator)
+    def cliff(self, identity, faces, generator, share=(0, 1)):
+        terms = call(self, identity, faces, generator, share)
         return terms._replace(loss=terms.loss + (0 * identity.sum()).sqrt())  # 0, with an infinite slope
 
     monkeypatch.setattr(SelfConsistency, "__call__", cliff)

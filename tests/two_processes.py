@@ -1,5 +1,7 @@
 """What each of two real processes does: a module of its own, since a spawned process imports it by its name."""
 
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -7,18 +9,25 @@ import pandas as pd
 import soundfile
 import torch
 import torch.distributed as dist
+from fakes import Recogniser, people
 from torch import nn
 
 from v2f_core.data.manifest import COLUMNS, Manifest
+from v2f_core.diffusion.consistency import SelfConsistency
+from v2f_core.diffusion.consistency_settings import ConsistencySettings
+from v2f_core.diffusion.lora import add_lora, lora_parameters
+from v2f_core.diffusion.prior import Prior
+from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.contrast import InfoNCE
 from v2f_core.identity.losses import AMSoftmax, IdentityLoss
 from v2f_core.identity.sphere import normalise
 from v2f_core.profiles import MINI_ASSETS
 from v2f_core.speech.encoders import load_encoder
-from v2f_core.training import stage1
+from v2f_core.training import stage1, stage2
 from v2f_core.training.embeddings import extract_voices
-from v2f_core.training.processes import average_gradients, gather
+from v2f_core.training.processes import average_gradients, gather, join
 from v2f_core.training.stage1 import Pairs, Stage1Settings
+from v2f_core.training.stage2_settings import Stage2Settings
 
 PERSONS, VOICE, FACE = 12, 6, 10
 LABEL = torch.tensor([0, 1, 2, 3, 4, 4, 5, 6])  # a person of both processes' shares: no negative of herself
@@ -86,7 +95,81 @@ def hear(data, store):
     return extract_voices(manifest, load_encoder("ast", weights), weights, store, 1.25, max_bad=0.5, batch=2, shard=2)
 
 
-def one_of_two(rank: int, folder: str) -> None:
+# each way in which the rows of a batch meet: others' identities, others' faces, the batch's mean, drawn copies
+CONSISTENCIES = {
+    "paper": ConsistencySettings("paper", condition_dropout=0.3),
+    "contrast": ConsistencySettings("contrast", temperature=1.0),
+    "another's face": ConsistencySettings("teacher", z_t_from="other"),
+    "a drawn face": ConsistencySettings("cycle", z_t_from="generated", generated_steps=2),
+    "copies": ConsistencySettings("likeness", copies=3),
+}
+QUICK = Stage2Settings(
+    steps=4,
+    batch=6,
+    learning_rate=1e-3,
+    learning_rate_lora=1e-2,
+    rank=2,
+    warmup=2,
+    evaluate_every=4,
+    checkpoint_every=4,
+    monitored=2,
+    monitor_bands=2,
+    identity=Stage1Settings(windows=2, weight_cosine=1.0),
+    consistency=CONSISTENCIES["paper"],
+)
+
+
+def untrained(root):
+    """An aligner that drops nothing, and a prior."""
+    aligner = Aligner.from_pretrained(root / "aligner")
+    for part in aligner.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = 0.0
+    return aligner, Prior.from_folder(root / "prior")
+
+
+def stage2_gradients(root, consistency, batch=6):
+    """L_id + L_self of one batch, of which this process hears and looks at its share, and all gradients."""
+    (aligner, prior), generator = untrained(root), torch.Generator().manual_seed(7)
+    add_lora(prior, 2, 2.0, generator)
+    for name, parameter in lora_parameters(prior).items():
+        if "lora_B" in name:  # else no gradient reaches A
+            parameter.data.normal_(generator=generator, std=0.1)
+    voice, label, faces = people(8, seed=1).draw(batch, 2, generator)
+    critic = SelfConsistency(prior, Recogniser(), consistency)
+    share = join()
+    part = batch // share[1]
+    identity = gather(aligner(voice[share[0] * part : (share[0] + 1) * part]))
+    loss = IdentityLoss(AMSoftmax(8, 512, generator=generator), InfoNCE(), 1.0, 1.0, 1.0)
+    own = critic(identity, faces, generator, share).loss
+    (loss(identity, faces.z_arc, label).total + own).backward()
+    parameters = [*aligner.parameters(), *loss.parameters(), *lora_parameters(prior).values()]
+    average_gradients(parameters)
+    return [own.detach(), *(parameter.grad for parameter in parameters)]
+
+
+def train_stage2(root, folder):
+    world = people(8, seed=1), people(5, seed=2)
+    aligner, prior = untrained(root)
+    stage2.train(aligner, prior, Recogniser(), *world, QUICK, folder, {}, tensorboard=True)
+    return {**aligner.state_dict(), **{name: p.detach() for name, p in lora_parameters(prior).items()}}
+
+
+def ask_to_stop_in(number):
+    """Let this process get a SIGTERM during one step; who called is asked in place of ending."""
+    asked, step = [], stage2._Run.step
+    signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
+
+    def stopped(self, at):
+        step(self, at)
+        if at == number:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    stage2._Run.step = stopped
+    return asked
+
+
+def one_of_two(rank: int, folder: str, root: str) -> None:
     """What each of the two processes does; the other is met through a file, no port is needed."""
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     heard = hear(Path(folder) / "data", Path(folder) / "voices")
@@ -94,4 +177,11 @@ def one_of_two(rank: int, folder: str) -> None:
     torch.save(loss_and_gradients(rank, 2), Path(folder) / f"{rank}.pt")
     trained = train(Path(folder) / "stage1")
     torch.save(trained.state_dict(), Path(folder) / f"trained-{rank}.pt")
+    found = {name: stage2_gradients(Path(root), asked) for name, asked in CONSISTENCIES.items()}
+    torch.save(found, Path(folder) / f"stage2-gradients-{rank}.pt")
+    asked = ask_to_stop_in(2) if rank else []  # one of the two alone
+    train_stage2(Path(root), Path(folder) / "stage2")
+    before = torch.load(Path(folder) / "stage2" / "checkpoint.pt", weights_only=True)["state"]["step"]
+    torch.save([before, bool(asked)], Path(folder) / f"stopped-{rank}.pt")
+    torch.save(train_stage2(Path(root), Path(folder) / "stage2"), Path(folder) / f"stage2-{rank}.pt")
     dist.destroy_process_group()

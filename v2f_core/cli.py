@@ -107,6 +107,7 @@ def stage1(
     from v2f_core.data.layouts import open_dataset
     from v2f_core.provenance import folder_hash
     from v2f_core.training.embeddings import stored
+    from v2f_core.training.processes import join
     from v2f_core.training.stage1 import Stage1Settings, pair_up, train
 
     if unfreeze is None and (aligner or noise or workers):
@@ -128,7 +129,8 @@ def stage1(
     hashes = {f"{part}_sha256": folder_hash(chosen.part(part)) for part in (chosen.encoder, "faces")}
     training, validation = (pair_up(manifest, voices, faces, split) for split in ("train", "val"))
     train(training, validation, settings, out, {"dataset": manifest.root.name, **hashes}, device)
-    print(f"aligner and history: {out}")
+    if join(device)[0] == 0:
+        print(f"aligner and history: {out}")
 
 
 @app.command()
@@ -153,15 +155,19 @@ def stage2(
     from v2f_core.provenance import folder_hash
     from v2f_core.training.embeddings import stored
     from v2f_core.training.latents import pair_faces, stored_latents
+    from v2f_core.training.processes import in_turn, join, own_device
     from v2f_core.training.stage2 import train
     from v2f_core.training.stage2_settings import from_profile
 
     chosen = load_profile(profile)
     _check(device)
     settings = from_profile(chosen, seed=seed, mode=mode, steps=steps)
-    start = chosen.part("aligner") if aligner is None else aligner
-    trained, prior = Aligner.from_pretrained(start), Prior.from_folder(chosen.part("prior"), device)
-    pack, manifest = FacePack.from_folder(chosen.part("faces"), device), open_dataset(chosen)
+    process, here = join(device)[0], own_device(device)
+    with in_turn():  # a part at its first use is fetched from caches, and its hashes are written down
+        start = chosen.part("aligner") if aligner is None else aligner
+        parts = {part: chosen.part(part) for part in ("prior", "faces")}
+    trained, prior = Aligner.from_pretrained(start), Prior.from_folder(parts["prior"], here)
+    pack, manifest = FacePack.from_folder(parts["faces"], here), open_dataset(chosen)
     voices, faces = stored(chosen, manifest, device)
     latents = stored_latents(chosen, manifest, prior, pack)
     training, validation = (
@@ -171,7 +177,8 @@ def stage2(
     made = {"dataset": manifest.root.name, **hashes, "aligner_sha256": folder_hash(start)}
     arcface = differentiable_arcface(pack.arcface_path)
     train(trained, prior, arcface, training, validation, settings, out, made, device, tensorboard=True)
-    print(f"aligner, LoRA and histories: {out} (curves: tensorboard --logdir {out})")
+    if process == 0:
+        print(f"aligner, LoRA and histories: {out} (curves: tensorboard --logdir {out})")
 
 
 @app.command()

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from v2f_core.errors import InputError
 
+STRIDE = 1_000_003  # between the seeds of two runs, which count steps up from there
 PATIENCE = timedelta(days=7)  # one may extract for hours longer than another; a launcher ends all if one dies
 
 
@@ -83,10 +85,60 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
                 parameter.grad /= dist.get_world_size()
 
 
+def average(value: Tensor) -> Tensor:
+    """A number's mean over all processes, without gradient.
+
+    Example:
+        >>> average(torch.tensor(2.0))
+        tensor(2.)
+    """
+    value = value.detach().clone()
+    if dist.is_initialized():
+        dist.all_reduce(value)
+        value /= dist.get_world_size()
+    return value
+
+
+def anybody(here: bool, device: str | torch.device = "cpu") -> bool:
+    """Whether it is so in any process, known to all of them.
+
+    Example:
+        >>> anybody(False), anybody(True)
+        (False, True)
+    """
+    return bool(average(torch.tensor(float(here), device=device)) > 0) if dist.is_initialized() else here
+
+
+def seed_share(seed: int, step: int) -> None:
+    """Where there are several processes: let dropout differ between the shares of a batch, and depend on nothing but
+    the seed and the step, so that a checkpoint need not hold what each process would draw next."""
+    if dist.is_initialized():
+        torch.manual_seed((seed * STRIDE + step) * dist.get_world_size() + dist.get_rank())
+
+
 def wait() -> None:
     """Until all processes are here."""
     if dist.is_initialized():
         dist.barrier()
+
+
+def trainer(device: str, mixed_precision: str, folder: Path, tensorboard: bool) -> Any:
+    """An ``accelerate.Accelerator`` for one training: precision, clipping, curves (of the first process) in a folder.
+
+    Example:
+        >>> trainer("cpu", "no", Path("runs"), tensorboard=False).device
+        device(type='cpu')
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    curves = tensorboard and join(device)[0] == 0
+    AcceleratorState._reset_state(reset_partial_state=True)  # else a process could only ever train on one device
+    log_with = "tensorboard" if curves else None
+    found = Accelerator(cpu=device == "cpu", mixed_precision=mixed_precision, log_with=log_with, project_dir=folder)
+    if curves:
+        found.init_trackers("tensorboard")
+    return found
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,23 +12,22 @@ import torch
 from torch import Tensor, nn
 
 from v2f_core.diffusion.consistency import SelfConsistency
-from v2f_core.diffusion.lora import add_lora, lora_parameters, save_lora
-from v2f_core.diffusion.monitors import collapse_monitors
-from v2f_core.diffusion.timesteps import bands
+from v2f_core.diffusion.lora import add_lora, lora_parameters
 from v2f_core.errors import InputError
-from v2f_core.files import atomic_write
 from v2f_core.identity.aligner import Aligner
 from v2f_core.provenance import versions
 from v2f_core.training.checkpoints import load_checkpoint, randomness, restore_randomness, save_checkpoint
-from v2f_core.training.stage1 import identity_loss, validate
+from v2f_core.training.processes import anybody, average, average_gradients, gather, join, seed_share, trainer, wait
+from v2f_core.training.stage1 import identity_loss
 from v2f_core.training.stage2_settings import Stage2Settings
+from v2f_core.training.stage2_watch import Watch
+from v2f_core.training.stopping import until_terminated
 
 if TYPE_CHECKING:
     from v2f_core.diffusion.prior import Prior
     from v2f_core.training.latents import FacePairs
 
-CHECKPOINT_NAME, HISTORY_NAME, MONITORS_NAME = "checkpoint.pt", "history.csv", "monitors.csv"
-BAND = ("step", "t_min", "t_max")  # which row of the monitors, not what it says
+CHECKPOINT_NAME = "checkpoint.pt"
 
 
 def train(
@@ -46,7 +45,12 @@ def train(
     """Train an aligner of Stage I further, together with adapters on the prior; or go on where a run was stopped.
 
     The last weights are kept, not the best: a falling L_self proves nothing (see ``monitors.csv``). A killed and
-    resumed run gives the same bits as an unbroken one on the same machine.
+    resumed run gives the same bits as an unbroken one on the same machine. SIGTERM ends the process, as ever, but a
+    checkpoint is written after the step that is under way.
+
+    Where a launcher started several processes they share each batch: each draws, hears and looks at its part, the
+    identities are gathered, and gradients are averaged, so that a step is that of one process with the whole batch, but
+    for rounding and for what dropout drops. Rows that cannot be shared evenly are left out. The first process writes.
 
     Args:
         aligner: of Stage I; it is trained in place.
@@ -62,30 +66,41 @@ def train(
     Returns:
         the trained aligner; the adapters are on ``prior``.
     Raises:
-        InputError: the folder holds another training, or a loss is not finite; then the state before that step is
-            saved, and the message names step, term and persons.
+        InputError: the folder holds another training, there are more processes than rows in a batch, or a loss is not
+            finite; then the state before that step is saved, and the message names step, term and persons.
     """
     from tqdm import tqdm
 
-    with torch.random.fork_rng():
+    process, processes = join(device)
+    if processes > min(settings.batch, len(training.wide.persons)) // settings.consistency.copies:
+        raise InputError(f"{processes} processes: there are fewer rows in a batch; start fewer")
+    with torch.random.fork_rng(), until_terminated() as terminated:
         torch.manual_seed(settings.seed)  # dropout reads the global generator
-        accelerator = _accelerator(device, settings.mixed_precision, Path(folder), tensorboard)
+        accelerator = trainer(device, settings.mixed_precision, Path(folder), tensorboard)
         run = _Run(aligner, prior, arcface, training, validation, settings, Path(folder), provenance, accelerator)
         start = run.restore()
+        wait()  # until all have read it
         if start > settings.steps:
             raise InputError(f"{folder}: trained for {start} steps already; give steps={start} or more")
         if start == 0:
             run.evaluate(0)
         left, total = range(start + 1, settings.steps + 1), settings.steps
-        with tqdm(left, "Stage II", total, initial=start, unit="step", mininterval=1.0) as bar:
+        with tqdm(left, "Stage II", total, initial=start, unit="step", mininterval=1.0, disable=process > 0) as bar:
             for step in bar:
                 run.step(step)
                 last = step == settings.steps
                 if last or step % settings.evaluate_every == 0:
                     bar.set_postfix(run.evaluate(step))
-                if last or step % settings.checkpoint_every == 0:
+                stop = anybody(terminated(), accelerator.device)
+                if stop or last or step % settings.checkpoint_every == 0:
                     run.save(step)
-        accelerator.end_training()  # what is not written yet is written
+                if stop and process == 0:
+                    bar.write(f"{folder}: asked to stop; saved after step {step}, run it again to go on", sys.stderr)
+                if stop:
+                    break
+        for tracker in accelerator.trackers:
+            tracker.finish()  # what is not written yet is written
+        wait()
     return aligner.eval()
 
 
@@ -105,6 +120,7 @@ class _Run:
         accelerator: Any,
     ) -> None:
         self.settings, self.folder, self.provenance = settings, folder, dict(provenance)
+        self.share = join()  # which part of each batch, of how many
         self.accelerator, where = accelerator, accelerator.device
         self.aligner, self.prior, self.arcface = aligner.to(where), prior.to(where), arcface.to(where)
         self.training, self.validation = training.to(where), validation.to(where)
@@ -117,7 +133,7 @@ class _Run:
         self.critic = SelfConsistency(self.prior, self.arcface, consistency)
         free = not settings.identity.fixed_centroids
         self.loss = identity_loss(training.pairs, settings.identity, free).to(where)
-        self.validation_loss = identity_loss(validation.pairs, settings.identity, free=False).to(where)
+        validation_loss = identity_loss(validation.pairs, settings.identity, free=False).to(where)
         self._place_classes()
         own = [*self.aligner.parameters(), *self.loss.parameters()]
         lora = [parameter for parameter in lora_parameters(self.prior).values() if parameter.requires_grad]
@@ -125,9 +141,7 @@ class _Run:
         groups: list[dict[str, Any]] = [{"params": own, "lr": settings.learning_rate}]
         groups += [{"params": lora, "lr": settings.learning_rate_lora}] if lora else []
         self.optimiser = self.accelerator.prepare(torch.optim.AdamW(groups, weight_decay=settings.weight_decay))
-        self.history: list[dict[str, float]] = []
-        self.monitors: list[dict[str, float]] = []
-        self.sums: dict[str, float] = {}
+        self.watch = Watch(self.aligner, self.critic, self.validation, validation_loss, settings, accelerator)
         self.aligner.train()
 
     @torch.no_grad()
@@ -151,70 +165,44 @@ class _Run:
                 f"{who}; check their files, or lower the learning rates"
             )
 
+        part = len(label) // self.share[1]
+        count, mine = part * self.share[1], slice(self.share[0] * part, (self.share[0] + 1) * part)
+        faces, label = faces[:count], label[:count]
+        seed_share(settings.seed, step)
         terms: dict[str, Tensor] = {}
+        why = ""
         try:
             with self.accelerator.autocast():
-                identity = self.aligner(voice)
+                identity = gather(self.aligner(voice[mine]))
                 of_identity = self.loss(identity, faces.z_arc, label)
                 terms |= of_identity._asdict()
                 total = of_identity.total
                 if settings.weight_self:
-                    terms["self"] = self.critic(identity, faces, self.generator).loss
+                    terms["self"] = self.critic(identity, faces, self.generator, self.share).loss
                     total = total + settings.weight_self * min(1.0, step / max(1, settings.warmup)) * terms["self"]
         except InputError as error:
-            raise stop(str(error)) from error
+            why = str(error)
+        if anybody(bool(why), self.accelerator.device):
+            raise stop(why or "another process could not go on")
+        terms = {name: average(value) for name, value in terms.items()}
         if wrong := [name for name, value in terms.items() if not bool(value.isfinite())]:
             raise stop(f"the loss term {wrong[-1]!r} is not finite")
         self.optimiser.zero_grad()
         self.accelerator.backward(total)
+        average_gradients(self.parameters)
         norm = self.accelerator.clip_grad_norm_(self.parameters, settings.clip)
         if not bool(torch.as_tensor(norm).isfinite()):
             raise stop("the gradient is not finite")
         self.optimiser.step()
-        for name, value in (terms | {"gradient": torch.as_tensor(norm), "steps": torch.ones(())}).items():
-            self.sums[name] = self.sums.get(name, 0.0) + float(value.detach())
+        self.watch.count(terms | {"gradient": torch.as_tensor(norm)})
 
-    @torch.no_grad()
     def evaluate(self, step: int) -> dict[str, float]:
         """A row for the history, one a band for the monitors, and the weights so far; the row's two losses."""
-        settings, critic = self.settings, self.critic
-        taken = self.sums.pop("steps", 1.0)
-        row: dict[str, float] = {"step": step} | {f"train_{name}": value / taken for name, value in self.sums.items()}
-        row |= validate(self.aligner, self.validation.pairs, self.validation_loss)
-        voice, faces = self.validation.first(settings.monitored)
-        self.aligner.eval()
-        identity = self.aligner(voice)
-        self.aligner.train()
-        parts = bands(critic.settings.t_min, critic.settings.t_max, settings.monitor_bands)
-        # the same noise at every evaluation, so that rows differ by the weights alone
-        generator = torch.Generator().manual_seed(settings.seed)
-        found = collapse_monitors(self.prior, self.arcface, identity, faces, parts, generator)
-        for (t_min, t_max), monitor in zip(parts, found, strict=True):
-            banded = SelfConsistency(self.prior, self.arcface, replace(critic.settings, t_min=t_min, t_max=t_max))
-            value = banded(identity, faces, generator).loss.detach()
-            self.monitors.append({"step": step, **monitor, "self": float(value)})
-        row["val_self"] = sum(m["self"] for m in self.monitors[-len(parts) :]) / len(parts)
-        self.history.append(row)
-        self.sums = {}
-        self.accelerator.log({name: value for name, value in row.items() if name != "step"}, step)
-        for monitor in self.monitors[-len(parts) :]:
-            band = f"t_{monitor['t_min']}_to_{monitor['t_max']}"
-            shown = {f"{name}/{band}": value for name, value in monitor.items() if name not in BAND}
-            self.accelerator.log(shown, step)
-        self._write(step)
-        return {"val_total": row["val_total"], "val_self": row["val_self"]}
-
-    def _write(self, step: int) -> None:
-        import pandas as pd
-
-        made = {**self.made_from(), "step": step, "versions": versions("torch", "diffusers", "peft", "v2f-core")}
-        self.aligner.save_pretrained(self.folder / "aligner", made)
-        save_lora(self.prior, self.folder / "lora", made)
-        with atomic_write(self.folder / "provenance.json") as temporary:
-            temporary.write_text(json.dumps(made, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        for name, rows in ((HISTORY_NAME, self.history), (MONITORS_NAME, self.monitors)):
-            with atomic_write(self.folder / name) as temporary:
-                pd.DataFrame(rows).to_csv(temporary, index=False, float_format="%.6g")
+        found = self.watch.look(step)
+        if self.share[0] == 0:
+            made = {**self.made_from(), "step": step, "versions": versions("torch", "diffusers", "peft", "v2f-core")}
+            self.watch.write(self.folder, made)
+        return found
 
     def made_from(self) -> dict[str, Any]:
         """What determines the run; more steps may be added later."""
@@ -223,6 +211,8 @@ class _Run:
 
     def save(self, step: int) -> None:
         """Write the checkpoint after a step."""
+        if self.share[0]:
+            return
         state = {
             "step": step,
             "aligner": self.aligner.state_dict(),
@@ -230,7 +220,7 @@ class _Run:
             "lora": {name: parameter.detach() for name, parameter in lora_parameters(self.prior).items()},
             "optimiser": self.optimiser.state_dict(),
             "randomness": randomness(self.generator),
-            "rows": json.dumps([self.history, self.monitors, self.sums]),
+            "rows": self.watch.state(),
         }
         save_checkpoint(self.folder / CHECKPOINT_NAME, state, self.made_from())
 
@@ -245,21 +235,5 @@ class _Run:
             parameter.data.copy_(state["lora"][name])
         self.optimiser.load_state_dict(state["optimiser"])
         restore_randomness(state["randomness"], self.generator)
-        self.history, self.monitors, self.sums = json.loads(state["rows"])
+        self.watch.load_state(state["rows"])
         return int(state["step"])
-
-
-def _accelerator(device: str, mixed_precision: str, folder: Path, tensorboard: bool) -> Any:
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state(reset_partial_state=True)  # else a process could only ever train on one device
-    log_with = "tensorboard" if tensorboard else None
-    accelerator = Accelerator(
-        cpu=device == "cpu", mixed_precision=mixed_precision, log_with=log_with, project_dir=folder
-    )
-    if accelerator.num_processes > 1:
-        raise InputError(f"{accelerator.num_processes} processes: Stage II runs in one; start it without a launcher")
-    if tensorboard:
-        accelerator.init_trackers("tensorboard")
-    return accelerator
