@@ -1,0 +1,184 @@
+"""What the full size costs on this machine's GPU: throughput and peak memory, with random weights of the real shapes.
+
+    python benchmarks/gpu.py                     # needs CUDA and about 40 GB of its memory; writes results/gpu.csv
+    python benchmarks/gpu.py --tiny              # anywhere, in a minute: that it runs; the figures mean nothing
+
+Extraction: AST-base on clips of 1.25 s, the VAE on 512 px, in fp32 and bf16. Stage I at batch 128. Stage II's own step
+in bf16, LoRA r = 16 on UNet and text encoder of Stable Diffusion 1.5's size, f_arc of an iResNet-100's: every mode at
+the paper's batch of 16, then more batches, with and without gradient checkpointing. Generation: 4 images, 25 steps,
+guidance 3. What does not fit into memory is a row that says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from random_nets import FULL, TINY, IResNet, Size, random_pairs, random_prior
+
+from v2f_core.diffusion.consistency_settings import CHOICES, ConsistencySettings
+from v2f_core.errors import InputError
+from v2f_core.files import atomic_write
+from v2f_core.identity.aligner import Aligner
+from v2f_core.identity.sphere import normalise
+from v2f_core.provenance import versions
+from v2f_core.speech.encoders import ASTEncoder
+from v2f_core.training import stage1, stage2
+from v2f_core.training.embeddings import WINDOWS_AT_ONCE, voice_embedder
+from v2f_core.training.precision import Precision, autocast
+from v2f_core.training.processes import trainer
+from v2f_core.training.stage1 import Stage1Settings
+from v2f_core.training.stage2_settings import Stage2Settings
+
+PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
+
+
+def measured(call: Callable[[], Any], size: Size, device: str) -> tuple[float, float | None]:
+    """Seconds a call, and the peak of the GPU's memory in GiB; the first two calls warm up."""
+    cuda = device == "cuda"
+    for _ in range(min(2, size.repeats)):
+        call()
+    if cuda:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+    start = time.perf_counter()
+    for _ in range(size.repeats):
+        call()
+    if cuda:
+        torch.cuda.synchronize()
+    seconds = (time.perf_counter() - start) / size.repeats
+    return seconds, torch.cuda.max_memory_allocated() / 2**30 if cuda else None
+
+
+def extraction(size: Size, device: str) -> Iterator[dict[str, Any]]:
+    """Speaker embeddings and latents."""
+    from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
+
+    encoder = ASTEncoder(ASTModel(ASTConfig(**size.ast)), ASTFeatureExtractor(), max_frames=128).to(device)
+    clips = 0.1 * torch.randn(WINDOWS_AT_ONCE, 20_000)
+    for precision in PRECISIONS:
+        embed = voice_embedder(encoder, precision)
+        yield row("AST, clips of 1.25 s", precision, len(clips), "clips/s", size, device, lambda e=embed: e([clips]))
+    prior = random_prior(size, device)
+    pictures = torch.rand(16, 3, *(prior.latent_shape[1] * 8,) * 2, device=device) * 2 - 1
+    for precision in PRECISIONS:
+
+        @torch.no_grad()
+        def encode(precision: Precision = precision) -> None:
+            with autocast(precision, prior.device):
+                prior.encode(pictures)
+
+        yield row("VAE, latents", precision, len(pictures), "images/s", size, device, encode)
+
+
+def first_stage(size: Size, device: str) -> Iterator[dict[str, Any]]:
+    """Stage I as it is run, its validation included."""
+    pairs, steps = random_pairs(size, (4, 1, 1)).pairs, size.stage1_steps
+    settings = Stage1Settings(steps=steps, evaluate_every=steps)
+
+    def train() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            stage1.train(pairs, pairs, settings, folder, {}, device)
+
+    yield row("Stage I", "fp32", settings.batch, "steps/s", replace(size, repeats=1), device, train, each=steps)
+
+
+def second_stage(size: Size, device: str) -> Iterator[dict[str, Any]]:
+    """Steps of Stage II, of every mode, then of the paper's at other batches."""
+    arcface, modes = IResNet(size.arcface).to(device), CHOICES["mode"]
+    tries: list[tuple[Any, int, bool]] = [(mode, size.batches[0], False) for mode in modes]
+    tries += [("paper", batch, saving) for batch in size.batches for saving in (False, True)][1:]
+    for mode, batch, saving in tries:
+        settings = Stage2Settings(
+            batch=batch,
+            mixed_precision="bf16",
+            gradient_checkpointing=saving,
+            consistency=ConsistencySettings(mode),
+        )
+        how = f"bf16, {mode}" + (", gradient checkpointing" if saving else "")
+
+        def steps(settings: Stage2Settings = settings) -> Callable[[], None]:
+            prior = random_prior(size, device)
+            pairs, folder = random_pairs(size, prior.latent_shape), Path(tempfile.mkdtemp())
+            aligner, accelerator = Aligner(768), trainer(device, settings.mixed_precision, folder, tensorboard=False)
+            # its step alone, without the looks between steps
+            run = stage2._Run(aligner, prior, arcface, pairs, pairs, settings, folder, {}, accelerator)
+            return lambda: run.step(1)
+
+        yield row("Stage II", how, batch, "steps/s", size, device, steps, each=1, prepare=True)
+
+
+def generation(size: Size, device: str) -> Iterator[dict[str, Any]]:
+    """Four faces of one identity."""
+    prior = random_prior(size, device)
+    identity = normalise(torch.randn(1, 512, device=device)).expand(4, -1)
+    for precision, kind in zip(PRECISIONS, (torch.float32, torch.bfloat16), strict=True):
+        for net in (prior.unet, prior.vae, prior.text_encoder):
+            net.to(kind)
+        what = f"{precision}, 25 steps, guidance 3"
+        yield row("generation", what, 4, "images/s", size, device, lambda: prior.sample(identity, 25, 3.0))
+
+
+def row(
+    what: str,
+    how: str,
+    batch: int,
+    unit: str,
+    size: Size,
+    device: str,
+    call: Callable[[], Any],
+    each: int | None = None,
+    prepare: bool = False,
+) -> dict[str, Any]:
+    """A line of the table; ``each``: how many of the unit a call makes, else the batch; ``prepare``: call for the call.
+
+    Too large for the memory is no error but a finding.
+    """
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.empty_cache()
+    found: dict[str, Any] = {"what": what, "how": how, "batch": batch, "unit": unit}
+    try:
+        seconds, peak = measured(call() if prepare else call, size, device)
+    except torch.OutOfMemoryError:
+        return found | {"rate": None, "seconds a call": None, "peak GiB": None, "note": "out of memory"}
+    rate = (batch if each is None else each) / seconds
+    return found | {"rate": rate, "seconds a call": seconds, "peak GiB": peak, "note": ""}
+
+
+def machine(device: str) -> dict[str, str]:
+    """What the figures hold for."""
+    known = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    gpu = torch.cuda.get_device_name() if device == "cuda" else "none"
+    return {"GPU": gpu, "commit": known.stdout.strip(), **versions("torch", "diffusers", "transformers", "peft")}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure, print and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("results"))
+    parser.add_argument("--tiny", action="store_true", help="tiny nets; the table is then gpu_tiny.csv")
+    chosen = parser.parse_args(arguments)
+    device, size = "cuda" if torch.cuda.is_available() else "cpu", TINY if chosen.tiny else FULL
+    if device == "cpu" and not chosen.tiny:
+        raise InputError("no CUDA device: the full size is measured on a GPU; --tiny tries the program anywhere")
+    rows = []
+    for part in (extraction, first_stage, second_stage, generation):
+        for found in part(size, device):
+            print(found, flush=True)
+            rows.append(found | machine(device))
+    with atomic_write(chosen.out / ("gpu_tiny.csv" if chosen.tiny else "gpu.csv")) as temporary:
+        pd.DataFrame(rows).to_csv(temporary, index=False, float_format="%.4g")
+
+
+if __name__ == "__main__":
+    main()
