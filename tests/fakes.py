@@ -12,6 +12,14 @@ from v2f_core.training.stage1 import Pairs
 SHAPE = (4, 4, 4)  # of the tiny prior's latents
 
 
+def spoken(seconds, rate=16_000, channels=1, level=0.3):
+    """Noise in the rhythm of speech: words of 0.8 s, and faint pauses of 0.2 s between them."""
+    rng, n = np.random.default_rng(0), round(seconds * rate)
+    pause = (np.arange(n) + 0.1 * rate) % rate >= 0.8 * rate
+    pause[: round(0.1 * rate)] = pause[n - round(0.1 * rate) :] = False  # it begins and ends with a word
+    return (level * rng.uniform(-1, 1, (n, channels)) * np.where(pause, 1e-3, 1.0)[:, None]).astype(np.float32)
+
+
 class Recogniser(nn.Module):
     """A stand-in for f_arc: 48 coarse pixels, turned into 512 numbers."""
 

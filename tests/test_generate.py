@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import soundfile
+from fakes import spoken
 from PIL import Image
 
 from v2f_core import cli, generate, profiles
@@ -17,13 +18,9 @@ from v2f_core.errors import InputError
 RATE = 16_000
 
 
-def noise(seconds, rate=RATE, channels=1, level=0.3):
-    return level * np.random.default_rng(0).uniform(-1, 1, (int(seconds * rate), channels))
-
-
 @pytest.fixture
 def voice(tmp_path):
-    soundfile.write(tmp_path / "voice.wav", noise(3), RATE)
+    soundfile.write(tmp_path / "voice.wav", spoken(3), RATE)
     return tmp_path / "voice.wav"
 
 
@@ -56,7 +53,9 @@ def test_a_recording_gives_labelled_pictures_a_sheet_and_a_report(run, voice, tm
     assert report["images"][2] == {"file": "voice_2.png", "seed": 7}
     assert np.linalg.norm(report["identity"]) == pytest.approx(1, abs=1e-5)
     assert set(report["seconds"]) == {"read", "load", "draw"}
-    assert report["voice"]["windows"] == 3
+    heard = report["voice"]
+    assert (heard["windows"], heard["seconds"], heard["speech"], heard["left_out"]) == (3, 3.0, 3.0, [0, 0])
+    assert heard["snr_db"] > 30
     assert report["notes"] == []
     with Image.open(out / "voice_2.png") as image:
         assert image.size == (32, 32)
@@ -97,14 +96,14 @@ def test_other_weights_have_another_hash(run, voice, tmp_path, tiny_profile, mon
     ("rate", "channels", "file"), [(96_000, 1, "high.wav"), (16_000, 8, "many.wav"), (44_100, 2, "stereo.flac")]
 )
 def test_unusual_formats_are_just_read(run, tmp_path, rate, channels, file):
-    soundfile.write(tmp_path / file, noise(1.5, rate, channels), rate)
+    soundfile.write(tmp_path / file, spoken(3, rate, channels), rate)
     code, _, err = run(tmp_path / file, "-n", 1, "--out", tmp_path / "faces")
     assert (code, err) == (0, "")
 
 
 def test_a_long_recording_is_pooled_in_bounded_memory(run, tmp_path):
     path = tmp_path / "long.flac"
-    minute = noise(60, 8_000)[:, 0]
+    minute = spoken(60, 8_000)[:, 0]
     with soundfile.SoundFile(path, "w", 8_000, 1) as file:
         for _ in range(20):
             file.write(minute)
@@ -114,8 +113,8 @@ def test_a_long_recording_is_pooled_in_bounded_memory(run, tmp_path):
 
 
 def test_a_doubtful_recording_is_used_and_noted(run, tmp_path):
-    wave = noise(2)
-    wave[:1000] = 1.0
+    wave = spoken(3)
+    wave[:1500] = 1.0
     soundfile.write(tmp_path / "loud.wav", wave, RATE)
     code, _, err = run(tmp_path / "loud.wav", "-n", 1, "--out", tmp_path / "faces")
     assert code == 0
@@ -123,6 +122,38 @@ def test_a_doubtful_recording_is_used_and_noted(run, tmp_path):
     assert "clipped" in err
     (note,) = json.loads((tmp_path / "faces" / "loud.json").read_text())["notes"]
     assert "3% of the samples are clipped" in note
+
+
+def test_silence_is_left_out_and_how_much_is_said(run, tmp_path):
+    faint = 1e-4 * np.random.default_rng(0).standard_normal((2 * RATE, 1))
+    soundfile.write(tmp_path / "voice.wav", np.concatenate([faint, spoken(3), faint]), RATE)
+    code, _, err = run(tmp_path / "voice.wav", "-n", 1, "--out", tmp_path / "faces")
+    said = f"{tmp_path / 'voice.wav'}: 1.75 s before and 1.75 s after the speech were left out"
+    assert (code, err) == (0, f"note: {said}\n")
+    report = json.loads((tmp_path / "faces" / "voice.json").read_text())
+    assert report["notes"] == [said]
+    assert report["voice"]["seconds"] == 7
+    assert report["voice"]["windows"] == 4  # 3.5 s
+
+
+@pytest.mark.parametrize(
+    ("wave", "said"),
+    [
+        (spoken(1.2), "only 1.2 s of speech"),
+        (spoken(4) + 0.05 * np.random.default_rng(1).standard_normal((64_000, 1)), "above its background"),
+        (0.1 * np.random.default_rng(2).standard_normal((48_000, 1)), "no speech stands out"),
+    ],
+    ids=["short", "noisy", "no speech"],
+)
+def test_a_recording_that_tells_little_is_one_line_that_names_it(run, tmp_path, wave, said):
+    path = tmp_path / "voice.wav"
+    soundfile.write(path, wave.clip(-0.99, 0.99), RATE)
+    code, _, err = run(path, "-n", 1, "--out", tmp_path / "faces")
+    assert code == 0
+    assert err.count("\n") == 1
+    assert err.startswith(f"note: {path}: ")
+    assert said in err
+    assert json.loads((tmp_path / "faces" / "voice.json").read_text())["notes"] == [err[6:-1]]
 
 
 # --- bad input: what makes the file, and what the line must say
@@ -133,12 +164,12 @@ def written(wave, rate=RATE, **settings):
 
 
 def truncated(path):
-    soundfile.write(path, noise(3), RATE)
+    soundfile.write(path, spoken(3), RATE)
     path.write_bytes(path.read_bytes()[:2000])
 
 
 def nan(path):
-    wave = noise(2)
+    wave = spoken(2)
     wave[500] = np.nan
     soundfile.write(path, wave, RATE, subtype="FLOAT")
 
@@ -148,8 +179,8 @@ BAD = {
     "folder": (lambda path: path.mkdir(), "a folder"),
     "empty": (lambda path: path.touch(), "empty"),
     "silent": (written(np.zeros(32_000)), "silent"),
-    "short": (written(noise(0.05)), "expected at least 0.3 s"),
-    "clipped": (written(np.sign(noise(2))), "clipped"),
+    "short": (written(spoken(0.05)), "expected at least 0.3 s"),
+    "clipped": (written(np.sign(spoken(2))), "clipped"),
     "nan": (nan, "NaN"),
     "truncated": (truncated, "complete copy"),
     "text": (lambda path: path.write_text("Dear reader"), "not an audio file"),

@@ -50,7 +50,8 @@ def generate(
         InputError: the recording, the profile, its parts or the folder cannot be used.
     """
     from v2f_core.profiles import Profile, load_profile
-    from v2f_core.speech.audio import AudioWarning, read_clips
+    from v2f_core.speech.activity import read_speech
+    from v2f_core.speech.audio import AudioWarning
 
     voice, out = Path(voice), Path(out)
     chosen = profile if isinstance(profile, Profile) else load_profile(profile)
@@ -58,8 +59,11 @@ def generate(
     began = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", AudioWarning)
-        windows = read_clips(voice, chosen.clip_seconds)  # a bad recording fails before any model is loaded
+        windows, found = read_speech(voice, chosen.clip_seconds)  # a bad recording fails before any model is loaded
     notes = [str(warning.message) for warning in caught if issubclass(warning.category, AudioWarning)]
+    before, after = found.left_out
+    if before or after:
+        notes.append(f"{voice}: {before:.2f} s before and {after:.2f} s after the speech were left out")
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     heard = time.perf_counter()
@@ -88,7 +92,15 @@ def generate(
         )
         report = {
             "notice": SYNTHETIC,
-            "voice": {"file": voice.name, "sha256": sha256(voice), "windows": result.windows},
+            "voice": {
+                "file": voice.name,
+                "sha256": sha256(voice),
+                "windows": result.windows,
+                "seconds": round(found.seconds, 2),
+                "left_out": [round(before, 2), round(after, 2)],
+                "speech": round(found.speech, 2),
+                "snr_db": round(found.snr, 1) if found.speech else None,
+            },
             "profile": chosen.name,
             **made,
             "images": [{"file": name, "seed": s} for name, s in zip(names, seeds, strict=True)],

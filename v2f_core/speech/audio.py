@@ -16,14 +16,10 @@ hours long                                        streamed: memory stays bounded
 
 from __future__ import annotations
 
-import os
-import struct
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from io import FileIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +27,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from v2f_core.errors import InputError
+from v2f_core.speech.decoding import decode, open_recording
 
 SAMPLE_RATE = 16_000
 CLIP_SECONDS = 1.25  # the paper's clip
@@ -41,8 +38,6 @@ RATES = (8_000, 192_000)
 FULL_SCALE = 0.999  # samples at or beyond this count as clipped
 CLIPPED_WARN, CLIPPED_REFUSE = 0.01, 0.5
 FLOAT_PEAK = 8.0  # 18 dB over full scale: integers stored as floats, not loud speech
-BLOCKS_A_SECOND = 2  # small, since a damaged file is used up to its last whole block
-FORMATS = "give a WAV, FLAC, OGG, MP3 or M4A file"
 
 
 class AudioWarning(UserWarning):
@@ -72,7 +67,7 @@ def read_audio(path: str | Path, max_seconds: float = 600.0) -> Float32[Tensor, 
     """
     if not max_seconds >= MIN_SECONDS:
         raise InputError(f"max_seconds={max_seconds}: expected at least {MIN_SECONDS}")
-    return torch.from_numpy(np.concatenate(list(_stream(Path(path), max_seconds))))
+    return torch.from_numpy(np.concatenate(list(stream(Path(path), max_seconds))))
 
 
 def clips(
@@ -101,13 +96,21 @@ def clips(
 
 
 def read_clips(
-    path: str | Path, seconds: float = CLIP_SECONDS, overlap: float = OVERLAP, max_clips: int = 256
+    path: str | Path,
+    seconds: float = CLIP_SECONDS,
+    overlap: float = OVERLAP,
+    max_clips: int = 256,
+    within: tuple[float, float] = (0.0, float("inf")),
 ) -> Float32[Tensor, "clips clip_samples"]:
     """The clips of a whole recording, however long: ``clips(read_audio(path))``, thinned when there are too many.
 
     The file is streamed. Whenever more than ``max_clips`` are held, every second one is dropped and the stride
     doubles: the result is evenly spaced from first to last and holds between half of ``max_clips`` and ``max_clips``.
 
+    Args:
+        path, seconds, overlap: as in :func:`read_audio` and :func:`clips`.
+        max_clips: how many clips may be held.
+        within: where to begin and to end, in seconds.
     Raises:
         InputError: as :func:`read_audio` and :func:`clips`.
 
@@ -123,7 +126,7 @@ def read_clips(
         raise InputError(f"max_clips={max_clips}: expected at least 1")
     kept: list[np.ndarray] = []
     stride, index, rest = 1, 0, np.empty(0, np.float32)
-    for block in _stream(Path(path), float("inf")):
+    for block in _between(stream(Path(path)), *within):
         rest = np.concatenate([rest, block])
         start = 0
         for start in range(0, len(rest) - length + 1, hop):
@@ -146,12 +149,27 @@ def _clip_samples(seconds: float, overlap: float) -> tuple[int, int]:
     return length, max(1, round(length * (1 - overlap)))
 
 
-def _stream(path: Path, max_seconds: float) -> Iterator[np.ndarray]:
-    """Blocks of mono 16 kHz; raises or warns on what makes the recording unusable or doubtful."""
+def _between(blocks: Iterator[np.ndarray], start: float, end: float) -> Iterator[np.ndarray]:
+    """The samples from ``start`` to ``end``, in seconds."""
+    place = 0
+    for block in blocks:
+        first, last = (round(float(np.clip(t * SAMPLE_RATE - place, 0, len(block)))) for t in (start, end))
+        yield block[first:last]
+        place += len(block)
+        if place >= end * SAMPLE_RATE:
+            return
+
+
+def stream(path: Path, max_seconds: float = float("inf")) -> Iterator[np.ndarray]:
+    """A recording in blocks of mono 16 kHz, at most half a second each; judged when its end is reached.
+
+    Raises:
+        InputError: as :func:`read_audio`.
+    """
     import soxr
 
-    with _open(path) as file:
-        rate, promised, source = _decode(path, file)
+    with open_recording(path) as file:
+        rate, promised, source = decode(path, file)
         if not RATES[0] <= rate <= RATES[1]:
             raise InputError(f"{path}: {rate} samples a second; expected 8,000 to 192,000, convert it first")
         resampler = None if rate == SAMPLE_RATE else soxr.ResampleStream(rate, SAMPLE_RATE, 1, "float32", "HQ")
@@ -221,94 +239,3 @@ class _Tally:
                 f"{self.path}: ends after {seconds:.1f} s, its header promises {promised:.1f} s; used what is there"
             )
             warnings.warn(AudioWarning(message), stacklevel=4)
-
-
-def _open(path: Path) -> FileIO:
-    if path.is_dir():
-        raise InputError(f"{path}: a folder, expected one recording; {FORMATS}")
-    if not path.exists():
-        raise InputError(f"{path}: no such file; {FORMATS}")
-    if not path.is_file():
-        raise InputError(f"{path}: not a regular file; {FORMATS}")
-    if path.stat().st_size == 0:
-        raise InputError(f"{path}: empty (0 bytes); {FORMATS}")
-    try:
-        return path.open("rb", buffering=0)  # unbuffered: soundfile goes on from the same position
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
-
-
-def _decode(path: Path, file: FileIO) -> tuple[int, int, Iterator[np.ndarray]]:
-    """The rate, the frames that the header promises, and blocks of (frames, channels)."""
-    import soundfile
-
-    head = file.read(12)
-    file.seek(0)
-    if head[4:8] == b"ftyp" or head[:4] == b"\x1aE\xdf\xa3":  # MP4 and its kin, WebM
-        return _decode_with_av(path)
-    promised = _wav_frames(file)
-    try:
-        # by its number: a name would decide on the format, and reading through Python is slower
-        sound = soundfile.SoundFile(file.fileno(), closefd=False)
-    except soundfile.LibsndfileError as error:
-        raise InputError(f"{path}: not an audio file that can be read ({error.error_string}); {FORMATS}") from error
-    promised = max(sound.frames, promised)
-
-    def blocks() -> Iterator[np.ndarray]:
-        with sound:
-            while True:
-                try:
-                    block = sound.read(sound.samplerate // BLOCKS_A_SECOND, dtype="float32", always_2d=True)
-                except soundfile.LibsndfileError:  # damaged from here on: _judge says what is missing
-                    return
-                if len(block) == 0:
-                    return
-                yield block
-
-    return sound.samplerate, promised, blocks()
-
-
-def _wav_frames(file: FileIO) -> int:
-    """Frames that a WAV header promises, which libsndfile corrects in silence; 0 for other files and for streams."""
-    size = file.seek(0, os.SEEK_END)
-    file.seek(0)
-    frames, block = 0, 0
-    if file.read(12)[::8] == b"RW":  # RIFF....WAVE
-        while len(header := file.read(8)) == 8:
-            name, length = struct.unpack("<4sI", header)
-            if name == b"fmt ":
-                body = file.read(length)
-                block = struct.unpack_from("<H", body, 12)[0] if len(body) >= 14 else 0
-                length = 0
-            elif name == b"data":
-                frames = length // block if block and length < 2**32 - 2**16 else 0
-                break
-            file.seek(min(length + length % 2, size), os.SEEK_CUR)
-    file.seek(0)
-    return frames
-
-
-def _decode_with_av(path: Path) -> tuple[int, int, Iterator[np.ndarray]]:
-    try:
-        import av
-    except ImportError as error:
-        raise InputError(f"{path}: M4A, MP4 and WebM need PyAV; pip install av, or convert it to WAV") from error
-    try:
-        container: Any = av.open(str(path))
-        stream = container.streams.audio[0]
-    except (av.FFmpegError, IndexError) as error:
-        raise InputError(f"{path}: has no sound that can be read; {FORMATS}") from error
-    rate = int(stream.rate)
-    promised = int((stream.duration or 0) * (stream.time_base or 0) * rate)
-
-    def blocks() -> Iterator[np.ndarray]:
-        planar = av.AudioResampler(format="fltp")
-        with container:
-            try:
-                for frame in container.decode(stream):
-                    for part in planar.resample(frame):
-                        yield part.to_ndarray().T
-            except av.FFmpegError:  # damaged from here on: _judge says what is missing
-                return
-
-    return rate, promised, blocks()
