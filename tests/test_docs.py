@@ -5,6 +5,7 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from typer.main import get_command
 
@@ -112,3 +113,40 @@ def test_the_readme_links_every_notebook_and_every_card():
 
 def test_the_readme_says_that_nothing_ran_on_real_weights():
     assert "nothing in this repository has been run on real weights" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def numbers(cell: str) -> list[float]:
+    return [float(found) for found in re.findall(r"[-+]?\d+(?:\.\d+)?", cell.replace("−", "-"))]
+
+
+def test_the_table_of_all_rows_says_what_was_measured():
+    """Every number of the evaluation's page stands in the committed tables, and the controls are where they belong."""
+    systems = pd.read_csv(ROOT / "results" / "evaluate_systems.csv").set_index(["gallery", "by", "system"])
+    sets = pd.read_csv(ROOT / "results" / "evaluate_sets.csv").set_index("system")
+    text = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    lines = re.findall(r"(?m)^\| (.+) \|$", text[text.index("| row | cosine of ẑ |") : text.index("| *chance* |")])[1:]
+    rows = {cells[0]: cells[1:] for cells in (re.split(r" ?\| ?", line) for line in lines) if cells[0] != "---"}
+    assert set(rows) == set(systems.index.get_level_values("system"))
+    places = [
+        *(("all", "ẑ", "cosine"), ("all", "face", "cosine"), ("all", "ẑ", "R@10"), ("all", "face", "R@10")),
+        *(("within sex", by, "1:2 matching") for by in ("ẑ", "face", "second scorer")),
+    ]
+    for name, cells in rows.items():
+        for cell, (gallery, by, measure) in zip(cells, places, strict=False):
+            if not cell:
+                assert (gallery, by, name) not in systems.index
+                continue
+            row = systems.loc[gallery, by, name]
+            wanted = [row[measure], row[f"{measure} low"], row[f"{measure} high"]][: len(numbers(cell))]
+            assert numbers(cell) == pytest.approx(wanted, abs=6e-4), (name, by, measure)
+        if cells[7]:
+            assert numbers(cells[7] + " " + cells[8]) == pytest.approx(
+                [round(sets.VFS[name], 1), round(sets["kernel distance"][name], 2)], abs=1e-9
+            )
+    faces = systems.xs("face", level="by").loc["within sex"]
+    for name in ("random real face", "shuffled voice"):
+        assert faces["1:2 matching low"][name] <= 0.501
+        assert faces["1:2 matching high"][name] >= 0.499
+    known = ["oracle", "VAE reconstruction", "another real photo"]
+    assert faces.cosine[known].is_monotonic_increasing
+    assert faces.cosine[known].min() > faces.cosine.drop(known).max() + 0.3
