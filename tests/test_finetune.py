@@ -182,7 +182,7 @@ def test_the_folder_is_one_that_a_profile_can_point_at(unbroken, tiny_profile):
     made = Aligner.from_pretrained(folder / "aligner").provenance
     assert made["ast_sha256"] == folder_hash(folder / "ast")
     assert made["voices"] == "ab12"
-    wave = 0.1 * torch.randn(20_000, generator=torch.Generator().manual_seed(0))
+    wave = 0.1 * torch.randn(1, 20_000, generator=torch.Generator().manual_seed(0))
     old = Vox2FacePipeline.from_profile(replace(tiny_profile, aligner=folder / "aligner"))
     assert not torch.equal(pipe.identify(wave)[0], old.identify(wave)[0])
 

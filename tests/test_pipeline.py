@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from fakes import spoken
 from PIL import Image
 
 from v2f_core.diffusion.lora import add_lora, lora_parameters, save_lora
@@ -15,7 +16,7 @@ from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.sphere import check_unit, normalise
 from v2f_core.pipeline import Vox2FacePipeline
-from v2f_core.speech.audio import clips, read_audio
+from v2f_core.speech.audio import AudioWarning, clips, read_audio
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def pipe(tiny_profile):
 @pytest.fixture(scope="module")
 def voice(tmp_path_factory):
     path = tmp_path_factory.mktemp("voice") / "voice.wav"
-    soundfile.write(path, 0.3 * np.random.default_rng(0).uniform(-1, 1, 48_000), 16_000)
+    soundfile.write(path, spoken(3), 16_000)
     return path
 
 
@@ -131,6 +132,21 @@ def test_a_path_its_samples_and_its_windows_are_the_same_voice(pipe, voice):
         torch.testing.assert_close(pipe.identify(form)[0], pipe.identify(voice)[0])
 
 
+def test_silence_before_and_after_is_not_heard(pipe, voice):
+    """3 s of silence at each end would be most of the windows; a quarter of a second is kept."""
+    faint = 1e-4 * torch.randn(48_000, generator=seeded())
+    whole = torch.cat([faint, read_audio(voice), faint])
+    trimmed, heard = pipe.identify(whole)
+    assert heard == 4  # 3.5 s
+    assert torch.equal(trimmed, pipe.identify(clips(whole[44_000:100_000]))[0])
+    assert (trimmed - pipe.identify(clips(whole))[0]).norm() > 0.1
+
+
+def test_too_little_speech_is_warned_of(pipe, voice):
+    with pytest.warns(AudioWarning, match="s of speech"):
+        pipe.identify(read_audio(voice)[:17_600])
+
+
 def test_repeating_a_recording_does_not_change_who_is_heard(pipe, voice):
     windows = clips(read_audio(voice))
     torch.testing.assert_close(pipe.identify(windows.repeat(50, 1))[0], pipe.identify(windows)[0], atol=1e-5, rtol=0)
@@ -144,7 +160,7 @@ def test_the_identity_alone_decides_what_is_drawn(pipe, voice, tiny_profile):
             return normalise(torch.ones(512))
 
     deaf = Vox2FacePipeline(**{**pipe.components, "aligner": Deaf(speaker_width=16, hidden_width=8)}, num_steps=2)
-    other = torch.from_numpy(np.random.default_rng(5).uniform(-0.1, 0.1, 32_000).astype(np.float32))
+    other = torch.randn(1, 32_000, generator=seeded(5))
     assert np.array_equal(pixels(deaf(voice, 1, generator=seeded())), pixels(deaf(other, 1, generator=seeded())))
     heard = pixels(pipe(voice, 1, generator=seeded()))
     assert not np.array_equal(heard, pixels(deaf(voice, 1, generator=seeded())))
@@ -169,7 +185,17 @@ def test_a_saved_pipeline_comes_back_the_same(pipe, voice, tmp_path):
         pixels(pipe(voice, 2, generator=seeded())), pixels(back(voice, 2, generator=seeded()))
     )
     assert {path.name for path in tmp_path.iterdir()} == {
-        *("model_index.json", "vae", "unet", "text_encoder", "tokenizer", "scheduler", "aligner", "speech_encoder"),
+        *(
+            "README.md",
+            "model_index.json",
+            "vae",
+            "unet",
+            "text_encoder",
+            "tokenizer",
+            "scheduler",
+            "aligner",
+            "speech_encoder",
+        ),
     }
     assert not list(tmp_path.rglob("*.bin"))  # no pickles
 

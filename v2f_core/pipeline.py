@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, UNet2DConditionModel
-from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers import AutoencoderKL, SchedulerMixin, UNet2DConditionModel
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float32
@@ -25,7 +20,9 @@ from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
 from v2f_core.profiles import Profile, load_profile
-from v2f_core.speech.audio import CLIP_SECONDS, clips, read_clips
+from v2f_core.saving import SavedPipeline
+from v2f_core.speech.activity import read_speech, speech_clips
+from v2f_core.speech.audio import CLIP_SECONDS
 from v2f_core.speech.encoders import ASTEncoder, ECAPAEncoder, load_encoder
 
 AT_ONCE = 8  # images denoised together: bounds the memory of a request for many
@@ -46,11 +43,12 @@ class Vox2FaceOutput(BaseOutput):
     windows: int
 
 
-class Vox2FacePipeline(DiffusionPipeline):
+class Vox2FacePipeline(SavedPipeline):
     """a → v_spk → ẑ → P(ẑ) → DPM-Solver++ → VAE decode (Eq. 5).
 
-    The diffusers and transformers parts are registered as usual, so that ``pipe.unet``, ``pipe.to``, adapters and
-    ``save_pretrained`` work; beside them stand the speech encoder and the aligner, in folders of their own.
+    The diffusers and transformers parts are registered as usual, so that ``pipe.unet``, ``pipe.to``, another
+    ``pipe.scheduler``, adapters, offloading, attention slicing and ``save_pretrained`` work; beside them stand the
+    speech encoder and the aligner, in folders of their own.
 
     Args:
         vae, text_encoder, tokenizer, unet, scheduler: of a :class:`~v2f_core.diffusion.prior.Prior`.
@@ -62,6 +60,7 @@ class Vox2FacePipeline(DiffusionPipeline):
         clip_seconds: length of a window.
         speech_folder: where the speech encoder was loaded from; ``save_pretrained`` copies it.
         ast_frames, ast_positions: how the speech encoder was loaded, see ``load_encoder``.
+        profile: name of the profile that the parts are of; the model card states their terms by it.
 
     Example:
         >>> pipe = Vox2FacePipeline.from_profile("mini")  # doctest: +SKIP
@@ -70,13 +69,15 @@ class Vox2FacePipeline(DiffusionPipeline):
         ((128, 128), torch.Size([512]))
     """
 
+    model_cpu_offload_seq = "speech_encoder->aligner->text_encoder->unet->vae"
+
     def __init__(
         self,
         vae: AutoencoderKL,
         text_encoder: CLIPTextModel,
         tokenizer: CLIPTokenizer,
         unet: UNet2DConditionModel,
-        scheduler: DPMSolverMultistepScheduler,
+        scheduler: SchedulerMixin,
         # both are needed; but what has no default diffusers takes for a part that it loads and saves itself
         speech_encoder: ASTEncoder | ECAPAEncoder | None = None,
         aligner: Aligner | None = None,
@@ -87,6 +88,7 @@ class Vox2FacePipeline(DiffusionPipeline):
         speech_folder: str | Path | None = None,
         ast_frames: int | None = None,
         ast_positions: str = "cut",
+        profile: str | None = None,
     ) -> None:
         super().__init__()
         if speech_encoder is None or aligner is None:
@@ -106,6 +108,7 @@ class Vox2FacePipeline(DiffusionPipeline):
             clip_seconds=clip_seconds,
             ast_frames=ast_frames,
             ast_positions=ast_positions,
+            profile=profile,
         )
         self.speech_encoder, self.aligner = speech_encoder, aligner
         self.speech_folder = None if speech_folder is None else Path(speech_folder)
@@ -147,6 +150,7 @@ class Vox2FacePipeline(DiffusionPipeline):
             speech_folder,
             chosen.ast_frames,
             chosen.ast_positions,
+            chosen.name,
         )
         return pipe.to(device)
 
@@ -165,9 +169,9 @@ class Vox2FacePipeline(DiffusionPipeline):
 
     @property
     def prior(self) -> Prior:
-        """The registered diffusion parts as a prior, on the pipeline's device."""
+        """The registered diffusion parts as a prior that computes where the pipeline does."""
         prior = Prior(self.unet, self.vae, self.text_encoder, self.tokenizer, self.scheduler)
-        return prior.to(self.unet.device)
+        return prior.compute_on(self._execution_device)
 
     @torch.no_grad()
     def identify(
@@ -176,15 +180,16 @@ class Vox2FacePipeline(DiffusionPipeline):
         """ẑ of a voice, and how many windows were heard. The windows' speaker embeddings are averaged before g_φ.
 
         Args:
-            voice: a recording's path, its samples (mono, 16 kHz), or windows already cut.
+            voice: a recording's path or its samples (mono, 16 kHz), of which what lies before and after the speech is
+                left out, with an ``AudioWarning`` if they tell little of a voice; or windows already cut.
         Raises:
             InputError: the recording cannot be used.
         """
-        if isinstance(voice, Tensor):
-            windows = clips(voice, self.config["clip_seconds"]) if voice.ndim == 1 else voice
+        if not isinstance(voice, Tensor):
+            windows, _ = read_speech(voice, self.config["clip_seconds"])
         else:
-            windows = read_clips(voice, self.config["clip_seconds"])
-        parts = [self.speech_encoder.embed(part.to(self.unet.device)) for part in windows.split(64)]
+            windows = speech_clips(voice, self.config["clip_seconds"])[0] if voice.ndim == 1 else voice
+        parts = [self.speech_encoder.embed(part.to(self._execution_device)) for part in windows.split(64)]
         return self.aligner(torch.cat(parts).float().mean(dim=0)).cpu(), len(windows)
 
     @torch.no_grad()
@@ -202,7 +207,7 @@ class Vox2FacePipeline(DiffusionPipeline):
             voice: a recording's path, its samples (mono, 16 kHz), or windows already cut.
             num_images: how many faces of the one predicted identity.
             guidance, num_steps: in place of the pipeline's own.
-            generator: source of the noise; a list gives each image its own, so that one can be drawn again alone.
+            generator: source of all noise; a list gives each image its own, so that one can be drawn again alone.
         Raises:
             InputError: the recording cannot be used, or a number makes no sense.
         """
@@ -220,48 +225,11 @@ class Vox2FacePipeline(DiffusionPipeline):
                 identity.expand(len(part), -1),
                 num_steps=self.config["num_steps"] if num_steps is None else num_steps,
                 guidance=self.config["guidance"] if guidance is None else guidance,
+                generator=generator[start : start + AT_ONCE] if isinstance(generator, list) else generator,
                 noise=part,
             )
-            for part in noise.split(AT_ONCE)
+            for start, part in zip(range(0, num_images, AT_ONCE), noise.split(AT_ONCE), strict=True)
         ]
+        self.maybe_free_model_hooks()
         images = VaeImageProcessor.numpy_to_pil(VaeImageProcessor.pt_to_numpy(torch.cat(faces).float() / 2 + 0.5))
         return Vox2FaceOutput(images=images, identity=identity, windows=windows)
-
-    def save_pretrained(self, save_directory: str | os.PathLike[Any], *args: Any, **kwargs: Any) -> None:
-        """Write the diffusion parts in Stable Diffusion's layout, with ``aligner`` and ``speech_encoder`` beside them.
-
-        Raises:
-            InputError: the speech encoder was not loaded from a folder, so that there is none to copy.
-        """
-        if self.speech_folder is None:
-            raise InputError("the speech encoder has no folder to copy; give speech_folder when making the pipeline")
-        super().save_pretrained(save_directory, *args, **kwargs)
-        self.aligner.save_pretrained(Path(save_directory) / "aligner")
-        shutil.copytree(self.speech_folder, Path(save_directory) / "speech_encoder", dirs_exist_ok=True)
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[Any], **kwargs: Any) -> Vox2FacePipeline:
-        """Load what :meth:`save_pretrained` wrote, offline.
-
-        Raises:
-            InputError: the folder is missing or is not such a pipeline's.
-        """
-        folder = Path(pretrained_model_name_or_path)
-        if not (folder / "model_index.json").is_file():
-            raise InputError(
-                f"{folder}: no pipeline here (model_index.json is missing); give a saved pipeline's folder"
-            )
-        config = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-        shortened = config.get("ast_frames"), config.get("ast_positions", "cut")
-        speech = load_encoder(config.get("encoder", "ast"), folder / "speech_encoder", *shortened)
-        aligner = Aligner.from_pretrained(folder / "aligner")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            return super().from_pretrained(
-                folder,
-                speech_encoder=speech,
-                aligner=aligner,
-                speech_folder=folder / "speech_encoder",
-                local_files_only=True,
-                **kwargs,
-            )

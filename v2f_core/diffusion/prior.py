@@ -9,23 +9,24 @@ Eq. 3 and 11 of the paper). For the full size put Arc2Face's ``arc2face`` folder
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
+from v2f_core.diffusion.loading import load_parts
+from v2f_core.diffusion.solving import Generators, solve
 from v2f_core.errors import InputError
 from v2f_core.identity.sphere import check_unit
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, UNet2DConditionModel
+    from diffusers import AutoencoderKL, SchedulerMixin, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
 
 PROMPT, PLACEHOLDER = "photo of a id person", "id"  # the identity takes the place of the placeholder's embedding
 IDENTITY_DIM = 512
-PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 
 
 class Prior(nn.Module):
@@ -47,7 +48,7 @@ class Prior(nn.Module):
         vae: AutoencoderKL,
         text_encoder: CLIPTextModel,
         tokenizer: CLIPTokenizer,
-        scheduler: DPMSolverMultistepScheduler,
+        scheduler: SchedulerMixin,
     ) -> None:
         """Put the parts together.
 
@@ -87,40 +88,7 @@ class Prior(nn.Module):
             Traceback (most recent call last):
             v2f_core.errors.InputError: nowhere: no Stable Diffusion folder (model_index.json is missing); …
         """
-        from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, UNet2DConditionModel
-        from transformers import CLIPTextModel, CLIPTokenizer
-
-        folder = Path(folder)
-        if not (folder / "model_index.json").is_file():
-            raise InputError(
-                f"{folder}: no Stable Diffusion folder (model_index.json is missing); "
-                f"give one that holds {', '.join(PARTS)}"
-            )
-        if missing := [part for part in PARTS if not (folder / part).is_dir()]:
-            raise InputError(f"{folder / missing[0]}: missing; a Stable Diffusion folder holds {', '.join(PARTS)}")
-        options: dict[str, Any] = {"local_files_only": True}
-        told: dict[str, Any] = {**options, "output_loading_info": True}
-        try:
-            nets = {
-                "unet": UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=dtype, **told),
-                "vae": AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=dtype, **told),
-                "text_encoder": CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=dtype, **told),
-            }
-            # what a file lacks the libraries fill with random numbers, and say so in a log only
-            for name, (_, loading) in nets.items():
-                if lacking := sorted(loading["missing_keys"]):
-                    raise InputError(f"{folder / name}: its weights lack {lacking[0]} and {len(lacking) - 1} more")
-            prior = cls(
-                nets["unet"][0],
-                nets["vae"][0],
-                nets["text_encoder"][0],
-                CLIPTokenizer.from_pretrained(folder / "tokenizer", **options),
-                DPMSolverMultistepScheduler.from_pretrained(folder / "scheduler", **options),
-            )
-        except (OSError, KeyError, TypeError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"{folder}: a part cannot be read ({reason}); copy the folder again") from error
-        return prior.eval().to(device)
+        return cls(**load_parts(folder, dtype)).eval().to(device)
 
     def _tokens(self, prompt: str) -> Int[Tensor, "1 tokens"]:
         return self.tokenizer(
@@ -133,8 +101,14 @@ class Prior(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Where it computes."""
         return self.alphas_cumprod.device
+
+    def compute_on(self, device: torch.device) -> Prior:
+        """Move prompts and noise schedule alone: offloading moves the nets, each when it is needed."""
+        for name, buffer in self.named_buffers(recurse=False):
+            setattr(self, name, buffer.to(device))
+        return self
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -188,7 +162,7 @@ class Prior(nn.Module):
     def predict(
         self,
         z_t: Float[Tensor, "batch 4 h w"],
-        t: Int[Tensor, " batch"] | Int[Tensor, ""] | int,
+        t: Int[Tensor, " batch"] | Shaped[Tensor, ""] | int,
         c: Float[Tensor, "batch tokens width"],
     ) -> Float[Tensor, "batch 4 h w"]:
         """ε_θ(z_t, c, t): the noise that the UNet sees in z_t."""
@@ -217,33 +191,29 @@ class Prior(nn.Module):
         c: Float[Tensor, "batch tokens width"],
         num_steps: int = 25,
         guidance: float = 3.0,
+        generator: Generators = None,
     ) -> Float[Tensor, "batch 4 h w"]:
-        """From pure noise to clean latents by DPM-Solver++(2M), guided away from the null condition.
+        """From pure noise to clean latents by the prior's scheduler, DPM-Solver++(2M) unless another was put in.
 
         Args:
             noise: standard normal latents.
             c: tokens of `condition`.
             num_steps: solver steps, each one pass of the UNet (on a double batch when guided).
-            guidance: s in ε(null) + s·(ε(c) − ε(null)); 1 leaves the null condition out.
+            guidance: s in ε(null) + s·(ε(c) − ε(null)), away from the null condition; 1 leaves that out.
+            generator: for solvers that add noise on the way.
         Raises:
-            InputError: ``num_steps`` is not positive.
+            InputError: the scheduler cannot make so many steps.
         """
-        from diffusers import DPMSolverMultistepScheduler
-
-        if num_steps < 1:
-            raise InputError(f"num_steps {num_steps}: expected a positive number of solver steps (25 is usual)")
-        solver = DPMSolverMultistepScheduler.from_config(self.scheduler.config)  # a fresh one: solvers keep a history
-        solver.set_timesteps(num_steps, device=self.device)
         guided = guidance != 1.0
         tokens = torch.cat([self.null(len(c)).to(c), c]) if guided else c
-        z = noise * solver.init_noise_sigma
-        for t in solver.timesteps:
-            predicted = self.predict(torch.cat([z, z]) if guided else z, t, tokens)
-            if guided:
-                without, given = predicted.chunk(2)
-                predicted = without + guidance * (given - without)
-            z = solver.step(predicted, t, z).prev_sample
-        return z
+
+        def predict(z: Tensor, t: Tensor) -> Tensor:
+            if not guided:
+                return self.predict(z, t, tokens)
+            without, given = self.predict(torch.cat([z, z]), t, tokens).chunk(2)
+            return without + guidance * (given - without)
+
+        return solve(predict, self.scheduler, noise, num_steps, generator)
 
     @torch.no_grad()
     def sample(
@@ -251,7 +221,7 @@ class Prior(nn.Module):
         identity: Float[Tensor, "batch 512"],
         num_steps: int = 25,
         guidance: float = 3.0,
-        generator: torch.Generator | None = None,
+        generator: Generators = None,
         noise: Float[Tensor, "batch 4 h w"] | None = None,
     ) -> Float[Tensor, "batch 3 height width"]:
         """Draw one face for each identity (Eq. 5 from P on): RGB in [-1, 1].
@@ -259,12 +229,13 @@ class Prior(nn.Module):
         Args:
             identity: unit vectors; repeat one to draw it several times.
             num_steps, guidance: see `denoise`.
-            generator: source of the noise; the same seed gives the same faces.
+            generator: source of the noise, or one for each face; the same seed gives the same faces.
             noise: standard normal latents to start from in place of the generator's.
         """
+        from diffusers.utils.torch_utils import randn_tensor
+
         if noise is None:
-            source = generator.device if generator is not None else self.device
-            noise = torch.randn(len(identity), *self.latent_shape, generator=generator, device=source)
+            noise = randn_tensor((len(identity), *self.latent_shape), generator=generator, device=self.device)
         weights = self.unet.dtype
-        c = self.condition(identity.to(self.device))
-        return self.decode(self.denoise(noise.to(self.device, weights), c.to(weights), num_steps, guidance))
+        c = self.condition(identity.to(self.device)).to(weights)
+        return self.decode(self.denoise(noise.to(self.device, weights), c, num_steps, guidance, generator))
