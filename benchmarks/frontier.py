@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from v2f_core.ablate import Kit, Plan, open_kit
+from v2f_core.ablate import Kit, open_kit
 from v2f_core.diffusion.lora import load_lora
 from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
@@ -27,6 +27,7 @@ from v2f_core.evaluation.systems import Drawing, draw_faces
 from v2f_core.evaluation.tuning import GUIDANCES
 from v2f_core.files import atomic_write
 from v2f_core.identity.aligner import Aligner
+from v2f_core.plan import Plan
 from v2f_core.profiles import load_profile
 from v2f_core.provenance import folder_hash
 

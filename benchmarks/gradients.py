@@ -14,11 +14,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from v2f_core.ablate import Plan, open_kit
+from v2f_core.ablate import open_kit
 from v2f_core.diffusion.consistency import SelfConsistency
 from v2f_core.diffusion.consistency_settings import CHOICES, ConsistencySettings
 from v2f_core.files import atomic_write
 from v2f_core.identity.aligner import Aligner
+from v2f_core.plan import Plan
 from v2f_core.profiles import load_profile
 from v2f_core.training.stage1 import Stage1Settings, identity_loss
 

@@ -15,6 +15,7 @@ from v2f_core.errors import InputError
 from v2f_core.evaluation import ablation
 from v2f_core.evaluation.judge import Judge
 from v2f_core.evaluation.systems import Scorer
+from v2f_core.plan import Plan, hashes
 from v2f_core.profiles import load_profile
 from v2f_core.training.ablations import TABLES, WITHOUT, Ablation, table
 
@@ -28,7 +29,7 @@ def plan(tiny_profile, tmp_path_factory):
     for folder in folders.values():
         (folder / "weights").write_text("none")
     profile = replace(tiny_profile, stage1=STAGE1, stage2=STAGE2, **folders)
-    return ablate.Plan(profile, tmp_path_factory.mktemp("runs"), persons=6, drawn_steps=2, varied=2)
+    return Plan(profile, tmp_path_factory.mktemp("runs"), persons=6, drawn_steps=2, varied=2)
 
 
 @pytest.fixture
@@ -121,7 +122,7 @@ def test_weights_are_known_by_what_they_are_and_not_by_where_they_lie(tidy, kit,
     moved = replace(plan.profile, judge=shutil.copytree(plan.profile.judge, tmp_path / "judge"))
     assert len(ablate.measured(ROWS[0], 0, replace(plan, profile=moved))) == len(tidy[tidy.system == WITHOUT]) / 2
     (moved.judge / "weights").write_text("others")
-    ablate._hashes.cache_clear()
+    hashes.cache_clear()
     with pytest.raises(InputError, match="other settings"):
         ablate.measured(ROWS[0], 0, replace(plan, profile=moved))
 

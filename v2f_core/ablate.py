@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -24,7 +22,7 @@ from jaxtyping import Float
 from v2f_core.errors import InputError
 from v2f_core.evaluation.tuning import GUIDANCES
 from v2f_core.files import atomic_write
-from v2f_core.provenance import folder_hash
+from v2f_core.plan import Plan, claim, made_of
 from v2f_core.training.ablations import Ablation, table
 
 if TYPE_CHECKING:
@@ -33,45 +31,10 @@ if TYPE_CHECKING:
 
     from v2f_core.diffusion.prior import Prior
     from v2f_core.evaluation.scorer import Faces, Scorer
-    from v2f_core.profiles import Profile
     from v2f_core.training.latents import FacePairs
     from v2f_core.training.stage1 import Pairs
 
 SHOWN = ("cosine", "cosine of ẑ", "R@10", "R@10 within sex", "second scorer", "diversity", "VFS")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is common to all runs of a table.
-
-    Attributes:
-        profile: parts, dataset and settings.
-        folder: of all runs; tables share the systems that they have in common.
-        steps: of Stage II; None: the profile's.
-        persons: so many persons at most are drawn, women and men alike.
-        drawn_steps: of the sampler.
-        varied: of so many persons a second face is drawn, for diversity.
-        split: who is drawn: "test", or "val" while systems are still being chosen.
-        device: where to train and draw.
-    """
-
-    profile: Profile
-    folder: Path
-    steps: int | None = None
-    persons: int = 1000
-    drawn_steps: int = 10
-    varied: int = 100
-    split: str = "test"
-    device: str = "cpu"
-
-    def run(self, system: str, seed: int) -> Path:
-        """The folder in which a system is trained with a seed."""
-        return self.folder / f"{slug(system)}-{seed}"
-
-    @property
-    def drawn(self) -> str:
-        """The name of the folder, in a run's, of what was measured on these persons."""
-        return f"{self.split}-{self.persons}"
 
 
 class Kit(NamedTuple):
@@ -122,36 +85,13 @@ def measured(row: Ablation, seed: int, plan: Plan) -> pd.DataFrame:
     run = plan.run(row.system, seed)
     done = run / plan.drawn / "persons.csv"
     common = {"steps": plan.steps, "drawn_steps": plan.drawn_steps, "row": repr(row), "seed": seed}
-    _claim(run, common | _made_of(plan.profile))
-    _claim(done.parent, {"varied": plan.varied})
+    claim(run, common | made_of(plan.profile))
+    claim(done.parent, {"varied": plan.varied})
     if not done.exists():
         rows = _run(row, seed, plan, run)
         with atomic_write(done) as temporary:
             rows.to_csv(temporary, index=False, float_format="%.5g")
     return pd.read_csv(done, keep_default_na=False)
-
-
-def _claim(folder: Path, wanted: Mapping[str, object]) -> None:
-    """Write down what a folder is for; refuse one that is for something else."""
-    told, text = folder / "plan.json", json.dumps(wanted, indent=2, ensure_ascii=False) + "\n"
-    if told.exists() and told.read_text(encoding="utf-8") != text:
-        raise InputError(f"{folder}: holds a run with other settings; choose another folder with --out, or delete it")
-    with atomic_write(told) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-@cache
-def _hashes(*folders: Path) -> tuple[str, ...]:
-    return tuple(map(folder_hash, folders))
-
-
-def _made_of(profile: Profile) -> dict[str, object]:
-    """What of a profile decides a run: weights by their hashes, wherever they lie."""
-    parts = (profile.encoder, "prior", "faces", "judge")
-    hashes = dict(zip(parts, _hashes(*map(profile.part, parts)), strict=True))
-    heard = [profile.clip_seconds, profile.ast_frames, profile.ast_positions]
-    stages = {"stage1": dict(profile.stage1), "stage2": dict(profile.stage2)}
-    return {"dataset": str(profile.dataset), "heard": heard, **hashes, **stages}
 
 
 def _run(row: Ablation, seed: int, plan: Plan, folder: Path) -> pd.DataFrame:
@@ -164,7 +104,7 @@ def _run(row: Ablation, seed: int, plan: Plan, folder: Path) -> pd.DataFrame:
     kit = open_kit(plan)
     condition = _train(row, seed, plan, kit, folder)
     kit.prior.requires_grad_(False)
-    made = {name: str(_made_of(plan.profile)[name]) for name in ("prior", "faces", "judge")}
+    made = {name: str(made_of(plan.profile)[name]) for name in ("prior", "faces", "judge")}
     made |= {"trained": row.system, "trained_with_seed": str(seed)}
 
     def draw(pairs: Pairs, guidance: float, number: int = 0, count: int | None = None) -> Faces:
@@ -251,14 +191,3 @@ def _share(threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
-
-
-def slug(name: str) -> str:
-    """A name as a folder's.
-
-    Example:
-        >>> slug("teacher, z_t other")
-        'teacher-z_t-other'
-    """
-    kept: Iterable[str] = (letter if letter.isalnum() or letter == "_" else "-" for letter in name.replace("w/o", "no"))
-    return "-".join(part for part in "".join(kept).split("-") if part)

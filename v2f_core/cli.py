@@ -220,8 +220,9 @@ def ablate_table(
     device: Device = "cpu",
 ) -> None:
     """A table of ablations over seeds: trained, drawn, measured; goes on where it was stopped."""
-    from v2f_core.ablate import SHOWN, Plan, ablate
+    from v2f_core.ablate import SHOWN, ablate
     from v2f_core.evaluation import ablation
+    from v2f_core.plan import Plan
     from v2f_core.plots import forest
     from v2f_core.training.ablations import WITHOUT
 
