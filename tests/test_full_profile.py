@@ -7,12 +7,15 @@ ones. That the real ones have the sizes these classes have at full size is count
 import json
 import shutil
 import zipfile
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 import torch
 import torch.nn.functional as F
+from fakes import spoken
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -108,7 +111,7 @@ def full(tmp_path_factory, published, tiny_profile):
 
 
 def test_the_whole_way_runs_on_published_files(full, tmp_path):
-    soundfile.write(tmp_path / "voice.wav", 0.3 * np.random.default_rng(0).uniform(-1, 1, 48_000), 16_000)
+    soundfile.write(tmp_path / "voice.wav", spoken(3), 16_000)
     pipe = Vox2FacePipeline.from_profile(full)
     assert pipe.speech_encoder.frames == 128
     once, again = (
@@ -156,6 +159,22 @@ def test_the_pack_is_antelopev2_s_detector_and_arc2face_s_own_arcface(full):
     assert FacePack.from_folder(full.part("scorer")).arcface_path.name == "w600k_r50.onnx"
 
 
+@pytest.mark.parametrize(
+    ("part", "lost"),
+    [("faces", "arcface.onnx"), ("faces", "scrfd_10g_bnkps.onnx"), ("ast", "preprocessor_config.json")],
+)
+def test_nothing_stands_in_for_a_published_file_that_is_missing(full, tmp_path, part, lost):
+    """antelopev2 has an ArcFace of its own, of the same shape: with it faces would be other points of the sphere."""
+    folder = tmp_path / part
+    shutil.copytree(getattr(full, part), folder)
+    if lost == "arcface.onnx":
+        (folder / lost).rename(folder / "glintr100.onnx")
+    else:
+        (folder / lost).unlink()
+    with pytest.raises(InputError, match=f"{part}: lacks {lost} of what is published for it; .*fetch {part}"):
+        replace(full, **{part: folder}).part(part)
+
+
 def test_speech_encoders_load_from_their_published_files(full, published):
     ast = load_encoder("ast", full.part("ast"), full.ast_frames)
     assert isinstance(ast, ASTEncoder)
@@ -180,16 +199,18 @@ def test_every_file_is_pinned(full):
 
 @pytest.fixture
 def small_voxceleb(tmp_path):
-    """Twenty persons of MiniVox as HQ-VoxCeleb and VoxCeleb lie on disk: folders, tables, JPEG, WAV, m4a."""
+    """Sixty persons of MiniVox as HQ-VoxCeleb and VoxCeleb lie on disk: folders, tables, JPEG, WAV, m4a."""
     import av
 
     source = read_layout(unpack())
-    root, persons = tmp_path / "dataset", source.persons("train").index[:20]
+    root, names = tmp_path / "dataset", source.persons("train").index
+    # women and men take turns; every second ten backwards, so that both are among every ten's last two
+    persons = [name for ten in range(6) for name in names[10 * ten : 10 * ten + 10][:: -1 if ten % 2 else 1]]
     tables = {"vox1": "VoxCeleb1 ID\tVGGFace1 ID\tGender\tNationality\tSet\n"}
     tables["vox2"] = "Class_ID,Name,Sample_Num,Flag,Gender_x,VoxCeleb2ID,VGGFace2ID,Gender_y,Set\n"
     for i, person in enumerate(persons):
         files = source.table[source.table.person == person]
-        sex, part = files.sex.iloc[0], "vox1" if i < 10 else "vox2"
+        sex, part = files.sex.iloc[0], "vox1" if i < 30 else "vox2"
         identifier = f"id{10001 + i}" if part == "vox1" else f"id{i:05d}"
         row = {"vox1": f"{identifier}\t{person}\t{sex}\tIreland\tdev\n"}
         row["vox2"] = f"n{i:06d},{person},99,1,{sex},{identifier},n{i:06d},{sex},dev\n"
@@ -214,7 +235,7 @@ def small_voxceleb(tmp_path):
     return root
 
 
-def test_a_small_voxceleb_goes_from_its_folders_to_an_aligner(full, small_voxceleb, tmp_path, monkeypatch, capsys):
+def test_a_small_voxceleb_goes_from_its_folders_to_a_report(full, small_voxceleb, tmp_path, monkeypatch, capsys):
     for part in full.prior.parent.iterdir():
         (tmp_path / "full").mkdir(exist_ok=True)
         (tmp_path / "full" / part.name).symlink_to(part)
@@ -228,11 +249,17 @@ def test_a_small_voxceleb_goes_from_its_folders_to_an_aligner(full, small_voxcel
         assert done.value.code == 0
         return capsys.readouterr().out
 
-    assert "train: 16 persons" in run("scan")
+    assert "train: 48 persons" in run("scan")
     said = run("extract", "--profile", "full")
     assert "0 files skipped" in said.splitlines()[0]  # every WAV and m4a was heard
     run("stage1", "--profile", "full", "--steps", "2", "--out", str(tmp_path / "stage1"))
     assert Aligner.from_pretrained(tmp_path / "stage1").speaker_width == 16
+    begun, out = ("--aligner", str(tmp_path / "stage1")), ("--out", str(tmp_path / "stage2"))
+    run("stage2", "--profile", "full", "--steps", "1", *begun, *out)
+    assert pd.read_csv(tmp_path / "stage2" / "history.csv").step.tolist() == [0, 1]
+    drawn = ("--stage2", str(tmp_path / "stage2"), "--steps", "2", "--out", str(tmp_path / "report"))
+    run("evaluate", "--profile", "full", *drawn)
+    assert (tmp_path / "report" / "report.html").stat().st_size > 10_000
 
 
 # --- full size, counted without memory

@@ -204,3 +204,27 @@ def test_a_lost_worker_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr("torch.utils.data.DataLoader", Dying)
     with pytest.raises(InputError, match=r"one died .*killed by signal.* run it again with fewer"):
         run(tmp_path, Embedder())
+
+
+def test_a_disk_that_fills_up_is_named_and_a_rerun_makes_what_is_missing(monkeypatch, tmp_path):
+    import safetensors.torch
+
+    save, calls = safetensors.torch.save_file, []
+
+    def fills_up(tensors, path, **kwargs):
+        calls.append(path)
+        if len(calls) == 3:
+            Path(path).write_bytes(b"half a shard")
+            raise safetensors.SafetensorError("I/O error: No space left on device (os error 28)")
+        save(tensors, path, **kwargs)
+
+    monkeypatch.setattr(safetensors.torch, "save_file", fills_up)
+    with pytest.raises(InputError, match=r"00002\.safetensors: the disk is full, nothing was written"):
+        run(tmp_path / "full", Embedder())
+    monkeypatch.undo()
+    again = Embedder()
+    resumed, whole = run(tmp_path / "full", again), run(tmp_path / "whole", Embedder())
+    assert again.seen == [str(i) for i in range(8, 20)]  # two shards of four were whole
+    assert torch.equal(resumed.vectors, whole.vectors)
+    for path in (tmp_path / "whole").iterdir():
+        assert path.read_bytes() == (tmp_path / "full" / path.name).read_bytes()

@@ -183,7 +183,8 @@ def test_a_damaged_file_of_the_cache_is_named(tmp_path):
 
 def test_a_weight_that_changes_after_its_first_use_is_noticed(tmp_path, published):
     folder = tmp_path / "full" / "ast"
-    publish(folder / "model.safetensors")  # put there by hand: pinned when it is first used
+    for name in ("model.safetensors", "config.json", "preprocessor_config.json"):
+        publish(folder / name)  # put there by hand: pinned when it is first used
     assert load_profile("full").part("ast") == folder
     assert "ast/model.safetensors" in json.loads((tmp_path / "full" / "SHA256.json").read_text())
     (folder / "model.safetensors").write_bytes(b"other")

@@ -149,7 +149,7 @@ def _full() -> Iterator[Check]:
     for name in (*PARTS, *OPTIONAL):
         needed = name not in {*spare, *OPTIONAL, "judge"}
         check = _part(section, profile, name, needed)
-        yield check if check.remedy or name not in ORIGINS else _whole(check, name, getattr(profile, name))
+        yield _whole(check, name, getattr(profile, name)) if check.found and name in ORIGINS else check
     found = str(profile.dataset) if profile.dataset.is_dir() else ""
     remedy = f"put or link HQ-VoxCeleb's faces and VoxCeleb's audio to {profile.dataset}; see data_cards/hq_voxceleb.md"
     yield Check(section, "dataset", found, "" if found else remedy)
@@ -160,9 +160,9 @@ def _whole(check: Check, name: str, folder: Path) -> Check:
     from v2f_core.weights import how_to_get, missing
 
     lacking = [target for _, target, _ in missing(name, folder)]
-    if not lacking:
-        return check._replace(found=f"{check.found}, as published (SHA-256 as at first use)")
-    return check._replace(remedy=f"lacks {', '.join(lacking)} of what is published; {how_to_get(name)}")
+    if lacking:
+        return check._replace(remedy=f"lacks {', '.join(lacking)} of what is published; {how_to_get(name)}")
+    return check if check.remedy else check._replace(found=f"{check.found}, as published (SHA-256 as at first use)")
 
 
 def _part(section: str, profile: Profile, name: str, needed: bool = True) -> Check:

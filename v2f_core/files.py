@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +14,7 @@ from pathlib import Path
 from v2f_core.errors import InputError
 
 HASHES = "SHA256.json"  # beside folders of weights: relative path -> SHA-256
+DISK_FULL = re.compile(rf"(?:errno|os error) {errno.ENOSPC}\b", re.I)  # as Python, Arrow and Rust (safetensors) put it
 
 
 @contextmanager
@@ -21,7 +24,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     A block that raises, or a process that is killed, leaves the old file (or none), never half of a new one.
 
     Raises:
-        InputError: the folder cannot be written to.
+        InputError: the folder cannot be written to, or the disk is full.
 
     Example:
         >>> import tempfile
@@ -48,6 +51,10 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
+    except Exception as error:
+        if DISK_FULL.search(str(error)):
+            raise InputError(f"{path}: the disk is full, nothing was written; free room and run it again") from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

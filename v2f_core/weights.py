@@ -114,9 +114,16 @@ def fetch(
 
 
 def from_caches(part: str, folder: str | Path) -> None:
-    """Fill a part's folder, if there is none yet, where the hub's and insightface's caches hold all of it."""
+    """Fill a part's folder, if there is none yet, where the hub's and insightface's caches hold all of it.
+
+    Raises:
+        InputError: the folder is there, but not whole. What else lies in it must not stand in for what is missing:
+            antelopev2's own ArcFace is not the one that Arc2Face knows.
+    """
     folder = Path(folder)
     if folder.is_dir() and any(folder.iterdir()):
+        if lacking := [target for _, target, _ in missing(part, folder)]:
+            raise InputError(f"{folder}: lacks {', '.join(lacking)} of what is published for it; {how_to_get(part)}")
         return
     if all(_at_hand(origin, file) for origin in ORIGINS[part] for file in origin.files.values()):
         fetch(part, folder, agree=lambda _: False, online=False)
