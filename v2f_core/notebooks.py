@@ -3,13 +3,15 @@
 python -m v2f_core.notebooks                        # every notebook in notebooks/
 python -m v2f_core.notebooks notebooks/00_*.ipynb   # some
 
-The mini profile is used. Kept: text, tables, pictures, players, execution counts 1..n. Removed: widget state, timings,
-progress bars (stderr), and metadata that differs from machine to machine.
+The mini profile is used. Kept: text, tables, pictures (of 256 colours) and their alternative text, players, counts.
+Removed: widgets and their state, timings, progress bars (stderr), and metadata that differs from machine to machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
+import io
 import os
 import re
 import time
@@ -27,6 +29,7 @@ CELLS = (40, 90)
 CODE_LINES = 15
 BYTES = 1_000_000
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+_PNG = "image/png"
 _VOLATILE = ("application/vnd.jupyter.widget-view+json", "application/vnd.jupyter.widget-state+json")
 
 
@@ -48,7 +51,8 @@ def run(path: Path, timeout: int = 600) -> None:
             cell.outputs, cell.execution_count = [], None
     os.environ["V2F_PROFILE"] = "mini"  # kernels inherit it
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # with ipywidgets these are outputs, not stderr
-    client = NotebookClient(book, timeout=timeout, kernel_name="python3", resources={"metadata": {"path": path.parent}})
+    place = {"metadata": {"path": path.parent}}
+    client = NotebookClient(book, timeout=timeout, kernel_name="python3", resources=place, store_widget_state=False)
     try:
         client.execute()
     except CellExecutionError as error:
@@ -82,9 +86,25 @@ def clean(book: NotebookNode) -> NotebookNode:
         cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
         for output in cell.outputs:
             if "data" in output:
-                output.metadata = {}
+                said = output.metadata.get(_PNG, {}).get("alt")
+                output.metadata = type(book)({_PNG: {"alt": said}} if said else {})
                 output.data = {k: v for k, v in output.data.items() if k not in _VOLATILE}
+                if _PNG in output.data:
+                    output.data[_PNG] = _packed(output.data[_PNG])
     return book
+
+
+def _packed(png: str) -> str:
+    """A picture of at most 256 colours, a third of the size; one that is packed already stays as it is."""
+    from PIL import Image
+
+    picture = Image.open(io.BytesIO(base64.b64decode(png)))
+    if picture.mode == "P":
+        return png
+    data = io.BytesIO()
+    few = picture.convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    few.save(data, "PNG", optimize=True)
+    return base64.b64encode(data.getvalue()).decode()
 
 
 def faults(book: NotebookNode) -> Iterator[str]:
@@ -109,6 +129,10 @@ def faults(book: NotebookNode) -> Iterator[str]:
             yield f"{len(lines)} lines in the cell that begins {lines[0]!r}, expected at most {CODE_LINES}"
         if any(output.output_type == "error" for output in cell.outputs):
             yield f"an error in the outputs of {lines[0]!r}"
+        if any(kind in output.get("data", {}) for output in cell.outputs for kind in _VOLATILE):
+            yield f"a widget in the outputs of {lines[0]!r}"
+        if any(_PNG in output.get("data", {}) and not output.metadata.get(_PNG) for output in cell.outputs):
+            yield f"a picture without alternative text in the outputs of {lines[0]!r}"
     if "widgets" in book.metadata:
         yield "widget state in the metadata"
     if (size := len(nbformat.writes(book).encode())) > BYTES:

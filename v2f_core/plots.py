@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from v2f_core import alt_text
+
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
@@ -19,7 +21,7 @@ SEX = {"f": WOMEN, "m": MEN}
 
 
 def use_style() -> None:
-    """Set matplotlib and seaborn to this package's style, for figures drawn from here on.
+    """Set matplotlib and seaborn to this package's style, for figures from here on; Jupyter gets a text with each.
 
     Example:
         >>> use_style()
@@ -29,6 +31,7 @@ def use_style() -> None:
     """
     import seaborn as sns
 
+    alt_text.speak()
     sns.set_theme(
         context="notebook",
         style="ticks",
