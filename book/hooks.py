@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CODE = re.compile(r"(```.*?```|`[^`\n]+`)", flags=re.S)
 MATH = re.compile(r"\$\$(?P<block>.+?)\$\$|\$(?P<inline>[^$\n]+)\$", flags=re.S)
 TAG = re.compile(r"\\tag\{(.+?)\}")
-ASIDE = ("docs/*.webp", "notebooks/solutions/*.py", "LICENSE")  # linked to, but no pages
+ASIDE = ("docs/*.webp", "docs/thumbnails/*.webp", "notebooks/solutions/*.py", "LICENSE")  # linked to, but no pages
 
 
 def pages(*patterns: str) -> list[str]:
@@ -77,9 +77,14 @@ def with_mathml(text: str) -> str:
 
 
 def prepared(page: str, folder: Path) -> Path:
-    """A notebook's copy for the site; the folder that its path starts from."""
+    """A notebook's copy for the site, its figures with their texts; the folder that its path starts from."""
     book = json.loads((ROOT / page).read_text(encoding="utf-8"))
     for cell in book["cells"]:
+        for output in cell.get("outputs", ()):
+            if said := output.get("metadata", {}).get("image/png", {}).get("alt"):  # which the template leaves out
+                png = "".join(output["data"]["image/png"]).strip()
+                said = html.escape(said)
+                output["data"] = {"text/html": f'<img alt="{said}" src="data:image/png;base64,{png}">'}
         if cell["cell_type"] == "markdown":
             cell["source"] = with_mathml("".join(cell["source"]))
     (folder / page).parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,7 @@
 """The site lists every notebook, page and public module, and its links are really followed."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
@@ -101,3 +102,13 @@ def test_formulae_become_mathml_and_code_is_left_alone(book):
     assert "`$HOME`" in text
     assert "$5 and $6" in text
     assert "(Eq. 3)" in text
+
+
+def test_figures_get_their_texts(book, tmp_path, monkeypatch):
+    pytest.importorskip("latex2mathml", reason="only make book installs it")
+    output = {"data": {"image/png": "AAAA\n"}, "metadata": {"image/png": {"alt": 'a "red" line'}}}
+    (tmp_path / "a.ipynb").write_text(json.dumps({"cells": [{"cell_type": "code", "outputs": [output]}]}))
+    monkeypatch.setattr(book, "ROOT", tmp_path)
+    copy = json.loads((book.prepared("a.ipynb", tmp_path / "copy") / "a.ipynb").read_text())
+    (shown,) = copy["cells"][0]["outputs"]
+    assert shown["data"] == {"text/html": '<img alt="a &quot;red&quot; line" src="data:image/png;base64,AAAA">'}

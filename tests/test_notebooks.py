@@ -1,10 +1,12 @@
 """The notebooks keep the rules of the series, and the program that runs and stores them keeps nothing else."""
 
 import json
+import re
 from pathlib import Path
 
 import nbformat
 import pytest
+from nbconvert import HTMLExporter
 from nbformat import v4
 
 from v2f_core import notebooks
@@ -69,9 +71,19 @@ def test_each_broken_rule_is_named():
     book.cells[0].execution_count, book.cells[1].execution_count = 1, 3
     book.cells[1].outputs = [v4.new_output("error", ename="E", evalue="", traceback=[])]
     book.metadata["widgets"] = {}
+    widget, picture = "application/vnd.jupyter.widget-view+json", "image/png"
+    book.cells[1].outputs += [v4.new_output("display_data", data={kind: ""}) for kind in (widget, picture)]
     book.cells[2].source = "x" * notebooks.BYTES
     text = "\n".join(notebooks.faults(book))
-    for part in ("not 1..n", "16 lines", "an error in", "widget state", "expected at most 1,000,000"):
+    for part in (
+        "not 1..n",
+        "16 lines",
+        "an error in",
+        "widget state",
+        "a widget in",
+        "without alternative",
+        "expected at most 1,000,000",
+    ):
         assert part in text
 
 
@@ -83,6 +95,14 @@ def test_a_notebook_of_the_series_is_stored_clean(path):
     for cell in book.cells:
         if cell.cell_type == "code" and cell.outputs:
             assert "NBVAL_SKIP" not in cell.source
+
+
+@pytest.mark.parametrize("path", SERIES, ids=lambda path: path.name)
+def test_a_notebooks_page_is_light_and_says_what_its_pictures_show(path):
+    page, _ = HTMLExporter(template_name="classic").from_filename(path)  # the default leaves texts out; as heavy
+    assert len(page.encode()) < 960_000
+    assert "No description has been provided" not in page  # nbconvert's own words for want of any
+    assert not re.search(r"\w+Warning: ", page)
 
 
 @pytest.mark.parametrize("path", SERIES, ids=lambda path: path.name)
