@@ -26,7 +26,7 @@ test: lint ## lint, unit tests, doctests and every notebook
 	$(BIN)/pytest -n 2 --dist loadfile -p no:nbval
 	$(if $(wildcard notebooks/*.ipynb),$(BIN)/pytest -n 2 --dist loadfile --nbval notebooks)
 
-test-slow: $(READY) ## the exercises' solutions, and faults that the notebooks must notice
+test-slow: $(READY) ## the exercises' solutions, another seed, and faults that the notebooks must notice
 	$(BIN)/pytest -m slow -n 2 --dist load -p no:nbval
 
 lint: $(READY) ## style, types and the one-way rooms
@@ -44,6 +44,7 @@ lab: $(READY) ## open the notebooks in JupyterLab
 
 notebooks: $(READY) ## run every notebook anew and store what it shows
 	$(BIN)/python -m v2f_core.notebooks
+	$(BIN)/python -m v2f_core.thumbnails
 
 book: $(READY) ## notebooks, guides and the API reference as a site: outputs/book/index.html
 	$(BIN)/uv pip install --python $(BIN)/python --quiet -r pyproject.toml --extra book
