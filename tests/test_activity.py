@@ -19,6 +19,7 @@ from v2f_core.speech.activity import (
     MARGIN,
     MIN_SNR,
     MIN_SPEECH,
+    PAUSE,
     SILENT,
     levels,
     measure,
@@ -81,7 +82,7 @@ def test_speech_is_found_where_it_was_put(before, during, after, background, spe
     assert found.speech == pytest.approx(during * STEP)
     assert found.seconds == pytest.approx((before + during + after) * STEP)
     assert found.snr == pytest.approx(10 * np.log10(10 ** ((speech - background) / 10) - 1), abs=0.01)
-    left = [max(0, n * STEP - MARGIN) if n * STEP > 0.5 + 1e-9 else 0 for n in (before, after)]
+    left = [n * STEP - MARGIN if n * STEP > PAUSE + 1e-9 else 0 for n in (before, after)]
     assert found.left_out == pytest.approx(left)
 
 
@@ -209,7 +210,7 @@ def test_a_doubt_is_one_line_that_names_the_file(tmp_path):
     with pytest.warns(AudioWarning) as caught:
         read_speech(path)
     (said,) = [str(warning.message) for warning in caught]
-    assert said.startswith(f"{path}: only 0.7 s of speech")
+    assert said.startswith(f"{path}: only 0.70 s of speech")
     assert "\n" not in said
 
 

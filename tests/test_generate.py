@@ -136,10 +136,13 @@ def test_silence_is_left_out_and_how_much_is_said(run, tmp_path):
     assert report["voice"]["windows"] == 4  # 3.5 s
 
 
+FAINT = 1e-4 * np.random.default_rng(0).standard_normal((RATE // 2, 1))
+
+
 @pytest.mark.parametrize(
     ("wave", "said"),
     [
-        (spoken(1.2), "only 1.2 s of speech"),
+        (np.concatenate([FAINT, spoken(0.7), FAINT]), "only 0.70 s of speech"),
         (spoken(4) + 0.05 * np.random.default_rng(1).standard_normal((64_000, 1)), "above its background"),
         (0.1 * np.random.default_rng(2).standard_normal((48_000, 1)), "no speech stands out"),
     ],

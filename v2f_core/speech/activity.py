@@ -32,9 +32,9 @@ BAND = (300.0, 3400.0)  # Hz, the telephone's
 SILENT = -90.0  # dB; a frame below it is digital silence
 LOUDEST, RANGE, RISE = 0.3, 30.0, 6.0  # s, dB, dB: see above
 CLICK, GAP = 0.06, 0.3  # s
-PAUSE, MARGIN = 0.5, 0.25  # s; a longer pause at an end is cut down to the margin, for the sake of soft ends
+PAUSE, MARGIN = 0.75, 0.25  # s; a longer pause at an end is cut down to the margin, for the sake of soft ends
 # Chosen from results/recordings.csv, see docs/recordings.md
-MIN_SPEECH, MIN_SNR = 1.5, 15.0
+MIN_SPEECH, MIN_SNR = 1.0, 15.0
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,13 @@ class Activity:
         """Why it says little or nothing of a voice; "" if there is no reason.
 
         Example:
-            >>> Activity(seconds=3.0, start=0.5, end=2.1, speech=1.1, snr=20.0).doubt
-            'only 1.1 s of speech (1.5 s or more are wanted)'
+            >>> Activity(seconds=3.0, start=0.5, end=2.1, speech=0.6, snr=20.0).doubt
+            'only 0.60 s of speech (wanted: 1 s or more)'
         """
         if not self.speech:
             return "no speech stands out from its background"
-        short = f"only {self.speech:.1f} s of speech ({MIN_SPEECH:g} s or more are wanted)"
-        noisy = f"only {self.snr:.0f} dB above its background ({MIN_SNR:g} dB or more are wanted)"
+        short = f"only {self.speech:.2f} s of speech (wanted: {MIN_SPEECH:g} s or more)"
+        noisy = f"only {self.snr:.1f} dB above its background (wanted: {MIN_SNR:g} dB or more)"
         return " and ".join([short] * (self.speech < MIN_SPEECH) + [noisy] * (self.snr < MIN_SNR))
 
 
