@@ -235,7 +235,7 @@ def small_voxceleb(tmp_path):
     return root
 
 
-def test_a_small_voxceleb_goes_from_its_folders_to_a_report(full, small_voxceleb, tmp_path, monkeypatch, capsys):
+def test_a_small_voxceleb_goes_from_its_folders_to_stage_ii(full, small_voxceleb, tmp_path, monkeypatch, capsys):
     for part in full.prior.parent.iterdir():
         (tmp_path / "full").mkdir(exist_ok=True)
         (tmp_path / "full" / part.name).symlink_to(part)
@@ -257,9 +257,6 @@ def test_a_small_voxceleb_goes_from_its_folders_to_a_report(full, small_voxceleb
     begun, out = ("--aligner", str(tmp_path / "stage1")), ("--out", str(tmp_path / "stage2"))
     run("stage2", "--profile", "full", "--steps", "1", *begun, *out)
     assert pd.read_csv(tmp_path / "stage2" / "history.csv").step.tolist() == [0, 1]
-    drawn = ("--stage2", str(tmp_path / "stage2"), "--steps", "2", "--out", str(tmp_path / "report"))
-    run("evaluate", "--profile", "full", *drawn)
-    assert (tmp_path / "report" / "report.html").stat().st_size > 10_000
 
 
 # --- full size, counted without memory
