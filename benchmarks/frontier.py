@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 
 from v2f_core.ablate import Kit, open_kit
-from v2f_core.diffusion.lora import load_lora
+from v2f_core.diffusion.lora_files import load_lora
 from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
 from v2f_core.evaluation import metrics

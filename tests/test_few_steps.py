@@ -13,7 +13,8 @@ from diffusers import LCMScheduler, StableDiffusionPipeline, UNet2DConditionMode
 from fakes import spoken
 from peft import LoraConfig, get_peft_model_state_dict
 
-from v2f_core.diffusion.lora import add_lora, lora_parameters, save_lora
+from v2f_core.diffusion.lora import add_lora, lora_parameters
+from v2f_core.diffusion.lora_files import save_lora
 from v2f_core.diffusion.prior import Prior
 from v2f_core.diffusion.solving import solve
 from v2f_core.errors import InputError

@@ -9,16 +9,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from v2f_core.diffusion.lora import (
-    WEIGHTS_NAME,
-    add_lora,
-    load_lora,
-    lora_parameters,
-    lora_report,
-    merged,
-    save_lora,
-    without_lora,
-)
+from v2f_core.diffusion.lora import add_lora, lora_parameters, lora_report, merged, without_lora
+from v2f_core.diffusion.lora_files import WEIGHTS_NAME, load_lora, save_lora
 from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
 from v2f_core.identity.sphere import normalise

@@ -20,7 +20,8 @@ from v2f_core import cli
 from v2f_core.data.manifest import COLUMNS, Manifest
 from v2f_core.diffusion.consistency import SelfConsistency
 from v2f_core.diffusion.consistency_settings import ConsistencySettings
-from v2f_core.diffusion.lora import load_lora, lora_parameters
+from v2f_core.diffusion.lora import lora_parameters
+from v2f_core.diffusion.lora_files import load_lora
 from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner

@@ -15,7 +15,7 @@ from PIL.Image import Image
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from v2f_core.diffusion.lora import fuse_lora
+from v2f_core.diffusion.lora_files import fuse_lora
 from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner

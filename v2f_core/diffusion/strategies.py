@@ -1,8 +1,7 @@
 """Six readings of diffusion self-consistency: what a UNet can say about whether ẑ fits a face.
 
 Each strategy gets a `Look`, one noised face a speaker, and the `Asked`, who they are said to be and what the UNet says
-to it; it gives the loss of each example before w(t). Squared norms are means over the latent's dimensions, so that a
-loss does not grow with the image.
+to it; it gives the loss of each example before w(t). Squared norms are means over the latent's dimensions.
 
 - ``paper`` (Eq. 14): ‖ε_{θ+ψ}(z_t, c_gen) − ε(z_t, c_self)‖² with c_gen = P(ẑ), c_self = P(f_arc(decode(x̂0))). It is
   least where the network no longer listens to c, and where every ẑ is the same: watch the monitors.

@@ -6,12 +6,7 @@ run through the same code: ``transformers`` for AST, ``speechbrain`` for ECAPA. 
 
 from __future__ import annotations
 
-import logging
-import pickle
-import re
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -20,8 +15,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from v2f_core.errors import InputError
+from v2f_core.speech.mel import HOP, WINDOW, kaldi_mel, log_mel
+from v2f_core.speech.opening import folder_with, one_line, quiet, refuse_code
 
-HOP, WINDOW, FFT = 160, 400, 512  # 10 ms, 25 ms: Kaldi's filter bank at 16 kHz
 Positions = Literal["cut", "interpolate"]
 Change = Callable[[Tensor], Tensor]  # of a log-mel spectrogram in training, see `v2f_core.speech.augment`
 AST_FILES = ("config.json", "model.safetensors", "preprocessor_config.json")
@@ -83,15 +79,15 @@ class ASTEncoder(nn.Module):
         """
         from transformers import ASTFeatureExtractor, ASTModel
 
-        folder = _folder_with(folder, AST_FILES, "an AST")
-        with _quiet():
+        folder = folder_with(folder, AST_FILES, "an AST")
+        with quiet():
             try:
                 model, loading = ASTModel.from_pretrained(
                     folder, dtype=torch.float32, local_files_only=True, output_loading_info=True, use_safetensors=True
                 )
                 extractor = ASTFeatureExtractor.from_pretrained(folder, local_files_only=True)
             except (OSError, ValueError, RuntimeError) as error:
-                raise InputError(f"{folder}: cannot be loaded as an AST: {_one_line(error)}") from error
+                raise InputError(f"{folder}: cannot be loaded as an AST: {one_line(error)}") from error
         if loading["missing_keys"]:
             missing = sorted(loading["missing_keys"])
             raise InputError(f"{folder}: the weights lack {missing[0]} and {len(missing) - 1} more; get it anew")
@@ -173,9 +169,9 @@ class ECAPAEncoder(nn.Module):
         Raises:
             InputError: a file is missing, unsafe, or does not fit.
         """
-        folder = _folder_with(folder, ECAPA_FILES, "an ECAPA")
-        with _quiet():
-            _refuse_code(folder)
+        folder = folder_with(folder, ECAPA_FILES, "an ECAPA")
+        with quiet():
+            refuse_code(folder)
             from speechbrain.inference.classifiers import EncoderClassifier
             from speechbrain.utils.fetching import LocalStrategy
 
@@ -186,7 +182,7 @@ class ECAPAEncoder(nn.Module):
                     local_strategy=LocalStrategy.NO_LINK,
                 )
             except (OSError, ValueError, RuntimeError, KeyError) as error:
-                raise InputError(f"{folder}: cannot be loaded as an ECAPA: {_one_line(error)}") from error
+                raise InputError(f"{folder}: cannot be loaded as an ECAPA: {one_line(error)}") from error
         return cls(classifier.mods)
 
     def forward(
@@ -234,76 +230,6 @@ def load_encoder(
     raise InputError(f"speech encoder {kind!r}: expected 'ast' or 'ecapa'")
 
 
-def log_mel(
-    waves: Float[Tensor, "batch samples"], mel: Float[Tensor, "mels bins"]
-) -> Float[Tensor, "batch frames mels"]:
-    """Kaldi's log-mel filter bank of whole 25 ms windows every 10 ms, for a batch at once.
-
-    Example:
-        >>> log_mel(torch.randn(2, 20_000), torch.rand(128, 257)).shape  # 1 + (20,000 − 400) // 160 frames
-        torch.Size([2, 123, 128])
-    """
-    frames = waves.unfold(1, WINDOW, HOP)
-    frames = frames - frames.mean(-1, keepdim=True)
-    frames = torch.cat([frames[..., :1] * (1 - 0.97), frames[..., 1:] - 0.97 * frames[..., :-1]], -1)  # pre-emphasis
-    window = torch.hann_window(WINDOW, periodic=False, device=waves.device)
-    power = torch.fft.rfft(frames * window, FFT).abs().square()
-    return (power @ mel.T).clamp_min(torch.finfo(torch.float32).eps).log()
-
-
-def kaldi_mel(bins: int, sample_rate: int) -> Float[Tensor, "mels bins"]:
-    """Kaldi's triangular mel filters from 20 Hz up, one row a filter, over the 257 bins of the spectrum."""
-    from torchaudio.compliance.kaldi import get_mel_banks
-
-    banks, _ = get_mel_banks(bins, FFT, sample_rate, 20.0, 0.0, 100.0, -500.0, 1.0)
-    return nn.functional.pad(banks, (0, 1))  # Kaldi leaves out the last bin
-
-
 def _check(waves: Tensor, least: int) -> None:
     if waves.shape[1] < least:
         raise InputError(f"clips of {waves.shape[1]} samples: expected at least {least}")
-
-
-def _folder_with(folder: str | Path, files: tuple[str, ...], what: str) -> Path:
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; expected {what} folder with {', '.join(files)}")
-    if missing := [name for name in files if not (folder / name).is_file()]:
-        raise InputError(f"{folder}: {what} folder lacks {', '.join(missing)}; copy the whole folder")
-    return folder.resolve()
-
-
-def _refuse_code(folder: Path) -> None:
-    for path in sorted(folder.glob("*.ckpt")):
-        try:
-            torch.load(path, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-            raise InputError(f"{path}: refused, it holds more than tensors or is damaged; get it again") from error
-    tags = re.findall(r"!\S+", (folder / "hyperparams.yaml").read_text(encoding="utf-8"))
-    if unknown := [tag for tag in tags if not re.fullmatch(r"!ref|!(new|name):speechbrain\.[\w.]+", tag)]:
-        raise InputError(f"{folder / 'hyperparams.yaml'}: {unknown[0]} refused; expected speechbrain's classes only")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No logs, bars or deprecation warnings: what matters in a library's report of its loading is checked here."""
-    from transformers.utils import logging as hf_logging
-
-    verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
-    hf_logging.set_verbosity_error()
-    hf_logging.disable_progress_bar()
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
-        hf_logging.set_verbosity(verbosity)
-        if bars:
-            hf_logging.enable_progress_bar()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from v2f_core.diffusion.consistency import SelfConsistency
-from v2f_core.diffusion.lora import save_lora
+from v2f_core.diffusion.lora_files import save_lora
 from v2f_core.diffusion.monitors import collapse_monitors
 from v2f_core.diffusion.timesteps import bands
 from v2f_core.files import atomic_write
