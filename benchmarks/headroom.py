@@ -39,7 +39,7 @@ from v2f_core.mini.build.prior_report import to_bytes
 from v2f_core.mini.ceilings import expected_identity, log_likelihood
 from v2f_core.profiles import Profile, load_profile
 from v2f_core.training.embeddings import stored
-from v2f_core.training.stage1 import pair_up
+from v2f_core.training.pairs import pair_up
 
 SEEDS, AT_ONCE = 2, 50
 

@@ -37,7 +37,7 @@ from v2f_core.identity.faces import FacePack
 from v2f_core.pipeline import Vox2FacePipeline
 from v2f_core.profiles import load_profile
 from v2f_core.training.embeddings import stored
-from v2f_core.training.stage1 import pair_up
+from v2f_core.training.pairs import pair_up
 
 TEXT = (
     "Good morning. The weather has been kind to us this week, and the harbour is full of small boats. "

@@ -19,7 +19,7 @@ from v2f_core.identity.faces import TEMPLATE
 from v2f_core.identity.sphere import normalise
 from v2f_core.mini.build.tokenizer import save_tokenizer
 from v2f_core.training.latents import FacePairs
-from v2f_core.training.stage1 import Pairs
+from v2f_core.training.pairs import Pairs
 
 BLOCKS = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
 

@@ -30,7 +30,7 @@ from v2f_core.profiles import load_profile
 from v2f_core.speech.activity import RANGE, levels, measure, speech_clips
 from v2f_core.speech.audio import SAMPLE_RATE, clips, read_audio
 from v2f_core.training.embeddings import stored
-from v2f_core.training.stage1 import pair_up
+from v2f_core.training.pairs import pair_up
 
 SECONDS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0)
 RATIOS = (40.0, 30.0, 20.0, 15.0, 10.0, 5.0, 0.0)

@@ -7,7 +7,7 @@ from torch import nn
 from v2f_core.identity.faces import TEMPLATE
 from v2f_core.identity.sphere import normalise
 from v2f_core.training.latents import FacePairs
-from v2f_core.training.stage1 import Pairs
+from v2f_core.training.pairs import Pairs
 
 SHAPE = (4, 4, 4)  # of the tiny prior's latents
 

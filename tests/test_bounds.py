@@ -7,7 +7,7 @@ import torch
 from v2f_core.evaluation.stage1_report import ALL, WITHIN
 from v2f_core.identity.sphere import normalise
 from v2f_core.mini import bounds, world
-from v2f_core.training.stage1 import Pairs
+from v2f_core.training.pairs import Pairs
 
 TRAIN, TEST = range(0, 240), range(240, 300)
 

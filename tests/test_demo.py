@@ -12,7 +12,7 @@ from PIL import Image
 from v2f_core import demo
 from v2f_core.data.manifest import COLUMNS, Manifest
 from v2f_core.pipeline import Vox2FacePipeline
-from v2f_core.training.stage1 import Pairs
+from v2f_core.training.pairs import Pairs
 
 
 @pytest.fixture

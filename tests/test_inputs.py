@@ -18,7 +18,7 @@ from v2f_core.evaluation.inputs import (
     truth_of,
 )
 from v2f_core.training.embeddings import Embeddings
-from v2f_core.training.stage1 import Pairs, pair_up
+from v2f_core.training.pairs import Pairs, pair_up
 
 
 def pairs(names, seed):

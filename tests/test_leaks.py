@@ -17,7 +17,7 @@ from v2f_core.evaluation.leaks import (
     shuffled_voice,
 )
 from v2f_core.identity.sphere import normalise
-from v2f_core.training.stage1 import Pairs
+from v2f_core.training.pairs import Pairs
 
 N, TIMES = 40, 60
 

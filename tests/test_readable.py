@@ -6,7 +6,7 @@ import torch
 
 from v2f_core.identity.sphere import normalise
 from v2f_core.mini import readable, world
-from v2f_core.training.stage1 import Pairs
+from v2f_core.training.pairs import Pairs
 
 TRAIN, TEST = range(0, 400), range(400, 480)
 

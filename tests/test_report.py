@@ -26,7 +26,7 @@ from v2f_core.evaluation.scorer import Scorer
 from v2f_core.evaluation.systems import Drawing
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.sphere import normalise
-from v2f_core.training.stage1 import Pairs
+from v2f_core.training.pairs import Pairs
 
 N = 12
 NAMES = [f"Ada <{i}> & Co" for i in range(N)]  # names that HTML must not swallow

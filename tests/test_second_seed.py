@@ -52,7 +52,8 @@ def aligner(tmp_path_factory):
     from v2f_core.data.layouts import open_dataset
     from v2f_core.profiles import load_profile
     from v2f_core.training.embeddings import stored
-    from v2f_core.training.stage1 import Stage1Settings, pair_up, train
+    from v2f_core.training.pairs import pair_up
+    from v2f_core.training.stage1 import Stage1Settings, train
 
     profile, folder = load_profile("mini"), tmp_path_factory.mktemp("aligner")
     manifest = open_dataset(profile)

@@ -1,20 +1,18 @@
 """Stage I learns what can be learned, the same way each time, and keeps its best."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from v2f_core.data.manifest import COLUMNS, Manifest
 from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.sphere import normalise
 from v2f_core.training import stage1
-from v2f_core.training.embeddings import Embeddings
-from v2f_core.training.stage1 import Pairs, Stage1Settings
+from v2f_core.training.pairs import Pairs
+from v2f_core.training.stage1 import Stage1Settings
 
 QUICK = {"steps": 120, "hidden_width": 32, "learning_rate": 3e-3, "evaluate_every": 20, "batch": 64}
 
@@ -166,74 +164,6 @@ def test_every_setting_of_the_loss_reaches_the_training(split, tmp_path, change)
         settings = Stage1Settings(**{**QUICK, "steps": 3}, **settings)
         weights.append(stage1.train(training, validation, settings, tmp_path / name, {}).net[0].weight)
     assert not torch.equal(*weights)
-
-
-# --- pairs
-
-
-@pytest.fixture
-def manifest():
-    """Ben has two voices and a face, Ada two faces and a voice, Cy no usable voice; Eve is in another split."""
-    rows = [
-        ("Ada", "f", "train", "voice", "", "a.wav"),
-        ("Ada", "f", "train", "face", "", "a1.png"),
-        ("Ada", "f", "train", "face", "", "a2.png"),
-        ("Ben", "m", "train", "voice", "", "b1.wav"),
-        ("Ben", "m", "train", "voice", "", "b2.wav"),
-        ("Ben", "m", "train", "face", "", "b.png"),
-        ("Cy", "m", "train", "voice", "", "c.wav"),
-        ("Cy", "m", "train", "face", "", "c.png"),
-        ("Eve", "f", "val", "voice", "", "e.wav"),
-        ("Eve", "f", "val", "face", "", "e.png"),
-    ]
-    return Manifest(Path("data"), pd.DataFrame(rows, columns=list(COLUMNS)))
-
-
-def embeddings_of(values, dim):
-    items = list(values)
-    return Embeddings(normalise(torch.tensor([[values[item]] + [1.0] * (dim - 1) for item in items])), items, [], {})
-
-
-def test_pairs_are_sorted_by_person_and_say_who_is_left_out(manifest):
-    voices = embeddings_of({"b2.wav": 4.0, "e.wav": 9.0, "a.wav": 1.0, "b1.wav": 3.0}, 4)
-    faces = embeddings_of({"b.png": 2.0, "c.png": 5.0, "a2.png": 0.5, "a1.png": 0.2, "e.png": 7.0}, 4)
-    pairs = stage1.pair_up(manifest, voices, faces, "train")
-    assert pairs.persons == ["Ada", "Ben"]
-    assert pairs.sexes == ["f", "m"]
-    assert pairs.left_out == ["Cy"]
-    assert pairs.voice_start.tolist() == [0, 1, 3]
-    assert torch.equal(pairs.voice, voices.of(["a.wav", "b1.wav", "b2.wav"])[0])
-    assert pairs.face_start.tolist() == [0, 2, 3]
-    assert torch.equal(pairs.face, faces.of(["a1.png", "a2.png", "b.png"])[0])
-    torch.testing.assert_close(pairs.pooled_voices()[1], pairs.voice[1:].mean(0))
-    torch.testing.assert_close(pairs.centroids()[0], normalise(pairs.face[:2].mean(0)))
-    assert torch.equal(pairs.gallery(), pairs.face[[0, 2]])
-
-
-def test_a_split_without_pairs_is_refused(manifest):
-    voices = embeddings_of({"a.wav": 1.0}, 4)
-    with pytest.raises(InputError, match="split 'val'"):
-        stage1.pair_up(manifest, voices, embeddings_of({"e.png": 7.0}, 4), "val")
-
-
-def test_a_drawn_batch_is_of_different_persons_with_their_own_voice_and_face():
-    pairs = world(10, seed=0, noise=0.0)
-    voice, face, label = pairs.draw(batch=8, windows=3, generator=torch.Generator().manual_seed(0))
-    assert len(set(label.tolist())) == 8
-    # without noise all windows and photos of a person agree, so that any mean of them is the person's
-    torch.testing.assert_close(voice, pairs.pooled_voices()[label])
-    torch.testing.assert_close(face, pairs.gallery()[label])
-
-
-def test_draws_pool_one_to_all_windows():
-    pairs = Pairs(["P"], ["f"], torch.eye(6), torch.tensor([0, 6]), torch.eye(6), torch.tensor([0, 6]))
-    g = torch.Generator().manual_seed(0)
-    drawn = torch.cat([pairs.draw(1, 3, g)[0] for _ in range(3000)])
-    torch.testing.assert_close(drawn.sum(1), torch.ones(3000))
-    assert drawn.min() == 0
-    single = (drawn.max(1).values == 1).float().mean().item()
-    assert single == pytest.approx((1 + 1 / 6 + 1 / 36) / 3, abs=0.03)  # k = 1, or k = 2, 3 hitting one window
-    torch.testing.assert_close(drawn.mean(0), torch.full((6,), 1 / 6), atol=0.02, rtol=0)
 
 
 @pytest.mark.parametrize("wrong", [{"steps": 0}, {"batch": -1}, {"weight_am": 0.0, "weight_info": 0.0}])

@@ -8,7 +8,7 @@ import torch
 from v2f_core.evaluation import stage1_report
 from v2f_core.evaluation.stage1_report import ALL, WITHIN, Ceiling
 from v2f_core.identity.sphere import normalise
-from v2f_core.training.stage1 import Pairs
+from v2f_core.training.pairs import Pairs
 
 SEXES = np.array(["f", "m"] * 20)
 

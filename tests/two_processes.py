@@ -25,8 +25,9 @@ from v2f_core.profiles import MINI_ASSETS
 from v2f_core.speech.encoders import load_encoder
 from v2f_core.training import stage1, stage2
 from v2f_core.training.embeddings import extract_voices
+from v2f_core.training.pairs import Pairs
 from v2f_core.training.processes import average_gradients, gather, join
-from v2f_core.training.stage1 import Pairs, Stage1Settings
+from v2f_core.training.stage1 import Stage1Settings
 from v2f_core.training.stage2_settings import Stage2Settings
 
 PERSONS, VOICE, FACE = 12, 6, 10

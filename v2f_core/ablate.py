@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from v2f_core.diffusion.prior import Prior
     from v2f_core.evaluation.scorer import Faces, Scorer
     from v2f_core.training.latents import FacePairs
-    from v2f_core.training.stage1 import Pairs
+    from v2f_core.training.pairs import Pairs
 
 SHOWN = ("cosine", "cosine of ẑ", "R@10", "R@10 within sex", "second scorer", "diversity", "VFS")
 
@@ -155,7 +155,7 @@ def open_kit(plan: Plan) -> Kit:
     from v2f_core.identity.faces import FacePack
     from v2f_core.training.embeddings import stored
     from v2f_core.training.latents import pair_faces, stored_latents
-    from v2f_core.training.stage1 import pair_up
+    from v2f_core.training.pairs import pair_up
 
     profile = plan.profile
     manifest = open_dataset(profile)

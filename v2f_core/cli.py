@@ -107,8 +107,9 @@ def stage1(
     from v2f_core.data.layouts import open_dataset
     from v2f_core.provenance import folder_hash
     from v2f_core.training.embeddings import stored
+    from v2f_core.training.pairs import pair_up
     from v2f_core.training.processes import join
-    from v2f_core.training.stage1 import Stage1Settings, pair_up, train
+    from v2f_core.training.stage1 import Stage1Settings, train
 
     if unfreeze is None and (aligner or noise or workers):
         raise InputError(

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from v2f_core.data.manifest import Manifest
     from v2f_core.pipeline import Vox2FacePipeline
     from v2f_core.profiles import Profile
-    from v2f_core.training.stage1 import Pairs
+    from v2f_core.training.pairs import Pairs
 
 OTHER_VOICE = Path(__file__).parent / "mini" / "other_voice.ogg"
 EACH_SEX, FACES = 3, 4
@@ -61,7 +61,7 @@ def demo(out: str | Path = "outputs/demo", profile: str | Profile | None = None,
     from v2f_core.pipeline import Vox2FacePipeline
     from v2f_core.profiles import Profile, load_profile
     from v2f_core.training.embeddings import stored
-    from v2f_core.training.stage1 import pair_up
+    from v2f_core.training.pairs import pair_up
 
     logging.disable_progress_bar()  # of loading weights, which takes no time
     chosen, out = profile if isinstance(profile, Profile) else load_profile(profile), Path(out)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from v2f_core.identity.aligner import Aligner
     from v2f_core.profiles import Profile
     from v2f_core.training.embeddings import Embeddings
-    from v2f_core.training.stage1 import Pairs
+    from v2f_core.training.pairs import Pairs
 
 
 class Inputs(NamedTuple):
@@ -150,7 +150,7 @@ def load(profile: Profile, limit: int | None = None, device: str = "cpu") -> Inp
     from v2f_core.evaluation.inputs import first_of_each_sex
     from v2f_core.identity.aligner import Aligner
     from v2f_core.training.embeddings import stored
-    from v2f_core.training.stage1 import pair_up
+    from v2f_core.training.pairs import pair_up
 
     aligner = Aligner.from_pretrained(profile.part("aligner"))
     manifest = open_dataset(profile)

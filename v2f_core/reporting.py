@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from v2f_core.evaluation.leaks import Control
     from v2f_core.evaluation.systems import System
     from v2f_core.profiles import Profile
-    from v2f_core.training.stage1 import Pairs
+    from v2f_core.training.pairs import Pairs
 
 HEARD_SECONDS, PICTURE_SIDE = 2.5, 160
 

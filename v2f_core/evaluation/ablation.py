@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from v2f_core.evaluation.systems import Faces
-    from v2f_core.training.stage1 import Pairs
+    from v2f_core.training.pairs import Pairs
 
 RANKS = ("rank", "rank within sex", "rank of ẑ", "rank of ẑ within sex")
 AT = (5, 10)

@@ -30,7 +30,7 @@ from v2f_core.provenance import folder_hash
 if TYPE_CHECKING:
     from v2f_core.diffusion.prior import Prior
     from v2f_core.identity.aligner import Aligner
-    from v2f_core.training.stage1 import Pairs
+    from v2f_core.training.pairs import Pairs
 
 MEAN, SEX_MEAN, RANDOM, SHUFFLED = "mean face", "same-sex mean face", "random real face", "shuffled voice"
 NULL, NO_ARCFACE, COSREG, NO_DSC, FULL = "no identity", "w/o ArcFace", "CosReg", "w/o DSC (Stage I)", "full"

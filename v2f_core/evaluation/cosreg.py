@@ -9,7 +9,8 @@ from tempfile import TemporaryDirectory
 
 from v2f_core.identity.aligner import CONFIG_NAME, Aligner
 from v2f_core.profiles import cache_folder
-from v2f_core.training.stage1 import Pairs, Stage1Settings, train
+from v2f_core.training.pairs import Pairs
+from v2f_core.training.stage1 import Stage1Settings, train
 
 
 def train_cosreg(training: Pairs, validation: Pairs, aligner: Aligner) -> Aligner:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from v2f_core.data.manifest import Manifest
     from v2f_core.training.embeddings import Embeddings
-    from v2f_core.training.stage1 import Pairs
+    from v2f_core.training.pairs import Pairs
 
 AGE, TONE = "age", "skin tone"
 TONES = ("light", "medium", "dark")

@@ -23,7 +23,7 @@ from v2f_core.evaluation.metrics import score_matrix
 from v2f_core.evaluation.stage1_report import derangement
 
 if TYPE_CHECKING:
-    from v2f_core.training.stage1 import Pairs
+    from v2f_core.training.pairs import Pairs
 
 # A system: the voice heard for each person, and who is asked for (which an honest system does not look at).
 Predict = Callable[[Float[Tensor, "n speaker"], Sequence[str]], Float[Tensor, "n dim"]]

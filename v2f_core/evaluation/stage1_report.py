@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from v2f_core.identity.aligner import Aligner
-    from v2f_core.training.stage1 import Pairs
+    from v2f_core.training.pairs import Pairs
 
 ALL, WITHIN = "all", "within sex"
 K = 10

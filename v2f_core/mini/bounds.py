@@ -12,7 +12,7 @@ from v2f_core.evaluation.stage1_report import ALL, WITHIN, Ceiling, K
 from v2f_core.mini import ceilings, world
 
 if TYPE_CHECKING:
-    from v2f_core.training.stage1 import Pairs
+    from v2f_core.training.pairs import Pairs
 
 POOL = "ceiling"  # persons drawn for the ceilings alone
 

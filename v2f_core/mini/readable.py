@@ -17,7 +17,7 @@ from v2f_core.mini import world
 from v2f_core.mini.bounds import people
 
 if TYPE_CHECKING:
-    from v2f_core.training.stage1 import Pairs
+    from v2f_core.training.pairs import Pairs
 
 FOLDS = 5
 IMPOSSIBLE = -1e9  # log-likelihood of a face of the other sex: sex is certain from both

@@ -22,8 +22,8 @@ from v2f_core.errors import InputError
 from v2f_core.profiles import cache_folder
 from v2f_core.provenance import folder_hash
 from v2f_core.training.embeddings import read_image
+from v2f_core.training.pairs import Pairs, pair_up
 from v2f_core.training.precision import Precision, autocast, precision_of, said
-from v2f_core.training.stage1 import Pairs, pair_up
 from v2f_core.training.store import Embedder, Embeddings, extract
 
 if TYPE_CHECKING:

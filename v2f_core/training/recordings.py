@@ -17,8 +17,8 @@ from v2f_core.errors import InputError
 from v2f_core.speech.audio import CLIP_SECONDS, read_clips
 from v2f_core.speech.encoders import SpeechEncoder
 from v2f_core.training.embeddings import voice_embedder
+from v2f_core.training.pairs import Pairs, pair_up
 from v2f_core.training.reading import read_ahead
-from v2f_core.training.stage1 import Pairs, pair_up
 
 if TYPE_CHECKING:
     from v2f_core.data.manifest import Manifest

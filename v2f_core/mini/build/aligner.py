@@ -17,7 +17,8 @@ from v2f_core.profiles import load_profile
 from v2f_core.provenance import folder_hash
 from v2f_core.speech.encoders import load_encoder
 from v2f_core.training.embeddings import extract_faces, extract_voices
-from v2f_core.training.stage1 import Stage1Settings, pair_up, train
+from v2f_core.training.pairs import pair_up
+from v2f_core.training.stage1 import Stage1Settings, train
 
 SEEDS = range(4)
 

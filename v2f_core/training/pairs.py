@@ -1,0 +1,124 @@
+"""The voices and faces of the persons of a split, as embeddings: what Stage I is trained and judged on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from v2f_core.errors import InputError
+from v2f_core.identity.sphere import mean_direction
+
+if TYPE_CHECKING:
+    from v2f_core.data.manifest import Manifest
+    from v2f_core.training.embeddings import Embeddings
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The voices and faces of some persons, person after person.
+
+    Attributes:
+        persons: names; person i is class i.
+        sexes: "f" or "m", one a person.
+        voice: speaker embeddings of all windows; those of person i lie in rows voice_start[i] to voice_start[i + 1].
+        face: identities of all photos; those of person i lie in rows face_start[i] to face_start[i + 1].
+        left_out: persons of the split without a usable voice or face.
+    """
+
+    persons: list[str]
+    sexes: list[str]
+    voice: Float[Tensor, "windows speaker"]
+    voice_start: Int[Tensor, " bounds"]
+    face: Float[Tensor, "photos identity"]
+    face_start: Int[Tensor, " bounds"]
+    left_out: list[str] = field(default_factory=list)
+
+    def pooled_voices(self) -> Float[Tensor, "persons speaker"]:
+        """The mean speaker embedding of each person: what the aligner is given for a whole recording."""
+        return torch.stack([part.mean(dim=0) for part in _cut(self.voice, self.voice_start)])
+
+    def centroids(self) -> Float[Tensor, "persons identity"]:
+        """The mean direction of each person's photos."""
+        return torch.stack([mean_direction(part) for part in _cut(self.face, self.face_start)])
+
+    def gallery(self) -> Float[Tensor, "persons identity"]:
+        """One photo of each person: the first."""
+        return self.face[self.face_start[:-1]]
+
+    def draw(
+        self, batch: int, windows: int, generator: torch.Generator
+    ) -> tuple[Float[Tensor, "batch speaker"], Float[Tensor, "batch identity"], Int[Tensor, " batch"]]:
+        """Random persons, none twice; of each, the mean of 1 to ``windows`` random windows, and a random photo.
+
+        Persons count alike however many clips they have. With fewer persons than ``batch``, the batch is smaller.
+        """
+        label = torch.randperm(len(self.persons), generator=generator)[:batch]
+        count = len(label)
+        which = _random_rows(self.voice_start, label, windows, generator)
+        kept = torch.randint(1, windows + 1, (count, 1), generator=generator) > torch.arange(windows)
+        weight = (kept / kept.sum(dim=1, keepdim=True)).to(self.voice)
+        photo = _random_rows(self.face_start, label, 1, generator)[:, 0]
+        device = self.voice.device
+        voice = torch.einsum("bw,bwd->bd", weight, self.voice[which.to(device)])
+        return voice, self.face[photo.to(device)], label.to(device)
+
+    def only(self, which: list[int]) -> Pairs:
+        """Some of the persons, in the order given."""
+        voice, face = _cut(self.voice, self.voice_start), _cut(self.face, self.face_start)
+        return Pairs(
+            [self.persons[i] for i in which],
+            [self.sexes[i] for i in which],
+            *_packed([voice[i] for i in which]),
+            *_packed([face[i] for i in which]),
+            self.left_out,
+        )
+
+    def to(self, device: str) -> Pairs:
+        """The same pairs with their embeddings on a device (the bounds, which only index, stay)."""
+        moved = {"voice": self.voice.to(device), "face": self.face.to(device)}
+        return Pairs(**{**self.__dict__, **moved})
+
+
+def pair_up(manifest: Manifest, voices: Embeddings, faces: Embeddings, split: str) -> Pairs:
+    """The persons of a split with the stored embeddings of their voices and faces.
+
+    Raises:
+        InputError: nobody in the split has both.
+    """
+    voice, voice_items = voices.of(manifest.voices(split).path)
+    face, face_items = faces.of(manifest.faces(split).path)
+    owner = dict(zip(manifest.table.path, manifest.table.person, strict=True))
+    heard, seen = [owner[item] for item in voice_items], [owner[item] for item in face_items]
+    everybody = manifest.persons(split)
+    persons = sorted(set(heard) & set(seen))
+    if not persons:
+        raise InputError(f"split {split!r}: nobody has both a usable voice and a usable face; check the skipped files")
+    voice, voice_start = _sort_by_person(voice, heard, persons)
+    face, face_start = _sort_by_person(face, seen, persons)
+    left_out = sorted(set(everybody.index) - set(persons))
+    return Pairs(persons, everybody.sex[persons].tolist(), voice, voice_start, face, face_start, left_out)
+
+
+def _cut(rows: Tensor, start: Tensor) -> list[Tensor]:
+    return list(rows.split(start.diff().tolist()))
+
+
+def _packed(parts: list[Tensor]) -> tuple[Tensor, Tensor]:
+    return torch.cat(parts), torch.tensor([0, *map(len, parts)]).cumsum(0)
+
+
+def _random_rows(start: Tensor, label: Tensor, each: int, generator: torch.Generator) -> Tensor:
+    count = start.diff()[label][:, None]
+    return start[label][:, None] + (torch.rand(len(label), each, generator=generator) * count).long()
+
+
+def _sort_by_person(rows: Tensor, owners: list[str], persons: list[str]) -> tuple[Tensor, Tensor]:
+    place = {person: i for i, person in enumerate(persons)}
+    of = torch.tensor([place.get(owner, -1) for owner in owners])
+    order = torch.argsort(of, stable=True)[(of == -1).sum() :]
+    start = torch.cat([torch.zeros(1, dtype=torch.long), torch.bincount(of[order], minlength=len(persons)).cumsum(0)])
+    return rows[order], start
