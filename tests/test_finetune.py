@@ -281,7 +281,7 @@ def test_the_command(world, tiny_profile, tmp_path, monkeypatch, capsys):
     (tmp_path / "faces").mkdir()
     profile = replace(tiny_profile, faces=tmp_path / "faces", finetune={"identity": {"steps": 1, "batch": 2}})
     (profile.faces / "pack").touch()
-    monkeypatch.setattr(cli, "load_profile", lambda name: profile)
+    monkeypatch.setattr("v2f_core.cli_training.load_profile", lambda name: profile)
     monkeypatch.setattr("v2f_core.data.layouts.open_dataset", lambda profile: manifest)
     monkeypatch.setattr(module, "stored", lambda *rest: (voices, faces))
     with pytest.raises(SystemExit, match="0"):

@@ -50,6 +50,7 @@ def evaluate(
     labels: str | Path | None = None,
     seed: int = 0,
     tune: bool = False,
+    fid: bool = False,
     device: str = "cpu",
 ) -> Path:
     """Stage I's table, and the report over systems and controls: ``report.html``, ``.md``, ``.json``, and CSV tables.
@@ -67,6 +68,7 @@ def evaluate(
         labels: CSV of ages and skin tones (MiniVox has its own).
         seed: of the noise.
         tune: choose every row's guidance on the validation persons, of `tuning.GUIDANCES`.
+        fid: FID and LPIPS too; their networks are downloaded at the first use.
         device: where to embed, draw and score.
     Returns:
         the page.
@@ -77,6 +79,7 @@ def evaluate(
     from v2f_core import reporting
     from v2f_core.evaluation import controls, report, stage1_report, tuning
     from v2f_core.evaluation.inputs import check_splits
+    from v2f_core.evaluation.perception import Perception
     from v2f_core.evaluation.systems import Drawing
     from v2f_core.generate import check_writable
     from v2f_core.mini.bounds import known
@@ -88,6 +91,7 @@ def evaluate(
     if tune and guidance is not None:
         raise InputError(f"guidance {guidance:g} is given, and is to be chosen (tune); leave one out")
     check_writable(Path(out))
+    perception = Perception(device) if fid else None  # before anything is drawn: it may have to be downloaded
     drawing = Drawing(steps, chosen.guidance if guidance is None else guidance, seed)
     inputs = load(chosen, limit, device)
     table = stage1_table(inputs.aligner, inputs.training, inputs.test, {"CosReg": inputs.cosreg})
@@ -118,7 +122,7 @@ def evaluate(
         bench = replace(bench, guidance=tuning.best(likeness))
         notes.append(tuning.told(likeness, len(inputs.validation.persons)))
     evaluated = reporting.evaluated(bench, inputs.manifest, chosen, list(rows(bench)), judged, labels, notes)
-    assembled = report.assemble(evaluated)
+    assembled = report.assemble(replace(evaluated, perception=perception))
     report.save(assembled, out, dict(reporting.media(assembled, evaluated, inputs.manifest)))
     return Path(out) / "report.html"
 

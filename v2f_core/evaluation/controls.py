@@ -186,7 +186,8 @@ def rows(
     if NULL in drawn:
         with torch.no_grad():
             nobody = bench.prior.null(n)
-        yield System(NULL, WHAT[NULL], faces=bench.draw(NULL, nobody))  # guidance away from null changes nothing
+        unguided = replace(bench, guidance={NULL: 1.0})  # away from null there is nothing to be guided to
+        yield System(NULL, WHAT[NULL], faces=unguided.draw(NULL, nobody))
     if NO_ARCFACE in drawn:
         if speech_condition is None:
             raise InputError(f"{NO_ARCFACE}: needs a trained net; give speech_condition")

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,9 @@ from v2f_core.evaluation.scorer import Faces
 from v2f_core.evaluation.stage1_report import Ceiling
 from v2f_core.evaluation.systems import System
 from v2f_core.files import atomic_write
+
+if TYPE_CHECKING:
+    from v2f_core.evaluation.perception import Perception
 
 SCHEMA = Path(__file__).with_name("report_schema.json")
 PLOTTED = 6  # rank curves in one chart
@@ -45,6 +48,7 @@ class Evaluated:
         probed: see `exhibits.failures`.
         controls: judged.
         left_out: ``persons``, ``files`` and ``notes``.
+        perception: for FID and LPIPS, where they are asked for.
     """
 
     about: Mapping[str, Any]
@@ -61,6 +65,7 @@ class Evaluated:
     ceilings: Mapping[str, Ceiling] = field(default_factory=dict)
     ceiling_curves: Mapping[str, Mapping[str, list[float]]] = field(default_factory=dict)
     probed: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=dict)
+    perception: Perception | None = None
 
     @property
     def main(self) -> System:
@@ -104,7 +109,7 @@ def assemble(evaluated: Evaluated, resamples: int = 4000) -> dict[str, Any]:
             where: {"cosine": best.cosine, "R@10": best.recall, "1:2 matching": best.matching}
             for where, best in e.ceilings.items()
         },
-        "sets": records(tables.sets(e.systems, e.gallery), nested=False),
+        "sets": records(tables.sets(e.systems, e.gallery, e.perception), nested=False),
         "fairness": records(tables.fairness(fair, e.gallery, e.attributes, resamples)),
         "controls": [control._asdict() for control in e.controls],
         "curves": {

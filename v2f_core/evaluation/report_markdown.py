@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-SETS = ("images", "guidance", "undetected", "VFS", "kernel distance", "Fréchet distance", "diversity")
+SETS = ("images", "guidance", "undetected", "VFS", "kernel distance", "Fréchet distance", "FID", "diversity", "LPIPS")
 
 
 def markdown(report: Mapping[str, Any]) -> str:

@@ -78,21 +78,18 @@ def likeness_table(rows: Sequence[Mapping[str, Any]], chance: Mapping[str, Any],
 def sets_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """What is said of sets of faces, each with its size."""
     lines = []
+    numbered = [name for name in ("kernel distance", "Fréchet distance", "FID") if any(name in row for row in rows)]
+    spreads = [name for name in ("diversity", "LPIPS") if any(name in row for row in rows)]
     for row in rows:
         vfs = (
             f"{row['VFS']:.2f} ± {row['VFS deviation']:.2f}<small>N = {row['VFS images']}</small>"
             if "VFS" in row
             else ""
         )
-        numbers = "".join(
-            f"<td>{row[name]:.4g}</td>" if name in row else "<td></td>"
-            for name in ("kernel distance", "Fréchet distance")
-        )
-        spread = f"{row['diversity']:.3f}" if "diversity" in row else ""
+        numbers = "".join(f"<td>{row[name]:.4g}</td>" if name in row else "<td></td>" for name in (*numbered, *spreads))
         scale = f"{row['guidance']:g}" if "guidance" in row else ""
         lines.append(
             f"<tr><td>{escape(row['system'])}</td><td>{row['images']}</td><td>{scale}</td><td>{row['undetected']}</td>"
-            f"<td>{vfs}</td>{numbers}<td>{spread}</td></tr>"
+            f"<td>{vfs}</td>{numbers}</tr>"
         )
-    names = ["system", "images", "guidance", "no face found", "VFS", "kernel distance", "Fréchet", "diversity"]
-    return grid(names, lines)
+    return grid(["system", "images", "guidance", "no face found", "VFS", *numbered, *spreads], lines)

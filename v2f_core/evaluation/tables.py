@@ -7,6 +7,8 @@ beside each stand its gallery size and chance. An undetected face is a miss with
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -28,6 +30,9 @@ from v2f_core.evaluation.protocols import Protocol, everybody
 from v2f_core.evaluation.scorer import Faces
 from v2f_core.evaluation.stage1_report import Ceiling
 from v2f_core.evaluation.systems import System
+
+if TYPE_CHECKING:
+    from v2f_core.evaluation.perception import Perception
 
 BY_Z, BY_FACE, BY_SECOND = "ẑ", "face", "second scorer"
 FEW = 10  # persons below whom a group's numbers are shown, but flagged
@@ -76,8 +81,11 @@ def likeness(
     return pd.DataFrame(rows)
 
 
-def sets(systems: Iterable[System], real: Faces) -> pd.DataFrame:
-    """A row for each system with faces: VFS with its N, distances between drawn and real faces, diversity, misses."""
+def sets(systems: Iterable[System], real: Faces, perception: Perception | None = None) -> pd.DataFrame:
+    """A row for each system with faces: VFS with its N, distances between drawn and real faces, diversity, misses.
+
+    With ``perception`` FID too, against the photographs in ``real``, and LPIPS of one's faces: a second diversity.
+    """
     rows = []
     for system in systems:
         if not system.faces or system.shuffles is not None:
@@ -101,8 +109,19 @@ def sets(systems: Iterable[System], real: Faces) -> pd.DataFrame:
         if len(system.faces) > 1:
             drawn = np.stack([draw.identities[asked] for draw in system.faces], axis=1)
             put(row, "diversity", interval(metrics.diversity(drawn)))
+        if perception is not None:
+            row |= _perceived(system, asked, real, perception)
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _perceived(system: System, asked: Bool[np.ndarray, " n"], real: Faces, perception: Perception) -> dict[str, float]:
+    """FID, and LPIPS of every two faces of a person."""
+    drawn = [[draw.paths[i] for i in np.flatnonzero(asked)] for draw in system.faces]
+    photographs = [path for path in real.paths if path is not None]
+    row = {"FID": perception.fid([path for draw in drawn for path in draw if path is not None], photographs)}
+    pairs = [(a, b) for one, other in combinations(drawn, 2) for a, b in zip(one, other, strict=True) if a and b]
+    return row | ({"LPIPS": float(perception.lpips(*zip(*pairs, strict=True)).mean())} if pairs else {})
 
 
 def fairness(

@@ -1,0 +1,90 @@
+"""FID and LPIPS, as torchmetrics computes them, for those who want to set faces beside published numbers.
+
+Both look with networks that were trained on ImageNet, not on faces, and see little of an identity; the kernel distance
+on a second scorer's features needs neither. Their weights are downloaded (340 MB), so that they are there for who asks
+(``evaluate --fid``). FID grows as images get fewer: compare equal numbers of images only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float32, UInt8
+from torch import Tensor
+
+from v2f_core.errors import InputError
+from v2f_core.training.embeddings import read_image
+
+WEIGHTS = ("weights-inception-2015-12-05-6726825d.pth", "alexnet-owt-7be5be79.pth")
+
+
+class Perception:
+    """Inception v3 as FID is defined by it (the TensorFlow weights), and LPIPS over AlexNet.
+
+    Args:
+        device: where they look.
+    Raises:
+        InputError: the packages or the weights are missing and cannot be had.
+
+    Example:
+        >>> Perception().fid(faces, photographs)  # doctest: +SKIP
+        41.2
+    """
+
+    def __init__(self, device: str = "cpu") -> None:
+        from huggingface_hub.constants import HF_HUB_OFFLINE
+
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        missing = [name for name in WEIGHTS if not (folder / name).is_file()]
+        get = f"FID and LPIPS: put {' and '.join(missing)} into {folder}"
+        if missing and HF_HUB_OFFLINE:
+            raise InputError(f"{get}, or go online (HF_HUB_OFFLINE is set)")
+        try:
+            from torchmetrics.image.fid import FrechetInceptionDistance
+            from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+            self._fid = FrechetInceptionDistance().to(device)
+            self._lpips = LearnedPerceptualImagePatchSimilarity(net_type="alex", reduction="none").to(device)
+        except ModuleNotFoundError as error:
+            raise InputError(f"FID and LPIPS: {error}; pip install 'v2f-core[images]'") from error
+        except OSError as error:  # of urllib too
+            raise InputError(f"{get}: downloading failed ({error})") from error
+        self.device = device
+
+    @torch.no_grad()
+    def fid(self, generated: Sequence[Path], real: Sequence[Path]) -> float:
+        """Fréchet distance of two sets of images in Inception's 2,048 features (Heusel et al., NeurIPS 2017).
+
+        Raises:
+            InputError: fewer than two images in a set, or one that cannot be read.
+        """
+        for name, paths in (("generated", generated), ("real", real)):
+            if len(paths) < 2:
+                raise InputError(f"FID: {len(paths)} {name} images; expected at least 2, and thousands to compare by")
+        self._fid.reset()
+        for paths, are_real in ((generated, False), (real, True)):
+            for path in paths:
+                self._fid.update(self._image(path), real=are_real)
+        return float(self._fid.compute())
+
+    @torch.no_grad()
+    def lpips(self, first: Sequence[Path], second: Sequence[Path]) -> Float32[np.ndarray, " n"]:
+        """LPIPS of each image of the first and its fellow of the second, 0 for the same (Zhang et al., CVPR 2018).
+
+        Raises:
+            InputError: two fellows differ in size, or one cannot be read.
+        """
+        found = []
+        for a, b in zip(first, second, strict=True):
+            x, y = self._image(a), self._image(b)
+            if x.shape != y.shape:
+                sizes = " and ".join(f"{image.shape[3]} × {image.shape[2]}" for image in (x, y))
+                raise InputError(f"{a} and {b}: {sizes} pixels; expected the same size")
+            found.append(float(self._lpips(x / 127.5 - 1, y / 127.5 - 1)))
+        return np.array(found, np.float32)
+
+    def _image(self, path: Path) -> UInt8[Tensor, "1 3 height width"]:
+        return torch.tensor(read_image(path)).permute(2, 0, 1)[None].to(self.device)
