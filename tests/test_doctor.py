@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from v2f_core import doctor, profiles
+from v2f_core import doctor, integrity, profiles
 from v2f_core.doctor import Check
 from v2f_core.files import sha256
 from v2f_core.profiles import PARTS
@@ -26,7 +26,7 @@ def assets(tmp_path, monkeypatch):
     monkeypatch.setenv("V2F_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("V2F_FULL", raising=False)
     monkeypatch.setattr(doctor, "_packages", lambda: [])
-    profiles.damaged_assets.cache_clear()
+    integrity.damaged_assets.cache_clear()
     return folder
 
 
@@ -95,7 +95,7 @@ def test_full_size_weights_that_are_there_are_found(assets, tmp_path, monkeypatc
     )
     for name in ("config.json", "preprocessor_config.json"):
         (tmp_path / "big" / "ast" / name).write_text("{}")
-    profiles._pin_once.cache_clear()
+    integrity.pin_once.cache_clear()
     found = section("The full profile")["ast"]
     assert (found.remedy, "SHA-256 as at first use" in found.found) == ("", True)
 

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from v2f_core import profiles
+from v2f_core import integrity, profiles
 from v2f_core.errors import InputError
 from v2f_core.files import sha256
 from v2f_core.profiles import PARTS, load_profile
@@ -47,7 +47,7 @@ def assets(tmp_path, monkeypatch):
         (tmp_path / part / "weights").write_text(part)
     hashes = {f"{part}/weights": sha256(tmp_path / part / "weights") for part in PARTS}
     (tmp_path / "SHA256.json").write_text(json.dumps(hashes))
-    profiles.damaged_assets.cache_clear()
+    integrity.damaged_assets.cache_clear()
     return tmp_path
 
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import copyreg
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
 from v2f_core.errors import InputError
-from v2f_core.files import HASHES, sha256
+from v2f_core.files import HASHES
+from v2f_core.integrity import damaged_assets, is_listed, pin_once
 from v2f_core.origins import ORIGINS
 
 MINI_ASSETS = Path(__file__).parent / "mini" / "assets"
@@ -111,7 +110,7 @@ class Profile:
         if not folder.is_dir() or not any(folder.iterdir()):
             raise InputError(f"{folder}: the {self.name} profile's {name} is missing; {self.remedy(name)}")
         if theirs:
-            _pin_once(folder)
+            pin_once(folder)
         elif damaged := damaged_assets(folder):
             raise InputError(f"{damaged[0]}: differs from its hash in {HASHES}; {self.remedy(name)}")
         return folder
@@ -126,16 +125,12 @@ class Profile:
 
     def ships(self, name: str) -> bool:
         """Whether the hashes beside a part's folder list files of it: what a checkout should therefore hold."""
-        folder: Path = getattr(self, name)
-        table = folder.parent / HASHES
-        return not table.is_file() or any(file.startswith(f"{folder.name}/") for file in json.loads(table.read_text()))
+        return is_listed(getattr(self, name))
 
     def remedy(self, name: str) -> str:
         """What to do about a missing or damaged part, as the end of a sentence."""
         if getattr(self, name).is_relative_to(MINI_ASSETS):
-            return (
-                RESTORE if self.ships(name) else "this version has no weights of it; python -m v2f_core.mini.build does"
-            )
+            return RESTORE if self.ships(name) else UNTRAINED
         if self.published and name in ORIGINS:
             from v2f_core.weights import how_to_get
 
@@ -253,33 +248,3 @@ def load_profile(name: str | None = None) -> Profile:
     if chosen := os.environ.get("V2F_DATASET"):
         return replace(profile, dataset=Path(chosen).expanduser().absolute(), dataset_is_packed=False)
     return profile
-
-
-@cache
-def _pin_once(folder: Path) -> None:
-    """Compare a folder of published weights with the hashes of its first use; once a process, it takes seconds."""
-    from v2f_core.weights import pin
-
-    pin(folder)
-
-
-@cache
-def damaged_assets(folder: Path) -> tuple[Path, ...]:
-    """The files below an assets folder that are missing or differ from the hashes kept beside it; once a process.
-
-    A folder without such hashes (full-size weights) has none to differ from.
-
-    Example:
-        >>> import tempfile
-        >>> root = Path(tempfile.mkdtemp())
-        >>> (root / "judge").mkdir()
-        >>> _ = (root / HASHES).write_text(json.dumps({"judge/model.safetensors": "0" * 64}))
-        >>> [path.name for path in damaged_assets(root / "judge")]
-        ['model.safetensors']
-    """
-    table = folder.parent / HASHES
-    if not table.is_file():
-        return ()
-    expected = {folder.parent / name: digest for name, digest in json.loads(table.read_text()).items()}
-    ours = {path: digest for path, digest in expected.items() if path.is_relative_to(folder)}
-    return tuple(path for path, digest in ours.items() if not path.is_file() or sha256(path) != digest)

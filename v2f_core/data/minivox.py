@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from v2f_core.errors import InputError
-from v2f_core.files import atomic_write, sha256
-from v2f_core.profiles import HASHES, MINI_ASSETS, RESTORE, cache_folder
+from v2f_core.files import HASHES, atomic_write, sha256
+from v2f_core.profiles import MINI_ASSETS, RESTORE, cache_folder
 
 if TYPE_CHECKING:
     import pandas as pd
