@@ -186,6 +186,12 @@ def test_every_row_makes_sense_and_has_a_name_of_its_own(name):
         assert not row.regression or settings.identity.weight_am == settings.identity.weight_info == 0
 
 
+def test_a_system_that_stands_in_two_tables_is_trained_once():
+    by_name = {}
+    for row in (row for name in TABLES for row in table(name)):
+        assert by_name.setdefault(row.system, row) == row
+
+
 def test_the_papers_own_systems_are_in_table_4():
     assert {"w/o ArcFace", "CosReg", "CosReg + DSC", WITHOUT, "paper"} <= {row.system for row in table("table4")}
 

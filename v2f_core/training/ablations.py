@@ -82,6 +82,7 @@ def _of(
     return Ablation(system or mode, regression, stage2, {"mode": mode, **consistency})
 
 
+OTHER_SOURCES = ("other", "generated")
 GENERATED: Mapping[str, Any] = MappingProxyType({"z_t_from": "generated", "generated_steps": 5})
 
 TABLES: Mapping[str, tuple[Ablation, ...]] = MappingProxyType(
@@ -121,19 +122,22 @@ TABLES: Mapping[str, tuple[Ablation, ...]] = MappingProxyType(
             _of("cycle", "cycle, true c*", trains="lora", identity_from="true", **GENERATED),
         ),
         # what z_t tells by itself: a gain that needs the speaker's own face in z_t is leakage
-        "sources": tuple(
-            _of(mode, f"{mode}, z_t {source}", z_t_from=source)
-            for mode in ("paper", "teacher")
-            for source in ("real", "other", "generated")
+        "sources": (
+            Ablation(WITHOUT),
+            *(_of(mode) for mode in ("paper", "teacher")),
+            *(_of(mode, f"{mode}, z_t {of}", z_t_from=of) for mode in ("paper", "teacher") for of in OTHER_SOURCES),
         ),
-        # where a gain comes from: φ or adapters, low or high t
+        # where a change comes from: φ or adapters, low or high t
         "parts": (
-            *(_of("teacher", f"teacher, {parts}", trains=parts) for parts in ("aligner", "lora", "both")),
+            Ablation(WITHOUT),
+            _of("teacher"),
+            _of("teacher", "teacher, φ alone", trains="aligner"),
+            _of("teacher", "teacher, adapters alone", trains="lora"),
             _of("teacher", "teacher, low t", t_max=499),
             _of("teacher", "teacher, high t", t_min=500),
         ),
-        # Table 3's rank curve
-        "rank": tuple(_of("paper", f"rank {rank}", rank=rank) for rank in (4, 8, 16, 32)),
+        # Table 3's rank curve; "paper" has rank 16
+        "rank": (Ablation(WITHOUT), _of("paper"), *(_of("paper", f"rank {rank}", rank=rank) for rank in (4, 8, 32))),
     }
 )
 
