@@ -165,7 +165,7 @@ def evaluate(
 
 @training.command("ablate")
 def ablate_table(
-    table: Annotated[str, typer.Argument(help="table4, modes, attempts, sources, parts or rank.")],
+    table: Annotated[str, typer.Argument(help="table4, modes, attempts, chosen, sources, parts or rank.")],
     out: Annotated[Path, typer.Option(help="Folder for the runs and, in it, the results.")] = Path("runs/ablate"),
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from 0.")] = 3,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of Stage II; else the profile's.")] = None,

@@ -121,6 +121,11 @@ TABLES: Mapping[str, tuple[Ablation, ...]] = MappingProxyType(
             _of("cycle", "cycle of the mean, φ alone, λ 30", weight=30.0, copies=4, trains="aligner", **GENERATED),
             _of("cycle", "cycle, true c*", trains="lora", identity_from="true", **GENERATED),
         ),
+        # of the attempts, the one that was chosen on validation persons: read on test persons
+        "chosen": (
+            Ablation(WITHOUT),
+            _of("cycle", "cycle, φ alone, λ 30", weight=30.0, trains="aligner", **GENERATED),
+        ),
         # what z_t tells by itself: a gain that needs the speaker's own face in z_t is leakage
         "sources": (
             Ablation(WITHOUT),
