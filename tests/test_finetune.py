@@ -1,6 +1,8 @@
 """Stage I from waveforms: it hears what it should, trains what it should, keeps its best, and survives a kill."""
 
 import math
+import os
+import signal
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -189,7 +191,7 @@ def test_the_folder_is_one_that_a_profile_can_point_at(unbroken, tiny_profile):
 
 def test_the_best_is_kept_even_if_it_is_the_start(run, tiny_profile, tmp_path, monkeypatch):
     losses = iter([1.0, 2.0, 3.0])
-    monkeypatch.setattr(module, "validate", lambda *rest: {"val_total": next(losses)})
+    monkeypatch.setattr("v2f_core.training.finetune_watch.validate", lambda *rest: {"val_total": next(losses)})
     start = Aligner(16, 8)
     start.load_state_dict({name: value.half() for name, value in start.state_dict().items()})  # as a folder has it
     given = deepcopy(start.state_dict())
@@ -231,6 +233,29 @@ def test_a_killed_run_goes_on_to_the_same_bytes(run, unbroken, tmp_path, monkeyp
         run(tmp_path)
     assert (tmp_path / "checkpoint.pt").exists()
     monkeypatch.setattr(module._Run, "step", before)
+    run(tmp_path)
+    assert parts(tmp_path) == parts(unbroken[0])
+    assert (tmp_path / "history.csv").read_bytes() == (unbroken[0] / "history.csv").read_bytes()
+
+
+def test_sigterm_saves_after_the_step_under_way_and_is_passed_on(run, unbroken, tmp_path, monkeypatch, capsys):
+    step, passed_on = module._Run.step, []
+    before = signal.signal(signal.SIGTERM, lambda *_: passed_on.append(True))
+
+    def asked(self, number, *rest):
+        if number == 3:  # a checkpoint is due after 2 and 4
+            os.kill(os.getpid(), signal.SIGTERM)
+        step(self, number, *rest)
+
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(module._Run, "step", asked)
+            run(tmp_path)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert passed_on == [True]
+    assert "saved after step 3, run it again" in capsys.readouterr().err
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["state"]["step"] == 3
     run(tmp_path)
     assert parts(tmp_path) == parts(unbroken[0])
     assert (tmp_path / "history.csv").read_bytes() == (unbroken[0] / "history.csv").read_bytes()

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from fakes import SHAPE, Recogniser, people
+from two_processes import CONSISTENCIES
 
 from v2f_core import cli
 from v2f_core.data.manifest import COLUMNS, Manifest
@@ -150,6 +151,46 @@ def test_checkpointing_the_gradient_changes_no_more_than_rounding(run, tmp_path)
         torch.testing.assert_close(plain[name], saving[name], atol=1e-5, rtol=1e-3)
     with pytest.raises(InputError, match="gradient_checkpointing"):
         Stage2Settings(gradient_checkpointing=True, consistency=ConsistencySettings("contrast"))
+
+
+@pytest.mark.parametrize("name", CONSISTENCIES)
+def test_a_batch_in_parts_gives_the_gradients_of_the_whole(name, run, tmp_path, monkeypatch):
+    """Every term: InfoNCE and the negatives of ``contrast`` know the whole batch, though the UNet sees a part of it."""
+    found, seen, largest, begin = [], [], [], stage2.add_lora
+
+    def begun(prior, rank, alpha, generator):
+        begin(prior, rank, alpha, generator)
+        prior.unet.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+        for parameter_name, parameter in lora_parameters(prior).items():
+            if "lora_B" in parameter_name:  # else no gradient reaches A
+                parameter.data.normal_(generator=generator, std=0.1)
+
+    monkeypatch.setattr(stage2, "add_lora", begun)
+    monkeypatch.setattr(stage2, "average_gradients", lambda parameters: found.append([p.grad for p in parameters]))
+    monkeypatch.setattr(stage2.Watch, "look", lambda self, step: {})
+    rows = 6 // CONSISTENCIES[name].copies
+    for parts in (1, rows):
+        asked = {"batch": 6, "warmup": 0, "weight_self": 5.0, "consistency": CONSISTENCIES[name]}
+        run(tmp_path / str(parts), steps=1, gradient_accumulation=parts, **asked)
+        largest.append(max(seen))
+        seen.clear()
+    for whole, in_parts in zip(*found, strict=True):
+        torch.testing.assert_close(in_parts, whole, atol=1e-5, rtol=1e-4)
+    assert all(gradient.any() for gradient in found[0])
+    assert largest[0] == rows * largest[1]
+
+
+def test_a_run_goes_on_in_other_parts_than_it_began_in(run, unbroken, tmp_path):
+    run(tmp_path, steps=2, gradient_accumulation=3)
+    for name, value in weights(*run(tmp_path)).items():
+        torch.testing.assert_close(value, unbroken[1][name], atol=1e-4, rtol=1e-3)
+
+
+def test_parts_that_do_not_come_out_even_are_refused(run, tmp_path):
+    with pytest.raises(InputError, match="gradient_accumulation=2: expected a divisor of the batch's 3 persons"):
+        Stage2Settings(**{**QUICK, "gradient_accumulation": 2})
+    with pytest.raises(InputError, match=r"8 parts .*: a batch has fewer rows"):
+        run(tmp_path, batch=8, gradient_accumulation=8)  # of seven persons
 
 
 def test_half_precision_trains_too(run, tmp_path):

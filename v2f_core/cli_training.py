@@ -97,6 +97,9 @@ def stage2(
         typer.Option(help="Which L_self; else the profile's."),
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps; else the profile's.")] = None,
+    gradient_accumulation: Annotated[
+        int | None, typer.Option(min=1, help="Look at a batch's faces in so many parts: less memory, the same step.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same weights.")] = 0,
     profile: ProfileName = None,
     device: Device = "cpu",
@@ -116,7 +119,7 @@ def stage2(
 
     chosen = load_profile(profile)
     _check(device)
-    settings = from_profile(chosen, seed=seed, mode=mode, steps=steps)
+    settings = from_profile(chosen, seed=seed, mode=mode, steps=steps, parts=gradient_accumulation)
     process, here = join(device)[0], own_device(device)
     with in_turn():  # a part at its first use is fetched from caches, and its hashes are written down
         start = chosen.part("aligner") if aligner is None else aligner

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from torch import Tensor
 
 from v2f_core.errors import InputError
 from v2f_core.files import atomic_write
+
+CHECKPOINT_NAME = "checkpoint.pt"
 
 
 def save_checkpoint(path: str | Path, state: Mapping[str, Any], made_from: Mapping[str, Any]) -> None:
@@ -61,6 +63,19 @@ def load_checkpoint(path: str | Path, made_from: Mapping[str, Any]) -> dict[str,
             "begin anew"
         )
     return state
+
+
+def broken_off(path: Path, step: int, why: str, persons: Sequence[str]) -> InputError:
+    """What is told when a step broke, and the checkpoint holds what was before it.
+
+    Example:
+        >>> print(broken_off(Path("checkpoint.pt"), 7, "the gradient is not finite", ["Ada", "Bea"]))
+        checkpoint.pt: step 7: the gradient is not finite; saved as it was before that step. The batch was Ada, Bea; ...
+    """
+    return InputError(
+        f"{path}: step {step}: {why}; saved as it was before that step. The batch was {', '.join(persons)}; check "
+        "their files, or lower the learning rates"
+    )
 
 
 def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

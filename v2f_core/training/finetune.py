@@ -6,7 +6,7 @@ embedded anew at each step. Clips are those of the paper: 1.25 s long, each begi
 
 from __future__ import annotations
 
-import json
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from itertools import islice
@@ -17,22 +17,21 @@ import torch
 from torch import nn
 
 from v2f_core.errors import InputError
-from v2f_core.files import atomic_write
 from v2f_core.identity.aligner import Aligner
 from v2f_core.provenance import folder_hash
 from v2f_core.speech.encoders import ASTEncoder, ECAPAEncoder, load_encoder
-from v2f_core.speech.unfreezing import save_encoder, unfreeze
-from v2f_core.training.checkpoints import load_checkpoint, randomness, restore_randomness, save_checkpoint
+from v2f_core.speech.unfreezing import unfreeze
+from v2f_core.training import checkpoints
 from v2f_core.training.embeddings import stored
 from v2f_core.training.finetune_settings import FinetuneSettings
+from v2f_core.training.finetune_watch import Watch
 from v2f_core.training.processes import only_one
 from v2f_core.training.recordings import Batch, Recordings, recordings, whole
-from v2f_core.training.stage1 import HISTORY_NAME, identity_loss, validate
+from v2f_core.training.stage1 import identity_loss
+from v2f_core.training.stopping import asked_to_stop, until_terminated
 
 if TYPE_CHECKING:
     from v2f_core.profiles import Profile
-
-CHECKPOINT_NAME = "checkpoint.pt"
 
 
 def finetune(
@@ -50,7 +49,8 @@ def finetune(
     """Train from waveforms, or go on where a run was stopped; keep encoder and aligner of the lowest validation loss.
 
     Validation hears clips as they are, before the first step too. A killed and resumed run gives the same bits as an
-    unbroken one on the same machine.
+    unbroken one on the same machine. SIGTERM ends the process, as ever, but a checkpoint is written after the step that
+    is under way.
 
     Args:
         encoder: as ``load_encoder`` gives it; it is trained in place.
@@ -74,12 +74,12 @@ def finetune(
 
     only_one("Stage I from waveforms")
     identity = settings.identity
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), until_terminated() as terminated:
         torch.manual_seed(identity.seed)  # initial weights and dropout read the global generator
         run = _Run(encoder, source, aligner, training, validation, settings, Path(folder), provenance, device, workers)
         start = run.restore()
         if start == 0:
-            run.evaluate(0)
+            run.look(0)
         left = range(start + 1, identity.steps + 1)
         drawn = (training.draw(identity.batch, identity.seed, step) for step in left)
         stream = training.read([path for batch in drawn for path in batch.paths], workers)
@@ -88,9 +88,13 @@ def finetune(
                 run.step(step, training.draw(identity.batch, identity.seed, step), stream)
                 last = step == identity.steps
                 if last or step % identity.evaluate_every == 0:
-                    bar.set_postfix(val=run.evaluate(step))
-                if last or step % settings.checkpoint_every == 0:
+                    bar.set_postfix(val=run.look(step))
+                stop = terminated()
+                if stop or last or step % settings.checkpoint_every == 0:
                     run.save(step)
+                if stop:
+                    bar.write(asked_to_stop(folder, step), sys.stderr)
+                    break
     return Aligner.from_pretrained(Path(folder) / "aligner")
 
 
@@ -140,19 +144,16 @@ class _Run:
         device: str,
         workers: int,
     ) -> None:
-        self.settings, self.folder, self.provenance, self.workers = settings, folder, dict(provenance), workers
-        self.source, self.validation, self.device = Path(source), validation, device
+        self.settings, self.folder, self.device = settings, folder, device
+        self.made_from = {**provenance, "settings": asdict(settings)}  # what determines the run
         identity, pairs = settings.identity, training.pairs
         self.persons = pairs.persons
         self.encoder = encoder.to(device)
         self.top = unfreeze(self.encoder, settings.unfreeze)
         fresh = (encoder.dim, identity.hidden_width, pairs.face.shape[1], identity.dropout)
         self.aligner = (aligner or Aligner(*fresh)).to(device)
-        self.loss = identity_loss(pairs, identity, free=not identity.fixed_centroids).to(device)
-        self.validation_loss = identity_loss(validation.pairs, identity, free=False).to(device)
-        if aligner and not identity.fixed_centroids:  # its own class vectors were not kept: where it puts the persons
-            with torch.no_grad():
-                self.loss.am_softmax.weight.copy_(aligner.eval()(pairs.pooled_voices().to(device)))
+        self.loss = identity_loss(pairs, identity, not identity.fixed_centroids, aligner).to(device)
+        validation_loss = identity_loss(validation.pairs, identity, free=False).to(device)
         own = [*self.aligner.parameters(), *self.loss.parameters()]
         groups: list[dict[str, Any]] = [
             {"params": own, "lr": identity.learning_rate, "weight_decay": identity.weight_decay}
@@ -164,8 +165,8 @@ class _Run:
         self.optimiser = torch.optim.AdamW(groups)
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimiser, identity.steps)
         self.trained = nn.ModuleDict({"aligner": self.aligner, "loss": self.loss, "encoder": self.top})
-        self.history: list[dict[str, float | int]] = []
-        self.sums: dict[str, float] = {}
+        seen = (self.encoder, self.aligner, Path(source), validation, validation_loss)
+        self.watch = Watch(*seen, settings, folder, self.made_from, device, workers)
         self._train()
 
     def _train(self) -> None:
@@ -174,7 +175,7 @@ class _Run:
 
     def step(self, step: int, drawn: Batch, stream: Iterator[Any]) -> None:
         """One optimiser step on the clips that come next; what is not finite stops the run before anything changes."""
-        before, device = randomness(drawn.generator), self.device
+        before, device = checkpoints.randomness(drawn.generator), self.device
         buffers = [buffer.clone() for buffer in self.top.buffers()]  # batch statistics move in the forward pass
         read = whole(list(islice(stream, len(drawn.paths))))
         waves = torch.stack([clips[int(u * len(clips))] for clips, u in zip(read, drawn.place, strict=True)])
@@ -182,15 +183,12 @@ class _Run:
         change = self.settings.augmentation.of_spectrum(drawn.generator)
 
         def stop(why: str) -> InputError:
-            restore_randomness(before, drawn.generator)
+            checkpoints.restore_randomness(before, drawn.generator)
             for buffer, was in zip(self.top.buffers(), buffers, strict=True):
                 buffer.copy_(was)
             self.save(step - 1)
-            who = ", ".join(self.persons[i] for i in drawn.label.tolist())
-            return InputError(
-                f"{self.folder / CHECKPOINT_NAME}: step {step}: {why}; saved as it was before that step. The batch was "
-                f"{who}; check their files, or lower the learning rates"
-            )
+            persons = [self.persons[i] for i in drawn.label.tolist()]
+            return checkpoints.broken_off(self.folder / checkpoints.CHECKPOINT_NAME, step, why, persons)
 
         try:
             identity = self.aligner(self.encoder(waves, change))
@@ -205,44 +203,13 @@ class _Run:
             raise stop("the gradient is not finite")
         self.optimiser.step()
         self.schedule.step()
-        for name, value in (terms | {"steps": torch.ones(())}).items():
-            self.sums[name] = self.sums.get(name, 0.0) + float(value.detach())
+        self.watch.history.count(terms)
 
-    def evaluate(self, step: int) -> float:
-        """A row for the history; if it is the best so far, encoder and aligner are written. The validation loss."""
-        import pandas as pd
-
-        taken = self.sums.pop("steps", 1.0)
-        row: dict[str, float | int] = {"step": step} | {
-            f"train_{name}": value / taken for name, value in self.sums.items()
-        }
-        self.encoder.eval()
-        # an encoder that is not trained gives what is stored
-        heard = (
-            self.validation.heard_by(self.encoder, self.workers) if self.settings.unfreeze else self.validation.pairs
-        )
-        row |= validate(self.aligner, heard.to(self.device), self.validation_loss)
+    def look(self, step: int) -> float:
+        """A row for the history; the best so far is written. The validation loss."""
+        found = self.watch.look(step)
         self._train()
-        best = min((before["val_total"] for before in self.history), default=torch.inf)
-        self.history.append(row)
-        self.sums = {}
-        if row["val_total"] < best:
-            self._write(row)
-        with atomic_write(self.folder / HISTORY_NAME) as temporary:
-            pd.DataFrame(self.history).to_csv(temporary, index=False, float_format="%.6g")
-        return row["val_total"]
-
-    def _write(self, row: Mapping[str, float | int]) -> None:
-        name = "ast" if isinstance(self.encoder, ASTEncoder) else "ecapa"
-        save_encoder(self.encoder, self.source, self.folder / name)
-        # the aligner says which encoder it goes with, since a kill may fall between the two
-        theirs = {f"{name}_sha256": folder_hash(self.folder / name)}
-        made = {**self.made_from(), **theirs, "step": row["step"], "validation": dict(row)}
-        self.aligner.save_pretrained(self.folder / "aligner", made)
-
-    def made_from(self) -> dict[str, Any]:
-        """What determines the run."""
-        return {**self.provenance, "settings": asdict(self.settings)}
+        return found
 
     def save(self, step: int) -> None:
         """Write the checkpoint after a step."""
@@ -251,19 +218,19 @@ class _Run:
             "trained": self.trained.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "schedule": self.schedule.state_dict(),
-            "randomness": randomness(torch.Generator()),  # of dropout: a step's draws have their own seed
-            "rows": json.dumps([self.history, self.sums]),
+            "randomness": checkpoints.randomness(torch.Generator()),  # of dropout: a step's draws have their own seed
+            "rows": self.watch.state(),
         }
-        save_checkpoint(self.folder / CHECKPOINT_NAME, state, self.made_from())
+        checkpoints.save_checkpoint(self.folder / checkpoints.CHECKPOINT_NAME, state, self.made_from)
 
     def restore(self) -> int:
         """Load the checkpoint if there is one, and give the step it was written after."""
-        state = load_checkpoint(self.folder / CHECKPOINT_NAME, self.made_from())
+        state = checkpoints.load_checkpoint(self.folder / checkpoints.CHECKPOINT_NAME, self.made_from)
         if state is None:
             return 0
         self.trained.load_state_dict(state["trained"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
-        restore_randomness(state["randomness"], torch.Generator())
-        self.history, self.sums = json.loads(state["rows"])
+        checkpoints.restore_randomness(state["randomness"], torch.Generator())
+        self.watch.load_state(state["rows"])
         return int(state["step"])

@@ -10,14 +10,12 @@ from typing import Any
 import torch
 
 from v2f_core.errors import InputError
-from v2f_core.files import atomic_write
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.contrast import InfoNCE
 from v2f_core.identity.losses import AMSoftmax, ArcFaceLoss, IdentityLoss, IdentityTerms
+from v2f_core.training.history import HISTORY_NAME, write_table
 from v2f_core.training.pairs import Pairs
 from v2f_core.training.processes import average_gradients, gather, join, own_device, wait
-
-HISTORY_NAME = "history.csv"
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,6 @@ def train(
     Returns:
         the best aligner, as it stands on disk.
     """
-    import pandas as pd
     from tqdm import trange
 
     folder, device = Path(folder), own_device(device)
@@ -106,7 +103,7 @@ def train(
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.steps)
         if process:
             torch.manual_seed(settings.seed + process)  # dropout differs between the shares of a batch
-        history: list[dict[str, float]] = []
+        history: list[dict[str, float | int]] = []
         best = float("inf")
         with trange(1, settings.steps + 1, desc="Stage I", unit="step", mininterval=1.0, disable=bool(process)) as bar:
             for step in bar:
@@ -131,8 +128,7 @@ def train(
                     learned = {"settings": asdict(settings), "persons": len(training.persons), "step": step}
                     made = {**provenance, **learned, "validation": score}
                     aligner.save_pretrained(folder, made)
-                with atomic_write(folder / HISTORY_NAME) as temporary:
-                    pd.DataFrame(history).to_csv(temporary, index=False, float_format="%.6g")
+                write_table(history, folder / HISTORY_NAME)
     wait()
     return Aligner.from_pretrained(folder)
 
@@ -155,14 +151,22 @@ def _row(name: str, terms: IdentityTerms) -> dict[str, float]:
     return {f"{name}_{term}": value.item() for term, value in terms._asdict().items()}
 
 
-def identity_loss(pairs: Pairs, settings: Stage1Settings, free: bool) -> IdentityLoss:
-    """L_id over some persons, its class vectors drawn and trained (``free``) or kept at the persons' centroids."""
+def identity_loss(pairs: Pairs, settings: Stage1Settings, free: bool, trained: Aligner | None = None) -> IdentityLoss:
+    """L_id over some persons, its class vectors kept at the persons' centroids, or trained (``free``).
+
+    Those begin anywhere, or where a trained aligner puts the persons, since its own class vectors are not kept.
+    """
     generator = torch.Generator().manual_seed(settings.seed)
     centroids = None if free else pairs.centroids()
     classes, dim = len(pairs.persons), pairs.face.shape[1]
     margin_loss = ArcFaceLoss if settings.angular_margin else AMSoftmax
-    return IdentityLoss(
+    loss = IdentityLoss(
         margin_loss(classes, dim, settings.scale, settings.margin, centroids, generator),
         InfoNCE(settings.temperature, settings.two_sided, settings.duplicate_above, settings.duplicate_weight),
         *(settings.weight_am, settings.weight_info, settings.weight_cosine, settings.weight_relational),
     )
+    if free and trained:
+        with torch.no_grad():
+            voices = pairs.pooled_voices().to(next(trained.parameters()).device)
+            loss.am_softmax.weight.copy_(trained.eval()(voices))
+    return loss

@@ -11,23 +11,24 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from v2f_core.diffusion.consistency import SelfConsistency
+from v2f_core.diffusion.consistency import FaceBatch, SelfConsistency
 from v2f_core.diffusion.lora import add_lora, lora_parameters
 from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
 from v2f_core.provenance import versions
-from v2f_core.training.checkpoints import load_checkpoint, randomness, restore_randomness, save_checkpoint
+from v2f_core.training import checkpoints
 from v2f_core.training.processes import anybody, average, average_gradients, gather, join, seed_share, trainer, wait
 from v2f_core.training.stage1 import identity_loss
 from v2f_core.training.stage2_settings import Stage2Settings
 from v2f_core.training.stage2_watch import Watch
-from v2f_core.training.stopping import until_terminated
+from v2f_core.training.stopping import asked_to_stop, until_terminated
 
 if TYPE_CHECKING:
     from v2f_core.diffusion.prior import Prior
     from v2f_core.training.latents import FacePairs
 
-CHECKPOINT_NAME = "checkpoint.pt"
+# more steps may be added later; a batch in parts is as good as a whole one
+NOT_DECISIVE = ("steps", "gradient_accumulation")
 
 
 def train(
@@ -47,6 +48,10 @@ def train(
     The last weights are kept, not the best: a falling L_self proves nothing (see ``monitors.csv``). A killed and
     resumed run gives the same bits as an unbroken one on the same machine. SIGTERM ends the process, as ever, but a
     checkpoint is written after the step that is under way.
+
+    With ``gradient_accumulation`` the batch's faces are looked at part after part, which takes less memory. Identities
+    and L_id are still those of the whole batch at once, so that all its rows are each other's negatives: only rounding
+    differs, and a run may go on in more parts, or fewer, than it began in.
 
     Where a launcher started several processes they share each batch: each draws, hears and looks at its part, the
     identities are gathered, and gradients are averaged, so that a step is that of one process with the whole batch, but
@@ -72,8 +77,9 @@ def train(
     from tqdm import tqdm
 
     process, processes = join(device)
-    if processes > min(settings.batch, len(training.wide.persons)) // settings.consistency.copies:
-        raise InputError(f"{processes} processes: there are fewer rows in a batch; start fewer")
+    parts = processes * settings.gradient_accumulation
+    if parts > min(settings.batch, len(training.wide.persons)) // settings.consistency.copies:
+        raise InputError(f"{parts} parts (processes × gradient_accumulation): a batch has fewer rows; take fewer")
     with torch.random.fork_rng(), until_terminated() as terminated:
         torch.manual_seed(settings.seed)  # dropout reads the global generator
         accelerator = trainer(device, settings.mixed_precision, Path(folder), tensorboard)
@@ -95,7 +101,7 @@ def train(
                 if stop or last or step % settings.checkpoint_every == 0:
                     run.save(step)
                 if stop and process == 0:
-                    bar.write(f"{folder}: asked to stop; saved after step {step}, run it again to go on", sys.stderr)
+                    bar.write(asked_to_stop(folder, step), sys.stderr)
                 if stop:
                     break
         for tracker in accelerator.trackers:
@@ -119,7 +125,9 @@ class _Run:
         provenance: Mapping[str, Any],
         accelerator: Any,
     ) -> None:
-        self.settings, self.folder, self.provenance = settings, folder, dict(provenance)
+        self.settings, self.folder = settings, folder
+        decisive = {name: value for name, value in asdict(settings).items() if name not in NOT_DECISIVE}
+        self.made_from = {**provenance, "settings": decisive}  # what determines the run
         self.share = join()  # which part of each batch, of how many
         self.accelerator, where = accelerator, accelerator.device
         self.aligner, self.prior, self.arcface = aligner.to(where), prior.to(where), arcface.to(where)
@@ -132,9 +140,8 @@ class _Run:
         consistency = settings.consistency if settings.weight_self else replace(settings.consistency, trains="aligner")
         self.critic = SelfConsistency(self.prior, self.arcface, consistency)
         free = not settings.identity.fixed_centroids
-        self.loss = identity_loss(training.pairs, settings.identity, free).to(where)
+        self.loss = identity_loss(training.pairs, settings.identity, free, self.aligner).to(where)
         validation_loss = identity_loss(validation.pairs, settings.identity, free=False).to(where)
-        self._place_classes()
         own = [*self.aligner.parameters(), *self.loss.parameters()]
         lora = [parameter for parameter in lora_parameters(self.prior).values() if parameter.requires_grad]
         self.parameters = own + lora
@@ -144,42 +151,32 @@ class _Run:
         self.watch = Watch(self.aligner, self.critic, self.validation, validation_loss, settings, accelerator)
         self.aligner.train()
 
-    @torch.no_grad()
-    def _place_classes(self) -> None:
-        """Free class vectors start where Stage I's aligner puts their persons: its own vectors are not kept."""
-        if not self.settings.identity.fixed_centroids:
-            self.aligner.eval()
-            self.loss.am_softmax.weight.copy_(self.aligner(self.training.pairs.pooled_voices()))
-
     def step(self, step: int) -> None:
         """One optimiser step; what is not finite stops the run before anything is changed."""
-        settings, before = self.settings, randomness(self.generator)
+        settings, before = self.settings, checkpoints.randomness(self.generator)
         voice, label, faces = self.training.draw(settings.batch, settings.identity.windows, self.generator)
 
         def stop(why: str) -> InputError:
-            restore_randomness(before, self.generator)
+            checkpoints.restore_randomness(before, self.generator)
             self.save(step - 1)
-            who = ", ".join(self.training.wide.persons[i] for i in label.tolist())
-            return InputError(
-                f"{self.folder / CHECKPOINT_NAME}: step {step}: {why}; saved as it was before that step. The batch was "
-                f"{who}; check their files, or lower the learning rates"
-            )
+            persons = [self.training.wide.persons[i] for i in label.tolist()]
+            return checkpoints.broken_off(self.folder / checkpoints.CHECKPOINT_NAME, step, why, persons)
 
         part = len(label) // self.share[1]
         count, mine = part * self.share[1], slice(self.share[0] * part, (self.share[0] + 1) * part)
         faces, label = faces[:count], label[:count]
         seed_share(settings.seed, step)
+        self.optimiser.zero_grad()
         terms: dict[str, Tensor] = {}
         why = ""
         try:
             with self.accelerator.autocast():
                 identity = gather(self.aligner(voice[mine]))
-                of_identity = self.loss(identity, faces.z_arc, label)
-                terms |= of_identity._asdict()
-                total = of_identity.total
-                if settings.weight_self:
-                    terms["self"] = self.critic(identity, faces, self.generator, self.share).loss
-                    total = total + settings.weight_self * min(1.0, step / max(1, settings.warmup)) * terms["self"]
+                terms |= self.loss(identity, faces.z_arc, label)._asdict()
+            total, asked = terms["total"], identity.detach().requires_grad_()
+            if settings.weight_self:
+                weight = settings.weight_self * min(1.0, step / max(1, settings.warmup))
+                terms["self"] = self._add_consistency(asked, faces, weight)
         except InputError as error:
             why = str(error)
         if anybody(bool(why), self.accelerator.device):
@@ -187,27 +184,38 @@ class _Run:
         terms = {name: average(value) for name, value in terms.items()}
         if wrong := [name for name, value in terms.items() if not bool(value.isfinite())]:
             raise stop(f"the loss term {wrong[-1]!r} is not finite")
-        self.optimiser.zero_grad()
-        self.accelerator.backward(total)
+        pull = torch.zeros_like(identity) if asked.grad is None else asked.grad
+        torch.autograd.backward([total, identity], [torch.ones_like(total), pull])
         average_gradients(self.parameters)
         norm = self.accelerator.clip_grad_norm_(self.parameters, settings.clip)
         if not bool(torch.as_tensor(norm).isfinite()):
             raise stop("the gradient is not finite")
         self.optimiser.step()
-        self.watch.count(terms | {"gradient": torch.as_tensor(norm)})
+        self.watch.history.count(terms | {"gradient": torch.as_tensor(norm)})
+
+    def _add_consistency(self, identity: Tensor, faces: FaceBatch, weight: float) -> Tensor:
+        """Gradients of the weighted L_self of this process's rows, part after part; its value, without gradient.
+
+        Each part knows the whole batch's identities and draws what the whole batch would; so their mean is its L_self.
+        """
+        parts, drawn = self.settings.gradient_accumulation, self.generator.get_state()
+        mean = torch.zeros((), device=identity.device)
+        for part in range(parts):
+            self.generator.set_state(drawn)
+            share = (self.share[0] * parts + part, self.share[1] * parts)
+            with self.accelerator.autocast():  # one each: backward frees what its cache holds
+                loss = self.critic(identity, faces, self.generator, share).loss
+            self.accelerator.backward(weight / parts * loss)
+            mean += loss.detach() / parts
+        return mean
 
     def evaluate(self, step: int) -> dict[str, float]:
         """A row for the history, one a band for the monitors, and the weights so far; the row's two losses."""
         found = self.watch.look(step)
         if self.share[0] == 0:
-            made = {**self.made_from(), "step": step, "versions": versions("torch", "diffusers", "peft", "v2f-core")}
+            made = {**self.made_from, "step": step, "versions": versions("torch", "diffusers", "peft", "v2f-core")}
             self.watch.write(self.folder, made)
         return found
-
-    def made_from(self) -> dict[str, Any]:
-        """What determines the run; more steps may be added later."""
-        settings = {name: value for name, value in asdict(self.settings).items() if name != "steps"}
-        return {**self.provenance, "settings": settings}
 
     def save(self, step: int) -> None:
         """Write the checkpoint after a step."""
@@ -219,14 +227,14 @@ class _Run:
             "loss": self.loss.state_dict(),
             "lora": {name: parameter.detach() for name, parameter in lora_parameters(self.prior).items()},
             "optimiser": self.optimiser.state_dict(),
-            "randomness": randomness(self.generator),
+            "randomness": checkpoints.randomness(self.generator),
             "rows": self.watch.state(),
         }
-        save_checkpoint(self.folder / CHECKPOINT_NAME, state, self.made_from())
+        checkpoints.save_checkpoint(self.folder / checkpoints.CHECKPOINT_NAME, state, self.made_from)
 
     def restore(self) -> int:
         """Load the checkpoint if there is one, and give the step it was written after."""
-        state = load_checkpoint(self.folder / CHECKPOINT_NAME, self.made_from())
+        state = checkpoints.load_checkpoint(self.folder / checkpoints.CHECKPOINT_NAME, self.made_from)
         if state is None:
             return 0
         self.aligner.load_state_dict(state["aligner"])
@@ -234,6 +242,6 @@ class _Run:
         for name, parameter in lora_parameters(self.prior).items():
             parameter.data.copy_(state["lora"][name])
         self.optimiser.load_state_dict(state["optimiser"])
-        restore_randomness(state["randomness"], self.generator)
+        checkpoints.restore_randomness(state["randomness"], self.generator)
         self.watch.load_state(state["rows"])
         return int(state["step"])

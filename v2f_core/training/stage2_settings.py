@@ -35,6 +35,7 @@ class Stage2Settings:
     warmup: int = 500  # λ_self rises from 0 over so many steps: "weight warm-up", its length is not in the paper
     clip: float = 1.0  # largest norm of the whole gradient: not in the paper
     gradient_checkpointing: bool = False  # of the UNet: less memory, a third more time
+    gradient_accumulation: int = 1  # the batch's faces are looked at in so many parts: less memory, the same step
     mixed_precision: str = "no"  # or "bf16"; the paper: "mixed precision"
     evaluate_every: int = 500
     checkpoint_every: int = 100
@@ -45,9 +46,21 @@ class Stage2Settings:
     consistency: ConsistencySettings = field(default_factory=ConsistencySettings)  # L_self
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "rank", "evaluate_every", "checkpoint_every", "monitor_bands"):
+        whole = (
+            "steps",
+            "batch",
+            "rank",
+            "gradient_accumulation",
+            "evaluate_every",
+            "checkpoint_every",
+            "monitor_bands",
+        )
+        for name in whole:
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)}: expected a whole number of at least 1")
+        rows, parts = self.batch // self.consistency.copies, self.gradient_accumulation
+        if rows % parts:
+            raise InputError(f"gradient_accumulation={parts}: expected a divisor of the batch's {rows} persons")
         for name in ("weight_self", "warmup"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name}={getattr(self, name)}: expected a number of at least 0")
@@ -71,13 +84,15 @@ BALANCED = MappingProxyType(
 )
 
 
-def from_profile(profile: Profile, seed: int = 0, mode: str | None = None, steps: int | None = None) -> Stage2Settings:
+def from_profile(
+    profile: Profile, seed: int = 0, mode: str | None = None, steps: int | None = None, parts: int | None = None
+) -> Stage2Settings:
     """A profile's settings of Stage II, with its Stage I's L_id.
 
     Args:
         seed: of everything that is drawn.
         mode: in place of the profile's; then the rest of L_self is as the mode has it by default, and λ_self balanced.
-        steps: in place of the profile's.
+        steps, parts: in place of the profile's steps and its gradient_accumulation.
     Raises:
         InputError: a setting makes no sense.
 
@@ -93,5 +108,7 @@ def from_profile(profile: Profile, seed: int = 0, mode: str | None = None, steps
         given["weight_self"] = BALANCED[mode]
     if steps:
         given["steps"] = steps
+    if parts:
+        given["gradient_accumulation"] = parts
     identity, consistency = Stage1Settings(**profile.stage1), ConsistencySettings(**chosen)
     return Stage2Settings(**given, identity=identity, consistency=consistency)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from v2f_core.diffusion.consistency import SelfConsistency
 from v2f_core.diffusion.lora_files import save_lora
@@ -18,13 +17,14 @@ from v2f_core.diffusion.timesteps import bands
 from v2f_core.files import atomic_write
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.losses import IdentityLoss
+from v2f_core.training.history import HISTORY_NAME, History, write_table
 from v2f_core.training.stage1 import validate
 from v2f_core.training.stage2_settings import Stage2Settings
 
 if TYPE_CHECKING:
     from v2f_core.training.latents import FacePairs
 
-HISTORY_NAME, MONITORS_NAME = "history.csv", "monitors.csv"
+MONITORS_NAME = "monitors.csv"
 BAND = ("step", "t_min", "t_max")  # which row of the monitors, not what it says
 
 
@@ -49,21 +49,14 @@ class Watch:
     ) -> None:
         self.aligner, self.critic, self.validation, self.loss = aligner, critic, validation, loss
         self.settings, self.accelerator = settings, accelerator
-        self.history: list[dict[str, float]] = []
+        self.history = History()
         self.monitors: list[dict[str, float]] = []
-        self.sums: dict[str, float] = {}
-
-    def count(self, terms: Mapping[str, Tensor]) -> None:
-        """Add a step's losses to those since the last look."""
-        for name, value in {**terms, "steps": torch.ones(())}.items():
-            self.sums[name] = self.sums.get(name, 0.0) + float(value.detach())
 
     @torch.no_grad()
     def look(self, step: int) -> dict[str, float]:
         """A row for the history and one a band for the monitors; the row's two losses."""
         settings, critic = self.settings, self.critic
-        taken = self.sums.pop("steps", 1.0)
-        row: dict[str, float] = {"step": step} | {f"train_{name}": value / taken for name, value in self.sums.items()}
+        row = self.history.row(step)
         row |= validate(self.aligner, self.validation.pairs, self.loss)
         voice, faces = self.validation.first(settings.monitored)
         self.aligner.eval()
@@ -78,8 +71,7 @@ class Watch:
             value = banded(identity, faces, generator).loss.detach()
             self.monitors.append({"step": step, **monitor, "self": float(value)})
         row["val_self"] = sum(m["self"] for m in self.monitors[-len(parts) :]) / len(parts)
-        self.history.append(row)
-        self.sums = {}
+        self.history.rows.append(row)
         self.accelerator.log({name: value for name, value in row.items() if name != "step"}, step)
         for monitor in self.monitors[-len(parts) :]:
             band = f"t_{monitor['t_min']}_to_{monitor['t_max']}"
@@ -89,20 +81,17 @@ class Watch:
 
     def write(self, folder: Path, made: Mapping[str, Any]) -> None:
         """Weights and tables, with what they were made from."""
-        import pandas as pd
-
         self.aligner.save_pretrained(folder / "aligner", made)
         save_lora(self.critic.prior, folder / "lora", made)
         with atomic_write(folder / "provenance.json") as temporary:
             temporary.write_text(json.dumps(made, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        for name, rows in ((HISTORY_NAME, self.history), (MONITORS_NAME, self.monitors)):
-            with atomic_write(folder / name) as temporary:
-                pd.DataFrame(rows).to_csv(temporary, index=False, float_format="%.6g")
+        for name, rows in ((HISTORY_NAME, self.history.rows), (MONITORS_NAME, self.monitors)):
+            write_table(rows, folder / name)
 
     def state(self) -> str:
         """The tables, for a checkpoint."""
-        return json.dumps([self.history, self.monitors, self.sums])
+        return json.dumps([self.history.rows, self.monitors, self.history.sums])
 
     def load_state(self, state: str) -> None:
         """Put those of a checkpoint back."""
-        self.history, self.monitors, self.sums = json.loads(state)
+        self.history.rows, self.monitors, self.history.sums = json.loads(state)

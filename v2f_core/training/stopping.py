@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 @contextmanager
@@ -31,3 +32,13 @@ def until_terminated() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGTERM, before)
         if came:
             signal.raise_signal(signal.SIGTERM)
+
+
+def asked_to_stop(folder: str | Path, step: int) -> str:
+    """What a training says when it stops so.
+
+    Example:
+        >>> asked_to_stop("runs/stage2", 7)
+        'runs/stage2: asked to stop; saved after step 7, run it again to go on'
+    """
+    return f"{folder}: asked to stop; saved after step {step}, run it again to go on"
