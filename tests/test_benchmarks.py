@@ -1,6 +1,8 @@
 """The programs that measure: that they run, and that what they measure has the published size."""
 
+import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -18,11 +20,12 @@ def programs(monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parent.parent / "benchmarks")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     yield
-    for name in ("gpu", "random_nets", "positions"):
+    for name in ("gpu", "random_nets", "positions", "distances"):
         sys.modules.pop(name, None)
 
 
-def test_every_line_of_the_gpu_table_is_measured_at_miniature_size(programs, tmp_path):
+def test_every_line_of_the_gpu_table_is_measured_at_miniature_size(programs, tmp_path, capsys):
+    import costs
     from gpu import main
 
     main(["--tiny", "--out", str(tmp_path)])
@@ -37,6 +40,8 @@ def test_every_line_of_the_gpu_table_is_measured_at_miniature_size(programs, tmp
     assert table.how[table.what == "Stage II"].tolist()[-1] == "bf16, paper, gradient checkpointing"
     assert (table.rate > 0).all()
     assert (table.note == "").all()
+    costs.main([str(tmp_path / "gpu_tiny.csv"), "--price", "2"])  # it finds all of its rates there
+    assert "Measured without a GPU: these hours and sums mean nothing." in capsys.readouterr().out
 
 
 def test_the_full_size_is_not_tried_without_a_gpu(programs, tmp_path):
@@ -102,3 +107,104 @@ def test_pairs_of_clips_come_from_two_recordings_of_each_test_person(programs):
     first, second = clip_pairs(LENGTHS[32])
     assert first.shape == second.shape == (200, 5000)
     assert not (first == second).all(1).any()
+
+
+def test_skill_is_0_for_the_mean_face_and_1_at_the_ceiling(programs):
+    from distances import distances
+
+    edges = {"mean": 0.05, "chance": 0.1, "ceiling": 0.25, "ceiling R@10": 0.5, "ceiling R@10 within sex": 0.6}
+    edges |= {"oracle": 0.8, "oracle, second scorer": 0.9}
+    kinds = ("cosine", "cosine of ẑ", "R@10", "R@10 within sex", "second scorer")
+    systems = {"mean": (0.05, 0.15, 0.1, 0.2, 0.4), "best": (0.25, 0.25, 0.5, 0.6, 0.8)}
+    table = pd.DataFrame(
+        {"system": system, "metric": kind, "value": value, "low": value - 0.1, "high": value + 0.02}
+        for system, values in systems.items()
+        for kind, value in zip(kinds, values, strict=True)
+    )
+    found = distances(table, edges).set_index("system").loc[list(systems)]
+    skills = ["skill", "skill R@10", "skill R@10 within sex", "skill of ẑ"]
+    assert found.loc["mean", skills].tolist() == pytest.approx([0, 0, 0, 0.5], abs=1e-9)
+    assert found.loc["best", skills].tolist() == pytest.approx([1, 1, 1, 1])
+    assert found["to the ceiling"].tolist() == pytest.approx([0.2, 0])
+    assert found["to the oracle"].tolist() == pytest.approx([0.75, 0.55])
+    assert found.loc["best", ["skill low", "skill high"]].tolist() == pytest.approx([0.5, 1.1])
+
+
+# --- costs
+
+
+@pytest.fixture
+def rates():
+    """One of each a second, but for the second mode, which did not fit."""
+    lines = [
+        ("AST, clips of 1.25 s", "bf16", 10.0),
+        ("VAE, latents", "bf16", 5.0),
+        ("Stage I", "fp32", 2.0),
+        ("Stage II", "bf16, paper", 0.5),
+        ("Stage II", "bf16, paper", 0.1),  # of a larger batch
+        ("Stage II", "bf16, cycle", None),
+        ("generation", "bf16, 25 steps, guidance 3", 4.0),
+    ]
+    table = pd.DataFrame(lines, columns=["what", "how", "rate"])
+    return table.assign(note=table.rate.map(lambda rate: "" if rate > 0 else "out of memory"), GPU="H200")
+
+
+def test_hours_are_counts_over_rates(programs, rates):
+    from costs import Job, hours
+
+    job = Job(clips=3600, seconds=5.0, faces=18_000, stage1_steps=7200, stage2_steps=1800, drawn=14_400)
+    # five seconds: windows begin every 0.625 s until 3.75 s, 7 of them; over all lengths near it 6.5 on average
+    assert job.windows == pytest.approx(3600 * 6.5)
+    assert hours(job, rates) == pytest.approx(
+        {
+            "voices: AST": 3600 * 6.5 / 10 / 3600,
+            "photos: latents": 1.0,
+            "Stage I": 1.0,
+            "Stage II": 1.0,
+            "evaluation: faces": 1.0,
+            "all": 4.65,
+        }
+    )
+    with pytest.raises(InputError, match=r"no rate of Stage II \(bf16, cycle\): out of memory"):
+        hours(replace(job, mode="cycle"), rates)
+    with pytest.raises(InputError, match=r"no rate of Stage II \(bf16, unheard\); measure"):
+        hours(replace(job, mode="unheard"), rates)
+
+
+def test_windows_of_recordings_are_counted_right_on_average(programs):
+    """Many recordings of all lengths, really cut, beside the formula for their mean length."""
+    from costs import Job
+
+    from v2f_core.speech.audio import clips
+
+    samples = range(60_000, 160_000, 97)
+    cut = sum(len(clips(torch.ones(n))) for n in samples)
+    mean = sum(samples) / len(samples) / 16_000
+    assert Job(clips=len(samples), seconds=mean).windows == pytest.approx(cut, rel=1e-3)
+    assert Job(clips=10, seconds=0.5).windows == 10  # a short one is repeated until it fills one
+
+
+def test_costs_grow_as_the_page_says(programs, rates):
+    from costs import Job, bill, hours
+
+    one, two = Job(), Job(clips=2 * Job.clips, faces=2 * Job.faces)
+    line, doubled = hours(one, rates), hours(two, rates)
+    assert doubled["voices: AST"] == pytest.approx(2 * line["voices: AST"])
+    assert doubled["photos: latents"] == pytest.approx(2 * line["photos: latents"])
+    assert (doubled["Stage I"], doubled["Stage II"]) == (line["Stage I"], line["Stage II"])  # steps, not persons
+    table = bill(line, price=3.0, gpus=(1, 8), efficiency=0.8)
+    for row, took in line.items():
+        assert table.loc[row].tolist() == pytest.approx([took, 3 * took, took / 6.4, 3 * took / 0.8])
+    assert one.gigabytes["windows"] == pytest.approx(one.windows * 768 * 4 / 1e9)
+
+
+def test_without_rates_the_paper_s_hours_are_told_as_such(programs, capsys):
+    from costs import main
+
+    main(["--price", "2"])
+    said = capsys.readouterr().out
+    assert "nothing here was measured" in said
+    assert re.search(r"Stage II, 20,000 steps +34.2 +68.4 +4.28 +68.4", said)
+    for wrong in (["--price", "-1"], ["--price", "1", "--efficiency", "0"], ["--price", "1", "--gpus", "0"]):
+        with pytest.raises(InputError, match="expected a price"):
+            main(wrong)
