@@ -14,11 +14,13 @@ from two_processes import (
     SETTINGS,
     VOICE,
     draw,
+    encode,
     hear,
     loss_and_gradients,
     one_of_two,
     pairs,
     parts,
+    photograph,
     record,
     stage2_gradients,
     train,
@@ -36,6 +38,7 @@ def two(tmp_path_factory, tiny_profile):
     """The folder in which two processes left what they found."""
     folder = tmp_path_factory.mktemp("two")
     record(folder / "data")
+    photograph(folder / "photos")
     torch.multiprocessing.spawn(one_of_two, (str(folder), str(tiny_profile.prior.parent)), nprocs=2)
     return folder
 
@@ -49,12 +52,14 @@ def test_two_processes_give_the_loss_and_the_gradients_of_one(two):
             torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
-def test_two_processes_extract_the_bytes_of_one(two, tmp_path):
+def test_two_processes_extract_the_bytes_of_one(two, tiny_profile, tmp_path):
     alone = hear(two / "data", tmp_path / "voices")
-    files = sorted(path.name for path in (tmp_path / "voices").iterdir())
-    assert files == [*(f"{i:05d}.safetensors" for i in range(5)), "provenance.json", "skipped.csv"]
-    for name in files:
-        assert (tmp_path / "voices" / name).read_bytes() == (two / "voices" / name).read_bytes(), name
+    encode(two / "photos", tiny_profile.prior.parent, tmp_path / "latents")
+    for store in ("voices", "latents"):
+        files = sorted(path.name for path in (tmp_path / store).iterdir())
+        assert files == [*(f"{i:05d}.safetensors" for i in range(5)), "provenance.json", "skipped.csv"]
+        for name in files:
+            assert (tmp_path / store / name).read_bytes() == (two / store / name).read_bytes(), (store, name)
     for rank in range(2):  # both have waited for the other's share
         assert torch.equal(torch.load(two / f"heard-{rank}.pt", weights_only=True), alone.vectors)
 
@@ -93,6 +98,7 @@ def test_two_processes_give_stage_ii_the_gradients_of_one(name, two, tiny_profil
 
 
 def test_two_processes_train_stage_ii_as_one_does_though_stopped_and_started_again(two, tiny_profile, tmp_path):
+    """Stopped after the second step, in three parts each, and gone on with in one."""
     alone = train_stage2(tiny_profile.prior.parent, tmp_path)
     for rank, asked in ((0, False), (1, True)):
         # one got the signal, both stopped after the same step; a checkpoint was not due then

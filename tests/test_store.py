@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from workers import read_or_be_killed
 
 from v2f_core.errors import InputError
 from v2f_core.training import store as stores
@@ -204,6 +205,19 @@ def test_a_lost_worker_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr("torch.utils.data.DataLoader", Dying)
     with pytest.raises(InputError, match=r"one died .*killed by signal.* run it again with fewer"):
         run(tmp_path, Embedder())
+
+
+def test_a_worker_that_is_really_killed_is_named_and_a_rerun_goes_on(tmp_path):
+    (tmp_path / "mine").touch()
+    folder, items = tmp_path / "store", [str(i) for i in range(20)]
+    how = {"batch": 3, "shard": 4, "decode": read_or_be_killed, "workers": 1}
+    with pytest.raises(InputError, match=r"1 workers: one died .*what is done is kept"):
+        stores.extract(tmp_path, items, Embedder(), folder, WEIGHTS, **how)
+    done = {int(path.stem) for path in folder.glob("[0-9]*.safetensors")}
+    assert done <= {0, 1}  # file 9 belongs to the third shard
+    resumed = stores.extract(tmp_path, items, again := Embedder(), folder, WEIGHTS, **how)
+    assert again.seen == [str(i) for i in range(20) if i // 4 not in done]
+    assert torch.equal(resumed.vectors, run(tmp_path / "whole", Embedder()).vectors)
 
 
 def test_a_disk_that_fills_up_is_named_and_a_rerun_makes_what_is_missing(monkeypatch, tmp_path):

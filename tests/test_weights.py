@@ -257,6 +257,7 @@ def answer(kind, **attributes):
         (errors.RepositoryNotFoundError, "no longer published"),
         (errors.RemoteEntryNotFoundError, "no longer published"),
         (errors.HfHubHTTPError, "the hub answers with an error"),
+        (OSError, "cannot be written .* free room, then run it again"),
     ],
 )
 def test_the_hub_s_refusals_say_what_to_do(monkeypatch, kind, message):
@@ -314,6 +315,16 @@ def test_a_download_goes_on_where_it_broke_off(tmp_path, server, monkeypatch):
     assert (tmp_path / "pack.zip").read_bytes() == Server.content
     assert Server.asked == [None, "bytes=1000-"]
     assert [path.name for path in tmp_path.iterdir()] == ["pack.zip"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's full device")
+def test_a_disk_that_fills_up_while_it_downloads_is_named(tmp_path, server):
+    (tmp_path / "pack.zip.part").symlink_to("/dev/full")
+    with pytest.raises(
+        InputError, match=r"pack\.zip\.part: cannot be written \(No space left .*free room, then run it"
+    ):
+        download(f"{server}/pack.zip", tmp_path / "pack.zip")
+    assert not (tmp_path / "pack.zip").exists()
 
 
 def test_a_file_that_was_changed_meanwhile_is_downloaded_from_its_beginning(tmp_path, server, monkeypatch):

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import soundfile
 import torch
 import torch.distributed as dist
 from fakes import Recogniser, people
+from PIL import Image
 from torch import nn
 
 from v2f_core.data.manifest import COLUMNS, Manifest
@@ -19,16 +21,19 @@ from v2f_core.diffusion.lora import add_lora, lora_parameters
 from v2f_core.diffusion.prior import Prior
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.contrast import InfoNCE
+from v2f_core.identity.faces import Face, FacePack
 from v2f_core.identity.losses import AMSoftmax, IdentityLoss
 from v2f_core.identity.sphere import normalise
 from v2f_core.profiles import MINI_ASSETS
 from v2f_core.speech.encoders import load_encoder
 from v2f_core.training import stage1, stage2
 from v2f_core.training.embeddings import extract_voices
+from v2f_core.training.latents import latent_embedder
 from v2f_core.training.pairs import Pairs
 from v2f_core.training.processes import average_gradients, gather, join
 from v2f_core.training.stage1 import Stage1Settings
 from v2f_core.training.stage2_settings import Stage2Settings
+from v2f_core.training.store import extract
 
 PERSONS, VOICE, FACE = 12, 6, 10
 LABEL = torch.tensor([0, 1, 2, 3, 4, 4, 5, 6])  # a person of both processes' shares: no negative of herself
@@ -96,6 +101,33 @@ def hear(data, store):
     return extract_voices(manifest, load_encoder("ast", weights), weights, store, 1.25, max_bad=0.5, batch=2, shard=2)
 
 
+class AlwaysAFace(FacePack):
+    """Finds a face wherever it looks, in the middle."""
+
+    def __init__(self):
+        pass
+
+    def detect(self, image):
+        points = np.full((5, 2), image.shape[0] / 2, np.float32)
+        return [Face(np.zeros(4, np.float32), points, 1.0)]
+
+
+def photograph(data):
+    """Nine pictures of noise, of which one is damaged."""
+    data.mkdir()
+    for i in range(9):
+        noise = np.random.default_rng(i).integers(0, 256, (40, 32, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(data / f"{i}.png")
+    (data / "4.png").write_bytes(b"")
+
+
+def encode(data, root, store):
+    """Their latents by the tiny prior: five shards of two files."""
+    embed = latent_embedder(Prior.from_folder(root / "prior"), AlwaysAFace())
+    items = [f"{i}.png" for i in range(9)]
+    return extract(data, items, embed, store, {"what": "latents"}, max_bad=0.5, batch=2, shard=2)
+
+
 # each way in which the rows of a batch meet: others' identities, others' faces, the batch's mean, drawn copies
 CONSISTENCIES = {
     "paper": ConsistencySettings("paper", condition_dropout=0.3),
@@ -149,10 +181,10 @@ def stage2_gradients(root, consistency, batch=6):
     return [own.detach(), *(parameter.grad for parameter in parameters)]
 
 
-def train_stage2(root, folder):
-    world = people(8, seed=1), people(5, seed=2)
+def train_stage2(root, folder, accumulated=1):
+    world, settings = (people(8, seed=1), people(5, seed=2)), replace(QUICK, gradient_accumulation=accumulated)
     aligner, prior = untrained(root)
-    stage2.train(aligner, prior, Recogniser(), *world, QUICK, folder, {}, tensorboard=True)
+    stage2.train(aligner, prior, Recogniser(), *world, settings, folder, {}, tensorboard=True)
     return {**aligner.state_dict(), **{name: p.detach() for name, p in lora_parameters(prior).items()}}
 
 
@@ -175,13 +207,14 @@ def one_of_two(rank: int, folder: str, root: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     heard = hear(Path(folder) / "data", Path(folder) / "voices")
     torch.save(heard.vectors, Path(folder) / f"heard-{rank}.pt")
+    encode(Path(folder) / "photos", Path(root), Path(folder) / "latents")
     torch.save(loss_and_gradients(rank, 2), Path(folder) / f"{rank}.pt")
     trained = train(Path(folder) / "stage1")
     torch.save(trained.state_dict(), Path(folder) / f"trained-{rank}.pt")
     found = {name: stage2_gradients(Path(root), asked) for name, asked in CONSISTENCIES.items()}
     torch.save(found, Path(folder) / f"stage2-gradients-{rank}.pt")
     asked = ask_to_stop_in(2) if rank else []  # one of the two alone
-    train_stage2(Path(root), Path(folder) / "stage2")
+    train_stage2(Path(root), Path(folder) / "stage2", accumulated=3)  # and goes on in one part
     before = torch.load(Path(folder) / "stage2" / "checkpoint.pt", weights_only=True)["state"]["step"]
     torch.save([before, bool(asked)], Path(folder) / f"stopped-{rank}.pt")
     torch.save(train_stage2(Path(root), Path(folder) / "stage2"), Path(folder) / f"stage2-{rank}.pt")

@@ -17,7 +17,7 @@ def download(url: str, target: str | Path) -> None:
     """Download a file; what a cut-off download left in ``target.part`` is kept, if the server's file is still the same.
 
     Raises:
-        InputError: the address cannot be reached, the server refuses, or the connection broke off.
+        InputError: the address cannot be reached, the server refuses, the connection broke off, or the disk is full.
     """
     from tqdm import tqdm
 
@@ -49,6 +49,8 @@ def download(url: str, target: str | Path) -> None:
         ) from error
     except (URLError, TimeoutError, ConnectionError) as error:
         raise InputError(f"{url}: cannot be reached or broke off ({error}); {AGAIN}") from error
+    except OSError as error:
+        raise InputError(f"{part}: cannot be written ({error.strerror}); free room, then {AGAIN}") from error
     if total and part.stat().st_size != total:
         raise InputError(f"{url}: broke off at {part.stat().st_size} of {total} bytes; {AGAIN}")
     part.replace(target)
@@ -87,3 +89,5 @@ def from_hub(repository: str, path: str) -> Path:
         raise InputError(
             f"{repository}/{path}: the hub answers with an error ({reason}); run it again later"
         ) from error
+    except OSError as error:
+        raise InputError(f"{repository}/{path}: cannot be written ({error}); free room, then {AGAIN}") from error
