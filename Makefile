@@ -40,7 +40,7 @@ format: $(READY) ## put the style right
 	$(BIN)/ruff format .
 
 lab: $(READY) ## open the notebooks in JupyterLab
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
 
 notebooks: $(READY) ## run every notebook anew and store what it shows
 	$(BIN)/python -m v2f_core.notebooks

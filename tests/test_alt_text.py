@@ -32,6 +32,15 @@ def test_a_colour_bar_is_no_panel():
     assert described(figure) == "Figure. colour: cosine."
 
 
+def test_what_is_written_in_a_panel_is_said_and_powers_of_ten_are_not():
+    figure = Figure()
+    ax = figure.subplots()
+    ax.loglog([1, 1000], [1, 1000])
+    ax.text(10, 10, "378 persons")
+    ax.text(20, 20, "A")
+    assert described(figure) == "Figure. 378 persons."
+
+
 def test_panels_that_say_the_same_are_named_once_and_a_long_text_is_cut():
     figure = Figure()
     for ax in figure.subplots(1, 4):

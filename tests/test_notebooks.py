@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import nbformat
@@ -29,6 +30,7 @@ def stored(tmp_path_factory):
         "import os, sys\nfrom pathlib import Path\nprint(os.environ['V2F_PROFILE'])",
         "print('50%|#####', file=sys.stderr)\nPath('here').touch()",
         "6 * 7",
+        "print(1)\nsys.stdout.flush()\nprint(2)",
     )
     book = small(*sources)
     book.metadata["widgets"] = {"state": 1}
@@ -39,10 +41,11 @@ def stored(tmp_path_factory):
 
 def test_a_run_notebook_holds_results_and_nothing_volatile(stored):
     book = json.loads(stored.read_text())
-    first, second, third = book["cells"][:3]
+    first, second, third, fourth = book["cells"][:4]
     assert first["outputs"][0]["text"] == ["mini\n"]  # under the mini profile
     assert second["outputs"] == []  # progress bars are gone
     assert third["outputs"][0]["data"]["text/plain"] == ["42"]
+    assert [output["text"] for output in fourth["outputs"]] == [["1\n", "2\n"]]  # in one piece
     assert [cell["execution_count"] for cell in (first, second, third)] == [1, 2, 3]
     assert all(cell["metadata"] == {} for cell in book["cells"])
     assert book["metadata"] == {"kernelspec": notebooks.KERNEL, "language_info": {"name": "python"}}
@@ -103,6 +106,61 @@ def test_a_notebooks_page_is_light_and_says_what_its_pictures_show(path):
     assert len(page.encode()) < 960_000
     assert "No description has been provided" not in page  # nbconvert's own words for want of any
     assert not re.search(r"\w+Warning: ", page)
+
+
+def test_text_that_a_kernel_cut_is_one_piece_again():
+    cell = v4.new_code_cell("…", outputs=[v4.new_output("stream", text=text) for text in ("1", "2")])
+    cell.outputs.insert(1, v4.new_output("stream", name="stderr", text="50%"))
+    (output,) = notebooks.clean(v4.new_notebook(cells=[cell])).cells[0].outputs
+    assert output.text == "12"
+
+
+@pytest.mark.parametrize("path", SERIES, ids=lambda path: path.name)
+def test_most_cells_print_what_is_compared(path):
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    compared = [cell for cell in cells if "NBVAL_IGNORE_OUTPUT" not in cell.source and any(map(says, cell.outputs))]
+    assert len(compared) >= 0.6 * len(cells)
+
+
+def says(output):
+    """Whether an output is text or a table, not a figure alone."""
+    return "text" in output or ("data" in output and "image/png" not in output.data)
+
+
+@pytest.mark.parametrize("path", SERIES, ids=lambda path: path.name)
+def test_the_first_cell_leads_to_the_notebooks_before_and_after(path):
+    first, place = nbformat.read(path, as_version=4).cells[0].source, SERIES.index(path)
+    for neighbour in SERIES[max(place - 1, 0) : place + 2]:
+        assert neighbour == path or f"[{neighbour.name[:2]}]({neighbour.name})" in first
+
+
+@pytest.mark.parametrize("path", SERIES, ids=lambda path: path.name)
+def test_a_kernel_without_the_package_is_told_what_to_do(path, monkeypatch):
+    source = next(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code")
+    for name in ("v2f_core", "v2f_core.provenance"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ModuleNotFoundError, match=r"make lab.*choose the kernel"):
+        exec(source.replace("%matplotlib inline", ""), {})
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "remedy"),
+    [
+        ("V2F_CACHE", "no_folder/cache", "cannot be written to.*set V2F_CACHE to a folder"),
+        ("V2F_PROFILE", "full", "the full profile's dataset is missing; put or link it there"),
+    ],
+)
+def test_a_missing_artefact_and_a_folder_without_permission_are_said_with_the_way_out(
+    setting, value, remedy, tmp_path, monkeypatch
+):
+    (tmp_path / "no_folder").touch()  # permissions do not hold back who tests as root
+    monkeypatch.setenv("V2F_FULL", str(tmp_path / "full"))
+    monkeypatch.setenv(setting, value if setting == "V2F_PROFILE" else str(tmp_path / value))
+    cells = [cell.source for cell in nbformat.read(SERIES[0], as_version=4).cells if cell.cell_type == "code"]
+    variables = {}
+    with pytest.raises(InputError, match=remedy):
+        for source in cells[1:5]:
+            exec(source, variables)
 
 
 @pytest.mark.parametrize("path", SERIES, ids=lambda path: path.name)

@@ -44,6 +44,7 @@ def test_cards_hold_every_face_every_player_and_every_caption():
     assert [int(picture.mean().round()) for picture in pictures] == pytest.approx([10, 200], abs=2)
     assert "&lt;one&gt;" in page  # a caption is text, not markup
     assert page.index("two") > page.index("&lt;one&gt;")
+    assert re.findall('alt="([^"]*)"', page) == ["face: &lt;one&gt;", "face: two"]
 
 
 def test_what_cannot_be_shown_is_refused():

@@ -17,7 +17,7 @@ _LONGEST = 600  # characters; a screen reader cannot skim
 
 
 def described(figure: Figure) -> str:
-    """A figure in words, from its titles, axes, legends and colour bars.
+    """A figure in words, from its titles, axes, legends, colour bars and what is written in it.
 
     Example:
         >>> from matplotlib.figure import Figure
@@ -65,10 +65,11 @@ def _panel(ax: Axes) -> str:
     names = [_plain(text.get_text()) for text in legend.get_texts()] if legend else []
     ticks = [*ax.get_xticklabels(), *ax.get_yticklabels()] if ax.axison else []
     named = [text for tick in ticks if re.search("[a-zA-Z]{2}", text := _plain(tick.get_text()))]
-    what = "; ".join(filter(None, [axes, ", ".join(dict.fromkeys(names)), ", ".join(dict.fromkeys(named))]))
+    written = [text for note in ax.texts if re.search("[a-zA-Z]{2}", text := _plain(note.get_text()))]
+    what = "; ".join(filter(None, [axes, *(", ".join(dict.fromkeys(texts)) for texts in (names, named, written))]))
     return ": ".join(filter(None, [title, what]))
 
 
 def _plain(text: str) -> str:
     """Text without the marks of mathematics and without line breaks."""
-    return " ".join(re.sub(r"\\(bar|hat|sqrt)|[\\${}]", "", text).split())
+    return " ".join(re.sub(r"\\(bar|hat|sqrt|mathdefault)|[\\${}]", "", text).split())

@@ -83,7 +83,7 @@ def clean(book: NotebookNode) -> NotebookNode:
         cell.metadata = type(book)({k: v for k, v in cell.metadata.items() if k == "tags"})
         if cell.cell_type != "code":
             continue
-        cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+        cell.outputs = _joined([output for output in cell.outputs if output.get("name") != "stderr"])
         for output in cell.outputs:
             if "data" in output:
                 said = output.metadata.get(_PNG, {}).get("alt")
@@ -92,6 +92,17 @@ def clean(book: NotebookNode) -> NotebookNode:
                 if _PNG in output.data:
                     output.data[_PNG] = _packed(output.data[_PNG])
     return book
+
+
+def _joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """Pieces of text that follow each other as one: where a kernel cuts them is chance."""
+    joined: list[NotebookNode] = []
+    for output in outputs:
+        if joined and output.get("name") == joined[-1].get("name") == "stdout":
+            joined[-1].text += output.text
+        else:
+            joined.append(output)
+    return joined
 
 
 def _packed(png: str) -> str:

@@ -82,7 +82,7 @@ def cards(
     width = max([200, *((size + 4) * len(row) for row in rows)])
     page = []
     for wave, caption, row in zip(waves, captions, rows, strict=True):
-        pictures = "".join(f"{picture(face, size)} " for face in row)
+        pictures = "".join(f"{picture(face, size, f'face: {caption}')} " for face in row)
         sound = base64.b64encode(mp3(wave)).decode()
         player = f'<audio controls style="width:200px; height:36px" src="data:audio/mpeg;base64,{sound}"></audio>'
         page.append(f'<div style="{_CARD.format(width=width)}">{pictures}<br>{player}<br>{html.escape(caption)}</div>')
