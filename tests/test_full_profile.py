@@ -40,6 +40,7 @@ from v2f_core.identity.sphere import normalise
 from v2f_core.origins import ORIGINS, VGGFACE2_JUDGE
 from v2f_core.pipeline import Vox2FacePipeline
 from v2f_core.profiles import MINI_ASSETS, load_profile
+from v2f_core.provenance import folder_hash
 from v2f_core.speech.audio import read_audio
 from v2f_core.speech.encoders import ASTEncoder, ECAPAEncoder, load_encoder
 
@@ -199,18 +200,18 @@ def test_every_file_is_pinned(full):
 
 @pytest.fixture
 def small_voxceleb(tmp_path):
-    """Sixty persons of MiniVox as HQ-VoxCeleb and VoxCeleb lie on disk: folders, tables, JPEG, WAV, m4a."""
+    """Eighty persons of MiniVox as HQ-VoxCeleb and VoxCeleb lie on disk: folders, tables, JPEG, WAV, m4a."""
     import av
 
     source = read_layout(unpack())
     root, names = tmp_path / "dataset", source.persons("train").index
     # women and men take turns; every second ten backwards, so that both are among every ten's last two
-    persons = [name for ten in range(6) for name in names[10 * ten : 10 * ten + 10][:: -1 if ten % 2 else 1]]
+    persons = [name for ten in range(8) for name in names[10 * ten : 10 * ten + 10][:: -1 if ten % 2 else 1]]
     tables = {"vox1": "VoxCeleb1 ID\tVGGFace1 ID\tGender\tNationality\tSet\n"}
     tables["vox2"] = "Class_ID,Name,Sample_Num,Flag,Gender_x,VoxCeleb2ID,VGGFace2ID,Gender_y,Set\n"
     for i, person in enumerate(persons):
         files = source.table[source.table.person == person]
-        sex, part = files.sex.iloc[0], "vox1" if i < 30 else "vox2"
+        sex, part = files.sex.iloc[0], "vox1" if i < 40 else "vox2"
         identifier = f"id{10001 + i}" if part == "vox1" else f"id{i:05d}"
         row = {"vox1": f"{identifier}\t{person}\t{sex}\tIreland\tdev\n"}
         row["vox2"] = f"n{i:06d},{person},99,1,{sex},{identifier},n{i:06d},{sex},dev\n"
@@ -235,28 +236,45 @@ def small_voxceleb(tmp_path):
     return root
 
 
-def test_a_small_voxceleb_goes_from_its_folders_to_stage_ii(full, small_voxceleb, tmp_path, monkeypatch, capsys):
+def test_a_small_voxceleb_goes_from_its_folders_to_a_report(full, small_voxceleb, tmp_path, monkeypatch, capsys):
+    """The commands of docs/full_profile.md, each reading what the one before wrote where it wrote it."""
+    root = tmp_path / "full"
+    root.mkdir()
     for part in full.prior.parent.iterdir():
-        (tmp_path / "full").mkdir(exist_ok=True)
-        (tmp_path / "full" / part.name).symlink_to(part)
-    (tmp_path / "full" / "dataset").symlink_to(small_voxceleb)
-    monkeypatch.setenv("V2F_FULL", str(tmp_path / "full"))
+        if part.name != "aligner":
+            (root / part.name).symlink_to(part)
+    (root / "dataset").symlink_to(small_voxceleb)
+    monkeypatch.setenv("V2F_FULL", str(root))
     monkeypatch.setenv("V2F_CACHE", str(tmp_path / "cache"))
 
     def run(*arguments):
         with pytest.raises(SystemExit) as done:
             main([*arguments])
-        assert done.value.code == 0
-        return capsys.readouterr().out
+        said = capsys.readouterr()
+        assert done.value.code == 0, said.err
+        return said.out
 
-    assert "train: 48 persons" in run("scan")
+    assert "train: 64 persons" in run("scan")
     said = run("extract", "--profile", "full")
     assert "0 files skipped" in said.splitlines()[0]  # every WAV and m4a was heard
-    run("stage1", "--profile", "full", "--steps", "2", "--out", str(tmp_path / "stage1"))
-    assert Aligner.from_pretrained(tmp_path / "stage1").speaker_width == 16
-    begun, out = ("--aligner", str(tmp_path / "stage1")), ("--out", str(tmp_path / "stage2"))
-    run("stage2", "--profile", "full", "--steps", "1", *begun, *out)
-    assert pd.read_csv(tmp_path / "stage2" / "history.csv").step.tolist() == [0, 1]
+    run("stage1", "--profile", "full", "--steps", "2", "--out", str(root / "aligner"))
+    assert Aligner.from_pretrained(root / "aligner").provenance["persons"] == 64
+    parts = ("--gradient-accumulation", "4")
+    run("stage2", "--profile", "full", "--steps", "1", *parts, "--out", str(root / "adapted"))
+    made = json.loads((root / "adapted" / "provenance.json").read_text())
+    assert made["settings"]["mixed_precision"] == "bf16"
+    assert made["aligner_sha256"] == folder_hash(root / "aligner")
+    assert pd.read_csv(root / "adapted" / "history.csv").step.tolist() == [0, 1]
+    how = ("--steps", "1", "--guidance", "1", "--out", str(tmp_path / "report"))
+    run("evaluate", "--profile", "full", "--stage2", str(root / "adapted"), *how)
+    told = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert told["about"]["profile"] == "full"
+    assert told["about"]["weights_sha256"]["aligner"] == folder_hash(root / "aligner")
+    assert (tmp_path / "report" / "report.html").stat().st_size > 10_000
+    # faces are drawn with what Stage II left
+    voice = next((root / "dataset").rglob("*.m4a"))
+    run("generate", str(voice), "--profile", "full", "-n", "1", "--out", str(tmp_path / "faces"))
+    assert len(list((tmp_path / "faces").glob("*.png"))) == 2  # a face and the sheet
 
 
 # --- full size, counted without memory

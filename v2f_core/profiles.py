@@ -152,19 +152,8 @@ def cache_folder() -> Path:
 
 
 def _parts_in(root: Path, name: str, image_size: int, dataset: Path, **settings: Any) -> Profile:
-    return Profile(
-        name=name,
-        image_size=image_size,
-        dataset=dataset,
-        ast=root / "ast",
-        ecapa=root / "ecapa",
-        faces=root / "faces",
-        prior=root / "prior",
-        judge=root / "judge",
-        aligner=root / "aligner",
-        adapted=root / "adapted",
-        **settings,
-    )
+    parts: dict[str, Any] = {part: root / part for part in (*PARTS, "adapted")}
+    return Profile(name=name, image_size=image_size, dataset=dataset, **parts, **settings)
 
 
 def _mini() -> Profile:
@@ -221,6 +210,7 @@ def _full() -> Profile:
         dataset=root / "dataset",
         scorer=root / "scorer",
         ast_frames=128,  # a clip of 1.25 s; the published 1,024 cost ten times as much
+        stage2=MappingProxyType({"mixed_precision": "bf16"}),  # the paper: "mixed precision"
         published=True,
     )
 
