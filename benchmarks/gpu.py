@@ -3,10 +3,10 @@
     python benchmarks/gpu.py                     # needs CUDA and about 40 GB of its memory; writes results/gpu.csv
     python benchmarks/gpu.py --tiny              # anywhere, in a minute: that it runs; the figures mean nothing
 
-Extraction: AST-base on clips of 1.25 s, the VAE on 512 px, in fp32 and bf16. Stage I at batch 128. Stage II's own step
-in bf16, LoRA r = 16 on UNet and text encoder of Stable Diffusion 1.5's size, f_arc of an iResNet-100's: every mode at
-the paper's batch of 16, then more batches, with and without gradient checkpointing. Generation: 4 images, 25 steps,
-guidance 3. What does not fit into memory is a row that says so.
+Extraction: AST-base on clips of 1.25 s, the VAE on 512 px, in fp32 and bf16; ArcFace, by torch, in fp32. Stage I at
+batch 128. Stage II's own step in bf16, LoRA r = 16 on UNet and text encoder of Stable Diffusion 1.5's size, f_arc of an
+iResNet-100's: every mode at the paper's batch of 16, then more batches, with and without gradient checkpointing.
+Generation: 4 images, 25 steps, guidance 3. What does not fit into memory is a row that says so.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def measured(call: Callable[[], Any], size: Size, device: str) -> tuple[float, f
 
 
 def extraction(size: Size, device: str) -> Iterator[dict[str, Any]]:
-    """Speaker embeddings and latents."""
+    """Speaker embeddings, latents and identities."""
     from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
 
     encoder = ASTEncoder(ASTModel(ASTConfig(**size.ast)), ASTFeatureExtractor(), max_frames=128).to(device)
@@ -78,6 +78,9 @@ def extraction(size: Size, device: str) -> Iterator[dict[str, Any]]:
                 prior.encode(pictures)
 
         yield row("VAE, latents", precision, len(pictures), "images/s", size, device, encode)
+    arcface, crops = IResNet(size.arcface).to(device), torch.rand(64, 3, 112, 112, device=device) * 2 - 1
+    embed_faces = torch.no_grad()(lambda: arcface(crops))
+    yield row("ArcFace, crops of 112 px", "fp32", len(crops), "images/s", size, device, embed_faces)
 
 
 def first_stage(size: Size, device: str) -> Iterator[dict[str, Any]]:

@@ -33,6 +33,7 @@ def test_every_line_of_the_gpu_table_is_measured_at_miniature_size(programs, tmp
     assert table.groupby("what", sort=False).size().to_dict() == {
         "AST, clips of 1.25 s": 2,
         "VAE, latents": 2,
+        "ArcFace, crops of 112 px": 1,
         "Stage I": 1,
         "Stage II": len(CHOICES["mode"]) + 1,
         "generation": 2,
@@ -139,6 +140,7 @@ def rates():
     lines = [
         ("AST, clips of 1.25 s", "bf16", 10.0),
         ("VAE, latents", "bf16", 5.0),
+        ("ArcFace, crops of 112 px", "fp32", 20.0),
         ("Stage I", "fp32", 2.0),
         ("Stage II", "bf16, paper", 0.5),
         ("Stage II", "bf16, paper", 0.1),  # of a larger batch
@@ -158,11 +160,12 @@ def test_hours_are_counts_over_rates(programs, rates):
     assert hours(job, rates) == pytest.approx(
         {
             "voices: AST": 3600 * 6.5 / 10 / 3600,
+            "photos: ArcFace": 0.25,
             "photos: latents": 1.0,
             "Stage I": 1.0,
             "Stage II": 1.0,
             "evaluation: faces": 1.0,
-            "all": 4.65,
+            "all": 4.9,
         }
     )
     with pytest.raises(InputError, match=r"no rate of Stage II \(bf16, cycle\): out of memory"):
@@ -208,3 +211,16 @@ def test_without_rates_the_paper_s_hours_are_told_as_such(programs, capsys):
     for wrong in (["--price", "-1"], ["--price", "1", "--efficiency", "0"], ["--price", "1", "--gpus", "0"]):
         with pytest.raises(InputError, match="expected a price"):
             main(wrong)
+
+
+def test_the_page_of_costs_says_what_the_program_says(programs):
+    from costs import PAPER, Job, bill
+
+    page = (Path(__file__).parent.parent / "docs" / "costs.md").read_text(encoding="utf-8")
+    for row, figures in bill(PAPER | {"all": sum(PAPER.values())}, price=2.5).round(2).iterrows():
+        line = re.search(rf"^\| {row} \|(.*)\|$", page, flags=re.M)
+        assert [float(cell) for cell in line[1].split("|")] == figures.tolist(), row
+    assert f"{Job().windows / 1e6:.1f} million windows" in page
+    size = Job().gigabytes
+    assert f"{size['windows']:.1f} GB for HQ-VoxCeleb" in page
+    assert f"a photo, {size['latents']:.1f} GB" in page
