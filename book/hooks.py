@@ -19,7 +19,8 @@ ROOT = Path(__file__).resolve().parents[1]
 CODE = re.compile(r"(```.*?```|`[^`\n]+`)", flags=re.S)
 MATH = re.compile(r"\$\$(?P<block>.+?)\$\$|\$(?P<inline>[^$\n]+)\$", flags=re.S)
 TAG = re.compile(r"\\tag\{(.+?)\}")
-ASIDE = ("docs/*.webp", "docs/thumbnails/*.webp", "notebooks/solutions/*.py", "LICENSE")  # linked to, but no pages
+# linked to, but no pages
+ASIDE = ("docs/*.webp", "docs/thumbnails/*.webp", "notebooks/solutions/*.py", "results/*.csv", "LICENSE")
 
 
 def pages(*patterns: str) -> list[str]:

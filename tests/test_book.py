@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,14 @@ def test_notebooks_are_listed_by_their_headings_and_in_order(book):
     titles = [title for entry in notebooks for title in entry]
     assert titles == sorted(titles)
     assert titles[0].startswith("00 ")
+
+
+def test_whatever_a_page_links_to_is_part_of_the_site(book):
+    guides = book.pages("README.md", "docs/*.md", "data_cards/*.md")
+    there = {*guides, *book.pages("notebooks/*.ipynb", *book.ASIDE)}
+    for page in guides:
+        for link in re.findall(r"\]\(([^):#]+?)(?:#[^)]*)?\)", (ROOT / page).read_text(encoding="utf-8")):
+            assert ((ROOT / page).parent / link).resolve().relative_to(ROOT).as_posix() in there, f"{page}: {link}"
 
 
 def test_links_that_lead_nowhere_are_found(book, tmp_path):

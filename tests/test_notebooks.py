@@ -157,10 +157,8 @@ def test_a_missing_artefact_and_a_folder_without_permission_are_said_with_the_wa
     monkeypatch.setenv("V2F_FULL", str(tmp_path / "full"))
     monkeypatch.setenv(setting, value if setting == "V2F_PROFILE" else str(tmp_path / value))
     cells = [cell.source for cell in nbformat.read(SERIES[0], as_version=4).cells if cell.cell_type == "code"]
-    variables = {}
     with pytest.raises(InputError, match=remedy):
-        for source in cells[1:5]:
-            exec(source, variables)
+        exec("\n".join(cells[1:5]), {})
 
 
 @pytest.mark.parametrize("path", SERIES, ids=lambda path: path.name)
