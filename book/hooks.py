@@ -6,6 +6,7 @@ by their places in the repository; so the site is laid out as the repository is.
 
 from __future__ import annotations
 
+import hashlib
 import html
 import json
 import re
@@ -18,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 ROOT = Path(__file__).resolve().parents[1]
 CODE = re.compile(r"(```.*?```|`[^`\n]+`)", flags=re.S)
 MATH = re.compile(r"\$\$(?P<block>.+?)\$\$|\$(?P<inline>[^$\n]+)\$", flags=re.S)
+HEAVIEST = 1_000_000  # bytes a page
 TAG = re.compile(r"\\tag\{(.+?)\}")
 # linked to, but no pages
 ASIDE = ("docs/*.webp", "docs/thumbnails/*.webp", "notebooks/solutions/*.py", "results/*.csv", "LICENSE")
@@ -78,9 +80,10 @@ def with_mathml(text: str) -> str:
 
 
 def prepared(page: str, folder: Path) -> Path:
-    """A notebook's copy for the site, its figures with their texts; the folder that its path starts from."""
+    """A notebook's copy for the site: figures with texts, cells without tags; the folder that its path starts from."""
     book = json.loads((ROOT / page).read_text(encoding="utf-8"))
     for cell in book["cells"]:
+        cell["metadata"] = {}
         for output in cell.get("outputs", ()):
             if said := output.get("metadata", {}).get("image/png", {}).get("alt"):  # which the template leaves out
                 png = "".join(output["data"]["image/png"]).strip()
@@ -143,9 +146,24 @@ def on_page_content(content: str, page: Any, config: Any, files: Any) -> str:
     return re.sub(r":(?:class|func|data|mod|meth|attr):<code>~?(?:v2f_core\.[\w.]*\.)?", "<code>", content)
 
 
+def on_post_page(output: str, page: Any, config: Any) -> str:
+    """The styles that each notebook's page would bring along, most of its size, become files that all pages share."""
+
+    def shared(found: re.Match[str]) -> str:
+        name = f"assets/notebook-{hashlib.sha256(found[1].encode()).hexdigest()[:12]}.css"
+        path = Path(config.site_dir) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(found[1], encoding="utf-8")
+        return f'<link rel="stylesheet" href="{"../" * page.file.dest_uri.count("/")}{name}">'
+
+    return re.sub(r"<style[^>]*>([^<]{5000,})</style>", shared, output)
+
+
 def on_post_build(config: Any) -> None:
-    """Every link that the site has within itself is followed."""
+    """Every link that the site has within itself is followed, and every page weighed."""
     from mkdocs.exceptions import PluginError
 
     if found := list(broken(Path(config.site_dir))):
         raise PluginError(f"{len(found)} links lead nowhere:\n" + "\n".join(found[:20]))
+    if heavy := [path.name for path in Path(config.site_dir).rglob("*.html") if path.stat().st_size > HEAVIEST]:
+        raise PluginError(f"pages of more than {HEAVIEST:,} bytes: {', '.join(sorted(heavy))}")

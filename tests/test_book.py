@@ -95,6 +95,21 @@ def test_links_between_notebooks_become_links_between_pages(book):
     )
 
 
+def test_large_styles_are_shared_between_pages(book, tmp_path):
+    class Page:
+        class file:  # noqa: N801
+            dest_uri = "notebooks/a.html"
+
+    class Config:
+        site_dir = str(tmp_path)
+
+    large = "p { color: red }" * 1000
+    page = book.on_post_page(f"<style>{large}</style><style>i {{}}</style>", Page, Config)
+    (file,) = (tmp_path / "assets").iterdir()
+    assert file.read_text() == large
+    assert page == f'<link rel="stylesheet" href="../assets/{file.name}"><style>i {{}}</style>'
+
+
 def test_roles_of_sphinx_become_plain_code(book):
     class Page:
         class file:  # noqa: N801
@@ -116,8 +131,10 @@ def test_formulae_become_mathml_and_code_is_left_alone(book):
 def test_figures_get_their_texts(book, tmp_path, monkeypatch):
     pytest.importorskip("latex2mathml", reason="only make book installs it")
     output = {"data": {"image/png": "AAAA\n"}, "metadata": {"image/png": {"alt": 'a "red" line'}}}
-    (tmp_path / "a.ipynb").write_text(json.dumps({"cells": [{"cell_type": "code", "outputs": [output]}]}))
+    cell = {"cell_type": "code", "metadata": {"tags": ["thumbnail"]}, "outputs": [output]}
+    (tmp_path / "a.ipynb").write_text(json.dumps({"cells": [cell]}))
     monkeypatch.setattr(book, "ROOT", tmp_path)
     copy = json.loads((book.prepared("a.ipynb", tmp_path / "copy") / "a.ipynb").read_text())
+    assert copy["cells"][0]["metadata"] == {}  # tags are ours, not the reader's
     (shown,) = copy["cells"][0]["outputs"]
     assert shown["data"] == {"text/html": '<img alt="a &quot;red&quot; line" src="data:image/png;base64,AAAA">'}
