@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -63,6 +63,50 @@ def load_checkpoint(path: str | Path, made_from: Mapping[str, Any]) -> dict[str,
             "begin anew"
         )
     return state
+
+
+@runtime_checkable
+class Part(Protocol):
+    """What can be put aside and taken up again: a net, an optimiser, a table."""
+
+    def state_dict(self) -> Any:
+        """All that it holds, in tensors, numbers, strings and nestings of them."""
+
+    def load_state_dict(self, state: Any) -> Any:
+        """Put it back."""
+
+
+def save_training(
+    path: str | Path, step: int, parts: Mapping[str, Part], generator: torch.Generator, made_from: Mapping[str, Any]
+) -> None:
+    """Write the checkpoint of a training after a step: its parts by their names, and all randomness."""
+    held = {name: part.state_dict() for name, part in parts.items()}
+    save_checkpoint(path, {"step": step, **held, "randomness": randomness(generator)}, made_from)
+
+
+def resume_training(
+    path: str | Path, parts: Mapping[str, Part], generator: torch.Generator, made_from: Mapping[str, Any]
+) -> int:
+    """Load the checkpoint of :func:`save_training` if there is one; the step it was written after, else 0.
+
+    Raises:
+        InputError: see :func:`load_checkpoint`.
+
+    Example:
+        >>> import tempfile
+        >>> path, seeded = Path(tempfile.mkdtemp()) / "checkpoint.pt", torch.Generator().manual_seed(0)
+        >>> net, again = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+        >>> save_training(path, 7, {"net": net}, seeded, {})
+        >>> resume_training(path, {"net": again}, seeded, {}), bool((again.weight == net.weight).all())
+        (7, True)
+    """
+    state = load_checkpoint(path, made_from)
+    if state is None:
+        return 0
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+    restore_randomness(state["randomness"], generator)
+    return int(state["step"])
 
 
 def broken_off(path: Path, step: int, why: str, persons: Sequence[str]) -> InputError:

@@ -167,6 +167,8 @@ class _Run:
         self.trained = nn.ModuleDict({"aligner": self.aligner, "loss": self.loss, "encoder": self.top})
         seen = (self.encoder, self.aligner, Path(source), validation, validation_loss)
         self.watch = Watch(*seen, settings, folder, self.made_from, device, workers)
+        self.parts: dict[str, checkpoints.Part] = {"trained": self.trained, "optimiser": self.optimiser}
+        self.parts |= {"schedule": self.schedule, "rows": self.watch}
         self._train()
 
     def _train(self) -> None:
@@ -213,24 +215,11 @@ class _Run:
 
     def save(self, step: int) -> None:
         """Write the checkpoint after a step."""
-        state = {
-            "step": step,
-            "trained": self.trained.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "randomness": checkpoints.randomness(torch.Generator()),  # of dropout: a step's draws have their own seed
-            "rows": self.watch.state(),
-        }
-        checkpoints.save_checkpoint(self.folder / checkpoints.CHECKPOINT_NAME, state, self.made_from)
+        path = self.folder / checkpoints.CHECKPOINT_NAME
+        # randomness is that of dropout: a step's draws have their own seed
+        checkpoints.save_training(path, step, self.parts, torch.Generator(), self.made_from)
 
     def restore(self) -> int:
         """Load the checkpoint if there is one, and give the step it was written after."""
-        state = checkpoints.load_checkpoint(self.folder / checkpoints.CHECKPOINT_NAME, self.made_from)
-        if state is None:
-            return 0
-        self.trained.load_state_dict(state["trained"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.schedule.load_state_dict(state["schedule"])
-        checkpoints.restore_randomness(state["randomness"], torch.Generator())
-        self.watch.load_state(state["rows"])
-        return int(state["step"])
+        path = self.folder / checkpoints.CHECKPOINT_NAME
+        return checkpoints.resume_training(path, self.parts, torch.Generator(), self.made_from)

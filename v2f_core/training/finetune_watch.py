@@ -78,10 +78,10 @@ class Watch:
         made = {**self.made, **theirs, "step": row["step"], "validation": dict(row)}
         self.aligner.save_pretrained(self.folder / "aligner", made)
 
-    def state(self) -> str:
+    def state_dict(self) -> str:
         """The table, for a checkpoint."""
         return json.dumps([self.history.rows, self.history.sums])
 
-    def load_state(self, state: str) -> None:
+    def load_state_dict(self, state: str) -> None:
         """Put that of a checkpoint back."""
         self.history.rows, self.history.sums = json.loads(state)

@@ -149,6 +149,9 @@ class _Run:
         groups += [{"params": lora, "lr": settings.learning_rate_lora}] if lora else []
         self.optimiser = self.accelerator.prepare(torch.optim.AdamW(groups, weight_decay=settings.weight_decay))
         self.watch = Watch(self.aligner, self.critic, self.validation, validation_loss, settings, accelerator)
+        adapters = _Adapters(self.prior)
+        self.parts: dict[str, checkpoints.Part] = {"aligner": self.aligner, "loss": self.loss, "lora": adapters}
+        self.parts |= {"optimiser": self.optimiser, "rows": self.watch}
         self.aligner.train()
 
     def step(self, step: int) -> None:
@@ -221,27 +224,24 @@ class _Run:
         """Write the checkpoint after a step."""
         if self.share[0]:
             return
-        state = {
-            "step": step,
-            "aligner": self.aligner.state_dict(),
-            "loss": self.loss.state_dict(),
-            "lora": {name: parameter.detach() for name, parameter in lora_parameters(self.prior).items()},
-            "optimiser": self.optimiser.state_dict(),
-            "randomness": checkpoints.randomness(self.generator),
-            "rows": self.watch.state(),
-        }
-        checkpoints.save_checkpoint(self.folder / checkpoints.CHECKPOINT_NAME, state, self.made_from)
+        path = self.folder / checkpoints.CHECKPOINT_NAME
+        checkpoints.save_training(path, step, self.parts, self.generator, self.made_from)
 
     def restore(self) -> int:
         """Load the checkpoint if there is one, and give the step it was written after."""
-        state = checkpoints.load_checkpoint(self.folder / checkpoints.CHECKPOINT_NAME, self.made_from)
-        if state is None:
-            return 0
-        self.aligner.load_state_dict(state["aligner"])
-        self.loss.load_state_dict(state["loss"])
+        path = self.folder / checkpoints.CHECKPOINT_NAME
+        return checkpoints.resume_training(path, self.parts, self.generator, self.made_from)
+
+
+class _Adapters:
+    """The adapters on a prior, as a checkpoint holds them."""
+
+    def __init__(self, prior: Prior) -> None:
+        self.prior = prior
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {name: parameter.detach() for name, parameter in lora_parameters(self.prior).items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         for name, parameter in lora_parameters(self.prior).items():
-            parameter.data.copy_(state["lora"][name])
-        self.optimiser.load_state_dict(state["optimiser"])
-        checkpoints.restore_randomness(state["randomness"], self.generator)
-        self.watch.load_state(state["rows"])
-        return int(state["step"])
+            parameter.data.copy_(state[name])

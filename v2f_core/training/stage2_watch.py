@@ -88,10 +88,10 @@ class Watch:
         for name, rows in ((HISTORY_NAME, self.history.rows), (MONITORS_NAME, self.monitors)):
             write_table(rows, folder / name)
 
-    def state(self) -> str:
+    def state_dict(self) -> str:
         """The tables, for a checkpoint."""
         return json.dumps([self.history.rows, self.monitors, self.history.sums])
 
-    def load_state(self, state: str) -> None:
+    def load_state_dict(self, state: str) -> None:
         """Put those of a checkpoint back."""
         self.history.rows, self.monitors, self.history.sums = json.loads(state)
