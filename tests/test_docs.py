@@ -143,6 +143,8 @@ def test_the_table_of_all_rows_says_what_was_measured():
             assert numbers(cells[7] + " " + cells[8]) == pytest.approx(
                 [round(sets.VFS[name], 1), round(sets["kernel distance"][name], 2)], abs=1e-9
             )
+        if cells[9]:
+            assert numbers(cells[9]) == pytest.approx([sets.diversity[name]], abs=6e-4)
     faces = systems.xs("face", level="by").loc["within sex"]
     for name in ("random real face", "shuffled voice"):
         assert faces["1:2 matching low"][name] <= 0.501

@@ -86,7 +86,7 @@ def sets_table(rows: Sequence[Mapping[str, Any]]) -> str:
             if "VFS" in row
             else ""
         )
-        numbers = "".join(f"<td>{row[name]:.4g}</td>" if name in row else "<td></td>" for name in (*numbered, *spreads))
+        numbers = "".join(f"<td>{row[name]:.3g}</td>" if name in row else "<td></td>" for name in (*numbered, *spreads))
         scale = f"{row['guidance']:g}" if "guidance" in row else ""
         lines.append(
             f"<tr><td>{escape(row['system'])}</td><td>{row['images']}</td><td>{scale}</td><td>{row['undetected']}</td>"
