@@ -1,8 +1,6 @@
 """Stage I from waveforms: it hears what it should, trains what it should, keeps its best, and survives a kill."""
 
 import math
-import os
-import signal
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +10,7 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
+from fakes import asked_to_stop
 
 from v2f_core import cli
 from v2f_core.data.manifest import COLUMNS, Manifest
@@ -238,21 +237,9 @@ def test_a_killed_run_goes_on_to_the_same_bytes(run, unbroken, tmp_path, monkeyp
     assert (tmp_path / "history.csv").read_bytes() == (unbroken[0] / "history.csv").read_bytes()
 
 
-def test_sigterm_saves_after_the_step_under_way_and_is_passed_on(run, unbroken, tmp_path, monkeypatch, capsys):
-    step, passed_on = module._Run.step, []
-    before = signal.signal(signal.SIGTERM, lambda *_: passed_on.append(True))
-
-    def asked(self, number, *rest):
-        if number == 3:  # a checkpoint is due after 2 and 4
-            os.kill(os.getpid(), signal.SIGTERM)
-        step(self, number, *rest)
-
-    try:
-        with monkeypatch.context() as patch:
-            patch.setattr(module._Run, "step", asked)
-            run(tmp_path)
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def test_sigterm_saves_after_the_step_under_way_and_is_passed_on(run, unbroken, tmp_path, capsys):
+    with asked_to_stop(module._Run, at=3) as passed_on:  # a checkpoint is due after 2 and 4
+        run(tmp_path)
     assert passed_on == [True]
     assert "saved after step 3, run it again" in capsys.readouterr().err
     assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["state"]["step"] == 3

@@ -1,7 +1,6 @@
 """Stage II trains what it says, stops at once when a number breaks, and goes on after a kill as if nothing had been."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from fakes import SHAPE, Recogniser, people
+from fakes import SHAPE, Recogniser, asked_to_stop, people
 from two_processes import CONSISTENCIES
 
 from v2f_core import cli
@@ -274,21 +273,9 @@ def test_a_killed_run_goes_on_to_the_same_bits(killed_in, run, unbroken, tmp_pat
         assert (unbroken[0] / file).read_bytes() == (tmp_path / file).read_bytes(), file
 
 
-def test_sigterm_saves_after_the_step_under_way_and_is_passed_on(run, unbroken, tmp_path, monkeypatch, capsys):
-    step, passed_on = stage2._Run.step, []
-    before = signal.signal(signal.SIGTERM, lambda *_: passed_on.append(True))
-
-    def asked(self, number):
-        if number == 3:  # a checkpoint is due after 2 and 4
-            os.kill(os.getpid(), signal.SIGTERM)
-        step(self, number)
-
-    try:
-        with monkeypatch.context() as patch:
-            patch.setattr(stage2._Run, "step", asked)
-            run(tmp_path)
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def test_sigterm_saves_after_the_step_under_way_and_is_passed_on(run, unbroken, tmp_path, capsys):
+    with asked_to_stop(stage2._Run, at=3) as passed_on:  # a checkpoint is due after 2 and 4
+        run(tmp_path)
     assert passed_on == [True]
     assert "saved after step 3, run it again" in capsys.readouterr().err
     assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["state"]["step"] == 3
