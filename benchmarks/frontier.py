@@ -24,7 +24,6 @@ from v2f_core.evaluation.ablation import as_diverse
 from v2f_core.evaluation.intervals import bootstrap, paired_difference
 from v2f_core.evaluation.scorer import Faces
 from v2f_core.evaluation.systems import Drawing, draw_faces
-from v2f_core.evaluation.tuning import GUIDANCES
 from v2f_core.files import atomic_write
 from v2f_core.identity.aligner import Aligner
 from v2f_core.plan import Plan
@@ -40,7 +39,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--persons", type=int, default=300)
     parser.add_argument("--split", default="test")
-    parser.add_argument("--guidances", type=float, nargs="+", default=GUIDANCES)
+    parser.add_argument("--guidances", type=float, nargs="+", default=(1.0, 2.0, 3.0, 4.5, 6.5))
     parser.add_argument("--out", type=Path, default=Path("results"))
     chosen = parser.parse_args()
     plan = Plan(load_profile("mini"), chosen.runs, persons=chosen.persons, split=chosen.split)
@@ -73,8 +72,8 @@ def measured(
 ) -> dict[str, np.ndarray]:
     """Two faces of everybody by a finished run, drawn under a scale; what was drawn before is not drawn again."""
     run = plan.run(system, seed)
-    if not (run / plan.drawn / "persons.csv").is_file():
-        raise InputError(f"{run / plan.drawn}: no finished run; python -m v2f_core ablate makes it")
+    if not any(run.glob("*/persons.csv")):
+        raise InputError(f"{run}: no finished run; python -m v2f_core ablate makes it")
     prior, aligner = Prior.from_folder(plan.profile.part("prior")), Aligner.from_pretrained(run / "stage2" / "aligner")
     load_lora(prior, run / "stage2" / "lora")
     prior.requires_grad_(False)

@@ -118,6 +118,7 @@ TABLES: Mapping[str, tuple[Ablation, ...]] = MappingProxyType(
             _of("cycle", "cycle, φ alone, λ 30", weight=30.0, trains="aligner", **GENERATED),
             _of("cycle", "cycle, φ alone, λ 10", weight=10.0, trains="aligner", **GENERATED),
             _of("cycle", "cycle of the mean", copies=4, **GENERATED),
+            _of("cycle", "cycle of the mean, x̂0 in 3 steps", copies=4, x0_steps=3, **GENERATED),
             _of("cycle", "cycle of the mean, φ alone, λ 30", weight=30.0, copies=4, trains="aligner", **GENERATED),
             _of("cycle", "cycle, true c*", trains="lora", identity_from="true", **GENERATED),
         ),
