@@ -1,10 +1,20 @@
 """Tiny random models in the real layouts: everything runs, nothing means anything."""
 
+import sys
+
 import pytest
 from hypothesis import settings
 
 settings.register_profile("any machine", deadline=None)  # a busy machine is slow, not wrong
 settings.load_profile("any machine")
+
+
+@pytest.fixture(autouse=True)
+def figures_closed():
+    """No test's figures stay open beside the next one's; pyplot warns of too many."""
+    yield
+    if pyplot := sys.modules.get("matplotlib.pyplot"):
+        pyplot.close("all")
 
 
 @pytest.fixture(scope="session")
