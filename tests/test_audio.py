@@ -102,6 +102,50 @@ def test_m4a(tmp_path: Path) -> None:
     assert frequency(wave) == pytest.approx(330, abs=0.5)
 
 
+@pytest.mark.parametrize(
+    ("container", "codec", "rate"),
+    [
+        ("adts", "aac", 44_100),
+        ("amr", "libopencore_amrnb", 8_000),
+        ("asf", "wmav2", 44_100),
+        ("caf", "alac", 44_100),
+        ("wv", "wavpack", 16_000),
+    ],
+)
+def test_what_ffmpeg_alone_reads_is_read(tmp_path: Path, container: str, codec: str, rate: int) -> None:
+    import av
+
+    tone = (0.3 * np.sin(2 * np.pi * 330 * np.arange(2 * rate) / rate)).astype(np.float32)
+    path = tmp_path / "voice"
+    try:
+        with av.open(str(path), "w", format=container) as file:
+            stream = file.add_stream(codec, rate=rate, layout="mono" if container != "asf" else "stereo")
+            stream.bit_rate = 12_200 if container == "amr" else 96_000
+            frame = av.AudioFrame.from_ndarray(tone[None], format="fltp", layout="mono")
+            frame.sample_rate = rate
+            form = av.AudioResampler(format=stream.format.name, layout=stream.layout.name, rate=rate)
+            parts = av.AudioFifo()
+            for part in form.resample(frame):
+                parts.write(part)
+            stream.open()
+            while part := parts.read(stream.frame_size or 1024) or parts.read():
+                for packet in stream.encode(part):
+                    file.mux(packet)
+            for packet in stream.encode(None):
+                file.mux(packet)
+    except (av.FFmpegError, ValueError) as error:
+        pytest.skip(f"this FFmpeg cannot write {codec}: {error}")
+    wave = read_audio(path)
+    assert abs(len(wave) / SAMPLE_RATE - 2) < 0.15
+    assert frequency(wave) == pytest.approx(330, abs=1)
+
+
+def test_a_playlist_leads_nowhere(tmp_path: Path) -> None:
+    m4a(tmp_path / "private.m4a", speech_like(1, 44_100))
+    (tmp_path / "voice.wav").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nprivate.m4a\n#EXT-X-ENDLIST\n")
+    assert "not an audio file" in refused(tmp_path / "voice.wav")
+
+
 def test_m4a_without_pyav_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = m4a(tmp_path / "voice.m4a", speech_like(1, 44_100))
     monkeypatch.setitem(__import__("sys").modules, "av", None)

@@ -48,7 +48,8 @@ def read_audio(path: str | Path, max_seconds: float = 600.0) -> Float32[Tensor, 
     """Read a recording as mono 16 kHz in [-1, 1].
 
     Args:
-        path: WAV, FLAC, OGG (Vorbis or Opus) or MP3; M4A, MP4 and WebM with PyAV; told by content, not by name.
+        path: WAV, FLAC, OGG (Vorbis or Opus) or MP3; with PyAV M4A, MP4, WebM, AAC, AMR, WMA and others; told by
+            content, not by name.
         max_seconds: read no more than this; a longer file gives an ``AudioWarning`` (:func:`read_clips` hears it all).
 
     Returns:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from v2f_core.errors import InputError
 
 BLOCKS_A_SECOND = 2  # small, since a damaged file is used up to its last whole block
 FORMATS = "give a WAV, FLAC, OGG, MP3 or M4A file"
+# of FFmpeg's formats some that hold sound: no playlist, which leads to other files, and nothing that is guessed
+FFMPEG = "aac,ac3,amr,ape,asf,avi,caf,flv,matroska,mov,mpegts,tta,wv"
 
 
 def open_recording(path: Path) -> FileIO:
@@ -59,6 +62,9 @@ def decode(path: Path, file: FileIO) -> tuple[int, int, Iterator[np.ndarray]]:
         # by its number: a name would decide on the format, and reading through Python is slower
         sound = soundfile.SoundFile(file.fileno(), closefd=False)
     except soundfile.LibsndfileError as error:
+        with suppress(InputError):
+            rate, _, found = _decode_with_av(path)
+            return rate, 0, found  # most of these tell no length, and what FFmpeg says of it is a guess
         raise InputError(f"{path}: not an audio file that can be read ({error.error_string}); {FORMATS}") from error
     promised = max(sound.frames, promised)
 
@@ -102,7 +108,7 @@ def _decode_with_av(path: Path) -> tuple[int, int, Iterator[np.ndarray]]:
     except ImportError as error:
         raise InputError(f"{path}: M4A, MP4 and WebM need PyAV; pip install av, or convert it to WAV") from error
     try:
-        container: Any = av.open(str(path))
+        container: Any = av.open(str(path), options={"format_whitelist": FFMPEG})
         stream = container.streams.audio[0]
     except (av.FFmpegError, IndexError) as error:
         raise InputError(f"{path}: has no sound that can be read; {FORMATS}") from error
