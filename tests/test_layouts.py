@@ -133,7 +133,7 @@ def test_unusable_files_are_listed_and_hidden_ones_ignored(root):
 def test_too_many_unusable_files_stop_the_reading(root):
     for i in range(7):  # 7 of 67 files
         write(root / f"vox1/wav/id10099/v000/{i}.txt")
-    with pytest.raises(InputError, match="7 of 67 files unusable"):
+    with pytest.raises(InputError, match=r"7 of 67 files unusable .*mend them, or allow more \(scan --max-bad\)"):
         read_layout(root)
     assert len(read_layout(root, max_bad=0.11).left_out) == 7
 
@@ -169,9 +169,23 @@ def test_an_accent_taken_apart_by_a_file_system_is_the_same_name(tmp_path):
 def test_a_root_one_level_off_is_guessed(root):
     with pytest.raises(InputError, match=f"no vox1 or vox2 folder in it.*: perhaps {root.absolute()}$"):
         read_layout(root / "vox1")
+    with pytest.raises(InputError, match=r"vox1l: no such folder; give the root"):
+        read_layout(root.with_name("vox1l"))
     (root / "HQ-VoxCeleb").mkdir()
     (root / "vox1").rename(root / "HQ-VoxCeleb" / "vox1")
     with pytest.raises(InputError, match=r"no vox1 or vox2 folder in it.*: perhaps .*/HQ-VoxCeleb$"):
+        read_layout(root)
+
+
+@pytest.mark.parametrize(
+    ("folder", "told"),
+    [("vox1/wav", "vox1/deeper is a voice, but not in vox1_meta.csv"), ("vox1/origin_faces", "vox1/deeper is a face")],
+)
+def test_persons_one_level_too_deep_are_told_by_what_stands_in_their_place(root, folder, told):
+    (root / folder).rename(root / "deeper")
+    (root / folder).mkdir()
+    (root / "deeper").rename(root / folder / "deeper")
+    with pytest.raises(InputError, match=f"nobody in it has both a face and a voice: {told}.*expected <Name>/"):
         read_layout(root)
 
 

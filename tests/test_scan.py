@@ -129,6 +129,16 @@ def test_the_command_writes_and_reports(root, capsys):
     assert pd.read_csv(root / "left_out.csv").item.tolist() == ["vox2/One_03", "vox2/Two_00"]
 
 
+def test_the_command_can_be_told_to_bear_more_unusable_files(root, capsys):
+    for i in range(20):
+        (root / f"vox1/wav/{i}.txt").write_text("a note")
+    for options, code in ([], 2), (["--max-bad", "0.9"], 0):
+        with pytest.raises(SystemExit) as stopped:
+            main(["scan", str(root), "--no-hashes", *options])
+        assert stopped.value.code == code, capsys.readouterr().err
+    assert len(pd.read_csv(root / "left_out.csv")) == 2 + 20
+
+
 def test_a_table_may_lie_in_its_part_and_begin_with_a_byte_order_mark(root):
     (root / "vox1_meta.csv").unlink()
     (root / "vox1" / "vox1_meta.csv").write_text(VOX1 + "id10001\tAda\tf\tIreland\tdev\n", encoding="utf-8-sig")

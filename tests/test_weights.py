@@ -1,5 +1,6 @@
 """Published weights come from a folder, a cache or a download, whole, unaltered and with consent, or not at all."""
 
+import io
 import json
 import pickle
 import zipfile
@@ -8,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
+import httpx2  # by which the hub's library downloads
 import huggingface_hub
 import numpy as np
 import pytest
@@ -257,12 +259,22 @@ def answer(kind, **attributes):
         (errors.RepositoryNotFoundError, "no longer published"),
         (errors.RemoteEntryNotFoundError, "no longer published"),
         (errors.HfHubHTTPError, "the hub answers with an error"),
-        (OSError, "cannot be written .* free room, then run it again"),
+        (OSError, r"broke off \(the hub's own words\); run it again, it goes on"),  # the hub found half a file
+        (httpx2.ReadTimeout, r"broke off \(the hub's own words\); run it again, it goes on"),
+        (httpx2.ProxyError, "broke off .* run it again"),
     ],
 )
 def test_the_hub_s_refusals_say_what_to_do(monkeypatch, kind, message):
+    refuse_by(monkeypatch, answer(kind), message)
+
+
+def test_a_disk_that_fills_up_under_the_hub_s_download_is_named(monkeypatch):
+    refuse_by(monkeypatch, OSError(28, "No space left on device"), "cannot be written .* free room, then run it again")
+
+
+def refuse_by(monkeypatch, error, message):
     def fail(*_):
-        raise answer(kind)
+        raise error
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
     with pytest.raises(InputError, match=message):
@@ -365,6 +377,24 @@ def test_the_command_reports_every_part_and_fails_if_one_does(tmp_path, publishe
     assert "scorer/w600k_r50.onnx: from " in out
     assert "judge: resnet50_ft_weight.pkl is given out by hand" in err
     assert len(err.strip().splitlines()) == 1
+
+
+def test_a_folder_that_is_not_there_is_no_reason_to_download(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        main(["fetch", "ast", "prior", "--local", "publishd", "--accept"])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.startswith("error: publishd: no such folder; give --local one that holds files")
+
+
+def test_who_cannot_be_asked_is_told_how_to_agree_beforehand(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    with pytest.raises(SystemExit) as stopped:
+        main(["fetch", "scorer"])
+    assert stopped.value.code != 0
+    told = capsys.readouterr()
+    assert "InsightFace's models are for non-commercial research only" in told.out
+    assert "--accept agrees beforehand" in told.err
 
 
 def test_an_unknown_part_is_named(capsys):

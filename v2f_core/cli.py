@@ -53,11 +53,14 @@ def scan(
         Path | None, typer.Argument(help="HQ-VoxCeleb's and VoxCeleb's folder; else the profile's.")
     ] = None,
     hashes: Annotated[bool, typer.Option(help="Hash every file; a stopped run goes on.")] = True,
+    max_bad: Annotated[
+        float, typer.Option(min=0, max=1, help="Stop if more than this share of the files is unusable.")
+    ] = 0.05,
 ) -> None:
     """Look a dataset through: who is in it, who is not and why, the split; writes manifest.parquet into it."""
     from v2f_core.data.scan import scan, summary
 
-    for line in summary(scan(root or load_profile("full").dataset, hashes)):
+    for line in summary(scan(root or load_profile("full").dataset, hashes, max_bad)):
         print(line)
 
 
@@ -87,7 +90,8 @@ def fetch(
 
     def agree(origin: Origin) -> bool:
         print(f"{origin.name} ({origin.page}, {origin.megabytes:.0f} MB): {origin.licence}. {origin.consent}.")
-        return accept or typer.confirm("Do you agree, and is your use within these terms?", err=True)
+        asked = "Do you agree, and is your use within these terms? (--accept agrees beforehand)"
+        return accept or typer.confirm(asked, err=True)
 
     root, failed = load_profile("full").prior.parent, []
     for part in parts or ORIGINS:
@@ -97,7 +101,7 @@ def fetch(
         except InputError as error:
             failed.append(str(error))
     if failed:
-        raise InputError("; ".join(failed))
+        raise InputError("; ".join(dict.fromkeys(failed)))
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -61,7 +61,8 @@ def from_hub(repository: str, path: str) -> Path:
     """A file of a hub repository, in the hub's own cache, resumed if an earlier download was cut off.
 
     Raises:
-        InputError: it is restricted to people who have agreed to its terms there, is not there, or cannot be reached.
+        InputError: it is restricted to people who have agreed to its terms there, is not there, or cannot be reached;
+            the download broke off, or the disk is full.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import (
@@ -89,5 +90,8 @@ def from_hub(repository: str, path: str) -> Path:
         raise InputError(
             f"{repository}/{path}: the hub answers with an error ({reason}); run it again later"
         ) from error
-    except OSError as error:
-        raise InputError(f"{repository}/{path}: cannot be written ({error}); free room, then {AGAIN}") from error
+    except Exception as error:  # of the HTTP library that the hub uses, which is not ours to know
+        if isinstance(error, OSError) and error.errno:
+            raise InputError(f"{repository}/{path}: cannot be written ({error}); free room, then {AGAIN}") from error
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"{repository}/{path}: the download broke off ({reason}); {AGAIN}") from error

@@ -76,8 +76,9 @@ def fetch(
     Returns:
         One line for each file: where it came from.
     Raises:
-        InputError: no such part; a file is given out by hand, damaged, not what it was at its first use, or cannot be
-            had offline; consent was not given; access is restricted; the disk is full or cannot be written to.
+        InputError: no such part; ``local`` is no folder; a file is given out by hand, damaged, not what it was at its
+            first use, or cannot be had offline; consent was not given; access is restricted; the disk is full or cannot
+            be written to.
 
     Example:
         >>> fetch("ast", "nowhere/ast", lambda origin: False, online=False)
@@ -86,6 +87,8 @@ def fetch(
     """
     if part not in ORIGINS:
         raise InputError(f"{part}: nothing is published under this name; choose {', '.join(ORIGINS)}")
+    if local is not None and not Path(local).expanduser().is_dir():
+        raise InputError(f"{local}: no such folder; give --local one that holds files as their publishers name them")
     folder = Path(folder)
     place = folder if folder.is_dir() and any(folder.iterdir()) else folder.with_name(f".{folder.name}.partial")
     report, away = [], []

@@ -70,6 +70,8 @@ def read_layout(root: str | Path, face_folder: str | None = None, max_bad: float
     from tqdm import tqdm
 
     root = Path(root)
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder; give the root of HQ-VoxCeleb's layout, with vox1 or vox2 in it")
     parts = [part for part in METADATA if (root / part).is_dir()]
     if not parts:
         raise InputError(f"{root}: no vox1 or vox2 folder in it; give the root of HQ-VoxCeleb's layout{_nearby(root)}")
@@ -79,10 +81,12 @@ def read_layout(root: str | Path, face_folder: str | None = None, max_bad: float
             _read_part(root, part, face_folder, found)
     bad, used = found.unusable, len(found.rows)
     if not used:
-        raise InputError(f"{root}: nobody in it has both a face and a voice; check the folders' names and the metadata")
+        stranger = _stranger(found)
+        raise InputError(f"{root}: nobody in it has both a face and a voice{stranger}; check folders and metadata")
     if len(bad) > max_bad * (used + len(bad)):
         first = f"{bad[0][0]}: {bad[0][1]}"
-        raise InputError(f"{root}: {len(bad)} of {used + len(bad)} files unusable ({first}); mend it or raise max_bad")
+        way_out = "mend them, or allow more (scan --max-bad)"
+        raise InputError(f"{root}: {len(bad)} of {used + len(bad)} files unusable ({first}); {way_out}")
     left_out = pd.DataFrame(sorted(found.unpaired + bad), columns=["item", "why"])
     return Manifest(root, pd.DataFrame(found.rows, columns=list(COLUMNS)), left_out)
 
@@ -194,6 +198,13 @@ def _walk(folder: Path) -> Iterator[Path]:
             yield from _walk(path)
         else:
             yield path
+
+
+def _stranger(found: _Found) -> str:
+    """One who stands in no table: such as "wav", where the ids' folders lie one level too deep."""
+    strangers = (f": {item} is {why}" for item, why in found.unpaired if ", but not in" in why)
+    expected = "expected <Name>/ in the folders of faces and <id>/ in those of voices"
+    return next((f"{stranger} ({expected})" for stranger in strangers), "")
 
 
 def _nearby(root: Path) -> str:

@@ -130,7 +130,8 @@ def extract(
                 _write_report(folder, skipped)
                 raise InputError(
                     f"{folder / SKIPPED_NAME}: {len(skipped)} of {ours} files could not be used, more than "
-                    f"{max_bad:.0%}; the first is {skipped[0][0]} ({skipped[0][1]}); mend them or raise max_bad"
+                    f"{max_bad:.0%}; the first is {skipped[0][0]} ({skipped[0][1]}); mend them "
+                    "and run it again, or take them out of the dataset and scan it again"
                 )
     if share is None:
         wait()
