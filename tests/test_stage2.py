@@ -1,6 +1,7 @@
 """Stage II trains what it says, stops at once when a number breaks, and goes on after a kill as if nothing had been."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from v2f_core.identity.losses import AMSoftmax, IdentityLoss
 from v2f_core.training import stage2
 from v2f_core.training.checkpoints import load_checkpoint, save_checkpoint
 from v2f_core.training.embeddings import Embeddings
+from v2f_core.training.history import peak_memory
 from v2f_core.training.latents import FacePairs, latent_embedder, pair_faces
 from v2f_core.training.stage1 import Stage1Settings
 from v2f_core.training.stage2_settings import Stage2Settings
@@ -117,6 +119,17 @@ def test_two_steps_by_hand(run, tiny_profile, tmp_path):
         optimiser.step()
     for name, value in weights(aligner, prior).items():
         torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-4)
+
+
+def test_the_bar_tells_losses_speed_and_the_gpu_s_memory(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: {"cuda:1": 3 * 2**30}[str(device)])
+    assert peak_memory("cuda:1") == {"peak": "3.0 GiB"}
+    monkeypatch.setattr(stage2, "peak_memory", lambda _: peak_memory("cuda:1"))
+    run(tmp_path, steps=1)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "peak=3.0 GiB" in last
+    assert "val_self=" in last
+    assert re.search(r"(step/s|s/step)", last)
 
 
 def test_the_base_stays_bit_for_bit_and_the_rest_moves(run, tiny_profile, tmp_path):

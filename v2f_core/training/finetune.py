@@ -25,6 +25,7 @@ from v2f_core.training import checkpoints
 from v2f_core.training.embeddings import stored
 from v2f_core.training.finetune_settings import FinetuneSettings
 from v2f_core.training.finetune_watch import Watch
+from v2f_core.training.history import peak_memory
 from v2f_core.training.processes import only_one
 from v2f_core.training.recordings import Batch, Recordings, recordings, whole
 from v2f_core.training.stage1 import identity_loss
@@ -88,7 +89,7 @@ def finetune(
                 run.step(step, training.draw(identity.batch, identity.seed, step), stream)
                 last = step == identity.steps
                 if last or step % identity.evaluate_every == 0:
-                    bar.set_postfix(val=run.look(step))
+                    bar.set_postfix({"val": run.look(step), **peak_memory(device)})
                 stop = terminated()
                 if stop or last or step % settings.checkpoint_every == 0:
                     run.save(step)

@@ -1,4 +1,4 @@
-"""The table of a training: a row an evaluation, with the mean of each training loss since the row before."""
+"""What a training tells: a table, a row an evaluation with each loss's mean since the row before; and its memory."""
 
 from __future__ import annotations
 
@@ -45,6 +45,18 @@ class History:
         means = {f"train_{name}": value / taken for name, value in self.sums.items()}
         self.sums = {}
         return {"step": step, **means}
+
+
+def peak_memory(device: str | torch.device) -> dict[str, str]:
+    """The most of a GPU's memory that this process has held so far, for a progress bar; of a CPU nothing is told.
+
+    Example:
+        >>> peak_memory("cpu")
+        {}
+    """
+    if torch.device(device).type != "cuda":
+        return {}
+    return {"peak": f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB"}
 
 
 def write_table(rows: list[dict[str, float | int]], path: Path) -> None:

@@ -13,7 +13,7 @@ from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.contrast import InfoNCE
 from v2f_core.identity.losses import AMSoftmax, ArcFaceLoss, IdentityLoss, IdentityTerms
-from v2f_core.training.history import HISTORY_NAME, write_table
+from v2f_core.training.history import HISTORY_NAME, peak_memory, write_table
 from v2f_core.training.pairs import Pairs
 from v2f_core.training.processes import average_gradients, gather, join, own_device, wait
 
@@ -120,7 +120,8 @@ def train(
                     continue
                 score = validate(aligner, validation, validation_loss)
                 history.append({"step": step, "lr": float(schedule.get_last_lr()[0]), **_row("train", terms), **score})
-                bar.set_postfix(train=history[-1]["train_total"], val=score["val_total"])
+                losses = {"train": history[-1]["train_total"], "val": score["val_total"]}
+                bar.set_postfix({**losses, **peak_memory(device)})
                 if process:
                     continue
                 if score["val_total"] < best:

@@ -17,6 +17,7 @@ from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
 from v2f_core.provenance import versions
 from v2f_core.training import checkpoints
+from v2f_core.training.history import peak_memory
 from v2f_core.training.processes import anybody, average, average_gradients, gather, join, seed_share, trainer, wait
 from v2f_core.training.stage1 import identity_loss
 from v2f_core.training.stage2_settings import Stage2Settings
@@ -96,7 +97,7 @@ def train(
                 run.step(step)
                 last = step == settings.steps
                 if last or step % settings.evaluate_every == 0:
-                    bar.set_postfix(run.evaluate(step))
+                    bar.set_postfix({**run.evaluate(step), **peak_memory(accelerator.device)})
                 stop = anybody(terminated(), accelerator.device)
                 if stop or last or step % settings.checkpoint_every == 0:
                     run.save(step)
