@@ -86,6 +86,21 @@ def test_full_size_weights_are_not_needed_but_named(assets, tmp_path):
     assert str(tmp_path / "cache" / "full" / "ast") in full["ast"].remedy
 
 
+def test_a_dataset_is_looked_at_from_outside(assets, tmp_path, monkeypatch):
+    monkeypatch.setenv("V2F_DATASET", str(tmp_path / "data"))
+    assert "put or link HQ-VoxCeleb's faces" in section("The full profile")["dataset"].remedy
+    (tmp_path / "data" / "HQ-VoxCeleb" / "vox1").mkdir(parents=True)
+    line = section("The full profile")["dataset"]  # one level too deep
+    assert line.found == str(tmp_path / "data")
+    assert line.remedy.endswith(f"perhaps {tmp_path / 'data' / 'HQ-VoxCeleb'}")
+    monkeypatch.setenv("V2F_DATASET", str(tmp_path / "data" / "HQ-VoxCeleb"))
+    line = section("The full profile")["dataset"]
+    assert (line.found.startswith("vox1 in "), line.remedy) == (True, "")
+    (tmp_path / "data" / "pairs.csv").touch()  # a dataset of one's own
+    monkeypatch.setenv("V2F_DATASET", str(tmp_path / "data"))
+    assert section("The full profile")["dataset"].found.startswith("pairs.csv in ")
+
+
 def test_full_size_weights_that_are_there_are_found(assets, tmp_path, monkeypatch):
     monkeypatch.setenv("V2F_FULL", str(tmp_path / "big"))
     (tmp_path / "big" / "ast").mkdir(parents=True)

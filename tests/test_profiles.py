@@ -79,7 +79,9 @@ def test_missing_full_size_weights_are_named_with_their_origin(monkeypatch, tmp_
         InputError, match=r"ast is missing; python -m v2f_core fetch ast \(346 MB; BSD-3-Clause\); or set V2F_F"
     ):
         load_profile("full").part("ast")
-    with pytest.raises(InputError, match=r"aligner is missing; train it \(python -m v2f_core stage1\)"):
+    with pytest.raises(
+        InputError, match=r"aligner is missing; train it \(python -m v2f_core stage1 --profile full --out .*aligner\)"
+    ):
         load_profile("full").part("aligner")
 
 

@@ -170,6 +170,18 @@ def test_what_the_hub_does_not_give_is_one_line(cached):
     assert "logged in" in str(caught.value)
 
 
+def test_a_download_that_breaks_off_is_one_line(monkeypatch):
+    class BrokenOffError(Exception):
+        """An HTTP library's, of no kind that is known here, and without words."""
+
+    def fail(*_, **__):
+        raise BrokenOffError
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(InputError, match=r"me/other: .* Hub \(BrokenOffError\); check the name, the network"):
+        Vox2FacePipeline.from_pretrained("me/other")
+
+
 def test_a_folder_is_never_looked_for_on_the_hub(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
     monkeypatch.chdir(tmp_path)

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import NamedTuple
 
-from v2f_core.data import minivox
+from v2f_core.data import layouts, minivox
 from v2f_core.errors import InputError
 from v2f_core.origins import ORIGINS
 from v2f_core.profiles import OPTIONAL, PARTS, Profile, cache_folder, load_profile
@@ -150,9 +150,19 @@ def _full() -> Iterator[Check]:
         needed = name not in {*spare, *OPTIONAL, "judge"}
         check = _part(section, profile, name, needed)
         yield _whole(check, name, getattr(profile, name)) if check.found and name in ORIGINS else check
-    found = str(profile.dataset) if profile.dataset.is_dir() else ""
-    remedy = f"put or link HQ-VoxCeleb's faces and VoxCeleb's audio to {profile.dataset}; see data_cards/hq_voxceleb.md"
-    yield Check(section, "dataset", found, "" if found else remedy)
+    yield _dataset(section, profile.dataset)
+
+
+def _dataset(section: str, root: Path) -> Check:
+    """Whether a dataset seems to be there; what is in it `scan` says, which takes longer."""
+    if not root.is_dir():
+        remedy = f"put or link HQ-VoxCeleb's faces and VoxCeleb's audio to {root}; see data_cards/hq_voxceleb.md"
+        return Check(section, "dataset", "", remedy)
+    try:
+        found = [name for name in layouts.LISTS if (root / name).is_file()][:1] or layouts.parts_of(root)
+    except InputError as error:
+        return Check(section, "dataset", str(root), str(error))
+    return Check(section, "dataset", f"{' and '.join(found)} in {root}")
 
 
 def _whole(check: Check, name: str, folder: Path) -> Check:

@@ -136,7 +136,8 @@ class Profile:
 
             return f"{how_to_get(name)}; or set V2F_FULL to the folder that holds it"
         stage = "stage2" if name == "adapted" else "stage1"
-        return f"train it (python -m v2f_core {stage}) and put it there, or set V2F_FULL to the folder that holds it"
+        command = f"python -m v2f_core {stage} --profile {self.name} --out {getattr(self, name)}"
+        return f"train it ({command}), or set V2F_FULL to the folder that holds it"
 
 
 def cache_folder() -> Path:

@@ -150,8 +150,8 @@ def saved_folder(name: str | os.PathLike[Any], **options: Any) -> Path:
 
     try:
         return Path(snapshot_download(name, **options))
-    except (OSError, ValueError) as error:  # the hub's own errors are of these kinds
-        reason = " ".join(str(error).split())[:200]
+    except Exception as error:  # the hub's own, and those of the HTTP library that it uses
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(
             f"{name}: no such folder, and not to be had from the Hugging Face Hub ({reason}); check the name, the "
             "network, HF_HUB_OFFLINE, and for a private or gated repository that you are logged in (hf auth login)"

@@ -70,11 +70,7 @@ def read_layout(root: str | Path, face_folder: str | None = None, max_bad: float
     from tqdm import tqdm
 
     root = Path(root)
-    if not root.is_dir():
-        raise InputError(f"{root}: no such folder; give the root of HQ-VoxCeleb's layout, with vox1 or vox2 in it")
-    parts = [part for part in METADATA if (root / part).is_dir()]
-    if not parts:
-        raise InputError(f"{root}: no vox1 or vox2 folder in it; give the root of HQ-VoxCeleb's layout{_nearby(root)}")
+    parts = parts_of(root)
     with tqdm(desc=f"files of {root.name}", unit="file", delay=2.0) as bar:
         found = _Found(bar)
         for part in parts:
@@ -89,6 +85,25 @@ def read_layout(root: str | Path, face_folder: str | None = None, max_bad: float
         raise InputError(f"{root}: {len(bad)} of {used + len(bad)} files unusable ({first}); {way_out}")
     left_out = pd.DataFrame(sorted(found.unpaired + bad), columns=["item", "why"])
     return Manifest(root, pd.DataFrame(found.rows, columns=list(COLUMNS)), left_out)
+
+
+def parts_of(root: Path) -> list[str]:
+    """Which of "vox1" and "vox2" lie in a dataset's root.
+
+    Raises:
+        InputError: neither does; if they lie one level off, the message says where.
+
+    Example:
+        >>> parts_of(Path("nowhere"))
+        Traceback (most recent call last):
+        v2f_core.errors.InputError: nowhere: no such folder; give the root of HQ-VoxCeleb's layout, with vox1 or vox2 …
+    """
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder; give the root of HQ-VoxCeleb's layout, with vox1 or vox2 in it")
+    parts = [part for part in METADATA if (root / part).is_dir()]
+    if not parts:
+        raise InputError(f"{root}: no vox1 or vox2 folder in it; give the root of HQ-VoxCeleb's layout{_nearby(root)}")
+    return parts
 
 
 def open_dataset(profile: Profile) -> Manifest:
