@@ -69,7 +69,7 @@ def test_an_unknown_profile_is_refused_by_every_command(command, tmp_path, monke
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("command", ["extract", "stage1"])
+@pytest.mark.parametrize("command", ["extract", "stage1", "generate voice.wav"])
 def test_a_device_that_is_not_there_is_refused(command, monkeypatch, capsys):
     import torch
 
@@ -77,9 +77,9 @@ def test_a_device_that_is_not_there_is_refused(command, monkeypatch, capsys):
         raise RuntimeError(f"no {device}\nhere")
 
     monkeypatch.setattr(torch, "empty", empty)
-    assert call(command, "--device", "cuda") == 2
+    assert call(*command.split(), "--device", "cuda") == 2
     assert capsys.readouterr().err == "error: cuda: this machine's torch cannot use it; choose another --device\n"
-    assert call(command, "--device", "abacus") == 2
+    assert call(*command.split(), "--device", "abacus") == 2
 
 
 @pytest.mark.parametrize("code", [0, 1])

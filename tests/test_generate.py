@@ -14,6 +14,7 @@ from PIL import Image
 
 from v2f_core import cli, generate, profiles
 from v2f_core.errors import InputError
+from v2f_core.pipeline import Vox2FacePipeline
 
 RATE = 16_000
 
@@ -69,6 +70,15 @@ def test_a_recording_gives_labelled_pictures_a_sheet_and_a_report(run, voice, tm
     with Image.open(out / "voice_sheet.png") as sheet:
         assert json.loads(sheet.text["v2f_core"])["seeds"] == [5, 6, 7]
         assert sheet.width > 3 * 32
+
+
+def test_faces_are_drawn_where_one_says(run, voice, tmp_path, monkeypatch):
+    """On a machine without a GPU a stand-in device must do: what would go there stays here."""
+    asked, load = [], Vox2FacePipeline.from_profile
+    monkeypatch.setattr("v2f_core.cli.check_device", asked.append)
+    monkeypatch.setattr(Vox2FacePipeline, "from_profile", lambda profile, device: asked.append(device) or load(profile))
+    assert run(voice, "-n", 1, "--out", tmp_path / "faces", "--device", "cuda")[0] == 0
+    assert asked == ["cuda", "cuda"]
 
 
 def test_the_same_seed_gives_the_same_bytes(run, voice, tmp_path):

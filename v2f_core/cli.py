@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from v2f_core.cli_training import ProfileName, training
+from v2f_core.cli_training import Device, ProfileName, check_device, training
 from v2f_core.errors import InputError
 from v2f_core.profiles import load_profile
 
@@ -29,11 +29,14 @@ def generate(
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same faces.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for the faces.")] = Path("outputs/generate"),
     profile: ProfileName = None,
+    device: Device = "cpu",
 ) -> None:
     """Faces for a recorded voice: PNGs, a contact sheet, and a JSON with the identity."""
     from v2f_core.generate import generate
 
-    generate(voice, num_images=num_images, seed=seed, out=out, profile=profile)
+    if device != "cpu":
+        check_device(device)
+    generate(voice, num_images=num_images, seed=seed, out=out, profile=profile, device=device)
 
 
 @app.command()

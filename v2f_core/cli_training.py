@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -31,7 +32,7 @@ def extract(
     from v2f_core.training.processes import join
 
     chosen = load_profile(profile)
-    _check(device)
+    check_device(device)
     stores = stored(chosen, open_dataset(chosen), device, workers, precision)
     if join(device)[0]:
         return  # the first process speaks for all
@@ -70,7 +71,7 @@ def stage1(
             "--aligner, --noise and --workers belong to --unfreeze; give it too (0 trains the aligner alone)"
         )
     chosen = load_profile(profile)
-    _check(device)
+    check_device(device)
     if unfreeze is not None:
         from v2f_core.training.finetune import run
         from v2f_core.training.finetune_settings import from_profile
@@ -100,6 +101,9 @@ def stage2(
     gradient_accumulation: Annotated[
         int | None, typer.Option(min=1, help="Look at a batch's faces in so many parts: less memory, the same step.")
     ] = None,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="Less memory still, a third more time, the same step.")
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same weights.")] = 0,
     profile: ProfileName = None,
     device: Device = "cpu",
@@ -118,8 +122,10 @@ def stage2(
     from v2f_core.training.stage2_settings import from_profile
 
     chosen = load_profile(profile)
-    _check(device)
+    check_device(device)
     settings = from_profile(chosen, seed=seed, mode=mode, steps=steps, parts=gradient_accumulation)
+    if gradient_checkpointing:
+        settings = replace(settings, gradient_checkpointing=True)
     process, here = join(device)[0], own_device(device)
     with in_turn():  # a part at its first use is fetched from caches, and its hashes are written down
         start = chosen.part("aligner") if aligner is None else aligner
@@ -161,7 +167,7 @@ def evaluate(
     from v2f_core.evaluate import chosen_rows, evaluate
 
     rows = chosen_rows(systems)
-    _check(device)
+    check_device(device)
     page = evaluate(out, profile, rows, draws, steps, guidance, limit, stage2 or (), labels, seed, tune, fid, device)
     print(f"tables and report: {page}")
 
@@ -185,7 +191,7 @@ def ablate_table(
     from v2f_core.plots import forest
     from v2f_core.training.ablations import WITHOUT
 
-    _check(device)
+    check_device(device)
     plan = Plan(load_profile(profile), out, steps, persons, split=split, device=device)
     name = table if split == "test" else f"{table}_{split}"
     summary = ablation.save(ablate(table, seeds, plan, jobs), name, out / "results", SHOWN)
@@ -194,7 +200,8 @@ def ablate_table(
     print(f"results: {out / 'results'}")
 
 
-def _check(device: str) -> None:
+def check_device(device: str) -> None:
+    """Refuse a device that is not there."""
     import torch
 
     try:

@@ -31,6 +31,7 @@ def generate(
     out: str | Path = "outputs/generate",
     profile: str | Profile | None = None,
     pipeline: Vox2FacePipeline | None = None,
+    device: str = "cpu",
 ) -> Path:
     """Draw faces for a recording into a folder; on any error the folder stays as it was.
 
@@ -44,6 +45,7 @@ def generate(
         out: folder; made if missing.
         profile: name of a profile, or a profile.
         pipeline: use this one instead of loading the profile's.
+        device: where to put the profile's.
     Returns:
         the path of the JSON.
     Raises:
@@ -75,7 +77,7 @@ def generate(
 
     logging.disable_progress_bar()  # the bar over loading weights is no news to who asks for faces
     weights = {part: folder_hash(chosen.part(part)) for part in (chosen.encoder, chosen.last_stage, "prior")}
-    pipe = pipeline or Vox2FacePipeline.from_profile(chosen)
+    pipe = pipeline or Vox2FacePipeline.from_profile(chosen, device)
     loaded = time.perf_counter()
     seeds = [seed + i for i in range(num_images)]
     result = pipe(windows, num_images=num_images, generator=[torch.Generator().manual_seed(s) for s in seeds])
