@@ -139,6 +139,10 @@ def main(arguments: list[str] | None = None) -> None:
         print("The paper's own hours on one A800; nothing here was measured by this program.")
         print(bill(PAPER | {"all": sum(PAPER.values())}, **shown).round(2).to_string())
         return
+    if not path.is_file():
+        raise InputError(
+            f"{path}: no such file; benchmarks/gpu.py measures it on a GPU, and without it the paper is told"
+        )
     rates = pd.read_csv(path, keep_default_na=False, na_values={"rate": [""]})
     told = rates.GPU.iloc[0]
     print(f"Measured on {told}." if told != "none" else "Measured without a GPU: these hours and sums mean nothing.")

@@ -207,6 +207,13 @@ def test_without_rates_the_paper_s_hours_are_told_as_such(programs, capsys):
             main(wrong)
 
 
+def test_rates_that_were_not_measured_yet_are_named(programs, tmp_path):
+    from costs import main
+
+    with pytest.raises(InputError, match=r"gpu\.csv: no such file; benchmarks/gpu\.py measures it"):
+        main([str(tmp_path / "gpu.csv"), "--price", "2.5"])
+
+
 def test_the_page_of_costs_says_what_the_program_says(programs):
     from costs import PAPER, Job, bill
 

@@ -17,11 +17,12 @@ import torch
 from huggingface_hub import errors
 from safetensors.numpy import load_file, save_file
 
-from v2f_core import weights
+from v2f_core import doctor, weights
 from v2f_core.cli import main
 from v2f_core.download import download, from_hub
 from v2f_core.errors import InputError
 from v2f_core.files import sha256
+from v2f_core.integrity import pin_once
 from v2f_core.origins import ORIGINS
 from v2f_core.profiles import load_profile
 
@@ -192,6 +193,20 @@ def test_a_weight_that_changes_after_its_first_use_is_noticed(tmp_path, publishe
     (folder / "model.safetensors").write_bytes(b"other")
     with pytest.raises(InputError, match="not what it was"):
         weights.pin(folder)
+    pin_once.cache_clear()
+    line = next(check for check in doctor._full() if check.name == "ast")
+    assert line.remedy.startswith(f"{folder / 'model.safetensors'}: not what it was at its first use")
+
+
+def test_a_table_of_hashes_that_was_spoilt_by_hand_is_named(tmp_path, published):
+    weights.fetch("ast", folder := tmp_path / "full" / "ast", agree=refuse, local=published)
+    table = tmp_path / "full" / "SHA256.json"
+    table.write_text(table.read_text().rstrip().removesuffix("}") + ",}")
+    with pytest.raises(InputError, match=r"SHA256\.json: cannot be read as JSON .*delete it to have every file's hash"):
+        weights.pin(folder)
+    table.unlink()
+    weights.pin(folder)
+    assert len(json.loads(table.read_text())) == 3
 
 
 # --- downloads

@@ -179,8 +179,9 @@ def _part(section: str, profile: Profile, name: str, needed: bool = True) -> Che
     folder: Path = getattr(profile, name)
     try:
         profile.part(name)
-    except InputError:
-        found = str(folder) if folder.is_dir() else ""
-        return Check(section, name, found, f"{folder}: {profile.remedy(name)}", needed)
+    except InputError as error:
+        if folder.is_dir() and any(folder.iterdir()):
+            return Check(section, name, str(folder), str(error), needed)  # which names the file
+        return Check(section, name, "", f"{folder}: {profile.remedy(name)}", needed)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return Check(section, name, f"{size / 1e6:.1f} MB, {folder}", needed=needed)

@@ -6,6 +6,7 @@ import json
 from functools import cache
 from pathlib import Path
 
+from v2f_core.errors import InputError
 from v2f_core.files import HASHES, sha256
 
 
@@ -22,7 +23,27 @@ def is_listed(folder: Path) -> bool:
         False
     """
     table = folder.parent / HASHES
-    return not table.is_file() or any(file.startswith(f"{folder.name}/") for file in json.loads(table.read_text()))
+    return not table.is_file() or any(file.startswith(f"{folder.name}/") for file in read_hashes(table))
+
+
+def read_hashes(table: Path) -> dict[str, str]:
+    """What SHA256.json says, relative path → SHA-256; nothing where there is none.
+
+    Raises:
+        InputError: it is no such table any more: lines may be deleted by hand, and a comma is soon forgotten.
+
+    Example:
+        >>> read_hashes(Path("nowhere") / HASHES)
+        {}
+    """
+    if not table.is_file():
+        return {}
+    try:
+        return dict(json.loads(table.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(
+            f"{table}: cannot be read as JSON ({error}); mend it, or delete it to have every file's hash taken anew"
+        ) from error
 
 
 @cache
@@ -42,7 +63,7 @@ def damaged_assets(folder: Path) -> tuple[Path, ...]:
     table = folder.parent / HASHES
     if not table.is_file():
         return ()
-    expected = {folder.parent / name: digest for name, digest in json.loads(table.read_text()).items()}
+    expected = {folder.parent / name: digest for name, digest in read_hashes(table).items()}
     ours = {path: digest for path, digest in expected.items() if path.is_relative_to(folder)}
     return tuple(path for path, digest in ours.items() if not path.is_file() or sha256(path) != digest)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from v2f_core.download import download, from_hub
 from v2f_core.errors import InputError
 from v2f_core.files import HASHES, atomic_write, sha256
+from v2f_core.integrity import read_hashes
 from v2f_core.origins import ORIGINS, VGGFACE2_JUDGE, Origin, Published
 from v2f_core.placing import named_disk_errors, put, unzip_one
 
@@ -140,7 +141,7 @@ def pin(folder: str | Path, name: str | None = None) -> None:
     Args:
         name: the folder's name in the table, if it is to be another.
     Raises:
-        InputError: a file differs from what stands there.
+        InputError: a file differs from what stands there, or the table cannot be read.
 
     Example:
         >>> import tempfile
@@ -153,7 +154,7 @@ def pin(folder: str | Path, name: str | None = None) -> None:
     """
     folder = Path(folder)
     table = folder.parent / HASHES
-    known = json.loads(table.read_text(encoding="utf-8")) if table.is_file() else {}
+    known = read_hashes(table)
     seen = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
         entry = f"{name or folder.name}/{path.relative_to(folder).as_posix()}"

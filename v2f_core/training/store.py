@@ -131,7 +131,7 @@ def extract(
                 raise InputError(
                     f"{folder / SKIPPED_NAME}: {len(skipped)} of {ours} files could not be used, more than "
                     f"{max_bad:.0%}; the first is {skipped[0][0]} ({skipped[0][1]}); mend them "
-                    "and run it again, or take them out of the dataset and scan it again"
+                    "and run it again, or take them out of the dataset and its manifest"
                 )
     if share is None:
         wait()
