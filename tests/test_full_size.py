@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from v2f_core.diffusion.lora import lora_parameters, lora_report
+from v2f_core.diffusion.lora import lora_parameters
 from v2f_core.diffusion.lora_files import save_lora
 from v2f_core.identity.aligner import Aligner
 from v2f_core.training import stage2
@@ -26,7 +26,7 @@ LATENTS = (4, 16, 16)
 GIB = 24  # of memory that a machine of the test suite has
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def nets():
     """The program of random nets; it lies with the benchmarks."""
     with pytest.MonkeyPatch.context() as patch:
@@ -37,65 +37,70 @@ def nets():
     sys.modules.pop("random_nets")
 
 
-@pytest.fixture(scope="module")
-def run(nets, tmp_path_factory):
+@pytest.fixture
+def run(nets, tmp_path):
     """A training with the paper's adapters on both nets, before its first step."""
     settings = Stage2Settings(batch=2, warmup=0, learning_rate_lora=1e-3)
     assert (settings.rank, settings.consistency.mode) == (16, "paper")
-    folder = tmp_path_factory.mktemp("full size")
     with torch.random.fork_rng():
         torch.manual_seed(0)
         prior, arcface = nets.random_prior(nets.FULL, "cpu"), nets.IResNet(nets.FULL.arcface)
         pairs, aligner = nets.random_pairs(nets.FULL, LATENTS), Aligner()
-        accelerator = trainer("cpu", settings.mixed_precision, folder, tensorboard=False)
-        return stage2._Run(aligner, prior, arcface, pairs, pairs, settings, folder, {}, accelerator)
+        accelerator = trainer("cpu", settings.mixed_precision, tmp_path, tensorboard=False)
+        return stage2._Run(aligner, prior, arcface, pairs, pairs, settings, tmp_path, {}, accelerator)
 
 
-@pytest.fixture(scope="module")
-def stepped(run):
-    """The same after it."""
+def test_a_step_reaches_what_is_trained_and_its_file_fits_a_plain_pipeline(run, nets, tmp_path, capsys):
+    """One test, so that nowhere two of such trainings stand side by side."""
+    rank_16_stands_on_unet_and_text_encoder(run)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         run.step(1)
-    return run
+    aligner_and_adapters_moved_and_nothing_else(run)
+    step = peak()
+    a_plain_pipeline_takes_the_file(run.prior, nets, tmp_path)
+    with capsys.disabled():
+        print(
+            f"\nStage II at full size, 2 faces of {8 * LATENTS[1]} px: {step:.1f} GiB; and a pipeline: {peak():.1f} GiB"
+        )
+    assert peak() < GIB
 
 
-def test_adapters_of_rank_16_stand_on_unet_and_text_encoder(run):
+def peak():
+    """The most memory that this process has held, in GiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+def rank_16_stands_on_unet_and_text_encoder(run):
     # every attention has four projections: 32 attentions in the UNet, 12 in CLIP-L
     names = [name for name in lora_parameters(run.prior) if "lora_A" in name]
     assert sum(name.startswith("unet") for name in names) == 4 * 32
     assert sum(name.startswith("text_encoder") for name in names) == 4 * 12
     assert all(16 in parameter.shape for parameter in lora_parameters(run.prior).values())
-    assert lora_report(run.prior)
 
 
-def test_a_step_moves_aligner_and_adapters_and_nothing_else(stepped, capsys):
-    adapters = lora_parameters(stepped.prior)
+def aligner_and_adapters_moved_and_nothing_else(run):
+    adapters = lora_parameters(run.prior)
     for name, parameter in adapters.items():
         assert parameter.grad is not None, name
         if "lora_B" in name:  # A gets no gradient while B is zero
             assert parameter.grad.abs().max() > 0, name
             assert parameter.abs().max() > 0, name
-    assert all(parameter.grad.abs().max() > 0 for parameter in stepped.aligner.parameters())
+    assert all(parameter.grad.abs().max() > 0 for parameter in run.aligner.parameters())
     frozen = [
         parameter
-        for net in (stepped.prior.unet, stepped.prior.text_encoder, stepped.prior.vae, stepped.arcface)
+        for net in (run.prior.unet, run.prior.text_encoder, run.prior.vae, run.arcface)
         for name, parameter in net.named_parameters()
         if "lora_" not in name
     ]
     assert sum(parameter.numel() for parameter in frozen) > 1e9
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in frozen)
-    unit = 2**30 if sys.platform == "darwin" else 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-    with capsys.disabled():
-        print(f"\nStage II at full size, 2 faces of {8 * LATENTS[1]} px: at most {peak:.1f} GiB of memory")
-    assert peak < GIB
 
 
-def test_the_file_loads_into_a_plain_pipeline_of_that_size(stepped, nets, tmp_path):
+def a_plain_pipeline_takes_the_file(prior, nets, folder):
     from diffusers import StableDiffusionPipeline
 
-    save_lora(stepped.prior, tmp_path)
+    save_lora(prior, folder)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         plain = nets.random_prior(nets.FULL, "cpu")  # the same weights again, without adapters
@@ -103,12 +108,12 @@ def test_the_file_loads_into_a_plain_pipeline_of_that_size(stepped, nets, tmp_pa
         plain.vae, plain.text_encoder, plain.tokenizer, plain.unet, plain.scheduler, None, None, None, False
     )
     z_t, t = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1)), torch.tensor([500])
-    words = stepped.prior._prompt
+    words = prior._prompt
     with torch.no_grad():
-        tokens = stepped.prior.text_encoder(words).last_hidden_state
-        expected = stepped.prior.predict(z_t, t, tokens)
+        tokens = prior.text_encoder(words).last_hidden_state
+        expected = prior.predict(z_t, t, tokens)
         before = pipe.unet(z_t, t, tokens).sample
-        pipe.load_lora_weights(tmp_path)
+        pipe.load_lora_weights(folder)
         torch.testing.assert_close(pipe.text_encoder(words).last_hidden_state, tokens, atol=1e-4, rtol=1e-4)
         after = pipe.unet(z_t, t, tokens).sample
     torch.testing.assert_close(after, expected, atol=1e-4, rtol=1e-4)
