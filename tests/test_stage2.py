@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.faces import Face, FacePack
 from v2f_core.identity.losses import AMSoftmax, IdentityLoss
+from v2f_core.provenance import folder_hash
 from v2f_core.training import stage2
 from v2f_core.training.checkpoints import load_checkpoint, save_checkpoint
 from v2f_core.training.embeddings import Embeddings
@@ -233,6 +235,17 @@ def test_the_folder_tells_everything_and_loads_anywhere(unbroken, tiny_profile):
     loaded = weights(aligner, prior)
     for name, value in trained.items():
         torch.testing.assert_close(loaded[name], value if "lora_" in name else value.half().float(), atol=0, rtol=0)
+
+
+def test_the_folder_s_hash_is_that_of_its_weights(unbroken, tmp_path):
+    """Curves hold the hour of the training, and whoever has the weights alone has the same weights."""
+    shutil.copytree(unbroken[0], copy := tmp_path / "copy")
+    (copy / "tensorboard").mkdir()
+    (copy / "tensorboard" / "events.1763888400").write_text("curves")
+    (copy / "checkpoint.pt").unlink()
+    assert folder_hash(copy) == folder_hash(unbroken[0])
+    (copy / "lora" / "pytorch_lora_weights.safetensors").write_bytes(b"others")
+    assert folder_hash(copy) != folder_hash(unbroken[0])
 
 
 def test_tensorboard_shows_what_the_tables_say(run, tmp_path):

@@ -13,6 +13,7 @@ SYNTHETIC = (
     "Synthetic: drawn by a model from a voice. No likeness of any person: a voice does not determine a face. "
     "Not for identification."
 )
+BESIDE_WEIGHTS = frozenset({"checkpoint.pt", "tensorboard"})  # what a training leaves in the folder of its weights
 
 
 def versions(*packages: str) -> dict[str, str]:
@@ -34,7 +35,8 @@ def versions(*packages: str) -> dict[str, str]:
 def folder_hash(folder: str | Path) -> str:
     """One SHA-256 for all files of a folder: of their sorted relative names and contents.
 
-    It names a set of weights whatever folder it lies in.
+    It names a set of weights whatever folder it lies in; a training's checkpoint and curves beside them, which hold the
+    hour, do not count.
 
     Raises:
         InputError: the folder is missing.
@@ -53,5 +55,7 @@ def folder_hash(folder: str | Path) -> str:
         raise InputError(f"{folder}: no such folder; expected a folder of weights")
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        if BESIDE_WEIGHTS & set(path.relative_to(folder).parts):
+            continue
         digest.update(f"{path.relative_to(folder).as_posix()}\0{sha256(path)}\n".encode())
     return digest.hexdigest()
