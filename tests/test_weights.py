@@ -12,9 +12,11 @@ from threading import Thread
 import httpx2  # by which the hub's library downloads
 import huggingface_hub
 import numpy as np
+import onnx
 import pytest
 import torch
 from huggingface_hub import errors
+from onnx import TensorProto, helper
 from safetensors.numpy import load_file, save_file
 
 from v2f_core import doctor, weights
@@ -27,6 +29,7 @@ from v2f_core.origins import ORIGINS
 from v2f_core.profiles import load_profile
 
 AST = "MIT/ast-finetuned-audioset-10-10-0.4593"
+ECAPA = "speechbrain/spkrec-ecapa-voxceleb"
 
 
 def publish(path: Path) -> Path:
@@ -34,7 +37,11 @@ def publish(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".safetensors":
         save_file({"weight": np.arange(4.0)}, path)
-    elif path.suffix == ".bin":
+    elif path.suffix == ".onnx":
+        identity = helper.make_node("Identity", ["x"], ["y"])
+        ends = [helper.make_tensor_value_info(end, TensorProto.FLOAT, [1]) for end in "xy"]
+        onnx.save(helper.make_model(helper.make_graph([identity], path.stem, ends[:1], ends[1:])), path)
+    elif path.suffix in (".bin", ".ckpt"):
         torch.save({"weight": torch.arange(4.0)}, path)
     elif path.suffix == ".pkl":
         path.write_bytes(pickle.dumps({"bn1.running_mean": np.arange(4.0)}))
@@ -125,7 +132,7 @@ def test_pickles_arrive_as_safetensors(tmp_path, published):
 def test_a_pack_may_come_as_its_zip_with_or_without_a_folder_in_it(tmp_path, published, inside):
     with zipfile.ZipFile(published / "antelopev2.zip", "w") as archive:
         for name in ("scrfd_10g_bnkps.onnx", "glintr100.onnx"):
-            archive.writestr(inside + name, name)
+            archive.write(publish(tmp_path / "packed" / name), inside + name)
     folder = tmp_path / "full" / "faces"
     weights.fetch("faces", folder, agree=refuse, local=published)
     # antelopev2's own ArcFace stays behind: Arc2Face was conditioned on another
@@ -142,6 +149,19 @@ def test_a_stopped_run_leaves_no_part_and_is_gone_on_with(tmp_path, published):
     last.write_bytes(whole)
     assert len(weights.fetch("ast", folder, agree=refuse, local=published)) == 1
     assert folder.is_dir()
+
+
+@pytest.mark.parametrize(
+    ("part", "file"), [("faces", "FoivosPar/Arc2Face/arcface.onnx"), ("ecapa", f"{ECAPA}/embedding_model.ckpt")]
+)
+def test_half_a_file_is_refused_before_its_hash_is_taken_for_good(tmp_path, published, part, file):
+    whole = (published / file).read_bytes()
+    (published / file).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=f"{Path(file).name}: half a file, or not of its kind .*fetch it again"):
+        weights.fetch(part, tmp_path / "full" / part, agree=refuse, local=published)
+    assert not (tmp_path / "full" / "SHA256.json").exists()
+    (published / file).write_bytes(whole)
+    weights.fetch(part, tmp_path / "full" / part, agree=refuse, local=published)
 
 
 def test_a_file_that_is_not_what_it_was_is_refused(tmp_path, published):

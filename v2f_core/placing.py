@@ -53,8 +53,7 @@ def put(source: Path, target: Path, published: Published) -> None:
         return bin_to_safetensors(real, target)
     if published.convert == "vggface2":
         return vggface2_to_safetensors(real, target)
-    if target.suffix == ".safetensors":
-        _check_whole(real)
+    _check_whole(real, target.suffix)
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(target) as temporary:
         temporary.unlink()
@@ -64,14 +63,25 @@ def put(source: Path, target: Path, published: Published) -> None:
             shutil.copyfile(real, temporary)
 
 
-def _check_whole(path: Path) -> None:
-    from safetensors import SafetensorError, safe_open
-
+def _check_whole(path: Path, suffix: str) -> None:
+    """Refuse half a file before its hash is taken for good."""
     try:
-        with safe_open(path, "np"):
-            pass
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: half a file, or no safetensors ({error}); delete it and fetch it again") from error
+        if suffix == ".safetensors":
+            from safetensors import safe_open
+
+            with safe_open(path, "np"):
+                pass
+        elif suffix == ".onnx":
+            import onnx
+
+            onnx.load(str(path), load_external_data=False)
+        elif suffix == ".ckpt":
+            import torch
+
+            torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # each library has its own
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: half a file, or not of its kind ({reason}); delete it and fetch it again") from error
 
 
 @contextmanager
