@@ -32,7 +32,7 @@ FAR, LOOKS, PAPER = 0.05, 10, 20_000 * 1e-6
 def main() -> None:
     """Train with each rate, put the monitors together, print and draw them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rates", type=float, nargs="+", default=(1e-3, 3e-4, 1e-4))
+    parser.add_argument("--rates", type=float, nargs="+", default=(1e-3, 3e-4))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--runs", type=Path, default=Path("runs/learning_rate"))
     parser.add_argument("--out", type=Path, default=Path("."), help="has, or gets, the folders results and docs")
