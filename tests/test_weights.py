@@ -24,7 +24,7 @@ from v2f_core.cli import main
 from v2f_core.download import download, from_hub
 from v2f_core.errors import InputError
 from v2f_core.files import sha256
-from v2f_core.integrity import pin_once
+from v2f_core.integrity import pin, pin_once
 from v2f_core.origins import ORIGINS
 from v2f_core.profiles import load_profile
 
@@ -212,7 +212,7 @@ def test_a_weight_that_changes_after_its_first_use_is_noticed(tmp_path, publishe
     assert "ast/model.safetensors" in json.loads((tmp_path / "full" / "SHA256.json").read_text())
     (folder / "model.safetensors").write_bytes(b"other")
     with pytest.raises(InputError, match="not what it was"):
-        weights.pin(folder)
+        pin(folder)
     pin_once.cache_clear()
     line = next(check for check in doctor._full() if check.name == "ast")
     assert line.remedy.startswith(f"{folder / 'model.safetensors'}: not what it was at its first use")
@@ -223,9 +223,9 @@ def test_a_table_of_hashes_that_was_spoilt_by_hand_is_named(tmp_path, published)
     table = tmp_path / "full" / "SHA256.json"
     table.write_text(table.read_text().rstrip().removesuffix("}") + ",}")
     with pytest.raises(InputError, match=r"SHA256\.json: cannot be read as JSON .*delete it to have every file's hash"):
-        weights.pin(folder)
+        pin(folder)
     table.unlink()
-    weights.pin(folder)
+    pin(folder)
     assert len(json.loads(table.read_text())) == 3
 
 

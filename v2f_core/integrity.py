@@ -1,13 +1,14 @@
-"""Whether a part's files are what they were: compared with the hashes kept beside its folder, once a process."""
+"""Whether a part's files are what they were: compared with the hashes kept beside its folder."""
 
 from __future__ import annotations
 
 import json
+import os
 from functools import cache
 from pathlib import Path
 
 from v2f_core.errors import InputError
-from v2f_core.files import HASHES, sha256
+from v2f_core.files import HASHES, atomic_write, sha256
 
 
 def is_listed(folder: Path) -> bool:
@@ -68,13 +69,48 @@ def damaged_assets(folder: Path) -> tuple[Path, ...]:
     return tuple(path for path, digest in ours.items() if not path.is_file() or sha256(path) != digest)
 
 
+def pin(folder: str | Path, name: str | None = None) -> None:
+    """Write the SHA-256 of a folder's files into SHA256.json beside it, unless they stand there already.
+
+    Where nothing can be written nothing is pinned.
+
+    Args:
+        name: the folder's name in the table, if it is to be another.
+    Raises:
+        InputError: a file differs from what stands there, or the table cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp()) / "ast"
+        >>> folder.mkdir()
+        >>> _ = (folder / "config.json").write_text("{}")
+        >>> pin(folder)
+        >>> list(json.loads((folder.parent / HASHES).read_text()))
+        ['ast/config.json']
+    """
+    folder = Path(folder)
+    table = folder.parent / HASHES
+    known = read_hashes(table)
+    seen = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
+        entry = f"{name or folder.name}/{path.relative_to(folder).as_posix()}"
+        seen[entry] = sha256(path)
+        if known.get(entry, seen[entry]) != seen[entry]:
+            raise InputError(
+                f"{path}: not what it was at its first use ({table} says so); delete it and fetch it again, or, if you "
+                "trust the change, delete its line there"
+            )
+    if seen.keys() <= known.keys() or not os.access(folder.parent, os.W_OK):
+        return
+    with atomic_write(table) as temporary:
+        temporary.write_text(json.dumps({**known, **seen}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
 @cache
 def pin_once(folder: Path) -> None:
     """Compare a folder of published weights with the hashes of its first use; once a process, it takes seconds.
 
     Raises:
-        InputError: see :func:`v2f_core.weights.pin`.
+        InputError: see :func:`pin`.
     """
-    from v2f_core.weights import pin
-
     pin(folder)

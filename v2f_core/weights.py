@@ -8,15 +8,14 @@ HF_HUB_OFFLINE is set. The SHA-256 of every file is written into SHA256.json at 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from v2f_core.download import download, from_hub
 from v2f_core.errors import InputError
-from v2f_core.files import HASHES, atomic_write, sha256
-from v2f_core.integrity import read_hashes
+from v2f_core.files import atomic_write
+from v2f_core.integrity import pin
 from v2f_core.origins import ORIGINS, VGGFACE2_JUDGE, Origin, Published
 from v2f_core.placing import named_disk_errors, put, unzip_one
 
@@ -131,43 +130,6 @@ def from_caches(part: str, folder: str | Path) -> None:
         return
     if all(_at_hand(origin, file) for origin in ORIGINS[part] for file in origin.files.values()):
         fetch(part, folder, agree=lambda _: False, online=False)
-
-
-def pin(folder: str | Path, name: str | None = None) -> None:
-    """Write the SHA-256 of a folder's files into SHA256.json beside it, unless they stand there already.
-
-    Where nothing can be written nothing is pinned.
-
-    Args:
-        name: the folder's name in the table, if it is to be another.
-    Raises:
-        InputError: a file differs from what stands there, or the table cannot be read.
-
-    Example:
-        >>> import tempfile
-        >>> folder = Path(tempfile.mkdtemp()) / "ast"
-        >>> folder.mkdir()
-        >>> _ = (folder / "config.json").write_text("{}")
-        >>> pin(folder)
-        >>> list(json.loads((folder.parent / HASHES).read_text()))
-        ['ast/config.json']
-    """
-    folder = Path(folder)
-    table = folder.parent / HASHES
-    known = read_hashes(table)
-    seen = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
-        entry = f"{name or folder.name}/{path.relative_to(folder).as_posix()}"
-        seen[entry] = sha256(path)
-        if known.get(entry, seen[entry]) != seen[entry]:
-            raise InputError(
-                f"{path}: not what it was at its first use ({table} says so); delete it and fetch it again, or, if you "
-                "trust the change, delete its line there"
-            )
-    if seen.keys() <= known.keys() or not os.access(folder.parent, os.W_OK):
-        return
-    with atomic_write(table) as temporary:
-        temporary.write_text(json.dumps({**known, **seen}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _at_hand(
