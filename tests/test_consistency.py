@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
+from v2f_core.diffusion import strategies
 from v2f_core.diffusion.consistency import FaceBatch, SelfConsistency
 from v2f_core.diffusion.consistency_settings import CHOICES, ConsistencySettings
 from v2f_core.diffusion.lora import add_lora, lora_parameters, without_lora
@@ -224,6 +225,27 @@ def test_of_a_speakers_copies_the_mean_is_compared(mode, prior, arcface, faces, 
         torch.testing.assert_close(terms.each[2 * speaker : 2 * speaker + 2], by_hand.expand(2))
     with pytest.raises(InputError, match="copies=5 in a batch of 4"):
         SelfConsistency(prior, arcface, ConsistencySettings(mode, copies=5))(identity, faces, seeded(4))
+
+
+@pytest.mark.parametrize("mode", ["paper", "cycle", "likeness"])
+def test_crops_vary_and_nothing_else_does(mode, prior, arcface, faces, monkeypatch):
+    """The points move by the share of the eyes' distance that was asked for, to all sides alike; noise and t stay."""
+    spy, cut = Spy(prior, monkeypatch), []
+    monkeypatch.setattr(
+        strategies, "align_batch", lambda images, points: cut.append(points) or align_batch(images, points)
+    )
+    for jitter in (0.0, 0.1):
+        critic = SelfConsistency(prior, arcface, ConsistencySettings(mode, crop_jitter=jitter))
+        for seed in range(25):
+            critic(unit(BATCH, 3), faces, seeded(seed))
+    (still, moved), calls = torch.stack(cut).unflatten(0, (2, 25)), len(spy.noised) // 2
+    torch.testing.assert_close(still, faces.landmarks.expand_as(still))
+    eyes = (faces.landmarks[:, 0] - faces.landmarks[:, 1]).norm(dim=1)
+    off = (moved - still) / eyes[:, None, None]
+    assert abs(float(off.mean())) < 0.01  # of 1,000: three standard errors
+    assert abs(float(off.std()) - 0.1) < 0.01
+    for before, after in zip(spy.noised[:calls], spy.noised[calls:], strict=True):
+        torch.testing.assert_close(before[1:], after[1:], rtol=0, atol=0)
 
 
 def test_faces_that_become_alike_gain_nothing_by_the_mean():
@@ -599,6 +621,8 @@ def test_timesteps_fill_their_range_and_bands_cover_it():
         ({"mode": "cycle", "condition_dropout": 0.1}, "nobody was asked for"),
         ({"identity_from": "true"}, "z_arc tells φ nothing"),
         ({"anchor": -1.0}, "anchor=-1.0"),
+        ({"crop_jitter": -0.1}, "crop_jitter=-0.1"),
+        ({"mode": "teacher", "crop_jitter": 0.1}, "f_arc sees no face there"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(wrong, named):

@@ -128,6 +128,10 @@ class SelfConsistency:
         t = draw_timesteps(len(identity), settings.t_min, settings.t_max, generator)[here].to(device)
         noise = _normal(faces.latents.shape, generator)[here].to(z_0)
         given = torch.rand(len(identity), generator=generator, device=generator.device) >= settings.condition_dropout
+        if settings.crop_jitter:
+            apart = (landmarks[:, :1] - landmarks[:, 1:2]).norm(dim=2, keepdim=True)
+            off = _normal(faces.landmarks.shape, generator)[here].to(landmarks)
+            landmarks = landmarks + settings.crop_jitter * apart * off
         z_t = self.prior.add_noise(z_0, noise, t)
         look = Look(self.prior, self.arcface, settings, z_t, t, noise, landmarks, given[here].to(device), generator)
         c_gen = look.condition(identity[here])

@@ -42,6 +42,9 @@ class ConsistencySettings:
         temperature: τ of ``contrast``, in units of the mean squared residual.
         copies: noised faces a speaker, in batches of so many fewer speakers. ``cycle`` and ``likeness`` then compare
             the *mean* of what f_arc recognises in them: to make one's faces alike gains nothing by itself.
+        crop_jitter: standard deviation of the five points by which f_arc's crop is cut, in distances between the eyes:
+            what pleases f_arc in one crop only is then no optimum (expectation over transformations, Athalye et al.,
+            2018).
         anchor: weight of ‖ε_{θ+ψ}(z_t, P(ẑ)) − ε_θ(z_t, P(ẑ))‖² beside the mode's own loss: it holds the adapters to
             what the prior knew; 0 is the paper.
 
@@ -66,6 +69,7 @@ class ConsistencySettings:
     negatives: int = 3
     temperature: float = 0.01
     copies: int = 1
+    crop_jitter: float = 0.0
     anchor: float = 0.0
 
     def __post_init__(self) -> None:
@@ -81,12 +85,15 @@ class ConsistencySettings:
             raise InputError(f"condition_dropout={self.condition_dropout}: expected a share of at least 0, below 1")
         if self.temperature <= 0:
             raise InputError(f"temperature={self.temperature}: expected a positive number, such as 0.01")
-        if self.anchor < 0:
-            raise InputError(f"anchor={self.anchor}: expected a weight of at least 0")
+        for name in ("anchor", "crop_jitter"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name}={getattr(self, name)}: expected a number of at least 0")
         if self.identity_from == "true" and self.trains != "lora":
             raise InputError(f"identity_from='true' with trains={self.trains!r}: z_arc tells φ nothing; give 'lora'")
         if self.mode in ("cycle", "likeness") and self.condition_dropout:
             raise InputError(f"mode={self.mode!r} with condition_dropout: under null nobody was asked for; give 0")
+        if self.mode in ("denoise", "teacher", "contrast") and self.crop_jitter:
+            raise InputError(f"mode={self.mode!r} with crop_jitter: f_arc sees no face there, so give 0")
         if self.mode in ("denoise", "contrast") and self.z_t_from != "real":
             raise InputError(
                 f"mode={self.mode!r} with z_t_from={self.z_t_from!r}: this residual is of the speaker's own face; "
