@@ -6,9 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from fakes import asked_to_stop
 
 from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
+from v2f_core.identity.losses import IdentityLoss
 from v2f_core.identity.sphere import normalise
 from v2f_core.training import stage1
 from v2f_core.training.pairs import Pairs
@@ -176,3 +178,105 @@ def test_an_aligner_of_stage_1_can_be_loaded_anywhere(split, tmp_path):
     training, validation, _ = split
     trained = stage1.train(training, validation, Stage1Settings(**{**QUICK, "steps": 2}), tmp_path, {})
     assert torch.equal(Aligner.from_pretrained(tmp_path)(torch.ones(12)), trained(torch.ones(12)))
+
+
+# --- stopped and taken up again
+
+
+@pytest.fixture(scope="module")
+def unbroken(split, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unbroken")
+    stage1.train(split[0], split[1], Stage1Settings(**QUICK), folder, {})
+    return folder
+
+
+def assert_same_files(one, other):
+    names = [sorted(str(path.relative_to(folder)) for path in folder.rglob("*")) for folder in (one, other)]
+    assert names[0] == names[1] == ["config.json", "history.csv", "model.safetensors"]
+    for name in names[0]:
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("killed_at", [10, 45, 120])
+def test_a_killed_run_goes_on_to_the_same_bytes(killed_at, split, unbroken, tmp_path, monkeypatch):
+    """Before the first checkpoint, after a checkpoint and an evaluation, and in the last step."""
+    step = stage1._Run.step
+
+    def killed(self, number):
+        if number == killed_at:
+            raise KeyboardInterrupt
+        step(self, number)
+
+    monkeypatch.setattr(stage1, "CHECKPOINT_EVERY", 30)
+    with monkeypatch.context() as patch:
+        patch.setattr(stage1._Run, "step", killed)
+        with pytest.raises(KeyboardInterrupt):
+            stage1.train(split[0], split[1], Stage1Settings(**QUICK), tmp_path, {})
+    assert (tmp_path / "checkpoint.pt").exists() == (killed_at > 30)
+    taken = []
+    monkeypatch.setattr(stage1._Run, "step", lambda self, number: taken.append(number) or step(self, number))
+    stage1.train(split[0], split[1], Stage1Settings(**QUICK), tmp_path, {})
+    assert taken[0] == killed_at - (killed_at - 1) % 30
+    assert_same_files(unbroken, tmp_path)
+
+
+def test_sigterm_saves_after_the_step_under_way_and_is_passed_on(split, unbroken, tmp_path, capsys):
+    """Also before there is any best aligner: what comes back then is that of the last step."""
+    with asked_to_stop(stage1._Run, at=3) as passed_on:
+        stopped = stage1.train(split[0], split[1], Stage1Settings(**QUICK), tmp_path, {})
+    assert passed_on == [True]
+    assert "saved after step 3, run it again" in capsys.readouterr().err
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["state"]["step"] == 3
+    assert not stopped.training
+    with pytest.raises(InputError, match=r"checkpoint\.pt: of another training \(settings\.seed differs\)"):
+        stage1.train(split[0], split[1], Stage1Settings(**QUICK, seed=1), tmp_path, {})
+    stage1.train(split[0], split[1], Stage1Settings(**QUICK), tmp_path, {})
+    assert_same_files(unbroken, tmp_path)
+
+
+def test_a_finished_run_may_be_run_again_with_other_settings(split, unbroken, tmp_path):
+    for seed in (1, 0):
+        stage1.train(split[0], split[1], Stage1Settings(**QUICK, seed=seed), tmp_path, {})
+    assert_same_files(unbroken, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "named"), [("voice", "infinite or NaN"), ("loss", "loss term 'total' is not finite")]
+)
+def test_what_is_not_finite_stops_with_step_cause_and_persons(spoilt, named, split, unbroken, tmp_path, monkeypatch):
+    """Saved as it was before the step: with the cause gone the run goes on to the same bytes."""
+    training, validation, _ = split
+    draw, forward, drawn = Pairs.draw, IdentityLoss.forward, []
+
+    def spoil(what):
+        return torch.nan if len(drawn) == 7 and what == spoilt else 1.0
+
+    def drawn_badly(self, *settings):
+        voice, face, label = draw(self, *settings)
+        drawn.append(label)
+        return voice * spoil("voice"), face, label
+
+    def lost(self, *inputs):
+        terms = forward(self, *inputs)
+        return terms._replace(total=terms.total * spoil("loss"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Pairs, "draw", drawn_badly)
+        patch.setattr(IdentityLoss, "forward", lost)
+        with pytest.raises(InputError, match=rf"checkpoint\.pt: step 7: .*{named}.*; saved as it was") as error:
+            stage1.train(training, validation, Stage1Settings(**QUICK), tmp_path, {})
+    assert all(training.persons[i] in str(error.value) for i in drawn[-1].tolist())
+    stage1.train(training, validation, Stage1Settings(**QUICK), tmp_path, {})
+    assert_same_files(unbroken, tmp_path)
+
+
+def test_tensorboard_shows_the_history(split, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    stage1.train(split[0], split[1], Stage1Settings(**QUICK), tmp_path, {}, tensorboard=True)
+    shown = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    history = pd.read_csv(tmp_path / "history.csv")
+    for name in ("lr", "train_total", "val_total", "val_matching_same_sex"):
+        events = shown.Scalars(name)
+        assert [event.step for event in events] == history["step"].tolist()
+        np.testing.assert_allclose([event.value for event in events], history[name], rtol=1e-5)

@@ -58,7 +58,8 @@ def stage1(
     ] = None,
     workers: Annotated[int, typer.Option(min=0, help="With --unfreeze: processes that read the recordings.")] = 0,
 ) -> None:
-    """Stage I: train the aligner on stored embeddings, which are extracted first if need be; or from waveforms."""
+    """Stage I: train the aligner on stored embeddings, extracted first if need be, or from waveforms; goes on where it
+    was stopped."""
     from v2f_core.data.layouts import open_dataset
     from v2f_core.provenance import folder_hash
     from v2f_core.training.embeddings import stored
@@ -84,9 +85,9 @@ def stage1(
     settings = Stage1Settings(**{**chosen.stage1, "seed": seed} | ({"steps": steps} if steps else {}))
     hashes = {f"{part}_sha256": folder_hash(chosen.part(part)) for part in (chosen.encoder, "faces")}
     training, validation = (pair_up(manifest, voices, faces, split) for split in ("train", "val"))
-    train(training, validation, settings, out, {"dataset": manifest.root.name, **hashes}, device)
+    train(training, validation, settings, out, {"dataset": manifest.root.name, **hashes}, device, tensorboard=True)
     if join(device)[0] == 0:
-        print(f"aligner and history: {out}")
+        print(f"aligner and history: {out} (curves: tensorboard --logdir {out})")
 
 
 @training.command()

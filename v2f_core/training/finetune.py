@@ -169,7 +169,7 @@ class _Run:
         seen = (self.encoder, self.aligner, Path(source), validation, validation_loss)
         self.watch = Watch(*seen, settings, folder, self.made_from, device, workers)
         self.parts: dict[str, checkpoints.Part] = {"trained": self.trained, "optimiser": self.optimiser}
-        self.parts |= {"schedule": self.schedule, "rows": self.watch}
+        self.parts |= {"schedule": self.schedule, "rows": self.watch.history}
         self._train()
 
     def _train(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -77,11 +76,3 @@ class Watch:
         theirs = {f"{name}_sha256": folder_hash(self.folder / name)}
         made = {**self.made, **theirs, "step": row["step"], "validation": dict(row)}
         self.aligner.save_pretrained(self.folder / "aligner", made)
-
-    def state_dict(self) -> str:
-        """The table, for a checkpoint."""
-        return json.dumps([self.history.rows, self.history.sums])
-
-    def load_state_dict(self, state: str) -> None:
-        """Put that of a checkpoint back."""
-        self.history.rows, self.history.sums = json.loads(state)

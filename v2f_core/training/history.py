@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -38,6 +39,14 @@ class History:
         """Add a step's losses to those since the last row."""
         for name, value in {**terms, "steps": torch.ones(())}.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(value.detach())
+
+    def state_dict(self) -> str:
+        """All of it, for a checkpoint."""
+        return json.dumps([self.rows, self.sums])
+
+    def load_state_dict(self, state: str) -> None:
+        """Put that of a checkpoint back."""
+        self.rows, self.sums = json.loads(state)
 
     def row(self, step: int) -> dict[str, float | int]:
         """A new row, not in the table yet: the step, and each loss's mean over the steps since the row before."""

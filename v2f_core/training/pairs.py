@@ -77,7 +77,7 @@ class Pairs:
             self.left_out,
         )
 
-    def to(self, device: str) -> Pairs:
+    def to(self, device: str | torch.device) -> Pairs:
         """The same pairs with their embeddings on a device (the bounds, which only index, stay)."""
         moved = {"voice": self.voice.to(device), "face": self.face.to(device)}
         return Pairs(**{**self.__dict__, **moved})

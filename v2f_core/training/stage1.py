@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,9 +14,13 @@ from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.contrast import InfoNCE
 from v2f_core.identity.losses import AMSoftmax, ArcFaceLoss, IdentityLoss, IdentityTerms
-from v2f_core.training.history import HISTORY_NAME, peak_memory, write_table
+from v2f_core.training import checkpoints
+from v2f_core.training.history import HISTORY_NAME, History, peak_memory, write_table
 from v2f_core.training.pairs import Pairs
-from v2f_core.training.processes import average_gradients, gather, join, own_device, wait
+from v2f_core.training.processes import anybody, average_gradients, gather, join, seed_share, trainer, wait
+from v2f_core.training.stopping import asked_to_stop, until_terminated
+
+CHECKPOINT_EVERY = 1_000  # steps, which take seconds
 
 
 @dataclass(frozen=True)
@@ -65,12 +70,14 @@ def train(
     folder: str | Path,
     provenance: Mapping[str, Any],
     device: str = "cpu",
+    tensorboard: bool = False,
 ) -> Aligner:
-    """Train an aligner; keep the one with the lowest validation loss.
+    """Train an aligner, or go on where a run was stopped; keep the one with the lowest validation loss.
 
     The validation loss is L_id over the validation persons, who have no class vectors: their ArcFace centroids stand
-    in. Each best aligner so far is written to ``folder`` with ``history.csv`` beside it, so that a kill costs at most
-    what came after. The same settings and seed on the same machine give the same bytes.
+    in. Each best aligner so far is written to ``folder`` with ``history.csv`` beside it. The same settings and seed on
+    the same machine give the same bytes, also after a kill. SIGTERM ends the process, as ever, but a checkpoint is
+    written after the step that is under way. What is finished leaves none, and begins anew when it is run again.
 
     Under ``accelerate launch`` the processes share each batch and compute its loss together: what one alone would get,
     but for rounding and for what dropout drops. Rows that cannot be shared evenly are left out.
@@ -78,60 +85,129 @@ def train(
     Args:
         training, validation: persons of two splits.
         settings: see :class:`Stage1Settings`.
-        folder: gets the aligner's files and ``history.csv``.
+        folder: gets the aligner's files and ``history.csv``; ``checkpoint.pt`` for as long as it is not finished.
         provenance: hashes of the inputs, for the aligner's config.
         device: where to train.
+        tensorboard: the history goes to ``folder/tensorboard`` too: ``tensorboard --logdir FOLDER``.
     Returns:
-        the best aligner, as it stands on disk.
+        the best aligner, as it stands on disk; where it was asked to stop, that of the last step.
+    Raises:
+        InputError: the folder holds a stopped training of other settings or inputs, there are more processes than rows
+            in a batch, or a loss is not finite; then the state before that step is saved, and the message names step,
+            term and persons.
     """
-    from tqdm import trange
+    from tqdm import tqdm
 
-    folder, device = Path(folder), own_device(device)
     process, processes = join(device)
     if processes > min(settings.batch, len(training.persons)):
         raise InputError(f"{processes} processes: there are fewer rows in a batch; start fewer")
-    generator = torch.Generator().manual_seed(settings.seed)  # every process draws the same
-    training, validation = training.to(device), validation.to(device)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), until_terminated() as terminated:
         torch.manual_seed(settings.seed)  # initial weights and dropout read the global generator
-        aligner = Aligner(training.voice.shape[1], settings.hidden_width, training.face.shape[1], settings.dropout)
-        aligner = aligner.to(device).train()
-        loss = identity_loss(training, settings, free=not settings.fixed_centroids).to(device)
-        validation_loss = identity_loss(validation, settings, free=False).to(device)
-        parameters = [*aligner.parameters(), *loss.parameters()]
-        optimiser = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.steps)
-        if process:
-            torch.manual_seed(settings.seed + process)  # dropout differs between the shares of a batch
-        history: list[dict[str, float | int]] = []
-        best = float("inf")
-        with trange(1, settings.steps + 1, desc="Stage I", unit="step", mininterval=1.0, disable=bool(process)) as bar:
+        run = _Run(training, validation, settings, Path(folder), provenance, device, tensorboard)
+        start, stop = run.restore(), False
+        wait()  # until all have read it
+        left, total = range(start + 1, settings.steps + 1), settings.steps
+        with tqdm(left, "Stage I", total, initial=start, unit="step", mininterval=1.0, disable=process > 0) as bar:
             for step in bar:
-                voice, face, label = training.draw(settings.batch, settings.windows, generator)
-                share = len(label) // processes
-                identity = gather(aligner(voice[process * share : (process + 1) * share]))
-                terms = loss(identity, face[: len(identity)], label[: len(identity)])
-                optimiser.zero_grad()
-                terms.total.backward()
-                average_gradients(parameters)
-                optimiser.step()
-                schedule.step()
-                if step % settings.evaluate_every and step != settings.steps:
-                    continue
-                score = validate(aligner, validation, validation_loss)
-                history.append({"step": step, "lr": float(schedule.get_last_lr()[0]), **_row("train", terms), **score})
-                losses = {"train": history[-1]["train_total"], "val": score["val_total"]}
-                bar.set_postfix({**losses, **peak_memory(device)})
-                if process:
-                    continue
-                if score["val_total"] < best:
-                    best = score["val_total"]
-                    learned = {"settings": asdict(settings), "persons": len(training.persons), "step": step}
-                    made = {**provenance, **learned, "validation": score}
-                    aligner.save_pretrained(folder, made)
-                write_table(history, folder / HISTORY_NAME)
+                run.step(step)
+                last = step == settings.steps
+                if last or step % settings.evaluate_every == 0:
+                    bar.set_postfix({**run.look(step), **peak_memory(run.device)})
+                stop = anybody(terminated(), run.device) and not last
+                if stop or step % CHECKPOINT_EVERY == 0:
+                    run.save(step)
+                if stop and process == 0:
+                    bar.write(asked_to_stop(folder, step), sys.stderr)
+                if stop:
+                    break
+        for tracker in run.accelerator.trackers:
+            tracker.finish()  # what is not written yet is written
+        if process == 0 and not stop:
+            (run.folder / checkpoints.CHECKPOINT_NAME).unlink(missing_ok=True)
     wait()
-    return Aligner.from_pretrained(folder)
+    return run.aligner.eval() if stop else Aligner.from_pretrained(folder)
+
+
+class _Run:
+    """Everything that one training holds."""
+
+    def __init__(
+        self,
+        training: Pairs,
+        validation: Pairs,
+        settings: Stage1Settings,
+        folder: Path,
+        provenance: Mapping[str, Any],
+        device: str,
+        tensorboard: bool,
+    ) -> None:
+        self.settings, self.folder = settings, folder
+        self.made_from = {**provenance, "settings": asdict(settings), "persons": len(training.persons)}
+        self.share = join()
+        self.accelerator = trainer(device, "no", folder, tensorboard)
+        self.device = self.accelerator.device
+        self.generator = torch.Generator().manual_seed(settings.seed)  # every process draws the same
+        self.training, self.validation = training.to(self.device), validation.to(self.device)
+        widths = training.voice.shape[1], settings.hidden_width, training.face.shape[1]
+        self.aligner = Aligner(*widths, settings.dropout).to(self.device).train()
+        self.loss = identity_loss(self.training, settings, free=not settings.fixed_centroids).to(self.device)
+        self.validation_loss = identity_loss(self.validation, settings, free=False).to(self.device)
+        self.parameters = [*self.aligner.parameters(), *self.loss.parameters()]
+        rate, decay = settings.learning_rate, settings.weight_decay
+        self.optimiser = torch.optim.AdamW(self.parameters, lr=rate, weight_decay=decay)
+        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimiser, settings.steps)
+        self.history = History()
+        self.parts: dict[str, checkpoints.Part] = {"aligner": self.aligner, "loss": self.loss, "rows": self.history}
+        self.parts |= {"optimiser": self.optimiser, "schedule": self.schedule}
+
+    def step(self, step: int) -> None:
+        """One optimiser step; what is not finite stops the run before anything is changed."""
+        before = checkpoints.randomness(self.generator)
+        voice, face, label = self.training.draw(self.settings.batch, self.settings.windows, self.generator)
+        process, processes = self.share
+        part = len(label) // processes
+        seed_share(self.settings.seed, step)
+        try:
+            identity = gather(self.aligner(voice[process * part : (process + 1) * part]))
+            self.terms = self.loss(identity, face[: len(identity)], label[: len(identity)])
+            if wrong := [name for name, value in self.terms._asdict().items() if not bool(value.isfinite())]:
+                raise InputError(f"the loss term {wrong[-1]!r} is not finite")
+        except InputError as error:
+            checkpoints.restore_randomness(before, self.generator)
+            self.save(step - 1)
+            persons = [self.training.persons[i] for i in label.tolist()]
+            path = self.folder / checkpoints.CHECKPOINT_NAME
+            raise checkpoints.broken_off(path, step, str(error), persons) from error
+        self.optimiser.zero_grad()
+        self.terms.total.backward()
+        average_gradients(self.parameters)
+        self.optimiser.step()
+        self.schedule.step()
+
+    def look(self, step: int) -> dict[str, float]:
+        """A row for the history; the best so far is written. The row's two losses."""
+        score = validate(self.aligner, self.validation, self.validation_loss)
+        best = min((row["val_total"] for row in self.history.rows), default=float("inf"))
+        rate = float(self.schedule.get_last_lr()[0])
+        row = {"step": step, "lr": rate, **_row("train", self.terms), **score}
+        self.history.rows.append(row)
+        self.accelerator.log({name: value for name, value in row.items() if name != "step"}, step)
+        if self.share[0] == 0:
+            if score["val_total"] < best:
+                self.aligner.save_pretrained(self.folder, {**self.made_from, "step": step, "validation": score})
+            write_table(self.history.rows, self.folder / HISTORY_NAME)
+        return {"train": row["train_total"], "val": row["val_total"]}
+
+    def save(self, step: int) -> None:
+        """Write the checkpoint after a step."""
+        if self.share[0] == 0:
+            path = self.folder / checkpoints.CHECKPOINT_NAME
+            checkpoints.save_training(path, step, self.parts, self.generator, self.made_from)
+
+    def restore(self) -> int:
+        """Load the checkpoint if there is one, and give the step it was written after."""
+        path = self.folder / checkpoints.CHECKPOINT_NAME
+        return checkpoints.resume_training(path, self.parts, self.generator, self.made_from)
 
 
 @torch.no_grad()
