@@ -67,10 +67,8 @@ def main() -> None:
     print(table.to_string(index=False))
 
 
-def measured(
-    plan: Plan, kit: Kit, photographs: Faces, system: str, seed: int, guidance: float
-) -> dict[str, np.ndarray]:
-    """Two faces of everybody by a finished run, drawn under a scale; what was drawn before is not drawn again."""
+def drawn(plan: Plan, kit: Kit, system: str, seed: int, guidance: float) -> tuple[np.ndarray, list[Faces]]:
+    """ẑ of everybody by a finished run, and two faces each drawn under a scale; what was drawn is not drawn again."""
     run = plan.run(system, seed)
     if not any(run.glob("*/persons.csv")):
         raise InputError(f"{run}: no finished run; python -m v2f_core ablate makes it")
@@ -81,25 +79,21 @@ def measured(
         identity = aligner(kit.test.pooled_voices())
     made = {name: folder_hash(plan.profile.part(name)) for name in ("prior", "faces", "judge")}
     made |= {"trained": system, "trained_with_seed": str(seed)}
-    draws = [
-        draw_faces(
-            prior,
-            identity,
-            kit.test.persons,
-            kit.scorer,
-            run / "faces",
-            made,
-            Drawing(plan.drawn_steps, guidance, seed),
-            number,
-            f"{system}, guidance {guidance:g}",
-        )
-        for number in (0, 1)
-    ]
+    how, label = Drawing(plan.drawn_steps, guidance, seed), f"{system}, guidance {guidance:g}"
+    who = (identity, kit.test.persons, kit.scorer, run / "faces", made, how)
+    return identity.numpy(), [draw_faces(prior, *who, number, label) for number in (0, 1)]
+
+
+def measured(
+    plan: Plan, kit: Kit, photographs: Faces, system: str, seed: int, guidance: float
+) -> dict[str, np.ndarray]:
+    """What is measured of these faces, a value a person."""
+    identity, draws = drawn(plan, kit, system, seed, guidance)
     truth = kit.test.gallery().numpy()
     each = {
         "cosine": [metrics.cosine(faces.identities, truth) for faces in draws],
         "second scorer": [metrics.cosine(faces.features, photographs.features) for faces in draws],
-        "cosine with ẑ": [metrics.cosine(faces.identities, identity.numpy()) for faces in draws],
+        "cosine with ẑ": [metrics.cosine(faces.identities, identity) for faces in draws],
     }
     diversity = metrics.diversity(np.stack([faces.identities for faces in draws], axis=1))
     return {**{name: np.mean(values, axis=0) for name, values in each.items()}, "diversity": diversity}
