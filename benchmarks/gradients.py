@@ -24,6 +24,8 @@ from v2f_core.profiles import load_profile
 from v2f_core.training.stage1 import Stage1Settings, identity_loss
 
 BATCHES, BATCH = 8, 8
+CRITICS = {mode: ConsistencySettings(mode) for mode in CHOICES["mode"]}
+CRITICS |= {f"{mode}, among rivals": ConsistencySettings(mode, rival_temperature=0.1) for mode in ("cycle", "likeness")}
 
 
 def main() -> None:
@@ -38,7 +40,7 @@ def main() -> None:
     settings = Stage1Settings(**profile.stage1)
     of_identity = identity_loss(kit.training.pairs, settings, free=not settings.fixed_centroids)
     generator, rows = torch.Generator().manual_seed(0), []
-    for name in ("L_id", *CHOICES["mode"]):
+    for name in ("L_id", *CRITICS):
         values, lengths = [], []
         for _ in range(BATCHES):
             voice, label, faces = kit.training.draw(BATCH, settings.windows, generator)
@@ -46,7 +48,7 @@ def main() -> None:
             if name == "L_id":
                 loss: Tensor = of_identity(identity, faces.z_arc, label).total
             else:
-                critic = SelfConsistency(kit.prior, kit.arcface, ConsistencySettings(name))
+                critic = SelfConsistency(kit.prior, kit.arcface, CRITICS[name])
                 loss = critic(identity, faces, generator).loss
             gradients = torch.autograd.grad(loss, list(aligner.parameters()))
             values.append(loss.item())

@@ -1,5 +1,7 @@
 """L_self: by hand, by finite differences, where its gradient goes, what it costs, and how its trivial optima show."""
 
+import math
+
 import onnx
 import pytest
 import torch
@@ -13,7 +15,7 @@ from v2f_core.diffusion.consistency_settings import CHOICES, ConsistencySettings
 from v2f_core.diffusion.lora import add_lora, lora_parameters, without_lora
 from v2f_core.diffusion.monitors import collapse_monitors
 from v2f_core.diffusion.prior import Prior
-from v2f_core.diffusion.strategies import draw_negatives, estimate_x0, unlikeness
+from v2f_core.diffusion.strategies import draw_negatives, estimate_x0
 from v2f_core.diffusion.timesteps import WEIGHTS, bands, draw_timesteps, timestep_weight
 from v2f_core.errors import InputError
 from v2f_core.identity.arcface_torch import align_batch, differentiable_arcface
@@ -248,13 +250,24 @@ def test_crops_vary_and_nothing_else_does(mode, prior, arcface, faces, monkeypat
         torch.testing.assert_close(before[1:], after[1:], rtol=0, atol=0)
 
 
-def test_faces_that_become_alike_gain_nothing_by_the_mean():
-    """Drawn towards their mean, two faces come nearer to the target one by one; their mean is where it was."""
-    spread, target = unit(2, 0), unit(1, 1).expand(2, 512)
-    target = normalise(target + spread.mean(0))
-    alike = torch.stack([normalise(spread.mean(0) + 0.1 * (z - spread.mean(0))) for z in spread])
-    assert (unlikeness(alike, target, 1) < unlikeness(spread, target, 1)).all()
-    torch.testing.assert_close(unlikeness(alike, target, 2), unlikeness(spread, target, 2), atol=1e-5, rtol=1e-5)
+@pytest.mark.parametrize("mode", ["cycle", "likeness"])
+def test_among_rivals_a_face_is_told_from_what_others_of_the_sex_were_asked_for(mode, prior, arcface, faces):
+    """By hand from what f_arc recognised; rows 0 and 2 are women, 1 and 3 men. Only the face has a gradient."""
+    wake(prior)
+    identity = unit(BATCH, 3).requires_grad_()
+    settings = ConsistencySettings(mode, z_t_from="generated", generated_steps=1, rival_temperature=0.1)
+    women = torch.tensor([True, False, True, False])
+    mixed = FaceBatch(faces.latents, faces.landmarks, faces.z_arc, women)
+    terms = SelfConsistency(prior, arcface, settings)(identity, mixed, seeded(4))
+    terms.loss.backward()
+    target = identity.detach() if mode == "cycle" else faces.z_arc
+    for i in range(BATCH):
+        own, rival = (float(terms.z_self[i] @ target[j]) / 0.1 for j in (i, (i + 2) % BATCH))
+        assert float(terms.each[i]) == pytest.approx(math.log1p(math.exp(rival - own)), rel=1e-3, abs=1e-5)
+    by_cosine = ConsistencySettings(mode, z_t_from="generated", generated_steps=1)
+    alone = SelfConsistency(prior, arcface, by_cosine)(identity.detach(), mixed, seeded(4))
+    torch.testing.assert_close(alone.z_self, terms.z_self)  # the same faces, otherwise judged
+    assert identity.grad.norm() > 0
 
 
 @pytest.mark.parametrize("mode", CHOICES["mode"])
@@ -623,6 +636,8 @@ def test_timesteps_fill_their_range_and_bands_cover_it():
         ({"anchor": -1.0}, "anchor=-1.0"),
         ({"crop_jitter": -0.1}, "crop_jitter=-0.1"),
         ({"mode": "teacher", "crop_jitter": 0.1}, "f_arc sees no face there"),
+        ({"rival_temperature": -1.0}, "rival_temperature=-1.0"),
+        ({"mode": "paper", "rival_temperature": 0.1}, "no face is recognised as anybody"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(wrong, named):

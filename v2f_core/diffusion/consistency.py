@@ -136,7 +136,8 @@ class SelfConsistency:
         look = Look(self.prior, self.arcface, settings, z_t, t, noise, landmarks, given[here].to(device), generator)
         c_gen = look.condition(identity[here])
         # first of all passes: autocast keeps casts of weights, and those of a pass without gradient have none
-        asked = Asked(identity[here], c_gen, look.predict(c_gen), faces.z_arc[here], identity, faces.women, here)
+        everybody = identity, faces.z_arc, faces.women
+        asked = Asked(identity[here], c_gen, look.predict(c_gen), faces.z_arc[here], *everybody, here)
         each, z_self = STRATEGIES[settings.mode](look, asked)
         if settings.anchor:
             each = each + settings.anchor * mean_square(asked.prediction - undisturbed(look, asked))

@@ -42,6 +42,9 @@ class ConsistencySettings:
         temperature: τ of ``contrast``, in units of the mean squared residual.
         copies: noised faces a speaker, in batches of so many fewer speakers. ``cycle`` and ``likeness`` then compare
             the *mean* of what f_arc recognises in them: to make one's faces alike gains nothing by itself.
+        rival_temperature: ``cycle`` and ``likeness`` ask that a face be told from those asked for the batch's other
+            speakers of the same sex, by a softmax of the cosines with this τ; 0: for the cosine alone. What all faces
+            share, light or pose, gains nothing among rivals.
         crop_jitter: standard deviation of the five points by which f_arc's crop is cut, in distances between the eyes:
             what pleases f_arc in one crop only is then no optimum (expectation over transformations, Athalye et al.,
             2018).
@@ -69,6 +72,7 @@ class ConsistencySettings:
     negatives: int = 3
     temperature: float = 0.01
     copies: int = 1
+    rival_temperature: float = 0.0
     crop_jitter: float = 0.0
     anchor: float = 0.0
 
@@ -85,7 +89,7 @@ class ConsistencySettings:
             raise InputError(f"condition_dropout={self.condition_dropout}: expected a share of at least 0, below 1")
         if self.temperature <= 0:
             raise InputError(f"temperature={self.temperature}: expected a positive number, such as 0.01")
-        for name in ("anchor", "crop_jitter"):
+        for name in ("anchor", "crop_jitter", "rival_temperature"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name}={getattr(self, name)}: expected a number of at least 0")
         if self.identity_from == "true" and self.trains != "lora":
@@ -94,6 +98,8 @@ class ConsistencySettings:
             raise InputError(f"mode={self.mode!r} with condition_dropout: under null nobody was asked for; give 0")
         if self.mode in ("denoise", "teacher", "contrast") and self.crop_jitter:
             raise InputError(f"mode={self.mode!r} with crop_jitter: f_arc sees no face there, so give 0")
+        if self.mode not in ("cycle", "likeness") and self.rival_temperature:
+            raise InputError(f"mode={self.mode!r} with rival_temperature: no face is recognised as anybody; give 0")
         if self.mode in ("denoise", "contrast") and self.z_t_from != "real":
             raise InputError(
                 f"mode={self.mode!r} with z_t_from={self.z_t_from!r}: this residual is of the speaker's own face; "

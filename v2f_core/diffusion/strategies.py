@@ -12,7 +12,7 @@ to it; it gives the loss of each example before w(t). Squared norms are means ov
   no true face where z_t is generated; what f_arc is fooled by is its trivial optimum: read a second scorer.
 - ``likeness``: 1 − cos(f_arc(decode(x̂0)), z_arc), our addition: not self-consistency but the cosine term of L_id seen
   through the prior, so that φ is told what its ẑ looks like when it is drawn. With ``copies`` both compare the mean of
-  a speaker's faces.
+  a speaker's faces; with ``rival_temperature`` a face is to be told from those of other speakers of the same sex.
 
 ``anchor`` adds what the adapters changed, ‖ε_{θ+ψ}(z_t, P(ẑ)) − ε_θ(z_t, P(ẑ))‖², to any of them.
 """
@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from v2f_core.diffusion.consistency_settings import ConsistencySettings
 from v2f_core.diffusion.lora import lora_parameters, without_lora
 from v2f_core.diffusion.prior import Prior
+from v2f_core.diffusion.recognition import confusion, unlikeness
 from v2f_core.identity.arcface_torch import align_batch
 
 
@@ -89,7 +90,8 @@ class Asked:
         c_gen: P(identity), null where conditions are dropped.
         prediction: ε_{θ+ψ}(z_t, c_gen, t), with gradient; every strategy begins with it.
         z_arc: the speakers' true identities.
-        everybody, women: who all faces of the batch are said to be, and their speakers' sex.
+        everybody, everybody_arc, women: who all faces of the batch are said to be, who they truly are, and their
+            speakers' sex.
         here: which of them these are: all, unless several processes share the batch.
     """
 
@@ -98,6 +100,7 @@ class Asked:
     prediction: Float[Tensor, "batch 4 h w"]
     z_arc: Float[Tensor, "batch 512"]
     everybody: Float[Tensor, "everybody 512"]
+    everybody_arc: Float[Tensor, "everybody 512"]
     women: Bool[Tensor, " everybody"]
     here: slice
 
@@ -154,14 +157,19 @@ def teacher(look: Look, asked: Asked) -> Result:
 def cycle(look: Look, asked: Asked) -> Result:
     """How unlike who was asked for the face is, as f_arc sees it. The target is a constant: else ẑ would drift to what
     is drawn anyway."""
-    z_self = look.recognise(asked.prediction, asked.c_gen)
-    return unlikeness(z_self, asked.identity.detach(), look.settings.copies), z_self.detach()
+    return _recognised(look, asked, asked.everybody.detach())
 
 
 def likeness(look: Look, asked: Asked) -> Result:
     """How unlike the speaker the face is, as f_arc sees it."""
-    z_self = look.recognise(asked.prediction, asked.c_gen)
-    return unlikeness(z_self, asked.z_arc, look.settings.copies), z_self.detach()
+    return _recognised(look, asked, asked.everybody_arc)
+
+
+def _recognised(look: Look, asked: Asked, targets: Float[Tensor, "everybody 512"]) -> Result:
+    z_self, copies = look.recognise(asked.prediction, asked.c_gen), look.settings.copies
+    if temperature := look.settings.rival_temperature:
+        return confusion(z_self, targets, asked.women, asked.here, copies, temperature), z_self.detach()
+    return unlikeness(z_self, targets[asked.here], copies), z_self.detach()
 
 
 def contrast(look: Look, asked: Asked) -> Result:
@@ -215,22 +223,6 @@ def draw_negatives(
     top = keys.topk(count, dim=1)
     there = top.values >= 0
     return top.indices.masked_fill(~there, 0), there
-
-
-def unlikeness(
-    z_self: Float[Tensor, "batch 512"], target: Float[Tensor, "batch 512"], copies: int
-) -> Float[Tensor, " batch"]:
-    """1 − cos between the mean over a speaker's copies, which stand together, and the target; the same for each copy.
-
-    The mean cosine of single faces is ‖mean‖ · cos(mean, target): it also grows as a speaker's faces become one.
-
-    Example:
-        >>> z = F.normalize(torch.eye(512)[:2] + torch.eye(512)[2])  # half of each is the target
-        >>> [f"{unlikeness(z, torch.eye(512)[[2, 2]], copies).mean():.2f}" for copies in (1, 2)]
-        ['0.29', '0.18']
-    """
-    means = F.normalize(z_self.view(-1, copies, z_self.shape[1]).mean(dim=1), dim=1)
-    return 1 - (means.repeat_interleave(copies, dim=0) * target).sum(dim=1)
 
 
 def mean_square(x: Float[Tensor, "batch 4 h w"]) -> Float[Tensor, " batch"]:

@@ -85,6 +85,7 @@ def _of(
 OTHER_SOURCES = ("other", "generated")
 CROPS_VARY = 0.15  # about 2 pixels to any side of ArcFace's 112, and 9 % in size
 GENERATED: Mapping[str, Any] = MappingProxyType({"z_t_from": "generated", "generated_steps": 5})
+RIVALS: Mapping[str, Any] = MappingProxyType({"rival_temperature": 0.1, **GENERATED})
 
 TABLES: Mapping[str, tuple[Ablation, ...]] = MappingProxyType(
     {
@@ -131,6 +132,11 @@ TABLES: Mapping[str, tuple[Ablation, ...]] = MappingProxyType(
                 **GENERATED,
             ),
             _of("cycle", "cycle, true c*", trains="lora", identity_from="true", **GENERATED),
+            # λ_self balanced by results/gradients.csv, and a third of it where φ is alone
+            _of("cycle", "cycle, among rivals", weight=25.0, **RIVALS),
+            _of("cycle", "cycle, among rivals, φ alone", weight=8.0, trains="aligner", **RIVALS),
+            _of("cycle", "cycle, among rivals, true c*", weight=25.0, trains="lora", identity_from="true", **RIVALS),
+            _of("likeness", "likeness, among rivals, φ alone", weight=5.0, trains="aligner", **RIVALS),
         ),
         # of the attempts, the one that was chosen on validation persons: read on test persons
         "chosen": (
