@@ -168,8 +168,12 @@ def history(table: pd.DataFrame, terms: Sequence[str] = ("total",)) -> Figure:
 def forest(table: pd.DataFrame, metrics: Sequence[str], against: str) -> Figure:
     """One panel a metric: every system's value and interval, with a dotted line at what they are compared with.
 
+    Where the table has paired gains, their interval is a thick bar about the value, and it is the one to read: a system
+    differs where its thick bar is clear of the dotted line. The thin one says what other persons would do to the value.
+
     Args:
-        table: a row a system and metric, with ``value``, ``low`` and ``high``.
+        table: a row a system and metric, with ``value``, ``low`` and ``high``, and perhaps ``gain low`` and
+            ``gain high`` over ``against``.
         metrics: the panels.
         against: the system that the others are compared with.
 
@@ -189,16 +193,25 @@ def forest(table: pd.DataFrame, metrics: Sequence[str], against: str) -> Figure:
     )
     for ax, metric in zip(axes[0], metrics, strict=True):
         found = table[table.metric == metric].set_index("system")
+        base = found.value.get(against, np.nan)
         for place, system in enumerate(systems):
             if system not in found.index:
                 continue
             row = found.loc[system]
-            colour = REFERENCE if system == against else MEN
+            colour, paired = REFERENCE if system == against else MEN, np.isfinite(row.get("gain low", np.nan))
             if np.isfinite(row.get("low", np.nan)):
-                ax.plot([row.low, row.high], [place, place], color=colour, lw=2, solid_capstyle="round")
+                ax.plot([row.low, row.high], [place, place], color=colour, lw=1 if paired else 2)
+            if paired:
+                ax.plot(
+                    [base + row["gain low"], base + row["gain high"]],
+                    [place, place],
+                    color=colour,
+                    lw=4,
+                    solid_capstyle="butt",
+                )
             ax.plot(row.value, place, "o", color=colour, ms=6)
-        if against in found.index:
-            ax.axvline(found.loc[against].value, color=REFERENCE, lw=0.8, ls=":", zorder=0)
+        if np.isfinite(base):
+            ax.axvline(base, color=REFERENCE, lw=0.8, ls=":", zorder=0)
         ax.set_xlabel(metric)
     axes[0, 0].set_yticks(range(len(systems)), systems)
     axes[0, 0].invert_yaxis()
