@@ -276,6 +276,15 @@ def test_batch_alignment_is_the_crop_and_carries_gradient(image: np.ndarray, sid
     assert float(inside) > 0  # each pixel's total weight in the crop
 
 
+def test_batch_alignment_finds_its_pixels_in_bf16_too() -> None:
+    """bf16 has 8 bits: between 256 and 512 it counts every other pixel, and Stage II decodes its faces in it."""
+    stripes = torch.tensor([-1.0, 1.0]).repeat_interleave(4).repeat(64)  # exact in bf16
+    x, points = stripes.expand(1, 3, 512, 512), torch.from_numpy(LANDMARKS[None] * 3 + 100)
+    exact = align_batch(x, points)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert float((align_batch(x.bfloat16(), points) - exact).abs().max()) < 0.01
+
+
 # --- the shipped miniature ------------------------------------------------------------------------------------------
 
 

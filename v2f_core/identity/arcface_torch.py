@@ -153,11 +153,13 @@ def align_batch(
     height, width = images.shape[-2:]
     to_crop = np.stack([similarity(points) for points in np.asarray(torch.as_tensor(landmarks).detach().cpu())])
     square = np.concatenate([to_crop, np.tile([[[0.0, 0.0, 1.0]]], (len(to_crop), 1, 1))], axis=1)
-    to_image = torch.from_numpy(np.linalg.inv(square)[:, :2]).to(images)  # each crop pixel looks up its source
-    axis = torch.arange(CROP, dtype=images.dtype, device=images.device)
-    y, x = torch.meshgrid(axis, axis, indexing="ij")
-    crop_pixels = torch.stack([x, y, torch.ones_like(x)], dim=-1)
-    source = torch.einsum("hwk,bik->bhwi", crop_pixels, to_image)
-    grid = 2 * source / torch.tensor([width - 1, height - 1]).to(images) - 1
-    # outside the image lies black, which is -1 here and 0 for grid_sample
-    return F.grid_sample(images + 1, grid, mode="bilinear", padding_mode="zeros", align_corners=True) - 1
+    with torch.autocast(images.device.type, enabled=False):  # bf16 knows only every other pixel of 512
+        images = images.to(torch.promote_types(images.dtype, torch.float32))
+        to_image = torch.from_numpy(np.linalg.inv(square)[:, :2]).to(images)  # each crop pixel looks up its source
+        axis = torch.arange(CROP, dtype=images.dtype, device=images.device)
+        y, x = torch.meshgrid(axis, axis, indexing="ij")
+        crop_pixels = torch.stack([x, y, torch.ones_like(x)], dim=-1)
+        source = torch.einsum("hwk,bik->bhwi", crop_pixels, to_image)
+        grid = 2 * source / torch.tensor([width - 1, height - 1]).to(images) - 1
+        # outside the image lies black, which is -1 here and 0 for grid_sample
+        return F.grid_sample(images + 1, grid, mode="bilinear", padding_mode="zeros", align_corners=True) - 1
