@@ -1,8 +1,12 @@
 """The doctor: every line says OK or what to do, and the exit code says whether the miniature can be used."""
 
 import json
+from importlib.metadata import PackageNotFoundError
+from types import SimpleNamespace
 
+import onnxruntime
 import pytest
+import torch
 
 from v2f_core import doctor, integrity, profiles
 from v2f_core.doctor import Check
@@ -63,7 +67,7 @@ def test_a_part_that_this_version_does_not_ship_is_named_but_not_needed(assets, 
     (assets / "judge" / "weights").unlink()
     assert doctor.doctor() == 0
     out = capsys.readouterr().out
-    assert "missing  judge" in out
+    assert "optional judge" in out
     assert "this version has no weights of it" in out
 
 
@@ -119,6 +123,7 @@ def test_the_full_profile_is_asked_for_its_own_parts(assets, capsys):
     assert doctor.doctor("full") == 1
     out = capsys.readouterr().out
     assert "missing  prior" in out
+    assert "optional ecapa" in out  # one speech encoder is enough
     assert "python -m v2f_core fetch prior (4269 MB; MIT as stated, CreativeML Open RAIL-M)" in out
     assert "The full profile is not usable yet: 5 things to mend" in out  # ast, faces, prior, aligner, dataset
 
@@ -132,6 +137,31 @@ def test_a_package_that_is_missing_or_too_old_is_named(monkeypatch):
     assert (fine.name, fine.remedy) == ("numpy", "")
     assert old.remedy == 'pip install "numpy>=99"'
     assert (missing.found, missing.remedy) == ("", 'pip install "no-such-thing>=2"')
+
+
+def test_onnx_runtime_for_gpus_is_onnx_runtime(monkeypatch):
+    there = {"onnxruntime-gpu": "1.31.0"}
+    monkeypatch.setattr(doctor, "requires", lambda _: ["onnxruntime>=1.24,<2"])
+    monkeypatch.setattr(doctor, "FRAGILE", ())
+    monkeypatch.setattr(doctor, "version", lambda name: there.get(name) or absent(name))
+    (check,) = doctor._packages()
+    assert (check.found, check.remedy) == ("1.31.0", "")
+    there.clear()
+    assert next(doctor._packages()).remedy == 'pip install "onnxruntime<2,>=1.24"'
+
+
+def absent(name):
+    raise PackageNotFoundError(name)
+
+
+def test_a_gpu_is_named_and_what_runs_the_face_nets(monkeypatch):
+    gpu = SimpleNamespace(total_memory=80 * 2**30)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: gpu)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "H100")
+    assert doctor._device().found.startswith("H100, 80 GiB (ONNX Runtime uses the CPU: install onnxruntime-gpu")
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    assert doctor._device().found == "H100, 80 GiB (ONNX Runtime uses CUDA)"
 
 
 def test_a_package_that_does_not_load_is_named(monkeypatch):

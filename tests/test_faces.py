@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 
 from v2f_core.errors import InputError
+from v2f_core.identity import faces
 from v2f_core.identity.arcface_torch import align_batch, differentiable_arcface
 from v2f_core.identity.faces import TEMPLATE, FacePack, align, find_nets, similarity
 
@@ -130,6 +131,21 @@ def test_a_missing_folder_and_a_broken_file_are_named(tmp_path: Path) -> None:
 def test_an_unknown_device_is_an_input_error(folder: Path) -> None:
     with pytest.raises(InputError, match="device 'abacus'"):
         FacePack.from_folder(folder, device="abacus")
+
+
+def test_onnx_runtime_without_cuda_takes_the_cpu_and_says_so(
+    folder: Path, pack: FacePack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `make setup` installs has no CUDA: torch may compute on a GPU all the same."""
+    import onnxruntime
+
+    crops = np.random.default_rng(0).integers(0, 256, (2, 112, 112, 3), np.uint8)
+    with pytest.warns(UserWarning, match="faces are found and embedded on the CPU.*onnxruntime-gpu"):
+        there = FacePack.from_folder(folder, device="cuda:1")
+    np.testing.assert_array_equal(there.embed_aligned(crops), pack.embed_aligned(crops))
+    with_cuda = [("CUDAExecutionProvider", {"device_id": 1}), "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    assert faces._providers("cuda:1") == with_cuda
 
 
 # --- detection and alignment ----------------------------------------------------------------------------------------

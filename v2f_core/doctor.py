@@ -15,6 +15,8 @@ from v2f_core.errors import InputError
 from v2f_core.origins import ORIGINS
 from v2f_core.profiles import OPTIONAL, PARTS, Profile, cache_folder, load_profile
 
+# the same module built for GPUs, under a name of its own
+FOR_GPUS = {"onnxruntime": "onnxruntime-gpu"}
 # Packages with compiled parts that can be installed and yet fail to load.
 FRAGILE = ("torch", "torchaudio", "torchvision", "onnxruntime", "cv2", "soundfile")
 
@@ -67,7 +69,7 @@ def doctor(profile: str = "mini") -> int:
         if check.section != section:
             section = check.section
             print(f"\n{section}")
-        state = "OK" if not check.remedy else "damaged" if check.found else "missing"
+        state = "OK" if not check.remedy else "damaged" if check.found else "missing" if check.needed else "optional"
         remedy = f"  -> {check.remedy}" if check.remedy else ""
         print(f"  {state:8} {check.name:24} {check.found}{remedy}".rstrip(), flush=True)
         ill += bool(check.remedy and check.needed)
@@ -75,7 +77,7 @@ def doctor(profile: str = "mini") -> int:
     verdict = f"not usable yet: {ill} thing{'s' * (ill > 1)} to mend" if ill else "ready: try python -m v2f_core demo"
     print(f"\nThe {profile} profile is {verdict}.")
     if missing:
-        print("What else is missing is not used by default, or needed only for the other profile (--profile).")
+        print("What is optional is not used by default, or needed only for the other profile (--profile).")
     return 1 if ill else 0
 
 
@@ -95,9 +97,8 @@ def _packages() -> Iterator[Check]:
         yield Check(section, "v2f-core", "", "install it: make setup, or pip install -e .")
         return
     for requirement in wanted:
-        try:
-            found = version(requirement.name)
-        except PackageNotFoundError:
+        found = _installed(requirement.name) or _installed(FOR_GPUS.get(requirement.name, ""))
+        if not found:
             yield Check(section, requirement.name, "", f'pip install "{requirement}"')
             continue
         fits = requirement.specifier.contains(found, prereleases=True)
@@ -113,6 +114,13 @@ def _packages() -> Iterator[Check]:
             yield Check(section, f"import {name}", f"fails: {line}", remedy)
 
 
+def _installed(name: str) -> str:
+    try:
+        return version(name) if name else ""
+    except PackageNotFoundError:
+        return ""
+
+
 def _device() -> Check:
     try:
         import torch
@@ -120,10 +128,19 @@ def _device() -> Check:
         return Check("Device", "torch", "", "see above")
     if torch.cuda.is_available():
         memory = torch.cuda.get_device_properties(0).total_memory / 2**30
-        return Check("Device", "GPU", f"{torch.cuda.get_device_name(0)}, {memory:.0f} GiB")
+        faces = "CUDA" if "CUDAExecutionProvider" in _providers() else "the CPU: install onnxruntime-gpu in its place"
+        return Check("Device", "GPU", f"{torch.cuda.get_device_name(0)}, {memory:.0f} GiB (ONNX Runtime uses {faces})")
     if torch.backends.mps.is_available():
         return Check("Device", "GPU", "Apple, through MPS")
     return Check("Device", "CPU", f"{os.cpu_count()} cores (enough for mini; the full profile wants a GPU)")
+
+
+def _providers() -> list[str]:
+    try:
+        import onnxruntime
+    except (ImportError, OSError):
+        return []
+    return list(onnxruntime.get_available_providers())
 
 
 def _mini() -> Iterator[Check]:

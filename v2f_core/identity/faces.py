@@ -7,6 +7,7 @@ ArcFace net, told apart by their shapes and never by their names. The miniature 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,16 +130,21 @@ def find_nets(folder: str | Path) -> tuple[Path, Path]:
 
 
 def _providers(device: str) -> list[Any]:
+    """What runs the nets: CUDA where ONNX Runtime has it, else the CPU, wherever torch computes."""
     import onnxruntime
 
     kind, _, index = device.partition(":")
-    if kind == "cpu":
-        return ["CPUExecutionProvider"]
+    if kind not in ("cpu", "cuda", "mps"):
+        raise InputError(f"device {device!r}: expected cpu, cuda, cuda:1 or mps")
     if kind == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         return [("CUDAExecutionProvider", {"device_id": int(index or 0)}), "CPUExecutionProvider"]
-    raise InputError(
-        f"device {device!r}: ONNX Runtime cannot use it here; give cpu, or install onnxruntime-gpu for cuda"
-    )
+    if kind == "cuda":
+        warnings.warn(
+            "faces are found and embedded on the CPU: this ONNX Runtime has no CUDA (onnxruntime-gpu, in place of "
+            "onnxruntime, has)",
+            stacklevel=3,
+        )
+    return ["CPUExecutionProvider"]
 
 
 class FacePack:
@@ -161,11 +167,12 @@ class FacePack:
 
         Args:
             folder: an insightface-style pack folder.
-            device: "cpu", "cuda" or "cuda:1".
+            device: "cpu", "cuda", "cuda:1" or "mps"; where ONNX Runtime cannot use it the CPU does the work, with a
+                warning on CUDA.
             det_size: the square the detector sees, pixels; ignored by a detector exported for one size.
 
         Raises:
-            InputError: a net is missing or broken, or ONNX Runtime cannot use the device.
+            InputError: a net is missing or broken, or there is no such kind of device.
         """
         import onnxruntime
         from insightface.model_zoo import get_model
@@ -176,7 +183,8 @@ class FacePack:
         options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", min(4, os.cpu_count() or 1)))
         options.add_session_config_entry("session.set_denormal_as_zero", "1")  # denormal weights cost 5x the time
         options.log_severity_level = 3
-        nets = [get_model(str(p), providers=_providers(device), sess_options=options) for p in (detector, arcface)]
+        where = _providers(device)
+        nets = [get_model(str(p), providers=where, sess_options=options) for p in (detector, arcface)]
         return cls(nets[0], nets[1], arcface_path=arcface, det_size=det_size)
 
     def detect(self, image: UInt8[np.ndarray, "height width 3"]) -> list[Face]:
