@@ -194,6 +194,24 @@ def test_a_batch_in_parts_gives_the_gradients_of_the_whole(name, run, tmp_path, 
     assert largest[0] == rows * largest[1]
 
 
+@pytest.mark.parametrize("asked", [{"mode": "paper"}, {"mode": "contrast"}, {"mode": "cycle", "copies": 2}])
+def test_looks_take_no_more_memory_than_a_step(asked, run, tmp_path, monkeypatch):
+    """Who trains in parts since the memory does not suffice must not fail at the monitors."""
+    seen, predict, decode = [], Prior.predict, Prior.decode
+    monkeypatch.setattr(Prior, "predict", lambda self, z, t, c: seen.append(len(z)) or predict(self, z, t, c))
+    monkeypatch.setattr(Prior, "decode", lambda self, z: seen.append(len(z)) or decode(self, z))
+    tables, negatives = {}, 2
+    for parts in (1, 2):
+        seen.clear()
+        consistency = ConsistencySettings(**asked, negatives=negatives)
+        settings = {"batch": 4, "monitored": 4, "steps": 1, "consistency": consistency}
+        run(tmp_path / str(parts), **settings, gradient_accumulation=parts)
+        most = 4 // parts * (negatives if asked["mode"] == "contrast" else 1)
+        assert max(seen) == most
+        tables[parts] = pd.read_csv(tmp_path / str(parts) / "monitors.csv")
+    pd.testing.assert_frame_equal(tables[1], tables[2], rtol=1e-3, atol=1e-5)
+
+
 def test_a_run_goes_on_in_other_parts_than_it_began_in(run, unbroken, tmp_path):
     run(tmp_path, steps=2, gradient_accumulation=3)
     for name, value in weights(*run(tmp_path)).items():

@@ -30,6 +30,7 @@ def collapse_monitors(
     faces: FaceBatch,
     bands: Sequence[tuple[int, int]],
     generator: torch.Generator,
+    at_once: int | None = None,
 ) -> list[dict[str, int | float]]:
     """One row for each band of timesteps.
 
@@ -40,6 +41,7 @@ def collapse_monitors(
         faces: real faces, each of another person.
         bands: (first, last) timestep of each band; see :func:`v2f_core.diffusion.timesteps.bands`.
         generator: draws timesteps and noise; the same seed makes rows of two moments comparable.
+        at_once: so many faces are in the prior together, which bounds the memory; None: all.
     Returns:
         for each band ``t_min``, ``t_max`` and
 
@@ -58,6 +60,16 @@ def collapse_monitors(
     batch = len(identity)
     if batch < 2:
         raise InputError(f"{batch} faces: monitors compare persons with one another; give at least 2")
+
+    def predict(z_t: Tensor, t: Tensor, c: Tensor) -> Tensor:
+        parts = zip(*(x.split(at_once or batch) for x in (z_t, t, c)), strict=True)
+        return torch.cat([prior.predict(*part) for part in parts])
+
+    def recognise(z_t: Tensor, t: Tensor, noise: Tensor, landmarks: Tensor) -> Tensor:
+        x0 = prior.one_step_x0(z_t, t, noise)
+        parts = zip(x0.split(at_once or batch), landmarks.split(at_once or batch), strict=True)
+        return torch.cat([arcface(align_batch(prior.decode(part), points)) for part, points in parts])
+
     mean = mean_direction(faces.z_arc).expand(batch, -1)
     true, predicted = prior.condition(faces.z_arc), prior.condition(identity)
     average, null = prior.condition(mean), prior.null(batch)
@@ -69,21 +81,21 @@ def collapse_monitors(
         t = draw_timesteps(batch, t_min, t_max, generator).to(faces.latents.device)
         noise = torch.randn(faces.latents.shape, generator=generator, device=generator.device).to(faces.latents)
         z_t, other = (prior.add_noise(z_0, noise, t) for z_0 in (faces.latents, faces.latents.roll(1, dims=0)))
-        under_true, under_predicted = prior.predict(z_t, t, true), prior.predict(z_t, t, predicted)
-        heard = _norm(under_true - prior.predict(z_t, t, true.roll(1, dims=0)))
+        under_true, under_predicted = predict(z_t, t, true), predict(z_t, t, predicted)
+        heard = _norm(under_true - predict(z_t, t, true.roll(1, dims=0)))
         with without_lora(prior):
-            could = _norm(prior.predict(z_t, t, base_true) - prior.predict(z_t, t, base_true.roll(1, dims=0)))
-            said = _norm(prior.predict(z_t, t, base_predicted) - prior.predict(z_t, t, base_predicted.roll(1, dims=0)))
-        own = _recognise(prior, arcface, z_t, t, under_predicted, faces.landmarks)
-        from_other = prior.predict(other, t, predicted)
-        leaked = _recognise(prior, arcface, other, t, from_other, faces.landmarks.roll(1, dims=0))
+            could = _norm(predict(z_t, t, base_true) - predict(z_t, t, base_true.roll(1, dims=0)))
+            said = _norm(predict(z_t, t, base_predicted) - predict(z_t, t, base_predicted.roll(1, dims=0)))
+        own = recognise(z_t, t, under_predicted, faces.landmarks)
+        from_other = predict(other, t, predicted)
+        leaked = recognise(other, t, from_other, faces.landmarks.roll(1, dims=0))
         row = {
             "s_net": heard / could,
             "s_id": said / could,
             "residual": _norm(noise - under_predicted) ** 2,
             "residual_true": _norm(noise - under_true) ** 2,
-            "residual_mean": _norm(noise - prior.predict(z_t, t, average)) ** 2,
-            "residual_null": _norm(noise - prior.predict(z_t, t, null)) ** 2,
+            "residual_mean": _norm(noise - predict(z_t, t, average)) ** 2,
+            "residual_null": _norm(noise - predict(z_t, t, null)) ** 2,
             "cos_self_true": (own * faces.z_arc).sum(dim=1).mean(),
             "cos_self_predicted": (own * identity).sum(dim=1).mean(),
             "cos_self_true_other": (leaked * faces.z_arc).sum(dim=1).mean(),
@@ -92,12 +104,6 @@ def collapse_monitors(
         values["delta"] = values["residual"] - values["residual_true"]
         rows.append({"t_min": t_min, "t_max": t_max, **values})
     return rows
-
-
-def _recognise(
-    prior: Prior, arcface: nn.Module, z_t: Tensor, t: Tensor, noise: Tensor, landmarks: Tensor
-) -> Float[Tensor, "batch 512"]:
-    return arcface(align_batch(prior.decode(prior.one_step_x0(z_t, t, noise)), landmarks))
 
 
 def _norm(x: Tensor) -> Tensor:

@@ -65,11 +65,17 @@ class Watch:
         parts = bands(critic.settings.t_min, critic.settings.t_max, settings.monitor_bands)
         # the same noise at every evaluation, so that rows differ by the weights alone
         generator = torch.Generator().manual_seed(settings.seed)
-        found = collapse_monitors(critic.prior, critic.arcface, identity, faces, parts, generator)
+        at_once = settings.batch // settings.gradient_accumulation  # no more memory than a step takes
+        found = collapse_monitors(critic.prior, critic.arcface, identity, faces, parts, generator, at_once)
+        speakers, least = max(1, len(identity) // critic.settings.copies), -(-len(identity) // at_once)
+        shares = next((n for n in range(least, speakers) if speakers % n == 0), speakers)  # equal, so that none is lost
         for (t_min, t_max), monitor in zip(parts, found, strict=True):
             banded = SelfConsistency(critic.prior, critic.arcface, replace(critic.settings, t_min=t_min, t_max=t_max))
-            value = banded(identity, faces, generator).loss.detach()
-            self.monitors.append({"step": step, **monitor, "self": float(value)})
+            drawn, values = generator.get_state(), []
+            for share in range(shares):
+                generator.set_state(drawn)
+                values.append(float(banded(identity, faces, generator, (share, shares)).loss))
+            self.monitors.append({"step": step, **monitor, "self": sum(values) / shares})
         row["val_self"] = sum(m["self"] for m in self.monitors[-len(parts) :]) / len(parts)
         self.history.rows.append(row)
         self.accelerator.log({name: value for name, value in row.items() if name != "step"}, step)
