@@ -20,6 +20,7 @@ import pandas as pd
 
 from v2f_core.errors import InputError
 from v2f_core.speech.audio import CLIP_SECONDS, OVERLAP
+from v2f_core.training.stage2_settings import Stage2Settings
 
 PAPER = {"Stage I": 8.4, "Stage II, 20,000 steps": 34.2}  # hours on one A800 with 80 GB
 AST_WIDTH, LATENT = 768, 4 * 64 * 64 + 10  # numbers a window, and a photo: latents and five landmarks
@@ -73,7 +74,8 @@ def work(job: Job) -> dict[str, tuple[float, str, str]]:
         "photos: latents": (job.faces, "VAE, latents", "bf16"),
         "Stage I": (job.stage1_steps, "Stage I", "fp32"),
         "Stage II": (job.stage2_steps, "Stage II", f"bf16, {job.mode}"),
-        "evaluation: faces": (job.drawn, "generation", "bf16, 25 steps, guidance 3"),
+        "Stage II: looks": (1 + job.stage2_steps / Stage2Settings.evaluate_every, "Stage II, look", "fp32, paper"),
+        "evaluation: faces": (job.drawn, "generation", "fp32, 25 steps, guidance 3"),
     }
 
 

@@ -6,8 +6,9 @@
 
 Extraction: AST-base on clips of 1.25 s, the VAE on 512 px, in fp32 and bf16; ArcFace, by torch, in fp32. Stage I at
 batch 128. Stage II's own step in bf16, LoRA r = 16 on UNet and text encoder of Stable Diffusion 1.5's size, f_arc of an
-iResNet-100's: every mode at the paper's batch of 16, then more batches, with and without gradient checkpointing.
-Generation: 4 images, 25 steps, guidance 3. What does not fit into memory is a row that says so.
+iResNet-100's: every mode at the paper's batch of 16, then more batches, with and without gradient checkpointing; one look at the
+validation faces, as there is every 500 steps. Generation: 4 images, 25 steps, guidance 3. What does not fit into memory, or fails, is a row that says so; the table is
+written after each row, so that a machine that is taken away leaves what it had measured.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -110,15 +112,28 @@ def second_stage(size: Size, device: str) -> Iterator[dict[str, Any]]:
         )
         how = f"bf16, {mode}" + (", gradient checkpointing" if saving else "")
 
-        def steps(settings: Stage2Settings = settings) -> Callable[[], None]:
-            prior = random_prior(size, device)
-            pairs, folder = random_pairs(size, prior.latent_shape), Path(tempfile.mkdtemp())
-            aligner, accelerator = Aligner(768), trainer(device, settings.mixed_precision, folder, tensorboard=False)
-            # its step alone, without the looks between steps
-            run = stage2._Run(aligner, prior, arcface, pairs, pairs, settings, folder, {}, accelerator)
+        def step(settings: Stage2Settings = settings) -> Callable[[], None]:
+            run = second_stage_run(size, device, arcface, settings)
             return lambda: run.step(1)
 
-        yield row("Stage II", how, batch, "steps/s", size, device, steps, each=1, prepare=True)
+        yield row("Stage II", how, batch, "steps/s", size, device, step, each=1, prepare=True)
+    # between steps, in fp32: the paper's mode again, and the batch that bounds its memory
+    settings = Stage2Settings(batch=size.batches[0], monitored=size.monitored)
+
+    def look() -> Callable[[], dict[str, float]]:
+        run = second_stage_run(size, device, arcface, settings)
+        return lambda: run.watch.look(0)
+
+    once = replace(size, repeats=1)
+    yield row("Stage II, look", "fp32, paper", settings.monitored, "looks/s", once, device, look, each=1, prepare=True)
+
+
+def second_stage_run(size: Size, device: str, arcface: IResNet, settings: Stage2Settings) -> Any:
+    """Stage II before its first step."""
+    prior, folder = random_prior(size, device), Path(tempfile.mkdtemp())
+    pairs, aligner = random_pairs(size, prior.latent_shape), Aligner(768)
+    accelerator = trainer(device, settings.mixed_precision, folder, tensorboard=False)
+    return stage2._Run(aligner, prior, arcface, pairs, pairs, settings, folder, {}, accelerator)
 
 
 def generation(size: Size, device: str) -> Iterator[dict[str, Any]]:
@@ -145,25 +160,43 @@ def row(
 ) -> dict[str, Any]:
     """A line of the table; ``each``: how many of the unit a call makes, else the batch; ``prepare``: call for the call.
 
-    Too large for the memory is no error but a finding.
+    What is too large for the memory, or fails, is a finding: nothing here may cost the rows after it.
     """
-    gc.collect()
-    if device == "cuda":
-        torch.cuda.empty_cache()
     found: dict[str, Any] = {"what": what, "how": how, "batch": batch, "unit": unit}
     try:
+        gc.collect()  # nets refer to one another in rings
+        if device == "cuda":
+            torch.cuda.empty_cache()
         seconds, peak = measured(call() if prepare else call, size, device)
-    except torch.OutOfMemoryError:
-        return found | {"rate": None, "seconds a call": None, "peak GiB": None, "note": "out of memory"}
+    except Exception as error:
+        return found | {"rate": None, "seconds a call": None, "peak GiB": None, "note": reason(error)}
     rate = (batch if each is None else each) / seconds
     return found | {"rate": rate, "seconds a call": seconds, "peak GiB": peak, "note": ""}
 
 
-def machine(device: str) -> dict[str, str]:
+def reason(error: Exception) -> str:
+    """Why there is no figure, in one line."""
+    text = " ".join(str(error).split())
+    if isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in text:  # cuBLAS and cuDNN have a way of their own
+        return "out of memory"
+    return f"{type(error).__name__}: {text}"[:200]
+
+
+def machine(device: str, commit: str | None = None) -> dict[str, str]:
     """What the figures hold for."""
-    known = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     gpu = torch.cuda.get_device_name() if device == "cuda" else "none"
-    return {"GPU": gpu, "commit": known.stdout.strip(), **versions("torch", "diffusers", "transformers", "peft")}
+    made_of = versions("torch", "diffusers", "transformers", "peft", "accelerate")
+    return {"GPU": gpu, "commit": commit or checked_out(), "CUDA": str(torch.version.cuda), **made_of}
+
+
+def checked_out() -> str:
+    """The commit of this checkout; "unknown" of a copy without its history."""
+    asked, here = ["git", "rev-parse", "--short", "HEAD"], Path(__file__).parent
+    try:
+        known = subprocess.run(asked, cwd=here, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return known.stdout.strip()
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -171,19 +204,27 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("results"))
     parser.add_argument("--tiny", action="store_true", help="tiny nets; the table is then gpu_tiny.csv")
+    parser.add_argument("--commit", help="for a copy without git: what the table says it was measured at")
     chosen = parser.parse_args(arguments)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tiny = chosen.tiny or device == "cpu"
     size = TINY if tiny else FULL
     if tiny and not chosen.tiny:
         print("No CUDA device: tried with tiny nets, and the figures mean nothing.", file=sys.stderr)
-    rows = []
+    table, here, rows = chosen.out / ("gpu_tiny.csv" if tiny else "gpu.csv"), machine(device, chosen.commit), []
+    failed = False
     for part in (extraction, first_stage, second_stage, generation):
-        for found in part(size, device):
-            print(found, flush=True)
-            rows.append(found | machine(device))
-    with atomic_write(chosen.out / ("gpu_tiny.csv" if tiny else "gpu.csv")) as temporary:
-        pd.DataFrame(rows).to_csv(temporary, index=False, float_format="%.4g")
+        try:
+            for found in part(size, device):
+                print(found, flush=True)
+                rows.append(found | here)
+                with atomic_write(table) as temporary:
+                    pd.DataFrame(rows).to_csv(temporary, index=False, float_format="%.4g")
+        except Exception:  # of the nets' making; the parts after it are still measured
+            traceback.print_exc()
+            failed = True
+    if failed or any(row["note"] not in ("", "out of memory") for row in rows):
+        sys.exit(f"{table}: something failed; its column note, and what stands above, say what")
 
 
 if __name__ == "__main__":

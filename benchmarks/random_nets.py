@@ -36,6 +36,7 @@ class Size:
     persons: int
     batches: tuple[int, ...]
     stage1_steps: int
+    monitored: int
     repeats: int
 
 
@@ -48,6 +49,7 @@ FULL = Size(
     persons=2890,
     batches=(16, 4, 32),
     stage1_steps=1000,
+    monitored=32,
     repeats=10,
 )
 TINY = Size(
@@ -74,6 +76,7 @@ TINY = Size(
     persons=8,
     batches=(2,),
     stage1_steps=2,
+    monitored=2,
     repeats=1,
 )
 

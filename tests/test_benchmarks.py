@@ -38,6 +38,7 @@ def test_every_line_of_the_gpu_table_is_measured_at_miniature_size(programs, tmp
         "ArcFace, crops of 112 px": 1,
         "Stage I": 1,
         "Stage II": len(CHOICES["mode"]) + 1,
+        "Stage II, look": 1,
         "generation": 2,
     }
     assert table.how[table.what == "Stage II"].tolist()[-1] == "bf16, paper, gradient checkpointing"
@@ -57,6 +58,50 @@ def test_what_does_not_fit_into_memory_is_a_line_of_the_table(programs):
     found = row("Stage II", "bf16", 64, "steps/s", TINY, "cpu", too_large)
     assert found["note"] == "out of memory"
     assert found["rate"] is None
+
+    def too_large_for_cublas():
+        raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+
+    assert row("Stage II", "bf16", 64, "steps/s", TINY, "cpu", too_large_for_cublas)["note"] == "out of memory"
+
+
+def test_one_failure_costs_no_other_figure(programs, tmp_path, monkeypatch, capsys):
+    """Machines with a GPU are lent for minutes: what was measured before and after a failure must be in the table."""
+    import gpu
+
+    def part(*calls):
+        return lambda size, device: (gpu.row(call.__name__, "", 1, "calls/s", size, device, call) for call in calls)
+
+    def fine():
+        pass
+
+    def broken():
+        raise ValueError("expected\nall tensors on one device")
+
+    def taken_away(size, device):
+        assert pd.read_csv(tmp_path / "gpu_tiny.csv").what.tolist() == ["fine", "broken", "fine"]
+        raise RuntimeError("no nets for this part")
+
+    parts = {"extraction": part(fine, broken), "first_stage": part(fine)}
+    parts |= {"second_stage": taken_away, "generation": part(fine)}
+    for name, made in parts.items():
+        monkeypatch.setattr(gpu, name, made)
+    with pytest.raises(SystemExit, match=r"gpu_tiny\.csv: something failed"):
+        gpu.main(["--tiny", "--out", str(tmp_path), "--commit", "abc1234"])
+    table = pd.read_csv(tmp_path / "gpu_tiny.csv", keep_default_na=False)
+    assert table.what.tolist() == ["fine", "broken", "fine", "fine"]
+    assert table.note.tolist() == ["", "ValueError: expected all tensors on one device", "", ""]
+    assert set(table.commit) == {"abc1234"}
+    assert "RuntimeError: no nets for this part" in capsys.readouterr().err
+
+
+def test_a_copy_without_git_has_an_unknown_commit(programs, tmp_path, monkeypatch):
+    import gpu
+
+    monkeypatch.setattr(gpu, "__file__", str(tmp_path / "gpu.py"))
+    assert gpu.checked_out() == "unknown"
+    monkeypatch.setenv("PATH", "")
+    assert gpu.checked_out() == "unknown"
 
 
 def test_random_nets_weigh_what_the_published_files_weigh(programs):
@@ -139,7 +184,8 @@ def rates():
         ("Stage II", "bf16, paper", 0.5),
         ("Stage II", "bf16, paper", 0.1),  # of a larger batch
         ("Stage II", "bf16, cycle", None),
-        ("generation", "bf16, 25 steps, guidance 3", 4.0),
+        ("Stage II, look", "fp32, paper", 0.002),
+        ("generation", "fp32, 25 steps, guidance 3", 4.0),
     ]
     table = pd.DataFrame(lines, columns=["what", "how", "rate"])
     return table.assign(note=table.rate.map(lambda rate: "" if rate > 0 else "out of memory"), GPU="H200")
@@ -158,8 +204,9 @@ def test_hours_are_counts_over_rates(programs, rates):
             "photos: latents": 1.0,
             "Stage I": 1.0,
             "Stage II": 1.0,
+            "Stage II: looks": (1 + 1800 / 500) / 0.002 / 3600,  # one before the first step
             "evaluation: faces": 1.0,
-            "all": 4.9,
+            "all": 4.9 + 4.6 / 7.2,
         }
     )
     with pytest.raises(InputError, match=r"no rate of Stage II \(bf16, cycle\): out of memory"):
