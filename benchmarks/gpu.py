@@ -6,9 +6,11 @@
 
 Extraction: AST-base on clips of 1.25 s, the VAE on 512 px, in fp32 and bf16; ArcFace, by torch, in fp32. Stage I at
 batch 128. Stage II's own step in bf16, LoRA r = 16 on UNet and text encoder of Stable Diffusion 1.5's size, f_arc of an
-iResNet-100's: every mode at the paper's batch of 16, then more batches, with and without gradient checkpointing; one look at the
-validation faces, as there is every 500 steps. Generation: 4 images, 25 steps, guidance 3. What does not fit into memory, or fails, is a row that says so; the table is
-written after each row, so that a machine that is taken away leaves what it had measured.
+iResNet-100's: every mode at the paper's batch of 16, then more batches, with and without gradient checkpointing; one
+look at the validation faces, as there is every 500 steps. Generation: 4 images, 25 steps, guidance 3.
+
+What does not fit into memory, or fails, is a row that says so. The table is written after each row, so that a machine
+that is taken away leaves what it had measured.
 """
 
 from __future__ import annotations

@@ -30,6 +30,7 @@ from two_processes import (
 from v2f_core.errors import InputError
 from v2f_core.identity.sphere import normalise
 from v2f_core.training import stage1
+from v2f_core.training.checkpoints import seeded
 from v2f_core.training.processes import only_one
 
 
@@ -147,3 +148,15 @@ def test_more_processes_than_rows_and_what_runs_in_one(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputError, match="2 processes: this runs in one"):
         only_one("this")
+
+
+def test_of_eight_gpus_a_training_touches_its_own(monkeypatch):
+    touched = []
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: touched.append(str(device)) or torch.zeros(1))
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: touched.append(f"{device} again"))
+    with seeded(0, "cuda"):
+        assert touched == ["cuda:3"]
+    assert touched == ["cuda:3", "cuda:3 again"]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from v2f_core.errors import InputError
 from v2f_core.files import atomic_write
+from v2f_core.training.processes import own_device
 
 CHECKPOINT_NAME = "checkpoint.pt"
 
@@ -150,3 +152,22 @@ def restore_randomness(states: Mapping[str, Tensor], generator: torch.Generator)
     torch.set_rng_state(states["cpu"])
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])
+
+
+@contextmanager
+def seeded(seed: int, device: str | torch.device) -> Iterator[None]:
+    """Within it torch's global generators begin at a seed; afterwards they are as they were.
+
+    Of several GPUs it touches the one that this process computes on: ``fork_rng`` alone would open them all.
+
+    Example:
+        >>> with seeded(0, "cpu"):
+        ...     drawn = torch.rand(1)
+        >>> with seeded(0, "cpu"):
+        ...     bool(torch.rand(1) == drawn)
+        True
+    """
+    here = own_device(str(device))
+    with torch.random.fork_rng([here] if here.startswith("cuda") else []):
+        torch.manual_seed(seed)  # initial weights and dropout read them
+        yield

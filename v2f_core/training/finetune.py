@@ -75,8 +75,7 @@ def finetune(
 
     only_one("Stage I from waveforms")
     identity = settings.identity
-    with torch.random.fork_rng(), until_terminated() as terminated:
-        torch.manual_seed(identity.seed)  # initial weights and dropout read the global generator
+    with checkpoints.seeded(identity.seed, device), until_terminated() as terminated:
         run = _Run(encoder, source, aligner, training, validation, settings, Path(folder), provenance, device, workers)
         start = run.restore()
         if start == 0:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
-from v2f_core.training.checkpoints import load_checkpoint, save_checkpoint
+from v2f_core.training.checkpoints import load_checkpoint, save_checkpoint, seeded
 
 if TYPE_CHECKING:
     from v2f_core.data.manifest import Manifest
@@ -105,8 +105,7 @@ def train_speech_condition(
     training = training.to(prior.device)
     made = {**provenance, **asdict(settings)}
     generator = torch.Generator().manual_seed(settings.seed)
-    with torch.random.fork_rng():
-        torch.manual_seed(settings.seed)  # initial weights and dropout read the global generator
+    with seeded(settings.seed, prior.device):
         with torch.no_grad():
             null = prior.null(1)
         net = SpeechCondition(training.wide.voice.shape[1], null, settings.hidden_width).to(prior.device)

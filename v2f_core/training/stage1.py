@@ -101,8 +101,7 @@ def train(
     process, processes = join(device)
     if processes > min(settings.batch, len(training.persons)):
         raise InputError(f"{processes} processes: there are fewer rows in a batch; start fewer")
-    with torch.random.fork_rng(), until_terminated() as terminated:
-        torch.manual_seed(settings.seed)  # initial weights and dropout read the global generator
+    with checkpoints.seeded(settings.seed, device), until_terminated() as terminated:
         run = _Run(training, validation, settings, Path(folder), provenance, device, tensorboard)
         start, stop = run.restore(), False
         wait()  # until all have read it

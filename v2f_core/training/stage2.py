@@ -81,8 +81,7 @@ def train(
     parts = processes * settings.gradient_accumulation
     if parts > min(settings.batch, len(training.wide.persons)) // settings.consistency.copies:
         raise InputError(f"{parts} parts (processes × gradient_accumulation): a batch has fewer rows; take fewer")
-    with torch.random.fork_rng(), until_terminated() as terminated:
-        torch.manual_seed(settings.seed)  # dropout reads the global generator
+    with checkpoints.seeded(settings.seed, device), until_terminated() as terminated:
         accelerator = trainer(device, settings.mixed_precision, Path(folder), tensorboard)
         run = _Run(aligner, prior, arcface, training, validation, settings, Path(folder), provenance, accelerator)
         start = run.restore()
