@@ -5,6 +5,7 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from typer.main import get_command
@@ -152,3 +153,23 @@ def test_the_table_of_all_rows_says_what_was_measured():
     known = ["oracle", "VAE reconstruction", "another real photo"]
     assert faces.cosine[known].is_monotonic_increasing
     assert faces.cosine[known].min() > faces.cosine.drop(known).max() + 0.3
+
+
+def test_every_interval_that_the_study_tells_stands_in_a_result():
+    """A loss may be told without its sign; a number may be rounded, to the places that it is told with."""
+    told = re.compile(r"([+-]?\d+\.\d+) \[([+-]?\d+\.\d+),\s([+-]?\d+\.\d+)\]")
+    text = (ROOT / "docs" / "study.md").read_text(encoding="utf-8").replace("−", "-")
+    measured = []
+    for path in (ROOT / "results").glob("*.csv"):
+        table = pd.read_csv(path)
+        for name in {name.removesuffix(" low") for name in table.columns if name.endswith(" low")}:
+            measured += table[[name, f"{name} low", f"{name} high"]].to_numpy(float).tolist()
+        if {"value", "low", "high"} <= set(table.columns):
+            measured += table[["value", "low", "high"]].to_numpy(float).tolist()
+    found = told.findall(text)
+    assert len(found) > 200
+    array = np.array(measured)
+    for numbers in found:
+        value, unit = np.array(numbers, float), 0.51 * 10.0 ** -len(numbers[0].split(".")[1])
+        signs = (value, -value[[0, 2, 1]])
+        assert any((np.abs(array - each) <= unit).all(1).any() for each in signs), " ".join(numbers)

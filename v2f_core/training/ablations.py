@@ -137,11 +137,14 @@ TABLES: Mapping[str, tuple[Ablation, ...]] = MappingProxyType(
             _of("cycle", "cycle, among rivals, φ alone", weight=8.0, trains="aligner", **RIVALS),
             _of("cycle", "cycle, among rivals, true c*", weight=25.0, trains="lora", identity_from="true", **RIVALS),
             _of("likeness", "likeness, among rivals, φ alone", weight=5.0, trains="aligner", **RIVALS),
+            _of("likeness", "likeness, among rivals, φ alone, λ 15", weight=15.0, trains="aligner", **RIVALS),
+            _of("likeness", "likeness, among rivals, φ alone, λ 45", weight=45.0, trains="aligner", **RIVALS),
         ),
-        # of the attempts, the one that was chosen on validation persons: read on test persons
+        # of the attempts, those that were chosen on validation persons: read on test persons
         "chosen": (
             Ablation(WITHOUT),
             _of("cycle", "cycle, φ alone, λ 30", weight=30.0, trains="aligner", **GENERATED),
+            _of("likeness", "likeness, among rivals, φ alone", weight=5.0, trains="aligner", **RIVALS),
         ),
         # what z_t tells by itself: a gain that needs the speaker's own face in z_t is leakage
         "sources": (

@@ -1,0 +1,89 @@
+"""Would the scorers see a true gain? ẑ is moved towards the speaker's true identity, a little at a time.
+
+    python benchmarks/dose.py                    # writes results/dose.csv; 6 minutes of one core
+
+A scorer that sees nothing in a system's faces may have nothing to see, or be blind. So faces are drawn from what no
+system has: ẑ with a share of the truth in it, normalise(ẑ + share · z_arc), from the same noise. z_arc is read from the
+person's last photograph, faces are compared with the first. Of each measure the table has the gain over share 0, paired
+over persons, and its quotient by the gain in ArcFace's cosine: what a gain of 1 there is worth to the others, if true.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+
+from v2f_core.ablate import Kit, open_kit
+from v2f_core.evaluation import metrics
+from v2f_core.evaluation.intervals import bootstrap
+from v2f_core.evaluation.scorer import Faces
+from v2f_core.evaluation.systems import Drawing, draw_faces
+from v2f_core.files import atomic_write
+from v2f_core.identity.aligner import Aligner
+from v2f_core.identity.sphere import normalise
+from v2f_core.plan import Plan
+from v2f_core.profiles import load_profile
+
+SHARES = (0.0, 0.02, 0.05, 0.1, 0.2)
+MEASURES = ("cosine", "second scorer", "1:2 matching within sex")
+
+
+def main() -> None:
+    """Draw, measure, print and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--split", default="val", help="val, or test (default: val)")
+    parser.add_argument("--persons", type=int, default=100)
+    parser.add_argument("--draws", type=int, default=4, help="faces a person")
+    parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--out", type=Path, default=Path("results"))
+    parser.add_argument("--runs", type=Path, default=Path("runs/dose"), help="where faces are kept")
+    chosen = parser.parse_args()
+    profile = load_profile("mini")
+    kit = open_kit(Plan(profile, chosen.runs, persons=chosen.persons, split=chosen.split))
+    kit.prior.requires_grad_(False)
+    with torch.no_grad():
+        heard = Aligner.from_pretrained(profile.part("aligner"))(kit.test.pooled_voices())
+    told, truth = kit.test.face[kit.test.face_start[1:] - 1], kit.test.gallery().numpy()
+    photographs = kit.scorer.photographs(kit.photos)
+    values = {}
+    for share in SHARES:
+        asked, how = normalise(heard + share * told), Drawing(10, chosen.guidance)
+        who = kit.prior, asked, kit.test.persons, kit.scorer, chosen.runs, {"share": str(share)}, how
+        draws = [draw_faces(*who, number, f"share {share:g}") for number in range(chosen.draws)]
+        values[share] = np.mean([measured(faces, photographs, truth, kit) for faces in draws], axis=0)
+    rows = []
+    for share in SHARES[1:]:
+        gain = values[share] - values[0.0]
+        for column, measure in enumerate(MEASURES):
+            row: dict[str, object] = {"share": share, "measure": measure, "persons": len(gain), "draws": chosen.draws}
+            row |= {"value": values[share][:, column].mean()}
+            row |= dict(zip(("gain", "gain low", "gain high"), bootstrap(gain[:, column]), strict=True))
+            of = bootstrap(gain[:, [column, 0]], lambda mean: mean[..., 0] / mean[..., 1])
+            row |= dict(zip(("of cosine", "of cosine low", "of cosine high"), of, strict=True))
+            rows.append(row)
+    table = pd.DataFrame(rows).assign(guidance=chosen.guidance, split=chosen.split)
+    with atomic_write(chosen.out / "dose.csv") as part:
+        table.to_csv(part, index=False, float_format="%.5g")
+    print(table.round(3).to_string(index=False))
+
+
+def measured(
+    faces: Faces, photographs: Faces, truth: Float[np.ndarray, "n 512"], kit: Kit
+) -> Float[np.ndarray, "n measures"]:
+    """A row a person, a column a measure."""
+    scores, sexes = metrics.score_matrix(faces.identities, truth), np.array(kit.test.sexes)
+    columns = (
+        metrics.cosine(faces.identities, truth),
+        metrics.cosine(faces.features, photographs.features),
+        metrics.within(metrics.matching, scores, sexes),
+    )
+    return np.stack(columns, axis=1)
+
+
+if __name__ == "__main__":
+    main()
