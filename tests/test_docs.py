@@ -162,10 +162,11 @@ def test_every_interval_that_the_study_tells_stands_in_a_result():
     measured = []
     for path in (ROOT / "results").glob("*.csv"):
         table = pd.read_csv(path)
-        for name in {name.removesuffix(" low") for name in table.columns if name.endswith(" low")}:
-            measured += table[[name, f"{name} low", f"{name} high"]].to_numpy(float).tolist()
-        if {"value", "low", "high"} <= set(table.columns):
-            measured += table[["value", "low", "high"]].to_numpy(float).tolist()
+        names = {name.removesuffix("low").strip() for name in table.columns if name.endswith("low")}
+        for name in names:
+            columns = [name or "value", *(f"{name} {end}".strip() for end in ("low", "high"))]
+            if set(columns) <= set(table.columns):
+                measured += table[columns].to_numpy(float).tolist()
     found = told.findall(text)
     assert len(found) > 200
     array = np.array(measured)
