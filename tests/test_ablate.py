@@ -14,7 +14,9 @@ from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
 from v2f_core.evaluation import ablation
 from v2f_core.evaluation.judge import Judge
+from v2f_core.evaluation.metrics import vfs
 from v2f_core.evaluation.systems import Scorer
+from v2f_core.identity.sphere import normalise
 from v2f_core.plan import Plan, hashes
 from v2f_core.profiles import load_profile
 from v2f_core.training.ablations import TABLES, WITHOUT, Ablation, table
@@ -172,6 +174,55 @@ def test_some_persons_keep_their_voices_and_faces():
     torch.testing.assert_close(chosen.gallery(), whole.gallery()[[2, 7]])
 
 
+def test_every_measure_by_hand():
+    """Faces, second faces, photographs and ẑ that have nothing in common, and one face that is not detected."""
+    from v2f_core.evaluation.systems import Faces
+
+    g, n = np.random.default_rng(0), 10
+    test = people(n, seed=3).pairs
+
+    def seen(count):
+        z = normalise(torch.from_numpy(g.normal(size=(count, 512))).float()).numpy()
+        posteriors = g.dirichlet(np.ones(4), count).astype(np.float32)
+        features = normalise(torch.from_numpy(g.normal(size=(count, 8))).float()).numpy()
+        return Faces(z, posteriors, features, [None] * count)
+
+    faces, again, photographs, predicted = seen(n), seen(3), seen(n), seen(n).identities
+    faces.identities[4] = 0
+    row = Ablation("teacher", stage2={"weight_self": 1.0}, consistency={"mode": "teacher", "trains": "lora"})
+    found = ablation.tidy(row, 7, test, predicted, faces, again, photographs, 2.5)
+    assert list(found.columns) == ablation.COLUMNS
+    assert found[["system", "mode", "parts", "seed"]].drop_duplicates().values.tolist() == [
+        ["teacher", "teacher", "lora", 7]
+    ]
+    truth, sexes = test.gallery().numpy().astype(float), np.array(test.sexes)
+
+    def place(z, i, rivals):
+        others = [j for j in rivals if j != i]
+        worse = [z[i] @ truth[i] - z[i] @ truth[j] for j in others]
+        return 1 + sum(d <= 0 for d in worse), np.mean([(d > 0) + 0.5 * (d == 0) for d in worse])
+
+    expected = {
+        "cosine": [faces.identities[i] @ truth[i] for i in range(n)],
+        "L2": [np.linalg.norm(faces.identities[i] - truth[i]) if i != 4 else 2**0.5 for i in range(n)],
+        "second scorer": [faces.features[i] @ photographs.features[i] for i in range(n)],
+        "detected": [float(i != 4) for i in range(n)],
+        "diversity": [1 - faces.identities[i] @ again.identities[i] for i in range(3)],
+        "cosine of ẑ": [predicted[i] @ truth[i] for i in range(n)],
+    }
+    for of, z in (("", faces.identities.astype(float)), (" of ẑ", predicted.astype(float))):
+        expected[f"rank{of}"] = [place(z, i, range(n))[0] for i in range(n)]
+        same_sex = [place(z, i, np.flatnonzero(sexes == sexes[i])) for i in range(n)]
+        expected[f"rank{of} within sex"], expected[f"matching{of} within sex"] = zip(*same_sex, strict=True)
+    for metric, values in expected.items():
+        rows = found[found.metric == metric]
+        assert rows.person.tolist() == test.persons[: len(values)]
+        np.testing.assert_allclose(rows.value, values, rtol=1e-5, atol=1e-6, err_msg=metric)
+    whole = found[found.person == ""].set_index("metric").value
+    assert whole.to_dict() == {"VFS": vfs(faces.posteriors).value, "guidance": 2.5}
+    assert set(found.metric) == expected.keys() | whole.index
+
+
 # ---- tables
 
 
@@ -222,6 +273,14 @@ def test_a_gain_is_paired_and_seeds_do_not_pass_for_persons():
     assert new.high - new.low > 0.4
     assert new["seed sd"] == pytest.approx(0.1, abs=0.01)
     assert (new.n, new.seeds) == (60, 3)
+
+
+def test_persons_are_paired_by_name_and_not_by_place():
+    tidy = fake(noise=0.01)
+    turned = pd.concat([tidy[tidy.system == WITHOUT], tidy[tidy.system == "new"].iloc[::-1]])
+    gains = [ablation.summary(rows).set_index(["system", "metric"]).loc["new", "cosine"] for rows in (tidy, turned)]
+    for end in ("gain", "gain low", "gain high"):
+        assert gains[1][end] == pytest.approx(gains[0][end], abs=2e-3)
 
 
 def test_recall_is_counted_from_ranks():

@@ -1,6 +1,7 @@
 """L_self: by hand, by finite differences, where its gradient goes, what it costs, and how its trivial optima show."""
 
 import math
+from contextlib import nullcontext
 
 import onnx
 import pytest
@@ -122,10 +123,12 @@ def mean_square(x):
 # --- by hand
 
 
-def test_the_papers_loss_by_hand(prior, arcface, faces, monkeypatch):
+@pytest.mark.parametrize("lora_in_target", [None, False])
+def test_the_papers_loss_by_hand(lora_in_target, prior, arcface, faces, monkeypatch):
+    """Without adapters in the target neither net has them there: c_self is what the frozen text encoder makes."""
     wake(prior)
     spy, identity = Spy(prior, monkeypatch), unit(BATCH, 3)
-    settings = ConsistencySettings(weight="one_minus_alpha")
+    settings = ConsistencySettings(weight="one_minus_alpha", lora_in_target=lora_in_target)
     terms = SelfConsistency(prior, arcface, settings)(identity, faces, seeded(4))
     z_0, noise, t = spy.noised[0]
     assert torch.equal(z_0, faces.latents)
@@ -141,7 +144,8 @@ def test_the_papers_loss_by_hand(prior, arcface, faces, monkeypatch):
         )
         z_self = arcface(crop)
         torch.testing.assert_close(terms.z_self[i : i + 1], z_self, atol=1e-4, rtol=1e-4)
-        target = prior.unet(z_t, t[i], prior.condition(z_self)).sample
+        with nullcontext() if lora_in_target is None else without_lora(prior):
+            target = prior.unet(z_t, t[i], prior.condition(z_self)).sample
         expected.append((said - target).square().mean())
         weights.append(1 - a)
     torch.testing.assert_close(terms.each, torch.stack(expected).detach(), atol=1e-6, rtol=1e-3)
@@ -328,6 +332,23 @@ def test_x0_is_found_in_any_number_of_steps_by_one_who_knows_it(prior, monkeypat
         torch.testing.assert_close(found, x, atol=1e-2, rtol=1e-3)
 
 
+def test_x0_in_three_steps_by_hand(prior, faces):
+    """DDIM from t over 2t/3 and t/3 to 0: each time noised again with what the UNet has just said."""
+    c, t = prior.condition(unit(BATCH, 3)), torch.tensor([30, 300, 600, 900])
+    z_t = prior.add_noise(faces.latents, torch.randn(faces.latents.shape, generator=seeded(4)), t)
+    with torch.no_grad():
+        found = estimate_x0(prior, z_t, t, prior.predict(z_t, t, c), c, 3)
+        for i, start in enumerate(t.tolist()):
+            z = z_t[i : i + 1]
+            for now, later in ((start, 2 * start // 3), (2 * start // 3, start // 3), (start // 3, None)):
+                a, said = prior.alphas_cumprod[now], prior.unet(z, now, c[i : i + 1]).sample
+                x0 = (z - (1 - a).sqrt() * said) / a.sqrt()
+                if later is not None:
+                    a = prior.alphas_cumprod[later]
+                    z = a.sqrt() * x0 + (1 - a).sqrt() * said
+            torch.testing.assert_close(found[i : i + 1], x0, atol=1e-4, rtol=1e-4)
+
+
 # --- gradients
 
 
@@ -407,6 +428,18 @@ def test_autocast_does_not_lose_the_adapters_gradient_after_a_pass_without(prior
     with torch.autocast("cpu", torch.bfloat16):
         for settings in (ConsistencySettings(z_t_from="generated", generated_steps=1), ConsistencySettings("teacher")):
             assert gradients(prior, arcface, faces, settings) == PSI | {"identity"}
+
+
+def test_under_autocast_predictions_are_subtracted_in_float32(prior, arcface, faces, monkeypatch):
+    """Each has three digits; their difference would have hardly one left, and its square none."""
+    wake(prior)
+    said, predict = [], prior.predict
+    monkeypatch.setattr(prior, "predict", lambda *given: said.append(predict(*given)) or said[-1])
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = SelfConsistency(prior, arcface, ConsistencySettings("teacher"))(unit(BATCH, 3), faces, seeded())
+    assert {noise.dtype for noise in said} == {torch.bfloat16}
+    expected = mean_square(said[0].double() - said[1].double())
+    torch.testing.assert_close(terms.each.double(), expected.detach(), atol=0, rtol=1e-5)
 
 
 class Toy(Prior):
@@ -696,19 +729,56 @@ def test_a_collapsed_identity_is_caught_by_s_id_and_by_the_spread(prior, arcface
         assert abs(row["pairwise_true"]) < 0.3
 
 
-def test_the_critique_and_the_spread_by_hand(prior, arcface, faces, monkeypatch):
+def test_every_monitor_by_hand(prior, arcface, faces, monkeypatch):
+    """With adapters awake in both nets, where no two of the quantities are alike."""
     wake(prior)
     spy, identity = Spy(prior, monkeypatch), unit(BATCH, 3)
-    row = monitor(prior, arcface, identity, faces)[0]
+    row = monitor(prior, arcface, identity, faces)[1]
     assert len(spy.calls) == 2 * 10
-    z_0, noise, t = spy.noised[0]
+    (z_0, noise, t), (other, same_noise, same_t) = spy.noised[2:]
     assert torch.equal(z_0, faces.latents)
+    assert torch.equal(noise, same_noise)
+    assert torch.equal(t, same_t)
+    assert ((t >= 500) & (t <= 999)).all()
+    before = [3, 0, 1, 2]
+    assert torch.equal(other, faces.latents[before])
+
+    def say(z, latents=z_0, adapters=True):
+        with nullcontext() if adapters else without_lora(prior):
+            c = prior.null(BATCH) if z is None else prior.condition(z)
+            return prior.predict(prior.add_noise(latents, noise, t), t, c)
+
+    def length(x):
+        return x.square().mean().sqrt()
+
+    def seen(latents, rows):
+        x0 = prior.one_step_x0(prior.add_noise(latents, noise, t), t, say(identity, latents))
+        return arcface(align_batch(prior.decode(x0), faces.landmarks[rows]))
+
+    def spread(z):
+        pairs = [float(z[i] @ z[j]) for i in range(BATCH) for j in range(i)]
+        return sum(pairs) / len(pairs)
+
+    true, mean = faces.z_arc, normalise(faces.z_arc.mean(0)).expand(BATCH, -1)
     with torch.no_grad():
-        z_t = prior.add_noise(z_0, noise, t)
-        r = [mean_square(noise - prior.predict(z_t, t, prior.condition(z))).mean() for z in (identity, faces.z_arc)]
-    assert row["delta"] == pytest.approx(float(r[0] - r[1]), abs=1e-6)
-    pairs = [float(identity[i] @ identity[j]) for i in range(BATCH) for j in range(i)]
-    assert row["pairwise_predicted"] == pytest.approx(sum(pairs) / len(pairs), abs=1e-5)
+        could = length(say(true, adapters=False) - say(true[before], adapters=False))
+        residuals = {
+            f"residual{name}": length(noise - say(z)) ** 2
+            for name, z in {"": identity, "_true": true, "_mean": mean, "_null": None}.items()
+        }
+        expected = residuals | {
+            "s_net": length(say(true) - say(true[before])) / could,
+            "s_id": length(say(identity, adapters=False) - say(identity[before], adapters=False)) / could,
+            "delta": residuals["residual"] - residuals["residual_true"],
+            "cos_self_true": F.cosine_similarity(seen(z_0, slice(None)), true).mean(),
+            "cos_self_predicted": F.cosine_similarity(seen(z_0, slice(None)), identity).mean(),
+            "cos_self_true_other": F.cosine_similarity(seen(other, before), true).mean(),
+            "pairwise_predicted": spread(identity),
+            "pairwise_true": spread(true),
+        }
+    assert row.keys() == expected.keys() | {"t_min", "t_max"}
+    for name, value in expected.items():
+        assert row[name] == pytest.approx(float(value), rel=1e-4, abs=1e-6), name
 
 
 def test_identity_leaks_through_z_t_at_low_noise_only(prior, arcface, faces):

@@ -10,7 +10,8 @@ from fakes import asked_to_stop
 
 from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
-from v2f_core.identity.losses import IdentityLoss
+from v2f_core.identity.contrast import InfoNCE, relational_distillation
+from v2f_core.identity.losses import AMSoftmax, IdentityLoss, cosine_regression
 from v2f_core.identity.sphere import normalise
 from v2f_core.training import stage1
 from v2f_core.training.pairs import Pairs
@@ -78,6 +79,54 @@ def test_shuffled_voices_teach_nothing(split, tmp_path):
     assert 15 <= median_rank(aligner, test) <= 45
 
 
+def test_two_steps_by_hand(split, tmp_path):
+    """L = λ·terms (Eq. 10), AdamW on φ and the class vectors, a rate that falls by a cosine; whose windows, by draw."""
+    training, validation, _ = split
+    weighed = {"weight_am": 0.3, "weight_info": 0.5, "weight_cosine": 2.0, "weight_relational": 4.0}
+    asked = {"steps": 4, "batch": 8, "hidden_width": 16, "learning_rate": 1e-2, "weight_decay": 0.5, "windows": 3}
+    settings = Stage1Settings(**asked, **weighed, evaluate_every=2, seed=5)
+    with asked_to_stop(stage1._Run, at=2):
+        found = stage1.train(training, validation, settings, tmp_path, {})
+    torch.manual_seed(5)
+    aligner, g = Aligner(12, 16, 24), torch.Generator().manual_seed(5)
+    margin = AMSoftmax(200, 24, generator=torch.Generator().manual_seed(5))
+    optimiser = torch.optim.AdamW([*aligner.parameters(), *margin.parameters()], lr=1e-2, weight_decay=0.5)
+    for step in (0, 1):
+        voice, face, label = training.draw(8, 3, g)
+        identity = aligner(voice)
+        total = 0.3 * margin(identity, label) + 0.5 * InfoNCE()(identity, face, label)
+        total = total + 2 * cosine_regression(identity, face) + 4 * relational_distillation(identity, face)
+        optimiser.param_groups[0]["lr"] = 1e-2 * (1 + np.cos(np.pi * step / 4)) / 2
+        optimiser.zero_grad()
+        total.backward()
+        optimiser.step()
+    for name, value in aligner.state_dict().items():
+        torch.testing.assert_close(found.state_dict()[name], value, atol=1e-5, rtol=1e-4)
+    kept = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["state"]["loss"]["am_softmax.weight"]
+    torch.testing.assert_close(kept, margin.weight.data, atol=1e-5, rtol=1e-4)
+
+
+def test_validation_by_hand(split):
+    """Without dropout; the persons' centroids for class vectors; matching among faces of the same sex alone."""
+    _, validation, _ = split
+    aligner = Aligner(12, 16, 24, dropout=0.5).train()
+    found = stage1.validate(aligner, validation, stage1.identity_loss(validation, Stage1Settings(), free=False))
+    assert aligner.training
+    with torch.no_grad():
+        z = aligner.eval()(validation.pooled_voices())
+    persons, face = range(len(z)), validation.face.view(-1, 2, 24)
+    won = [
+        float(z[i] @ face[i, 0] > z[i] @ face[j, 0])
+        for i in persons
+        for j in persons
+        if i != j and validation.sexes[i] == validation.sexes[j]
+    ]
+    assert found["val_matching_same_sex"] == pytest.approx(np.mean(won))
+    assert found["val_cosine"] == pytest.approx(float(1 - (z * face[:, 0]).sum(1).mean()), abs=1e-6)
+    margin = AMSoftmax(len(z), 24, centroids=normalise(face.mean(1)))
+    assert found["val_am_softmax"] == pytest.approx(float(margin(z, torch.arange(len(z)))), rel=1e-5)
+
+
 # --- repeatability, best checkpoint, history
 
 
@@ -119,7 +168,9 @@ def test_the_best_checkpoint_is_kept_not_the_last(split, tmp_path):
     assert best.step < 400
     assert aligner.provenance["step"] == best.step
     assert aligner.provenance["validation"]["val_total"] == pytest.approx(best.val_total, rel=1e-5)
-    assert 1 - mean_cosine(aligner, validation) == pytest.approx(best.val_cosine, abs=2e-3)  # float16 on disk
+    fixed = stage1.identity_loss(validation, settings, free=False)
+    for name, value in stage1.validate(aligner, validation, fixed).items():
+        assert value == pytest.approx(best[name], abs=0.02), name  # float16 on disk
 
 
 def test_the_history_has_a_row_an_evaluation_and_a_cosine_decay(split, tmp_path):

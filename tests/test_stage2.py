@@ -22,8 +22,9 @@ from v2f_core import cli
 from v2f_core.data.manifest import COLUMNS, Manifest
 from v2f_core.diffusion.consistency import SelfConsistency
 from v2f_core.diffusion.consistency_settings import ConsistencySettings
-from v2f_core.diffusion.lora import lora_parameters
+from v2f_core.diffusion.lora import add_lora, lora_parameters
 from v2f_core.diffusion.lora_files import load_lora
+from v2f_core.diffusion.monitors import collapse_monitors
 from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
@@ -92,7 +93,6 @@ def equal(a, b):
 
 def test_two_steps_by_hand(run, tiny_profile, tmp_path):
     """L = L_id + λ·L_self with λ rising over the warm-up, one clipped AdamW step each (Eq. 15)."""
-    from v2f_core.diffusion.lora import add_lora
     from v2f_core.identity.losses import InfoNCE
 
     found = weights(*run(tmp_path, steps=2, weight_self=3.0, warmup=4, clip=0.5))
@@ -264,6 +264,33 @@ def test_the_folder_s_hash_is_that_of_its_weights(unbroken, tmp_path):
     assert folder_hash(copy) == folder_hash(unbroken[0])
     (copy / "lora" / "pytorch_lora_weights.safetensors").write_bytes(b"others")
     assert folder_hash(copy) != folder_hash(unbroken[0])
+
+
+def test_looking_changes_nothing_and_a_row_tells_the_mean_since_the_one_before(run, unbroken, tmp_path):
+    assert equal(unbroken[1], weights(*run(tmp_path, evaluate_every=1)))
+    tables = (pd.read_csv(folder / "history.csv").set_index("step") for folder in (tmp_path, unbroken[0]))
+    often, seldom = (table.filter(like="train_") for table in tables)
+    assert {"train_total", "train_self", "train_gradient"} <= set(often)
+    np.testing.assert_allclose(seldom.loc[3], often.loc[1:3].mean(), rtol=1e-4)
+    np.testing.assert_allclose(seldom.loc[4], often.loc[4], rtol=1e-4)
+
+
+def test_monitors_see_the_first_persons_without_dropout_under_the_same_noise_each_time(run, tiny_profile, tmp_path):
+    run(tmp_path, steps=1, weight_self=0.0)  # the adapters stay as they are, and so does what does not hang on ẑ
+    first, last = (rows.reset_index(drop=True) for _, rows in pd.read_csv(tmp_path / "monitors.csv").groupby("step"))
+    assert first.residual_true.tolist() == last.residual_true.tolist()
+    assert first.residual.tolist() != last.residual.tolist()
+    aligner, prior = Aligner.from_pretrained(tiny_profile.aligner), Prior.from_folder(tiny_profile.prior)
+    add_lora(prior, 2, 3.0)
+    world, g, bands = people(5, seed=2), torch.Generator().manual_seed(0), [(20, 499), (500, 979)]
+    voice, faces = world.first(2)
+    with torch.no_grad():
+        identity = aligner(voice)
+        for i, row in enumerate(collapse_monitors(prior, Recogniser(), identity, faces, bands, g)):
+            assert {name: first[name][i] for name in row} == pytest.approx(row, rel=1e-4, abs=1e-5)
+        for i, (t_min, t_max) in enumerate(bands):
+            critic = SelfConsistency(prior, Recogniser(), ConsistencySettings("denoise", t_min=t_min, t_max=t_max))
+            assert first["self"][i] == pytest.approx(float(critic(identity, faces, g).loss), rel=1e-4)
 
 
 def test_tensorboard_shows_what_the_tables_say(run, tmp_path):
