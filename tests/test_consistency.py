@@ -589,6 +589,15 @@ def test_another_persons_face_brings_its_own_landmarks(prior, arcface, faces):
         SelfConsistency(prior, arcface, settings)(unit(1, 3), one, seeded())
 
 
+def test_another_persons_face_is_never_an_own_copy(prior, arcface, faces, monkeypatch):
+    spy = Spy(prior, monkeypatch)
+    settings = ConsistencySettings("likeness", z_t_from="other", copies=2)
+    SelfConsistency(prior, arcface, settings)(unit(BATCH, 3), faces, seeded())
+    assert torch.equal(spy.noised[0][0], faces.latents[[1, 1, 0, 0]])
+    with pytest.raises(InputError, match="batch of one"):
+        SelfConsistency(prior, arcface, settings)(unit(2, 3), faces[:2], seeded())
+
+
 def test_a_generated_face_never_sees_the_real_one(prior, arcface, faces):
     settings = ConsistencySettings(z_t_from="generated", generated_steps=1)
     critic = SelfConsistency(prior, arcface, settings)
@@ -664,6 +673,9 @@ def test_timesteps_fill_their_range_and_bands_cover_it():
         ({"copies": 0}, "copies=0"),
         ({"mode": "contrast", "z_t_from": "other"}, "give z_t_from='real'"),
         ({"mode": "contrast", "condition_dropout": 0.1}, "null is a negative"),
+        ({"mode": "contrast", "copies": 2}, "own would be negatives"),
+        ({"temperature": float("nan")}, "temperature=nan"),
+        ({"anchor": float("nan")}, "anchor=nan"),
         ({"mode": "cycle", "condition_dropout": 0.1}, "nobody was asked for"),
         ({"identity_from": "true"}, "z_arc tells φ nothing"),
         ({"anchor": -1.0}, "anchor=-1.0"),

@@ -1,6 +1,7 @@
 """Stage I learns what can be learned, the same way each time, and keeps its best."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -319,6 +320,27 @@ def test_what_is_not_finite_stops_with_step_cause_and_persons(spoilt, named, spl
     assert all(training.persons[i] in str(error.value) for i in drawn[-1].tolist())
     stage1.train(training, validation, Stage1Settings(**QUICK), tmp_path, {})
     assert_same_files(unbroken, tmp_path)
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["training", "validation"])
+@pytest.mark.parametrize(("part", "value"), [("voice", torch.nan), ("voice", 0.0), ("face", 0.0), ("face", torch.inf)])
+def test_an_embedding_without_direction_is_named_before_the_first_step(which, part, value, split, tmp_path):
+    """Whoever it is of might be drawn late, or met at the first evaluation only."""
+    pairs = list(split[:2])
+    rows = getattr(pairs[which], part).clone()
+    rows[{"voice": 15, "face": 7}[part]] = value
+    pairs[which] = replace(pairs[which], **{part: rows})
+    with pytest.raises(InputError, match=rf"P3: an embedding of the {part} is zero, infinite or NaN \(1 of "):
+        stage1.train(*pairs, Stage1Settings(**QUICK), tmp_path, {})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["training", "validation"])
+def test_one_person_alone_is_refused(which, split, tmp_path):
+    pairs = list(split[:2])
+    pairs[which] = pairs[which].only([5])
+    with pytest.raises(InputError, match="1 person with voice and face: expected at least 2"):
+        stage1.train(*pairs, Stage1Settings(**QUICK), tmp_path, {})
 
 
 def test_tensorboard_shows_the_history(split, tmp_path):

@@ -438,7 +438,50 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
         load_checkpoint(path, {})
 
 
-@pytest.mark.parametrize("wrong", [{"batch": 0}, {"weight_self": -1.0}, {"clip": 0.0}, {"mixed_precision": "fp8"}])
+@pytest.mark.parametrize("other", ["a list", "an object", "another training's state"])
+def test_what_is_no_checkpoint_of_this_training_is_refused_in_one_line(other, run, tmp_path):
+    """Also where settings and inputs are told alike, or not at all, and persons are others."""
+    run(tmp_path, steps=1)
+    path = tmp_path / "checkpoint.pt"
+    saved = torch.load(path, weights_only=True)
+    if other == "another training's state":
+        saved["state"]["loss"]["am_softmax.weight"] = torch.zeros(9, 512)
+        expected = r"checkpoint.pt: of another model, or of other persons \(loss does not fit\); choose another folder"
+    else:
+        saved = [1, 2] if other == "a list" else torch.nn.Linear(2, 2)
+        expected = "checkpoint.pt: no checkpoint of a training; choose another folder"
+    torch.save(saved, path)
+    with pytest.raises(InputError, match=expected) as refused:
+        run(tmp_path)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("part", ["z_arc", "latents"])
+@pytest.mark.parametrize("which", [0, 1], ids=["training", "validation"])
+def test_what_no_loss_can_take_is_named_before_the_first_step(which, part, tiny_profile, tmp_path):
+    pairs = [people(7, seed=1), people(5, seed=2)]
+    rows = pairs[which].wide.face.clone()
+    rows[7] = rows[7].index_fill(0, torch.arange(512), 0.0) if part == "z_arc" else torch.nan
+    pairs[which] = FacePairs(replace(pairs[which].wide, face=rows), SHAPE)
+    aligner, prior = Aligner.from_pretrained(tiny_profile.aligner), Prior.from_folder(tiny_profile.prior)
+    with pytest.raises(InputError, match="P3: an embedding of the face is zero, infinite or NaN"):
+        stage2.train(aligner, prior, Recogniser(), *pairs, Stage2Settings(**QUICK), tmp_path, {})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"batch": 0},
+        {"batch": 1, "consistency": ConsistencySettings(z_t_from="other")},
+        {"weight_self": -1.0},
+        {"weight_self": float("nan")},
+        {"clip": 0.0},
+        {"clip": float("nan")},
+        {"mixed_precision": "fp8"},
+        {"monitor_bands": 3, "consistency": ConsistencySettings(t_min=8, t_max=9)},
+    ],
+)
 def test_settings_that_make_no_sense_are_refused(wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):
         replace(Stage2Settings(), **wrong)

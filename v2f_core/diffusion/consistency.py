@@ -148,18 +148,20 @@ class SelfConsistency:
         self, identity: Tensor, faces: FaceBatch, generator: torch.Generator, here: slice
     ) -> tuple[Tensor, Tensor]:
         """The clean latents that are noised, and the landmarks of that face."""
-        source = self.settings.z_t_from
+        source, copies = self.settings.z_t_from, self.settings.copies
         if source == "real":
             return faces.latents[here], faces.landmarks[here]
         if source == "other":
-            if len(identity) < 2:
+            if len(identity) <= copies:
                 raise InputError("z_t_from='other' in a batch of one: there is no other person; raise the batch")
-            return faces.latents.roll(1, dims=0)[here], faces.landmarks.roll(1, dims=0)[here]
+            # a speaker's copies stand together: the next row but so many is the next person's
+            return faces.latents.roll(copies, dims=0)[here], faces.landmarks.roll(copies, dims=0)[here]
         start = _normal(faces.latents.shape, generator)[here].to(faces.latents)
         with torch.no_grad():
             tokens = self.prior.condition(identity[here])
             latents = self.prior.denoise(start, tokens, self.settings.generated_steps, guidance=1.0)
-        torch.clear_autocast_cache()  # it keeps casts of the adapters that were made without gradient
+        # older torch keeps casts of the adapters that were made without gradient (pytorch/pytorch#112583)
+        torch.clear_autocast_cache()
         # nobody knows where a generated face's points are; faces are framed alike, so the mean is near
         return latents, faces.landmarks.mean(dim=0).expand_as(faces.landmarks[here])
 

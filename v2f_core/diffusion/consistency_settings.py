@@ -87,10 +87,10 @@ class ConsistencySettings:
             raise InputError(f"t_min={self.t_min}, t_max={self.t_max}: expected 0 <= t_min <= t_max")
         if not 0 <= self.condition_dropout < 1:
             raise InputError(f"condition_dropout={self.condition_dropout}: expected a share of at least 0, below 1")
-        if self.temperature <= 0:
+        if not self.temperature > 0:
             raise InputError(f"temperature={self.temperature}: expected a positive number, such as 0.01")
         for name in ("anchor", "crop_jitter", "rival_temperature"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 raise InputError(f"{name}={getattr(self, name)}: expected a number of at least 0")
         if self.identity_from == "true" and self.trains != "lora":
             raise InputError(f"identity_from='true' with trains={self.trains!r}: z_arc tells φ nothing; give 'lora'")
@@ -107,6 +107,8 @@ class ConsistencySettings:
             )
         if self.mode == "contrast" and self.condition_dropout:
             raise InputError("mode='contrast' with condition_dropout: null is a negative there; give 0")
+        if self.mode == "contrast" and self.copies > 1:
+            raise InputError("mode='contrast' with copies: a speaker's own would be negatives there; give 1")
 
     @property
     def target_has_lora(self) -> bool:

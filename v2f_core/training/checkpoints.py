@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -56,6 +57,8 @@ def load_checkpoint(path: str | Path, made_from: Mapping[str, Any]) -> dict[str,
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         before, state = json.loads(saved["made_from"]), saved["state"]
+    except (UnpicklingError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: no checkpoint of a training; choose another folder, or delete it") from error
     except Exception as error:  # torch raises whatever its readers raise
         raise InputError(f"{path}: damaged ({str(error).splitlines()[0]}); delete it to begin anew") from error
     before, now = _flat(before), _flat(json.loads(json.dumps(made_from)))
@@ -92,7 +95,7 @@ def resume_training(
     """Load the checkpoint of :func:`save_training` if there is one; the step it was written after, else 0.
 
     Raises:
-        InputError: see :func:`load_checkpoint`.
+        InputError: see :func:`load_checkpoint`; or a part is of another size, as another model's is.
 
     Example:
         >>> import tempfile
@@ -105,8 +108,14 @@ def resume_training(
     state = load_checkpoint(path, made_from)
     if state is None:
         return 0
-    for name, part in parts.items():
-        part.load_state_dict(state[name])
+    try:
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise InputError(
+            f"{path}: of another model, or of other persons ({name} does not fit); choose another folder, or delete it "
+            "to begin anew"
+        ) from error
     restore_randomness(state["randomness"], generator)
     return int(state["step"])
 

@@ -66,6 +66,27 @@ class Pairs:
         voice = torch.einsum("bw,bwd->bd", weight, self.voice[which.to(device)])
         return voice, self.face[photo.to(device)], label.to(device)
 
+    def check(self) -> None:
+        """Refuse what would break a training some steps later.
+
+        Raises:
+            InputError: there are fewer than two persons, or an embedding has no direction; then the person is named.
+        """
+        if len(self.persons) < 2:
+            raise InputError(
+                f"{len(self.persons)} person with voice and face: expected at least 2 to train on and 2 to validate on; "
+                "the losses compare persons"
+            )
+        for what, rows, start in (("voice", self.voice, self.voice_start), ("face", self.face, self.face_start)):
+            used = rows[: int(start[-1])]
+            bad = (~(used.isfinite().all(dim=1) & used.any(dim=1))).nonzero().flatten().cpu()
+            if len(bad):
+                person = self.persons[int(torch.searchsorted(start, bad[0], right=True)) - 1]
+                raise InputError(
+                    f"{person}: an embedding of the {what} is zero, infinite or NaN ({len(bad)} of {len(used)} are); "
+                    "extract them again, or leave the person out"
+                )
+
     def only(self, which: list[int]) -> Pairs:
         """Some of the persons, in the order given."""
         voice, face = _cut(self.voice, self.voice_start), _cut(self.face, self.face_start)

@@ -92,9 +92,9 @@ def train(
     Returns:
         the best aligner, as it stands on disk; where it was asked to stop, that of the last step.
     Raises:
-        InputError: the folder holds a stopped training of other settings or inputs, there are more processes than rows
-            in a batch, or a loss is not finite; then the state before that step is saved, and the message names step,
-            term and persons.
+        InputError: the folder holds a stopped training of other settings or inputs, an embedding has no direction, a
+            split has one person, there are more processes than rows in a batch; or a loss is not finite: then the state
+            before that step is saved, and the message names step, term and persons.
     """
     from tqdm import tqdm
 
@@ -232,6 +232,7 @@ def identity_loss(pairs: Pairs, settings: Stage1Settings, free: bool, trained: A
 
     Those begin anywhere, or where a trained aligner puts the persons, since its own class vectors are not kept.
     """
+    pairs.check()
     generator = torch.Generator().manual_seed(settings.seed)
     centroids = None if free else pairs.centroids()
     classes, dim = len(pairs.persons), pairs.face.shape[1]

@@ -72,8 +72,8 @@ def train(
     Returns:
         the trained aligner; the adapters are on ``prior``.
     Raises:
-        InputError: the folder holds another training, there are more processes than rows in a batch, or a loss is not
-            finite; then the state before that step is saved, and the message names step, term and persons.
+        InputError: the folder holds another training, an embedding has no direction, a split has one person, or there
+            are more processes than rows in a batch; or a loss is not finite: then as in Stage I (:func:`stage1.train`).
     """
     from tqdm import tqdm
 
@@ -125,6 +125,8 @@ class _Run:
         provenance: Mapping[str, Any],
         accelerator: Any,
     ) -> None:
+        training.wide.check()  # z_arc, latents and landmarks alike
+        validation.wide.check()
         self.settings, self.folder = settings, folder
         decisive = {name: value for name, value in asdict(settings).items() if name not in NOT_DECISIVE}
         self.made_from = {**provenance, "settings": decisive}  # what determines the run

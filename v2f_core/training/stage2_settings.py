@@ -61,10 +61,15 @@ class Stage2Settings:
         rows, parts = self.batch // self.consistency.copies, self.gradient_accumulation
         if rows % parts:
             raise InputError(f"gradient_accumulation={parts}: expected a divisor of the batch's {rows} persons")
+        if rows < 2 and self.consistency.z_t_from == "other":
+            raise InputError(f"batch={self.batch}: z_t_from='other' needs two persons in a batch; raise it")
+        timesteps = self.consistency.t_max - self.consistency.t_min + 1
+        if self.monitor_bands > timesteps:
+            raise InputError(f"monitor_bands={self.monitor_bands}: expected at most one a timestep, {timesteps}")
         for name in ("weight_self", "warmup"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 raise InputError(f"{name}={getattr(self, name)}: expected a number of at least 0")
-        if self.clip <= 0:
+        if not self.clip > 0:
             raise InputError(f"clip={self.clip}: expected a positive number, such as 1")
         if self.mixed_precision not in ("no", "bf16"):
             raise InputError(f"mixed_precision={self.mixed_precision!r}: expected no or bf16")
