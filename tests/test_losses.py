@@ -6,11 +6,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from v2f_core.errors import InputError
 from v2f_core.identity.contrast import InfoNCE, relational_distillation
 from v2f_core.identity.losses import AMSoftmax, ArcFaceLoss, IdentityLoss, cosine_regression
-from v2f_core.identity.sphere import normalise
+from v2f_core.identity.sphere import check_unit, normalise
 
 SCALE, MARGIN, TEMPERATURE = 16.0, 0.25, 0.1
 
@@ -446,6 +448,22 @@ def test_nan_and_zero_identities_are_refused(loss, bad):
     identity[2] = bad
     with pytest.raises(InputError, match="no direction"):
         loss(identity, draw(4, 8, seed=1), torch.arange(4))
+
+
+class NoDoubles(TorchDispatchMode):
+    """A device without float64, as Apple's GPUs are."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        assert not any(isinstance(x, torch.Tensor) and x.dtype == torch.float64 for x in tree_leaves(out)), func
+        return out
+
+
+@every_loss
+def test_a_device_without_float64_will_do(loss):
+    with NoDoubles():
+        identity = draw(4, 8).requires_grad_()
+        loss(check_unit(normalise(identity)), draw(4, 8, seed=1), torch.arange(4)).backward()
 
 
 @every_loss

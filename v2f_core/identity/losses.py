@@ -94,7 +94,8 @@ class AMSoftmax(MarginSoftmax):
         super().__init__(classes, dim, scale, margin, centroids, generator)
 
     def _at_target(self, identity: Float[Tensor, "batch dim"], label: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-        return torch.full(label.shape, -self.margin, dtype=torch.float64, device=label.device)
+        exact = torch.promote_types(identity.dtype, torch.float32)  # in bfloat16 the margin would be another
+        return torch.full(label.shape, -self.margin, dtype=exact, device=label.device)
 
 
 class ArcFaceLoss(MarginSoftmax):

@@ -48,7 +48,7 @@ def check_unit(identity: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch d
         Traceback (most recent call last):
         v2f_core.errors.InputError: an identity has norm 2, expected 1; pass it through sphere.normalise first
     """
-    norm = torch.linalg.vector_norm(identity.detach().double(), dim=-1)
+    norm = torch.linalg.vector_norm(identity.detach().to(torch.promote_types(identity.dtype, torch.float32)), dim=-1)
     off = (norm - 1).abs()
     if norm.numel() and not bool((off <= UNIT_TOLERANCE).all()):
         worst = norm.flatten()[off.flatten().nan_to_num(nan=torch.inf).argmax()].item()

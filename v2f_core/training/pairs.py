@@ -74,7 +74,7 @@ class Pairs:
         """
         if len(self.persons) < 2:
             raise InputError(
-                f"{len(self.persons)} person with voice and face: expected at least 2 to train on and 2 to validate on; "
+                f"{len(self.persons)} person with voice and face: expected at least 2 to train on, and 2 to validate; "
                 "the losses compare persons"
             )
         for what, rows, start in (("voice", self.voice, self.voice_start), ("face", self.face, self.face_start)):
