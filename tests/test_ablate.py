@@ -94,6 +94,31 @@ def test_all_systems_and_seeds_stand_in_one_tidy_table(tidy, kit, plan):
     pd.testing.assert_frame_equal(tidy, again)
 
 
+def test_in_parallel_those_that_choose_the_guidance_come_first_and_the_table_is_the_same(tidy, plan, monkeypatch):
+    asked = []
+
+    class Pool:
+        def __init__(self, jobs, context, begin, given):
+            asked.append((jobs, context.get_start_method(), begin, given))
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def map(self, run, *given):
+            given = pickle.loads(pickle.dumps(given))  # as another process gets them
+            asked.append(list(zip(*given[:2], strict=True)))
+            return map(run, *given)
+
+    monkeypatch.setattr(ablate, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(ablate.os, "cpu_count", lambda: 6)
+    pd.testing.assert_frame_equal(ablate.ablate("mine", 2, plan, jobs=2), tidy)
+    pool = (2, "spawn", ablate._share, (3,))
+    assert asked == [pool, [(row, 0) for row in ROWS], pool, [(row, 1) for row in ROWS]]
+
+
 def test_the_chosen_guidance_is_the_one_that_suits_the_validation_persons(tidy, plan):
     import json
 
