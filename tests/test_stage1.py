@@ -343,6 +343,13 @@ def test_one_person_alone_is_refused(which, split, tmp_path):
         stage1.train(*pairs, Stage1Settings(**QUICK), tmp_path, {})
 
 
+def test_what_was_broken_by_the_last_step_is_told_by_the_evaluation(split, tmp_path):
+    settings = Stage1Settings(**{**QUICK, "evaluate_every": 1, "learning_rate": 1e30})
+    with pytest.raises(InputError, match=r"evaluation after step 1: a vector is .*; lower the learning rates"):
+        stage1.train(split[0], split[1], settings, tmp_path, {})
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_tensorboard_shows_the_history(split, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

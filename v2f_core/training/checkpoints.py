@@ -133,6 +133,24 @@ def broken_off(path: Path, step: int, why: str, persons: Sequence[str]) -> Input
     )
 
 
+@contextmanager
+def evaluation(step: int) -> Iterator[None]:
+    """Within it, what cannot be evaluated is said to be what was trained: no checkpoint is made of it.
+
+    Example:
+        >>> with evaluation(7):
+        ...     raise InputError("a vector is NaN")
+        Traceback (most recent call last):
+        v2f_core.errors.InputError: evaluation after step 7: a vector is NaN; an earlier checkpoint, if any, is kept; …
+    """
+    try:
+        yield
+    except InputError as error:
+        raise InputError(
+            f"evaluation after step {step}: {error}; an earlier checkpoint, if any, is kept; lower the learning rates"
+        ) from error
+
+
 def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in nested.items():

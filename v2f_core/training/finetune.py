@@ -209,7 +209,8 @@ class _Run:
 
     def look(self, step: int) -> float:
         """A row for the history; the best so far is written. The validation loss."""
-        found = self.watch.look(step)
+        with checkpoints.evaluation(step):
+            found = self.watch.look(step)
         self._train()
         return found
 

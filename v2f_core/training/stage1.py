@@ -185,10 +185,10 @@ class _Run:
 
     def look(self, step: int) -> dict[str, float]:
         """A row for the history; the best so far is written. The row's two losses."""
-        score = validate(self.aligner, self.validation, self.validation_loss)
+        with checkpoints.evaluation(step):
+            score = validate(self.aligner, self.validation, self.validation_loss)
         best = min((row["val_total"] for row in self.history.rows), default=float("inf"))
-        rate = float(self.schedule.get_last_lr()[0])
-        row = {"step": step, "lr": rate, **_row("train", self.terms), **score}
+        row = {"step": step, "lr": float(self.schedule.get_last_lr()[0]), **_row("train", self.terms), **score}
         self.history.rows.append(row)
         self.accelerator.log({name: value for name, value in row.items() if name != "step"}, step)
         if self.share[0] == 0:

@@ -125,8 +125,8 @@ class _Run:
         provenance: Mapping[str, Any],
         accelerator: Any,
     ) -> None:
-        training.wide.check()  # z_arc, latents and landmarks alike
-        validation.wide.check()
+        for persons in (training, validation):
+            persons.wide.check()  # z_arc, latents and landmarks alike
         self.settings, self.folder = settings, folder
         decisive = {name: value for name, value in asdict(settings).items() if name not in NOT_DECISIVE}
         self.made_from = {**provenance, "settings": decisive}  # what determines the run
@@ -151,9 +151,8 @@ class _Run:
         groups += [{"params": lora, "lr": settings.learning_rate_lora}] if lora else []
         self.optimiser = self.accelerator.prepare(torch.optim.AdamW(groups, weight_decay=settings.weight_decay))
         self.watch = Watch(self.aligner, self.critic, self.validation, validation_loss, settings, accelerator)
-        adapters = _Adapters(self.prior)
-        self.parts: dict[str, checkpoints.Part] = {"aligner": self.aligner, "loss": self.loss, "lora": adapters}
-        self.parts |= {"optimiser": self.optimiser, "rows": self.watch}
+        self.parts: dict[str, checkpoints.Part] = {"aligner": self.aligner, "loss": self.loss, "rows": self.watch}
+        self.parts |= {"optimiser": self.optimiser, "lora": _Adapters(self.prior)}
         self.aligner.train()
 
     def step(self, step: int) -> None:
@@ -216,7 +215,8 @@ class _Run:
 
     def evaluate(self, step: int) -> dict[str, float]:
         """A row for the history, one a band for the monitors, and the weights so far; the row's two losses."""
-        found = self.watch.look(step)
+        with checkpoints.evaluation(step):
+            found = self.watch.look(step)
         if self.share[0] == 0:
             made = {**self.made_from, "step": step, "versions": versions("torch", "diffusers", "peft", "v2f-core")}
             self.watch.write(self.folder, made)
