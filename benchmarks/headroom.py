@@ -33,10 +33,8 @@ from v2f_core.evaluation.metrics import bootstrap
 from v2f_core.files import atomic_write
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.faces import FacePack
-from v2f_core.identity.sphere import normalise
-from v2f_core.mini.bounds import people
+from v2f_core.mini.bounds import bayes
 from v2f_core.mini.build.prior_report import to_bytes
-from v2f_core.mini.ceilings import expected_identity, log_likelihood
 from v2f_core.profiles import Profile, load_profile
 from v2f_core.training.embeddings import stored
 from v2f_core.training.pairs import pair_up
@@ -73,12 +71,11 @@ def main() -> None:
     training, validation, asked = (pair_up(manifest, voices, faces, s) for s in ("train", "val", chosen.split))
     aligner = Aligner.from_pretrained(profile.part("aligner"))
     cosreg = train_cosreg(training, validation, aligner)
-    bayes = expected_identity(log_likelihood(people(asked), people(training)), training.centroids().numpy())
     with torch.no_grad():
         systems = {
             "Stage I": aligner(asked.pooled_voices()),
             "CosReg": cosreg(asked.pooled_voices()),
-            "Bayes, true voice parameters": normalise(torch.from_numpy(bayes).float()),
+            "Bayes, true voice parameters": torch.from_numpy(bayes(training, asked)),
             "oracle, true identity": asked.gallery(),
         }
     prior = Prior.from_folder(profile.part("prior")).requires_grad_(False)

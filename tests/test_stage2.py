@@ -30,6 +30,7 @@ from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.faces import Face, FacePack
 from v2f_core.identity.losses import AMSoftmax, IdentityLoss
+from v2f_core.identity.sphere import normalise
 from v2f_core.provenance import folder_hash
 from v2f_core.training import stage2
 from v2f_core.training.checkpoints import load_checkpoint, save_checkpoint
@@ -62,10 +63,10 @@ def run(tiny_profile):
     """Train from the same start each time; gives the aligner and the prior."""
     begun = Aligner.from_pretrained(tiny_profile.aligner), Prior.from_folder(tiny_profile.prior)
 
-    def go(folder, provenance=None, tensorboard=False, **changes):
+    def go(folder, provenance=None, tensorboard=False, validation=None, **changes):
         settings = Stage2Settings(**{**QUICK, **changes})
         aligner, prior = deepcopy(begun)
-        world = people(7, seed=1), people(5, seed=2)
+        world = people(7, seed=1), validation or people(5, seed=2)
         made = provenance or {"voices": "ab12"}
         trained = stage2.train(aligner, prior, Recogniser(), *world, settings, folder, made, tensorboard=tensorboard)
         return trained, prior
@@ -291,6 +292,17 @@ def test_monitors_see_the_first_persons_without_dropout_under_the_same_noise_eac
         for i, (t_min, t_max) in enumerate(bands):
             critic = SelfConsistency(prior, Recogniser(), ConsistencySettings("denoise", t_min=t_min, t_max=t_max))
             assert first["self"][i] == pytest.approx(float(critic(identity, faces, g).loss), rel=1e-4)
+
+
+def test_monitors_tell_how_alike_the_bayes_identities_of_the_same_persons_are(run, tmp_path):
+    """Of the monitored persons only, by a loop over their pairs; without a known world there is no such column."""
+    bayes = normalise(torch.randn(5, 512, generator=torch.Generator().manual_seed(3)))
+    run(tmp_path / "known", steps=1, monitored=3, validation=replace(people(5, seed=2), bayes=bayes))
+    found = pd.read_csv(tmp_path / "known" / "monitors.csv").pairwise_bayes
+    by_hand = np.mean([float(bayes[i] @ bayes[j]) for i in range(3) for j in range(3) if i != j])
+    assert found.tolist() == pytest.approx([by_hand] * len(found), abs=1e-5)
+    run(tmp_path / "unknown", steps=1)
+    assert "pairwise_bayes" not in pd.read_csv(tmp_path / "unknown" / "monitors.csv")
 
 
 def test_tensorboard_shows_what_the_tables_say(run, tmp_path):

@@ -153,6 +153,7 @@ def open_kit(plan: Plan) -> Kit:
     from v2f_core.evaluation.scorer import Scorer
     from v2f_core.identity.arcface_torch import differentiable_arcface
     from v2f_core.identity.faces import FacePack
+    from v2f_core.mini.bounds import informed
     from v2f_core.training.embeddings import stored
     from v2f_core.training.latents import pair_faces, stored_latents
     from v2f_core.training.pairs import pair_up
@@ -166,6 +167,7 @@ def open_kit(plan: Plan) -> Kit:
     training, validation = (
         pair_faces(manifest, voices, faces, latents, split, prior.latent_shape) for split in ("train", "val")
     )
+    validation = informed(validation, training)
     everybody = pair_up(manifest, voices, faces, plan.split)
     test = everybody.only(first_of_each_sex(everybody.sexes, min(plan.persons, len(everybody.persons))))
     photos: list[Path | None] = [paths[0] for paths in photographs(manifest, faces, test, plan.split)]

@@ -115,6 +115,7 @@ def stage2(
     from v2f_core.identity.aligner import Aligner
     from v2f_core.identity.arcface_torch import differentiable_arcface
     from v2f_core.identity.faces import FacePack
+    from v2f_core.mini.bounds import informed
     from v2f_core.provenance import folder_hash
     from v2f_core.training.embeddings import stored
     from v2f_core.training.latents import pair_faces, stored_latents
@@ -140,6 +141,7 @@ def stage2(
     )
     hashes = {f"{part}_sha256": folder_hash(chosen.part(part)) for part in (chosen.encoder, "faces", "prior")}
     made = {"dataset": manifest.root.name, **hashes, "aligner_sha256": folder_hash(start)}
+    validation = informed(validation, training)
     arcface = differentiable_arcface(pack.arcface_path)
     train(trained, prior, arcface, training, validation, settings, out, made, device, tensorboard=True)
     if process == 0:

@@ -53,7 +53,8 @@ def collapse_monitors(
         - ``cos_self_true``, ``cos_self_predicted``: of z_self = f_arc(x̂0 under ĉ) with z_arc and with ẑ, and
           ``cos_self_true_other``: the same as the first from *another* person's noised face. What of cos_self_true is
           not in it leaked through z_t;
-        - ``pairwise_predicted``, ``pairwise_true``: mean cosine between different persons, of ẑ and of z_arc.
+        - ``pairwise_predicted``, ``pairwise_true``: mean cosine between different persons, of ẑ and of z_arc. A voice
+          does not tell all of a face, so that honest ẑ are more alike than z_arc are; how much, the Bayes ẑ would say.
     Raises:
         InputError: there are fewer than two faces.
     """
@@ -75,7 +76,7 @@ def collapse_monitors(
     average, null = prior.condition(mean), prior.null(batch)
     with without_lora(prior):
         base_true, base_predicted = prior.condition(faces.z_arc), prior.condition(identity)
-    spread = {"pairwise_predicted": _pairwise(identity), "pairwise_true": _pairwise(faces.z_arc)}
+    spread = {"pairwise_predicted": pairwise_cosine(identity), "pairwise_true": pairwise_cosine(faces.z_arc)}
     rows: list[dict[str, int | float]] = []
     for t_min, t_max in bands:
         t = draw_timesteps(batch, t_min, t_max, generator).to(faces.latents.device)
@@ -110,6 +111,6 @@ def _norm(x: Tensor) -> Tensor:
     return x.square().mean().sqrt()  # over the whole batch: the ratio of two such has no small denominators
 
 
-def _pairwise(z: Tensor) -> Tensor:
+def pairwise_cosine(z: Tensor) -> Tensor:
     count = len(z)
     return (z.sum(dim=0).square().sum() - count) / (count * (count - 1))

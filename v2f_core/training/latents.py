@@ -106,10 +106,13 @@ class FacePairs:
     Attributes:
         wide: pairs whose face rows are z_arc, latents and landmarks side by side: all that is drawn together.
         latent_shape: channels, height and width of the latents.
+        bayes: the Bayes ẑ of each person, what somebody who hears everything would predict; None where the persons'
+            world is not known.
     """
 
     wide: Pairs
     latent_shape: tuple[int, int, int]
+    bayes: Float[Tensor, "persons 512"] | None = None
 
     @cached_property
     def pairs(self) -> Pairs:
@@ -130,7 +133,7 @@ class FacePairs:
 
     def to(self, device: str | torch.device) -> FacePairs:
         """The same on a device."""
-        return FacePairs(self.wide.to(str(device)), self.latent_shape)
+        return FacePairs(self.wide.to(str(device)), self.latent_shape, self.bayes)
 
     def _split(self, rows: Tensor) -> tuple[Tensor, ...]:
         codes = int(np.prod(self.latent_shape))

@@ -12,7 +12,7 @@ import torch
 
 from v2f_core.diffusion.consistency import SelfConsistency
 from v2f_core.diffusion.lora_files import save_lora
-from v2f_core.diffusion.monitors import collapse_monitors
+from v2f_core.diffusion.monitors import collapse_monitors, pairwise_cosine
 from v2f_core.diffusion.timesteps import bands
 from v2f_core.files import atomic_write
 from v2f_core.identity.aligner import Aligner
@@ -67,6 +67,9 @@ class Watch:
         generator = torch.Generator().manual_seed(settings.seed)
         at_once = settings.batch // settings.gradient_accumulation  # no more memory than a step takes
         found = collapse_monitors(critic.prior, critic.arcface, identity, faces, parts, generator, at_once)
+        ideal = {}
+        if self.validation.bayes is not None:  # how alike honest ẑ of these persons are
+            ideal = {"pairwise_bayes": float(pairwise_cosine(self.validation.bayes[: len(identity)]))}
         speakers, least = max(1, len(identity) // critic.settings.copies), -(-len(identity) // at_once)
         shares = next((n for n in range(least, speakers) if speakers % n == 0), speakers)  # equal, so that none is lost
         for (t_min, t_max), monitor in zip(parts, found, strict=True):
@@ -75,7 +78,7 @@ class Watch:
             for share in range(shares):
                 generator.set_state(drawn)
                 values.append(float(banded(identity, faces, generator, (share, shares)).loss))
-            self.monitors.append({"step": step, **monitor, "self": sum(values) / shares})
+            self.monitors.append({"step": step, **monitor, **ideal, "self": sum(values) / shares})
         row["val_self"] = sum(m["self"] for m in self.monitors[-len(parts) :]) / len(parts)
         self.history.rows.append(row)
         self.accelerator.log({name: value for name, value in row.items() if name != "step"}, step)
