@@ -39,6 +39,13 @@ def test_without_headings_there_is_still_a_word_for_each_picture_and_the_mark():
     assert "all faces are synthetic" in page
 
 
+def test_photographs_of_a_readers_own_are_not_called_synthetic(tmp_path, monkeypatch):
+    monkeypatch.setenv("V2F_DATASET", str(tmp_path))
+    page = face_table([[plain(0)]]).data
+    assert "all faces" not in page
+    assert "faces drawn by the model are synthetic" in page
+
+
 def test_even_noise_stays_small():
     noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
     assert len(picture(noise, 110)) < 30_000

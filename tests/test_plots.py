@@ -1,5 +1,8 @@
-"""The forest of a table: which bar stands where."""
+"""The forest of a table: which bar stands where, and that its numbers can be read."""
 
+from itertools import pairwise
+
+import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
@@ -31,3 +34,19 @@ def test_a_table_without_what_to_compare_with_has_no_line_for_it():
     axes = forest(pd.DataFrame([row]), ["cosine"], "base").axes[0]
     assert bars(axes) == {0: [(0.1, 0.3, 2.0)]}
     assert not [line for line in axes.lines if line.get_linestyle() == ":"]
+
+
+@pytest.mark.parametrize("systems", [2, 7])
+def test_a_forests_numbers_do_not_touch_and_no_system_lies_on_the_frame(systems):
+    metrics = {"likeness": (0.48, 0.601), "R@10": (0.003, 0.14)}
+    names = [f"system {i}" for i in range(systems)]
+    rows = [(name, metric, sum(ends) / 2, *ends) for name in names for metric, ends in metrics.items()]
+    table = pd.DataFrame(rows, columns=["system", "metric", "value", "low", "high"])
+    figure = forest(table, [*metrics], names[0])
+    figure.canvas.draw()
+    for ax in figure.axes:
+        boxes = [label.get_window_extent() for label in ax.get_xticklabels() if label.get_text()]
+        assert len(boxes) > 2
+        assert all(left.x1 + left.height < right.x0 for left, right in pairwise(boxes))
+        assert ax.get_ylim() == (systems - 0.5, -0.5)  # the first on top, half a line of room
+    plt.close(figure)

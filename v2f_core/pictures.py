@@ -1,4 +1,4 @@
-"""Faces in a notebook: a table of pictures with headings, each with a text for who cannot see it, marked as synthetic.
+"""Faces in a notebook: a table of pictures with headings, each with a text for who cannot see it and a mark below.
 
 The pictures are embedded as WebP, some 2 kB each, a tenth of what they take inside a figure; headings are text of the
 page, readable in light and dark.
@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from v2f_core.errors import InputError
+from v2f_core.profiles import load_profile
 
 if TYPE_CHECKING:
     from IPython.display import HTML
@@ -63,9 +64,19 @@ def face_table(
             shown = "" if face is None else picture(face, size, said)
             cells.append(f'<td style="{_CELL}">{shown}</td>')
         page.append(f"<tr>{''.join(cells)}</tr>")
-    note = '<caption style="caption-side:bottom; text-align:right; font-size:80%">all faces are synthetic</caption>'
+    note = f'<caption style="caption-side:bottom; text-align:right; font-size:80%">{mark()}</caption>'
     table = "\n".join(page).replace("<tr>", '<tr style="background:none; border:none">')
     return HTML(f'<table style="border:none; border-collapse:collapse; margin-left:0">{note}\n{table}</table>')
+
+
+def mark() -> str:
+    """What a page says of its faces: all of MiniVox are synthetic; of other data only those that were drawn surely are.
+
+    Example:
+        >>> mark()
+        'all faces are synthetic'
+    """
+    return "all faces are synthetic" if load_profile().dataset_is_packed else "faces drawn by the model are synthetic"
 
 
 def picture(face: UInt8[np.ndarray, "_ _ 3"], size: int, said: str = "") -> str:

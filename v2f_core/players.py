@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from v2f_core.errors import InputError
-from v2f_core.pictures import picture
+from v2f_core.pictures import mark, picture
 
 if TYPE_CHECKING:
     from IPython.display import HTML
@@ -58,7 +58,7 @@ def cards(
     faces: Sequence[Sequence[UInt8[np.ndarray, "_ _ 3"]]] = (),
     size: int = 96,
 ) -> HTML:
-    """One card a recording: faces (if any) side by side, a player, a caption.
+    """One card a recording: faces (if any) side by side, a player, a caption; below them what the faces are.
 
     Args:
         waves: mono recordings, 16 kHz.
@@ -86,4 +86,5 @@ def cards(
         sound = base64.b64encode(mp3(wave)).decode()
         player = f'<audio controls style="width:200px; height:36px" src="data:audio/mpeg;base64,{sound}"></audio>'
         page.append(f'<div style="{_CARD.format(width=width)}">{pictures}<br>{player}<br>{html.escape(caption)}</div>')
-    return HTML("\n".join(page))
+    note = [f'<div style="font-size:80%">{mark()}</div>'] if any(rows) else []
+    return HTML("\n".join(page + note))

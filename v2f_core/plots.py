@@ -98,7 +98,7 @@ def gallery(rows: Sequence[GalleryRow], title: str = "", rate: int = 16_000) -> 
             ax.set_xlabel(caption, fontsize=8)
     axes[0, 0].set_title("voice", fontsize=10)
     axes[0, 1].set_title("true face", fontsize=10)
-    axes[0, 2].set_title("generated from the voice alone", fontsize=10, loc="left")
+    axes[0, 2].set_title("generated from the voice alone: synthetic", fontsize=10, loc="left")
     figure.suptitle(title, fontsize=12)
     return figure
 
@@ -213,8 +213,9 @@ def forest(table: pd.DataFrame, metrics: Sequence[str], against: str) -> Figure:
         if np.isfinite(base):
             ax.axvline(base, color=REFERENCE, lw=0.8, ls=":", zorder=0)
         ax.set_xlabel(metric)
+        ax.locator_params(axis="x", nbins=5)  # more, and the numbers touch
     axes[0, 0].set_yticks(range(len(systems)), systems)
-    axes[0, 0].invert_yaxis()
+    axes[0, 0].set_ylim(len(systems) - 0.5, -0.5)
     figure.tight_layout()
     return figure
 
