@@ -39,8 +39,8 @@ format: $(READY) ## put the style right
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lab: $(READY) ## open the notebooks in JupyterLab
-	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
+lab: $(READY) ## open the notebooks in JupyterLab (ARGS="--no-browser" and the like are passed on)
+	$(BIN)/jupyter lab $(ARGS) --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
 
 notebooks: $(READY) ## run every notebook anew and store what it shows
 	$(BIN)/python -m v2f_core.notebooks
