@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 SAMPLE_RATE = 16_000
 MP3_LIMIT = 20_000  # bytes a player
 _CARD = "display:inline-block; vertical-align:top; margin:0 14px 14px 0; width:{width}px; text-align:center"
+_BESIDE = '<img style="display:inline; margin:0"'  # some pages' style sheets put each picture on a line of its own
 
 
 def mp3(wave: Float[np.ndarray, " samples"], rate: int = SAMPLE_RATE) -> bytes:
@@ -82,7 +83,7 @@ def cards(
     width = max([200, *((size + 4) * len(row) for row in rows)])
     page = []
     for wave, caption, row in zip(waves, captions, rows, strict=True):
-        pictures = "".join(f"{picture(face, size, f'face: {caption}')} " for face in row)
+        pictures = "".join(f"{picture(face, size, f'face: {caption}')} " for face in row).replace("<img", _BESIDE)
         sound = base64.b64encode(mp3(wave)).decode()
         player = f'<audio controls style="width:200px; height:36px" src="data:audio/mpeg;base64,{sound}"></audio>'
         page.append(f'<div style="{_CARD.format(width=width)}">{pictures}<br>{player}<br>{html.escape(caption)}</div>')

@@ -98,7 +98,7 @@ def gallery(rows: Sequence[GalleryRow], title: str = "", rate: int = 16_000) -> 
             ax.set_xlabel(caption, fontsize=8)
     axes[0, 0].set_title("voice", fontsize=10)
     axes[0, 1].set_title("true face", fontsize=10)
-    axes[0, 2].set_title("generated from the voice alone: synthetic", fontsize=10, loc="left")
+    axes[0, 2].set_title("synthetic, from voice alone", fontsize=10, loc="left")
     figure.suptitle(title, fontsize=12)
     return figure
 
