@@ -4,13 +4,16 @@ import re
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from v2f_core.diffusion.consistency_settings import CHOICES
 from v2f_core.errors import InputError
+from v2f_core.evaluation.scorer import Faces
 from v2f_core.origins import ORIGINS
 
 
@@ -272,3 +275,20 @@ def test_the_page_of_costs_says_what_the_program_says(programs):
     size = Job().gigabytes
     assert f"{size['windows']:.1f} GB for HQ-VoxCeleb" in page
     assert f"a photo, {size['latents']:.1f} GB" in page
+
+
+def test_a_dose_of_truth_is_measured_as_the_study_measures(programs):
+    """Cosine, second scorer, and by a loop how many rivals of one's sex the own face beats."""
+    from dose import measured
+
+    g, sexes = np.random.default_rng(0), ["f", "m", "f", "m", "f"]
+    unit = [
+        rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in g.normal(size=(4, 5, 512)).astype(np.float32)
+    ]
+    drawn, taken = (Faces(z, np.zeros((5, 0), np.float32), seen, [None] * 5) for z, seen in (unit[:2], unit[2:]))
+    found = measured(drawn, taken, taken.identities, SimpleNamespace(test=SimpleNamespace(sexes=sexes)))
+    for i in range(5):
+        scores = taken.identities @ drawn.identities[i]
+        rivals = [j for j in range(5) if sexes[j] == sexes[i] and j != i]
+        expected = scores[i], drawn.features[i] @ taken.features[i], np.mean([scores[i] > scores[j] for j in rivals])
+        np.testing.assert_allclose(found[i], expected, atol=1e-5)
