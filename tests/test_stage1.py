@@ -220,7 +220,18 @@ def test_every_setting_of_the_loss_reaches_the_training(split, tmp_path, change)
     assert not torch.equal(*weights)
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"batch": -1}, {"weight_am": 0.0, "weight_info": 0.0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"steps": 0},
+        {"batch": -1},
+        {"weight_am": 0.0, "weight_info": 0.0},
+        {"weight_cosine": -1.0},
+        {"learning_rate": 0.0},
+        {"learning_rate": float("nan")},
+        {"weight_decay": float("inf")},
+    ],
+)
 def test_settings_that_make_no_sense_are_refused(wrong):
     with pytest.raises(InputError):
         Stage1Settings(**wrong)
@@ -282,6 +293,27 @@ def test_sigterm_saves_after_the_step_under_way_and_is_passed_on(split, unbroken
     assert not stopped.training
     with pytest.raises(InputError, match=r"checkpoint\.pt: of another training \(settings\.seed differs\)"):
         stage1.train(split[0], split[1], Stage1Settings(**QUICK, seed=1), tmp_path, {})
+    stage1.train(split[0], split[1], Stage1Settings(**QUICK), tmp_path, {})
+    assert_same_files(unbroken, tmp_path)
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_weights_are_changed(split, unbroken, tmp_path, monkeypatch):
+    """What is saved is the state before that step, from which the run goes on to the same bytes."""
+    average, calls = stage1.average_gradients, []
+
+    def spoilt(parameters):
+        average(parameters)
+        calls.append(0)
+        if len(calls) == 5:
+            parameters[0].grad[0] = torch.nan
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage1, "average_gradients", spoilt)
+        with pytest.raises(InputError, match=r"step 5.*the gradient is not finite"):
+            stage1.train(split[0], split[1], Stage1Settings(**QUICK), tmp_path, {})
+    saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["state"]
+    assert saved["step"] == 4
+    assert all(bool(weight.isfinite().all()) for weight in saved["aligner"].values())
     stage1.train(split[0], split[1], Stage1Settings(**QUICK), tmp_path, {})
     assert_same_files(unbroken, tmp_path)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from v2f_core.errors import InputError
 from v2f_core.speech.augment import Augmentation
+from v2f_core.training.ranges import check_not_negative
 from v2f_core.training.stage1 import Stage1Settings
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class FinetuneSettings:
         for name, least in (("unfreeze", 0), ("checkpoint_every", 1)):
             if getattr(self, name) < least:
                 raise InputError(f"{name}={getattr(self, name)}: expected a whole number of at least {least}")
+        check_not_negative(self, "learning_rate_encoder", "weight_decay_encoder")
         if self.identity.batch < 2:
             raise InputError("batch=1: expected at least 2; batch statistics and InfoNCE need others")
 

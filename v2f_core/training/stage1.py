@@ -18,6 +18,7 @@ from v2f_core.training import checkpoints
 from v2f_core.training.history import HISTORY_NAME, History, peak_memory, write_table
 from v2f_core.training.pairs import Pairs
 from v2f_core.training.processes import anybody, average_gradients, gather, join, seed_share, trainer, wait
+from v2f_core.training.ranges import check_not_negative, check_positive
 from v2f_core.training.stopping import asked_to_stop, until_terminated
 
 CHECKPOINT_EVERY = 1_000  # steps, which take seconds
@@ -59,6 +60,8 @@ class Stage1Settings:
         for name in ("steps", "batch", "hidden_width", "windows", "evaluate_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)}: expected a whole number of at least 1")
+        check_positive(self, "learning_rate")
+        check_not_negative(self, "weight_decay", "weight_am", "weight_info", "weight_cosine", "weight_relational")
         if self.weight_am == self.weight_info == self.weight_cosine == self.weight_relational == 0:
             raise InputError("all weights of the loss are 0: nothing would be learned; raise one")
 
@@ -122,7 +125,7 @@ def train(
         for tracker in run.accelerator.trackers:
             tracker.finish()  # what is not written yet is written
         if process == 0 and not stop:
-            (run.folder / checkpoints.CHECKPOINT_NAME).unlink(missing_ok=True)
+            run.checkpoint.unlink(missing_ok=True)
     wait()
     return run.aligner.eval() if stop else Aligner.from_pretrained(folder)
 
@@ -140,7 +143,7 @@ class _Run:
         device: str,
         tensorboard: bool,
     ) -> None:
-        self.settings, self.folder = settings, folder
+        self.settings, self.folder, self.checkpoint = settings, folder, folder / checkpoints.CHECKPOINT_NAME
         self.made_from = {**provenance, "settings": asdict(settings), "persons": len(training.persons)}
         self.share = join()
         self.accelerator = trainer(device, "no", folder, tensorboard)
@@ -152,8 +155,7 @@ class _Run:
         self.loss = identity_loss(self.training, settings, free=not settings.fixed_centroids).to(self.device)
         self.validation_loss = identity_loss(self.validation, settings, free=False).to(self.device)
         self.parameters = [*self.aligner.parameters(), *self.loss.parameters()]
-        rate, decay = settings.learning_rate, settings.weight_decay
-        self.optimiser = torch.optim.AdamW(self.parameters, lr=rate, weight_decay=decay)
+        self.optimiser = torch.optim.AdamW(self.parameters, settings.learning_rate, weight_decay=settings.weight_decay)
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimiser, settings.steps)
         self.history = History()
         self.parts: dict[str, checkpoints.Part] = {"aligner": self.aligner, "loss": self.loss, "rows": self.history}
@@ -171,15 +173,16 @@ class _Run:
             self.terms = self.loss(identity, face[: len(identity)], label[: len(identity)])
             if wrong := [name for name, value in self.terms._asdict().items() if not bool(value.isfinite())]:
                 raise InputError(f"the loss term {wrong[-1]!r} is not finite")
+            self.optimiser.zero_grad()
+            self.terms.total.backward()
+            average_gradients(self.parameters)
+            if not all(bool(p.grad.isfinite().all()) for p in self.parameters if p.grad is not None):
+                raise InputError("the gradient is not finite")
         except InputError as error:
             checkpoints.restore_randomness(before, self.generator)
             self.save(step - 1)
             persons = [self.training.persons[i] for i in label.tolist()]
-            path = self.folder / checkpoints.CHECKPOINT_NAME
-            raise checkpoints.broken_off(path, step, str(error), persons) from error
-        self.optimiser.zero_grad()
-        self.terms.total.backward()
-        average_gradients(self.parameters)
+            raise checkpoints.broken_off(self.checkpoint, step, str(error), persons) from error
         self.optimiser.step()
         self.schedule.step()
 
@@ -200,13 +203,11 @@ class _Run:
     def save(self, step: int) -> None:
         """Write the checkpoint after a step."""
         if self.share[0] == 0:
-            path = self.folder / checkpoints.CHECKPOINT_NAME
-            checkpoints.save_training(path, step, self.parts, self.generator, self.made_from)
+            checkpoints.save_training(self.checkpoint, step, self.parts, self.generator, self.made_from)
 
     def restore(self) -> int:
         """Load the checkpoint if there is one, and give the step it was written after."""
-        path = self.folder / checkpoints.CHECKPOINT_NAME
-        return checkpoints.resume_training(path, self.parts, self.generator, self.made_from)
+        return checkpoints.resume_training(self.checkpoint, self.parts, self.generator, self.made_from)
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from v2f_core.diffusion.consistency_settings import ConsistencySettings
 from v2f_core.errors import InputError
+from v2f_core.training.ranges import check_not_negative, check_positive
 from v2f_core.training.stage1 import Stage1Settings
 
 if TYPE_CHECKING:
@@ -66,11 +67,8 @@ class Stage2Settings:
         timesteps = self.consistency.t_max - self.consistency.t_min + 1
         if self.monitor_bands > timesteps:
             raise InputError(f"monitor_bands={self.monitor_bands}: expected at most one a timestep, {timesteps}")
-        for name in ("weight_self", "warmup"):
-            if not getattr(self, name) >= 0:
-                raise InputError(f"{name}={getattr(self, name)}: expected a number of at least 0")
-        if not self.clip > 0:
-            raise InputError(f"clip={self.clip}: expected a positive number, such as 1")
+        check_positive(self, "learning_rate", "learning_rate_lora", "clip")
+        check_not_negative(self, "weight_self", "warmup", "weight_decay")
         if self.mixed_precision not in ("no", "bf16"):
             raise InputError(f"mixed_precision={self.mixed_precision!r}: expected no or bf16")
         toggled = self.consistency.mode == "contrast" and self.consistency.trains != "aligner"
