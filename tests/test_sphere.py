@@ -161,7 +161,7 @@ def test_slerp_agrees_with_fifty_digits(theta, share):
 
 @pytest.mark.parametrize("gap", [1e-2, 1e-3, 1e-4])
 def test_log_map_keeps_its_digits_near_the_opposite_point(gap):
-    """Of the same rounded points, float32 says what float64 says: point − base alone would lose three to four digits."""
+    """Of the same rounded points, float32 says what float64 says; point − base would lose three digits."""
     generator = torch.Generator().manual_seed(0)
     base, across = torch.randn(2, 20, 512, dtype=torch.float64, generator=generator)
     base = normalise(base)
