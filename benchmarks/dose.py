@@ -30,10 +30,11 @@ from v2f_core.evaluation.systems import Drawing, draw_faces
 from v2f_core.files import atomic_write
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.sphere import normalise
-from v2f_core.plan import Plan
+from v2f_core.plan import Plan, made_of
 from v2f_core.plots import MEN, OURS, REFERENCE, use_style
 from v2f_core.profiles import load_profile
 
+RESULTS = Path("results")
 SHARES = (0.0, 0.02, 0.05, 0.1, 0.2)
 MEASURES = ("cosine", "second scorer", "matching within sex")
 
@@ -45,7 +46,6 @@ def main() -> None:
     parser.add_argument("--persons", type=int, default=100)
     parser.add_argument("--draws", type=int, default=4, help="faces a person")
     parser.add_argument("--guidance", type=float, default=3.0)
-    parser.add_argument("--out", type=Path, default=Path("results"))
     parser.add_argument("--runs", type=Path, default=Path("runs/dose"), help="where faces are kept")
     chosen = parser.parse_args()
     profile = load_profile("mini")
@@ -55,10 +55,10 @@ def main() -> None:
         heard = Aligner.from_pretrained(profile.part("aligner"))(kit.test.pooled_voices())
     told, truth = kit.test.face[kit.test.face_start[1:] - 1], kit.test.gallery().numpy()
     photographs = kit.scorer.photographs(kit.photos)
-    values = {}
+    made = {name: str(made_of(profile)[name]) for name in ("prior", "faces", "judge")}
+    values, how = {}, Drawing(10, chosen.guidance)
     for share in SHARES:
-        asked, how = normalise(heard + share * told), Drawing(10, chosen.guidance)
-        who = kit.prior, asked, kit.test.persons, kit.scorer, chosen.runs, {"share": str(share)}, how
+        who = kit.prior, normalise(heard + share * told), kit.test.persons, kit.scorer, chosen.runs, made, how
         draws = [draw_faces(*who, number, f"share {share:g}") for number in range(chosen.draws)]
         values[share] = np.mean([measured(faces, photographs, truth, kit) for faces in draws], axis=0)
     rows = []
@@ -72,10 +72,10 @@ def main() -> None:
             row |= dict(zip(("of cosine", "of cosine low", "of cosine high"), of, strict=True))
             rows.append(row)
     table = pd.DataFrame(rows).assign(guidance=chosen.guidance, split=chosen.split)
-    with atomic_write(chosen.out / "dose.csv") as part:
+    with atomic_write(RESULTS / "dose.csv") as part:
         table.to_csv(part, index=False, float_format="%.5g")
     print(table.round(3).to_string(index=False))
-    picture(table, pd.read_csv(chosen.out / "ablate_attempts_val.csv"), chosen.out.parent / "docs")
+    picture(table, pd.read_csv(RESULTS / "ablate_attempts_val.csv"), Path("docs"))
 
 
 def picture(dose: pd.DataFrame, attempts: pd.DataFrame, folder: Path) -> None:

@@ -96,8 +96,8 @@ def train(
         the best aligner, as it stands on disk; where it was asked to stop, that of the last step.
     Raises:
         InputError: the folder holds a stopped training of other settings or inputs, an embedding has no direction, a
-            split has one person, there are more processes than rows in a batch; or a loss is not finite: then the state
-            before that step is saved, and the message names step, term and persons.
+            split has one person, there are more processes than rows in a batch; or a loss or a gradient is not finite:
+            then the state before that step is saved, and the message names step, cause and persons.
     """
     from tqdm import tqdm
 
