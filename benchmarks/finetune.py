@@ -23,7 +23,7 @@ from v2f_core.identity.aligner import Aligner
 from v2f_core.profiles import load_profile
 from v2f_core.speech.encoders import load_encoder
 from v2f_core.training import finetune, stage1
-from v2f_core.training.embeddings import stored
+from v2f_core.training.embeddings import embed_dataset
 from v2f_core.training.finetune_settings import from_profile
 from v2f_core.training.recordings import Recordings, recordings
 from v2f_core.training.stage1 import Stage1Settings
@@ -51,11 +51,11 @@ def main() -> None:
     chosen = parser.parse_args()
     profile = load_profile("mini")
     manifest = open_dataset(profile)
-    embedded = stored(profile, manifest)
+    embedded = embed_dataset(profile, manifest)
     splits = {name: recordings(manifest, *embedded, name) for name in ("train", "val", "test")}
     begun = chosen.work / "stored"
     settings = replace(Stage1Settings(**profile.stage1), seed=chosen.seed)
-    stage1.train(splits["train"].pairs, splits["val"].pairs, settings, begun, {"dataset": manifest.root.name})
+    stage1.train_stage1(splits["train"].pairs, splits["val"].pairs, settings, begun, {"dataset": manifest.root.name})
     systems: dict[str, tuple[Path | None, Path]] = {"stored embeddings": (None, begun)}
     for count in chosen.layers:
         folder = chosen.work / f"layers-{count}"

@@ -95,7 +95,7 @@ def first_stage(size: Size, device: str) -> Iterator[dict[str, Any]]:
 
     def train() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            stage1.train(pairs, pairs, settings, folder, {}, device)
+            stage1.train_stage1(pairs, pairs, settings, folder, {}, device)
 
     yield row("Stage I", "fp32", settings.batch, "steps/s", replace(size, repeats=1), device, train, each=steps)
 

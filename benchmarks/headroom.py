@@ -36,7 +36,7 @@ from v2f_core.identity.faces import FacePack
 from v2f_core.mini.bounds import bayes
 from v2f_core.mini.build.prior_report import to_bytes
 from v2f_core.profiles import Profile, load_profile
-from v2f_core.training.embeddings import stored
+from v2f_core.training.embeddings import embed_dataset
 from v2f_core.training.pairs import pair_up
 
 SEEDS, AT_ONCE = 2, 50
@@ -67,7 +67,7 @@ def main() -> None:
     chosen = parser.parse_args()
     profile = load_profile("mini")
     manifest = open_dataset(profile)
-    voices, faces = stored(profile, manifest)
+    voices, faces = embed_dataset(profile, manifest)
     training, validation, asked = (pair_up(manifest, voices, faces, s) for s in ("train", "val", chosen.split))
     aligner = Aligner.from_pretrained(profile.part("aligner"))
     cosreg = train_cosreg(training, validation, aligner)

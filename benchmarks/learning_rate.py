@@ -58,7 +58,7 @@ def monitored(rate: float, seed: int, folder: Path) -> pd.DataFrame:
         evaluate_every=max(1, steps // LOOKS),
     )
     aligner = Aligner.from_pretrained(profile.part("aligner"))
-    stage2.train(aligner, kit.prior, kit.arcface, kit.training, kit.validation, settings, folder, {})
+    stage2.train_stage2(aligner, kit.prior, kit.arcface, kit.training, kit.validation, settings, folder, {})
     found = pd.read_csv(folder / "monitors.csv")
     found.insert(0, "rate", rate)
     found.insert(2, "far", found.step * rate)

@@ -36,7 +36,7 @@ from v2f_core.files import atomic_write
 from v2f_core.identity.faces import FacePack
 from v2f_core.pipeline import Vox2FacePipeline
 from v2f_core.profiles import load_profile
-from v2f_core.training.embeddings import stored
+from v2f_core.training.embeddings import embed_dataset
 from v2f_core.training.pairs import pair_up
 
 TEXT = (
@@ -98,7 +98,7 @@ def main() -> None:
 
     profile = load_profile()
     manifest = open_dataset(profile)
-    training = pair_up(manifest, *stored(profile, manifest), "train")
+    training = pair_up(manifest, *embed_dataset(profile, manifest), "train")
     photos = training.face_start.diff().tolist()
     judge = LogisticRegression(max_iter=1000).fit(training.face.numpy(), np.repeat(training.sexes, photos))
     pack, pipe = FacePack.from_folder(profile.part("faces")), Vox2FacePipeline.from_profile(profile)

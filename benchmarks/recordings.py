@@ -29,7 +29,7 @@ from v2f_core.pipeline import Vox2FacePipeline
 from v2f_core.profiles import load_profile
 from v2f_core.speech.activity import RANGE, levels, measure, speech_clips
 from v2f_core.speech.audio import SAMPLE_RATE, clips, read_audio
-from v2f_core.training.embeddings import stored
+from v2f_core.training.embeddings import embed_dataset
 from v2f_core.training.pairs import pair_up
 
 SECONDS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0)
@@ -125,7 +125,7 @@ def main() -> None:
     chosen = parser.parse_args()
     profile = load_profile("mini")
     manifest, pipe = open_dataset(profile), Vox2FacePipeline.from_profile(profile, stage=1)
-    pairs = pair_up(manifest, *stored(profile, manifest), "val")
+    pairs = pair_up(manifest, *embed_dataset(profile, manifest), "val")
     rows = manifest.voices("val")
     waves = [torch.cat([read_audio(p) for p in manifest.absolute(rows[rows.person == n])]) for n in pairs.persons]
     face, sexes = pairs.gallery(), np.array(pairs.sexes)

@@ -168,7 +168,9 @@ def test_everything_is_loaded_where_the_plan_says(plan, tiny_profile, monkeypatc
         raise InputError("far enough")
 
     monkeypatch.setattr("v2f_core.data.layouts.open_dataset", lambda profile: None)
-    monkeypatch.setattr("v2f_core.training.embeddings.stored", lambda *given: loaded.append(given[2]) or (None, None))
+    monkeypatch.setattr(
+        "v2f_core.training.embeddings.embed_dataset", lambda *given: loaded.append(given[2]) or (None, None)
+    )
     monkeypatch.setattr(Prior, "from_folder", prior)
     with pytest.raises(InputError, match="far enough"):
         ablate.open_kit(replace(plan, device="cuda"))

@@ -10,7 +10,7 @@ from v2f_core.errors import InputError
 from v2f_core.evaluation.cosreg import stored_cosreg, train_cosreg
 from v2f_core.identity.aligner import Aligner
 from v2f_core.training.finetune_settings import FinetuneSettings
-from v2f_core.training.stage1 import Stage1Settings, train
+from v2f_core.training.stage1 import Stage1Settings, train_stage1
 
 SETTINGS = Stage1Settings(steps=2, batch=4, hidden_width=8, evaluate_every=1, weight_relational=0.5)
 
@@ -28,7 +28,7 @@ def equal(one, other):
 def test_it_is_stage_i_with_the_cosine_alone(tmp_path):
     world = people(7, seed=1).pairs, people(5, seed=2).pairs
     alone = replace(SETTINGS, weight_am=0.0, weight_info=0.0, weight_cosine=1.0, weight_relational=0.0)
-    expected = train(*world, alone, tmp_path, {})
+    expected = train_stage1(*world, alone, tmp_path, {})
     assert equal(train_cosreg(*world, told({"settings": asdict(SETTINGS)})), expected)
     from_waveforms = told({"settings": asdict(FinetuneSettings(identity=SETTINGS))})
     assert equal(train_cosreg(*world, from_waveforms), expected)

@@ -51,15 +51,15 @@ def aligner(tmp_path_factory):
     """Stage I with another seed, on the persons of the package."""
     from v2f_core.data.layouts import open_dataset
     from v2f_core.profiles import load_profile
-    from v2f_core.training.embeddings import stored
+    from v2f_core.training.embeddings import embed_dataset
     from v2f_core.training.pairs import pair_up
-    from v2f_core.training.stage1 import Stage1Settings, train
+    from v2f_core.training.stage1 import Stage1Settings, train_stage1
 
     profile, folder = load_profile("mini"), tmp_path_factory.mktemp("aligner")
     manifest = open_dataset(profile)
-    voices, faces = stored(profile, manifest)
+    voices, faces = embed_dataset(profile, manifest)
     training, validation = (pair_up(manifest, voices, faces, split) for split in ("train", "val"))
-    train(training, validation, Stage1Settings(**{**profile.stage1, "seed": 1000}), folder, {})
+    train_stage1(training, validation, Stage1Settings(**{**profile.stage1, "seed": 1000}), folder, {})
     return folder
 
 

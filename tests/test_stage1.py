@@ -61,14 +61,14 @@ def median_rank(aligner, pairs):
 def test_cosine_regression_beats_the_mean_face_on_new_persons(split, tmp_path):
     training, validation, test = split
     settings = Stage1Settings(**QUICK, weight_am=0.0, weight_info=0.0, weight_cosine=1.0)
-    aligner = stage1.train(training, validation, settings, tmp_path, {})
+    aligner = stage1.train_stage1(training, validation, settings, tmp_path, {})
     mean_face = normalise(training.face.mean(0))
     assert mean_cosine(aligner, test) > (test.gallery() @ mean_face).mean().item() + 0.1
 
 
 def test_the_paper_s_loss_finds_new_persons_among_60(split, tmp_path):
     training, validation, test = split
-    aligner = stage1.train(training, validation, Stage1Settings(**QUICK), tmp_path, {})
+    aligner = stage1.train_stage1(training, validation, Stage1Settings(**QUICK), tmp_path, {})
     assert median_rank(aligner, test) <= 4  # chance is 30
 
 
@@ -76,7 +76,7 @@ def test_shuffled_voices_teach_nothing(split, tmp_path):
     training, validation, test = split
     order = torch.randperm(len(training.voice), generator=torch.Generator().manual_seed(0))
     shuffled = Pairs(**{**training.__dict__, "voice": training.voice[order]})
-    aligner = stage1.train(shuffled, validation, Stage1Settings(**QUICK), tmp_path, {})
+    aligner = stage1.train_stage1(shuffled, validation, Stage1Settings(**QUICK), tmp_path, {})
     assert 15 <= median_rank(aligner, test) <= 45
 
 
@@ -87,7 +87,7 @@ def test_two_steps_by_hand(split, tmp_path):
     asked = {"steps": 4, "batch": 8, "hidden_width": 16, "learning_rate": 1e-2, "weight_decay": 0.5, "windows": 3}
     settings = Stage1Settings(**asked, **weighed, evaluate_every=2, seed=5)
     with asked_to_stop(stage1._Run, at=2):
-        found = stage1.train(training, validation, settings, tmp_path, {})
+        found = stage1.train_stage1(training, validation, settings, tmp_path, {})
     torch.manual_seed(5)
     aligner, g = Aligner(12, 16, 24), torch.Generator().manual_seed(5)
     margin = AMSoftmax(200, 24, generator=torch.Generator().manual_seed(5))
@@ -136,7 +136,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(split, tmp_p
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         torch.manual_seed(hash(name) % 1000)  # the caller's generator must not matter
         settings = Stage1Settings(**{**QUICK, "steps": 30}, seed=seed)
-        stage1.train(training, validation, settings, tmp_path / name, {})
+        stage1.train_stage1(training, validation, settings, tmp_path / name, {})
     a, b, c = ((tmp_path / name / "model.safetensors").read_bytes() for name in "abc")
     assert a == b
     assert a != c
@@ -147,7 +147,7 @@ def test_training_leaves_the_callers_generator_alone(split, tmp_path):
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    stage1.train(training, validation, Stage1Settings(**{**QUICK, "steps": 2}), tmp_path, {})
+    stage1.train_stage1(training, validation, Stage1Settings(**{**QUICK, "steps": 2}), tmp_path, {})
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -163,7 +163,7 @@ def test_the_best_checkpoint_is_kept_not_the_last(split, tmp_path):
         }
     )
     settings = Stage1Settings(**{**QUICK, "steps": 400, "batch": 12}, weight_cosine=1.0, dropout=0.0)
-    aligner = stage1.train(few, validation, settings, tmp_path, {})  # twelve persons are learned by heart
+    aligner = stage1.train_stage1(few, validation, settings, tmp_path, {})  # twelve persons are learned by heart
     history = pd.read_csv(tmp_path / "history.csv")
     best = history.loc[history.val_total.idxmin()]
     assert best.step < 400
@@ -176,7 +176,7 @@ def test_the_best_checkpoint_is_kept_not_the_last(split, tmp_path):
 
 def test_the_history_has_a_row_an_evaluation_and_a_cosine_decay(split, tmp_path):
     training, validation, _ = split
-    stage1.train(training, validation, Stage1Settings(**{**QUICK, "steps": 50}), tmp_path, {})
+    stage1.train_stage1(training, validation, Stage1Settings(**{**QUICK, "steps": 50}), tmp_path, {})
     history = pd.read_csv(tmp_path / "history.csv")
     assert history.step.tolist() == [20, 40, 50]
     expected = [3e-3 * (1 + np.cos(np.pi * step / 50)) / 2 for step in history.step]
@@ -186,7 +186,9 @@ def test_the_history_has_a_row_an_evaluation_and_a_cosine_decay(split, tmp_path)
 
 def test_the_config_tells_settings_inputs_and_seed(split, tmp_path):
     training, validation, _ = split
-    stage1.train(training, validation, Stage1Settings(**{**QUICK, "steps": 2}, seed=3), tmp_path, {"voices": "ab12"})
+    stage1.train_stage1(
+        training, validation, Stage1Settings(**{**QUICK, "steps": 2}, seed=3), tmp_path, {"voices": "ab12"}
+    )
     made = json.loads((tmp_path / "config.json").read_text())["provenance"]
     assert made["voices"] == "ab12"
     assert made["settings"]["seed"] == 3
@@ -198,7 +200,7 @@ def test_fixed_centroids_and_free_vectors_are_different_trainings(split, tmp_pat
     weights = []
     for fixed in (True, False):
         settings = Stage1Settings(**{**QUICK, "steps": 10}, fixed_centroids=fixed)
-        weights.append(stage1.train(training, validation, settings, tmp_path / str(fixed), {}).net[0].weight)
+        weights.append(stage1.train_stage1(training, validation, settings, tmp_path / str(fixed), {}).net[0].weight)
     assert not torch.equal(*weights)
 
 
@@ -216,7 +218,7 @@ def test_every_setting_of_the_loss_reaches_the_training(split, tmp_path, change)
     weights = []
     for name, settings in (("paper", {}), ("other", change)):
         settings = Stage1Settings(**{**QUICK, "steps": 3}, **settings)
-        weights.append(stage1.train(training, validation, settings, tmp_path / name, {}).net[0].weight)
+        weights.append(stage1.train_stage1(training, validation, settings, tmp_path / name, {}).net[0].weight)
     assert not torch.equal(*weights)
 
 
@@ -239,7 +241,7 @@ def test_settings_that_make_no_sense_are_refused(wrong):
 
 def test_an_aligner_of_stage_1_can_be_loaded_anywhere(split, tmp_path):
     training, validation, _ = split
-    trained = stage1.train(training, validation, Stage1Settings(**{**QUICK, "steps": 2}), tmp_path, {})
+    trained = stage1.train_stage1(training, validation, Stage1Settings(**{**QUICK, "steps": 2}), tmp_path, {})
     assert torch.equal(Aligner.from_pretrained(tmp_path)(torch.ones(12)), trained(torch.ones(12)))
 
 
@@ -249,7 +251,7 @@ def test_an_aligner_of_stage_1_can_be_loaded_anywhere(split, tmp_path):
 @pytest.fixture(scope="module")
 def unbroken(split, tmp_path_factory):
     folder = tmp_path_factory.mktemp("unbroken")
-    stage1.train(split[0], split[1], Stage1Settings(**QUICK), folder, {})
+    stage1.train_stage1(split[0], split[1], Stage1Settings(**QUICK), folder, {})
     return folder
 
 
@@ -274,11 +276,11 @@ def test_a_killed_run_goes_on_to_the_same_bytes(killed_at, split, unbroken, tmp_
     with monkeypatch.context() as patch:
         patch.setattr(stage1._Run, "step", killed)
         with pytest.raises(KeyboardInterrupt):
-            stage1.train(split[0], split[1], Stage1Settings(**QUICK), tmp_path, {})
+            stage1.train_stage1(split[0], split[1], Stage1Settings(**QUICK), tmp_path, {})
     assert (tmp_path / "checkpoint.pt").exists() == (killed_at > 30)
     taken = []
     monkeypatch.setattr(stage1._Run, "step", lambda self, number: taken.append(number) or step(self, number))
-    stage1.train(split[0], split[1], Stage1Settings(**QUICK), tmp_path, {})
+    stage1.train_stage1(split[0], split[1], Stage1Settings(**QUICK), tmp_path, {})
     assert taken[0] == killed_at - (killed_at - 1) % 30
     assert_same_files(unbroken, tmp_path)
 
@@ -286,14 +288,14 @@ def test_a_killed_run_goes_on_to_the_same_bytes(killed_at, split, unbroken, tmp_
 def test_sigterm_saves_after_the_step_under_way_and_is_passed_on(split, unbroken, tmp_path, capsys):
     """Also before there is any best aligner: what comes back then is that of the last step."""
     with asked_to_stop(stage1._Run, at=3) as passed_on:
-        stopped = stage1.train(split[0], split[1], Stage1Settings(**QUICK), tmp_path, {})
+        stopped = stage1.train_stage1(split[0], split[1], Stage1Settings(**QUICK), tmp_path, {})
     assert passed_on == [True]
     assert "saved after step 3, run it again" in capsys.readouterr().err
     assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["state"]["step"] == 3
     assert not stopped.training
     with pytest.raises(InputError, match=r"checkpoint\.pt: of another training \(settings\.seed differs\)"):
-        stage1.train(split[0], split[1], Stage1Settings(**QUICK, seed=1), tmp_path, {})
-    stage1.train(split[0], split[1], Stage1Settings(**QUICK), tmp_path, {})
+        stage1.train_stage1(split[0], split[1], Stage1Settings(**QUICK, seed=1), tmp_path, {})
+    stage1.train_stage1(split[0], split[1], Stage1Settings(**QUICK), tmp_path, {})
     assert_same_files(unbroken, tmp_path)
 
 
@@ -310,17 +312,17 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_are_changed(spli
     with monkeypatch.context() as patch:
         patch.setattr(stage1, "average_gradients", spoilt)
         with pytest.raises(InputError, match=r"step 5.*the gradient is not finite"):
-            stage1.train(split[0], split[1], Stage1Settings(**QUICK), tmp_path, {})
+            stage1.train_stage1(split[0], split[1], Stage1Settings(**QUICK), tmp_path, {})
     saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["state"]
     assert saved["step"] == 4
     assert all(bool(weight.isfinite().all()) for weight in saved["aligner"].values())
-    stage1.train(split[0], split[1], Stage1Settings(**QUICK), tmp_path, {})
+    stage1.train_stage1(split[0], split[1], Stage1Settings(**QUICK), tmp_path, {})
     assert_same_files(unbroken, tmp_path)
 
 
 def test_a_finished_run_may_be_run_again_with_other_settings(split, unbroken, tmp_path):
     for seed in (1, 0):
-        stage1.train(split[0], split[1], Stage1Settings(**QUICK, seed=seed), tmp_path, {})
+        stage1.train_stage1(split[0], split[1], Stage1Settings(**QUICK, seed=seed), tmp_path, {})
     assert_same_files(unbroken, tmp_path)
 
 
@@ -348,9 +350,9 @@ def test_what_is_not_finite_stops_with_step_cause_and_persons(spoilt, named, spl
         patch.setattr(Pairs, "draw", drawn_badly)
         patch.setattr(IdentityLoss, "forward", lost)
         with pytest.raises(InputError, match=rf"checkpoint\.pt: step 7: .*{named}.*; saved as it was") as error:
-            stage1.train(training, validation, Stage1Settings(**QUICK), tmp_path, {})
+            stage1.train_stage1(training, validation, Stage1Settings(**QUICK), tmp_path, {})
     assert all(training.persons[i] in str(error.value) for i in drawn[-1].tolist())
-    stage1.train(training, validation, Stage1Settings(**QUICK), tmp_path, {})
+    stage1.train_stage1(training, validation, Stage1Settings(**QUICK), tmp_path, {})
     assert_same_files(unbroken, tmp_path)
 
 
@@ -363,7 +365,7 @@ def test_an_embedding_without_direction_is_named_before_the_first_step(which, pa
     rows[{"voice": 15, "face": 7}[part]] = value
     pairs[which] = replace(pairs[which], **{part: rows})
     with pytest.raises(InputError, match=rf"P3: an embedding of the {part} is zero, infinite or NaN \(1 of "):
-        stage1.train(*pairs, Stage1Settings(**QUICK), tmp_path, {})
+        stage1.train_stage1(*pairs, Stage1Settings(**QUICK), tmp_path, {})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -372,20 +374,20 @@ def test_one_person_alone_is_refused(which, split, tmp_path):
     pairs = list(split[:2])
     pairs[which] = pairs[which].only([5])
     with pytest.raises(InputError, match="1 person with voice and face: expected at least 2"):
-        stage1.train(*pairs, Stage1Settings(**QUICK), tmp_path, {})
+        stage1.train_stage1(*pairs, Stage1Settings(**QUICK), tmp_path, {})
 
 
 def test_what_was_broken_by_the_last_step_is_told_by_the_evaluation(split, tmp_path):
     settings = Stage1Settings(**{**QUICK, "evaluate_every": 1, "learning_rate": 1e30})
     with pytest.raises(InputError, match=r"evaluation after step 1: a vector is .*; lower the learning rates"):
-        stage1.train(split[0], split[1], settings, tmp_path, {})
+        stage1.train_stage1(split[0], split[1], settings, tmp_path, {})
     assert list(tmp_path.iterdir()) == []
 
 
 def test_tensorboard_shows_the_history(split, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    stage1.train(split[0], split[1], Stage1Settings(**QUICK), tmp_path, {}, tensorboard=True)
+    stage1.train_stage1(split[0], split[1], Stage1Settings(**QUICK), tmp_path, {}, tensorboard=True)
     shown = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     history = pd.read_csv(tmp_path / "history.csv")
     for name in ("lr", "train_total", "val_total", "val_matching_same_sex"):

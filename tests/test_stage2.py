@@ -68,7 +68,9 @@ def run(tiny_profile):
         aligner, prior = deepcopy(begun)
         world = people(7, seed=1), validation or people(5, seed=2)
         made = provenance or {"voices": "ab12"}
-        trained = stage2.train(aligner, prior, Recogniser(), *world, settings, folder, made, tensorboard=tensorboard)
+        trained = stage2.train_stage2(
+            aligner, prior, Recogniser(), *world, settings, folder, made, tensorboard=tensorboard
+        )
         return trained, prior
 
     return go
@@ -477,7 +479,7 @@ def test_what_no_loss_can_take_is_named_before_the_first_step(which, part, tiny_
     pairs[which] = FacePairs(replace(pairs[which].wide, face=rows), SHAPE)
     aligner, prior = Aligner.from_pretrained(tiny_profile.aligner), Prior.from_folder(tiny_profile.prior)
     with pytest.raises(InputError, match="P3: an embedding of the face is zero, infinite or NaN"):
-        stage2.train(aligner, prior, Recogniser(), *pairs, Stage2Settings(**QUICK), tmp_path, {})
+        stage2.train_stage2(aligner, prior, Recogniser(), *pairs, Stage2Settings(**QUICK), tmp_path, {})
     assert list(tmp_path.iterdir()) == []
 
 

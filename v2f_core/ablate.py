@@ -138,10 +138,10 @@ def _train(
         return train_speech_condition(kit.prior, kit.training, of_speech, folder / "speech.pt", {})
     identity = row.identity(plan.profile, seed)
     pairs = kit.training.pairs, kit.validation.pairs
-    started = stage1.train(*pairs, identity, folder / "stage1", {}, plan.device)
+    started = stage1.train_stage1(*pairs, identity, folder / "stage1", {}, plan.device)
     faces = kit.training, kit.validation
     given = started, kit.prior, kit.arcface, *faces, settings, folder / "stage2"
-    return stage2.train(*given, {}, plan.device).cpu()
+    return stage2.train_stage2(*given, {}, plan.device).cpu()
 
 
 def open_kit(plan: Plan) -> Kit:
@@ -154,13 +154,13 @@ def open_kit(plan: Plan) -> Kit:
     from v2f_core.identity.arcface_torch import differentiable_arcface
     from v2f_core.identity.faces import FacePack
     from v2f_core.mini.bounds import informed
-    from v2f_core.training.embeddings import stored
+    from v2f_core.training.embeddings import embed_dataset
     from v2f_core.training.latents import pair_faces, stored_latents
     from v2f_core.training.pairs import pair_up
 
     profile = plan.profile
     manifest = open_dataset(profile)
-    voices, faces = stored(profile, manifest, plan.device)
+    voices, faces = embed_dataset(profile, manifest, plan.device)
     prior = Prior.from_folder(profile.part("prior"), plan.device)
     pack = FacePack.from_folder(profile.part("faces"), plan.device)
     latents = stored_latents(profile, manifest, prior, pack)

@@ -60,7 +60,7 @@ def demo(out: str | Path = "outputs/demo", profile: str | Profile | None = None,
     from v2f_core.evaluation import stage1_report
     from v2f_core.pipeline import Vox2FacePipeline
     from v2f_core.profiles import Profile, load_profile
-    from v2f_core.training.embeddings import stored
+    from v2f_core.training.embeddings import embed_dataset
     from v2f_core.training.pairs import pair_up
 
     logging.disable_progress_bar()  # of loading weights, which takes no time
@@ -71,7 +71,7 @@ def demo(out: str | Path = "outputs/demo", profile: str | Profile | None = None,
     pipe = Vox2FacePipeline.from_profile(chosen)
     weights = {part: folder_hash(chosen.part(part)) for part in (chosen.encoder, chosen.last_stage, "prior")}
     made = {"weights_sha256": weights, "guidance": pipe.config["guidance"], "steps": pipe.config["num_steps"]}
-    voices, faces = stored(chosen, manifest)
+    voices, faces = embed_dataset(chosen, manifest)
     training, test = (pair_up(manifest, voices, faces, split) for split in ("train", "test"))
     table = stage1_table(pipe.aligner, training, test)
     with staged(out) as stage:

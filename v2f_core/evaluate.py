@@ -153,12 +153,12 @@ def load(profile: Profile, limit: int | None = None, device: str = "cpu") -> Inp
     from v2f_core.evaluation.cosreg import stored_cosreg
     from v2f_core.evaluation.inputs import first_of_each_sex
     from v2f_core.identity.aligner import Aligner
-    from v2f_core.training.embeddings import stored
+    from v2f_core.training.embeddings import embed_dataset
     from v2f_core.training.pairs import pair_up
 
     aligner = Aligner.from_pretrained(profile.part("aligner"))
     manifest = open_dataset(profile)
-    voices, faces = stored(profile, manifest, device)
+    voices, faces = embed_dataset(profile, manifest, device)
     training, validation, test = (pair_up(manifest, voices, faces, split) for split in ("train", "val", "test"))
     cosreg, everybody = stored_cosreg(training, validation, aligner), len(test.persons)
     if limit is not None:

@@ -12,7 +12,7 @@ from v2f_core.errors import InputError
 from v2f_core.identity.aligner import CONFIG_NAME, Aligner
 from v2f_core.profiles import cache_folder
 from v2f_core.training.pairs import Pairs
-from v2f_core.training.stage1 import Stage1Settings, train
+from v2f_core.training.stage1 import Stage1Settings, train_stage1
 
 
 def train_cosreg(training: Pairs, validation: Pairs, aligner: Aligner) -> Aligner:
@@ -20,7 +20,7 @@ def train_cosreg(training: Pairs, validation: Pairs, aligner: Aligner) -> Aligne
     settings = Stage1Settings(**_settings(aligner))
     with TemporaryDirectory() as folder:
         alone = replace(settings, weight_am=0.0, weight_info=0.0, weight_cosine=1.0, weight_relational=0.0)
-        return train(training, validation, alone, folder, {})
+        return train_stage1(training, validation, alone, folder, {})
 
 
 def stored_cosreg(training: Pairs, validation: Pairs, aligner: Aligner) -> Aligner:

@@ -109,7 +109,7 @@ def extract_faces(manifest: Manifest, pack: FacePack, weights: Path, folder: str
     return extract(manifest.root, items, embed, folder, provenance, describe="faces", decode=read_image, **settings)
 
 
-def stored(
+def embed_dataset(
     profile: Profile,
     manifest: Manifest,
     device: str = "cpu",

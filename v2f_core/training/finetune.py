@@ -22,7 +22,7 @@ from v2f_core.provenance import folder_hash
 from v2f_core.speech.encoders import ASTEncoder, ECAPAEncoder, load_encoder
 from v2f_core.speech.unfreezing import unfreeze
 from v2f_core.training import checkpoints
-from v2f_core.training.embeddings import stored
+from v2f_core.training.embeddings import embed_dataset
 from v2f_core.training.finetune_settings import FinetuneSettings
 from v2f_core.training.finetune_watch import Watch
 from v2f_core.training.history import peak_memory
@@ -117,7 +117,7 @@ def run(
     from v2f_core.data.layouts import open_dataset
 
     manifest, source = open_dataset(profile), profile.part(profile.encoder)
-    voices, faces = stored(profile, manifest, device, workers)
+    voices, faces = embed_dataset(profile, manifest, device, workers)
     training, validation = (
         recordings(manifest, voices, faces, split, profile.clip_seconds) for split in ("train", "val")
     )

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 NOT_DECISIVE = ("steps", "gradient_accumulation")
 
 
-def train(
+def train_stage2(
     aligner: Aligner,
     prior: Prior,
     arcface: nn.Module,

@@ -18,7 +18,7 @@ from v2f_core.provenance import folder_hash
 from v2f_core.speech.encoders import load_encoder
 from v2f_core.training.embeddings import extract_faces, extract_voices
 from v2f_core.training.pairs import pair_up
-from v2f_core.training.stage1 import Stage1Settings, train
+from v2f_core.training.stage1 import Stage1Settings, train_stage1
 
 SEEDS = range(4)
 
@@ -37,7 +37,7 @@ def run(work: Path, tiny: bool = False) -> None:
         settings = replace(settings, steps=20, batch=4, evaluate_every=10)
     inputs = {"dataset": "MiniVox-L v1", "ast_sha256": folder_hash(speech), "faces_sha256": folder_hash(pack)}
     made = {
-        folder / f"seed-{seed}": train(
+        folder / f"seed-{seed}": train_stage1(
             training, validation, replace(settings, seed=seed), folder / f"seed-{seed}", inputs
         ).provenance["validation"]["val_total"]
         for seed in SEEDS
