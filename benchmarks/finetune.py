@@ -1,6 +1,6 @@
 """Does Stage I gain when the speech encoder's uppermost layers are trained with it, from waveforms?
 
-    python benchmarks/finetune.py --steps 100    # writes results/finetune.csv; four minutes of one core
+    python benchmarks/finetune.py --steps 100    # writes benchmarks/results/finetune.csv; four minutes of one core
 
 On the embedded MiniVox: Stage I on stored embeddings first; from its aligner on, from waveforms with noise and masks,
 the aligner alone (0 layers) and with the uppermost layer, for as many steps each; both are read back from their files.
@@ -16,11 +16,11 @@ import numpy as np
 import pandas as pd
 import torch
 
+from v2f_core.artefacts.files import atomic_write
+from v2f_core.artefacts.profiles import load_profile
 from v2f_core.data.layouts import open_dataset
 from v2f_core.evaluation.intervals import bootstrap, paired_difference
-from v2f_core.files import atomic_write
 from v2f_core.identity.aligner import Aligner
-from v2f_core.profiles import load_profile
 from v2f_core.speech.encoders import load_encoder
 from v2f_core.training import finetune, stage1
 from v2f_core.training.embeddings import embed_dataset

@@ -1,6 +1,6 @@
 """What the full size costs on this machine's GPU: throughput and peak memory, with random weights of the real shapes.
 
-    python benchmarks/gpu.py                     # needs CUDA and about 40 GB of its memory; writes results/gpu.csv
+    python benchmarks/gpu.py  # needs CUDA and about 40 GB of its memory; writes benchmarks/results/gpu.csv
     python benchmarks/gpu.py --tiny              # anywhere, in a minute: that it runs; the figures mean nothing.
                                                  # Without CUDA it does no more than this either.
 
@@ -31,11 +31,11 @@ import pandas as pd
 import torch
 from random_nets import FULL, TINY, IResNet, Size, random_pairs, random_prior
 
+from v2f_core.artefacts.files import atomic_write
+from v2f_core.artefacts.provenance import versions
 from v2f_core.diffusion.consistency_settings import CHOICES, ConsistencySettings
-from v2f_core.files import atomic_write
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.sphere import normalise
-from v2f_core.provenance import versions
 from v2f_core.speech.encoders import ASTEncoder
 from v2f_core.training import stage1, stage2
 from v2f_core.training.embeddings import WINDOWS_AT_ONCE, voice_embedder

@@ -1,6 +1,6 @@
 """Does a small learning rate keep `paper` from its collapse, or does it only take longer? S_net along the way.
 
-    V2F_DATASET=build/large python benchmarks/learning_rate.py      # results/learning_rate.csv, docs/learning_rate.webp
+    V2F_DATASET=build/large python benchmarks/learning_rate.py  # benchmarks/results/learning_rate.csv
 
 Adam moves a weight by about the learning rate a step, so that rate times steps says how far adapters can have gone. The
 paper's 20,000 steps of 1e-6 are 0.02. Each rate is trained to 0.05, and monitored ten times on the way; φ, as in the
@@ -17,12 +17,12 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from v2f_core import plots
-from v2f_core.ablate import open_kit
-from v2f_core.files import atomic_write
+from v2f_core.app.ablate import open_kit
+from v2f_core.artefacts.files import atomic_write
+from v2f_core.artefacts.profiles import load_profile
 from v2f_core.identity.aligner import Aligner
-from v2f_core.plan import Plan
-from v2f_core.profiles import load_profile
+from v2f_core.show import plots
+from v2f_core.studies.plan import Plan
 from v2f_core.training import stage2
 from v2f_core.training.stage2_settings import from_profile
 

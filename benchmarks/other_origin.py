@@ -1,6 +1,6 @@
 """Voices that nothing here was made from: does the generated face at least have the speaker's sex?
 
-    python benchmarks/other_origin.py            # writes results/other_origin.csv
+    python benchmarks/other_origin.py            # writes benchmarks/results/other_origin.csv
 
 Two synthesizers that MiniVox's voices do not come from speak the same sentences:
 
@@ -30,12 +30,12 @@ import soundfile
 import torch
 from tqdm import tqdm
 
+from v2f_core.artefacts.files import atomic_write
+from v2f_core.artefacts.profiles import load_profile
 from v2f_core.data.layouts import open_dataset
 from v2f_core.evaluation.metrics import bootstrap
-from v2f_core.files import atomic_write
 from v2f_core.identity.faces import FacePack
 from v2f_core.pipeline import Vox2FacePipeline
-from v2f_core.profiles import load_profile
 from v2f_core.training.embeddings import embed_dataset
 from v2f_core.training.pairs import pair_up
 

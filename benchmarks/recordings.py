@@ -1,6 +1,6 @@
 """How little speech, and how much noise, still tells of a voice? That decides when people are warned.
 
-    python benchmarks/recordings.py              # writes results/recordings.csv; 4 minutes of one core
+    python benchmarks/recordings.py              # writes benchmarks/results/recordings.csv; 4 minutes of one core
 
 Everyone of MiniVox's validation split speaks for about 6.5 s (three recordings, one after the other). That is made
 worse in one way at a time: cut to a shorter stretch of a drawn place; put into noise, white or pink, whose level in the
@@ -22,11 +22,11 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 from tqdm import tqdm
 
+from v2f_core.artefacts.files import atomic_write
+from v2f_core.artefacts.profiles import load_profile
 from v2f_core.data.layouts import open_dataset
 from v2f_core.evaluation.metrics import bootstrap
-from v2f_core.files import atomic_write
 from v2f_core.pipeline import Vox2FacePipeline
-from v2f_core.profiles import load_profile
 from v2f_core.speech.activity import RANGE, levels, measure, speech_clips
 from v2f_core.speech.audio import SAMPLE_RATE, clips, read_audio
 from v2f_core.training.embeddings import embed_dataset

@@ -1,6 +1,6 @@
 """How long is R@K of 10,000 voices against 100,000 faces, and how much memory does it take?
 
-    OMP_NUM_THREADS=2 python benchmarks/retrieval.py     # writes results/retrieval.json; under 2 minutes
+    OMP_NUM_THREADS=2 python benchmarks/retrieval.py     # writes benchmarks/results/retrieval.json; under 2 minutes
     OMP_NUM_THREADS=2 python benchmarks/retrieval.py --mapped --queries 1000 --faces 1000000
 
 With --mapped the gallery lies in a file (the second command's has 2 GB) that is mapped into memory, not read into it;
@@ -27,8 +27,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from v2f_core.artefacts.files import atomic_write
 from v2f_core.evaluation.retrieval import search
-from v2f_core.files import atomic_write
 from v2f_core.identity.sphere import normalise
 
 NOISE = 5.0  # against a face of norm 1: a cosine of 0.2 with it, hardly more than the best of all rivals has

@@ -14,6 +14,7 @@ from fakes import Recogniser, people
 from PIL import Image
 from torch import nn
 
+from v2f_core.artefacts.profiles import MINI_ASSETS
 from v2f_core.data.manifest import COLUMNS, Manifest
 from v2f_core.diffusion.consistency import SelfConsistency
 from v2f_core.diffusion.consistency_settings import ConsistencySettings
@@ -24,7 +25,6 @@ from v2f_core.identity.contrast import InfoNCE
 from v2f_core.identity.faces import Face, FacePack
 from v2f_core.identity.losses import AMSoftmax, IdentityLoss
 from v2f_core.identity.sphere import normalise
-from v2f_core.profiles import MINI_ASSETS
 from v2f_core.speech.encoders import load_encoder
 from v2f_core.training import stage1, stage2
 from v2f_core.training.embeddings import extract_voices

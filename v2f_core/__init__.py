@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from v2f_core.artefacts.profiles import Profile, load_profile
     from v2f_core.data.layouts import open_dataset, read_layout
     from v2f_core.data.manifest import Manifest
     from v2f_core.diffusion.consistency import FaceBatch, SelfConsistency
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from v2f_core.identity.faces import FacePack
     from v2f_core.identity.losses import AMSoftmax, IdentityLoss
     from v2f_core.pipeline import Vox2FacePipeline
-    from v2f_core.profiles import Profile, load_profile
     from v2f_core.speech.audio import read_clips
     from v2f_core.speech.encoders import load_encoder
     from v2f_core.training.embeddings import embed_dataset

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from v2f_core.artefacts.profiles import load_profile
 from v2f_core.errors import InputError
-from v2f_core.profiles import load_profile
 
 training = typer.Typer()
 
@@ -60,8 +60,8 @@ def stage1(
 ) -> None:
     """Stage I: train the aligner on stored embeddings, extracted first if need be, or from waveforms; goes on where it
     was stopped."""
+    from v2f_core.artefacts.provenance import folder_hash
     from v2f_core.data.layouts import open_dataset
-    from v2f_core.provenance import folder_hash
     from v2f_core.training.embeddings import embed_dataset
     from v2f_core.training.pairs import pair_up
     from v2f_core.training.processes import join
@@ -112,13 +112,13 @@ def stage2(
     device: Device = "cpu",
 ) -> None:
     """Stage II: aligner and LoRA together, with the prior as critic; goes on where it was stopped."""
+    from minivox.bounds import informed
+    from v2f_core.artefacts.provenance import folder_hash
     from v2f_core.data.layouts import open_dataset
     from v2f_core.diffusion.prior import Prior
     from v2f_core.identity.aligner import Aligner
     from v2f_core.identity.arcface_torch import differentiable_arcface
     from v2f_core.identity.faces import FacePack
-    from v2f_core.mini.bounds import informed
-    from v2f_core.provenance import folder_hash
     from v2f_core.training.embeddings import embed_dataset
     from v2f_core.training.latents import pair_faces, stored_latents
     from v2f_core.training.processes import in_turn, join, own_device
@@ -169,7 +169,7 @@ def evaluate(
     device: Device = "cpu",
 ) -> None:
     """Every system beside its controls: tables and a page to look at; goes on where it was stopped."""
-    from v2f_core.evaluate import chosen_rows, evaluate
+    from v2f_core.app.evaluate import chosen_rows, evaluate
 
     rows = chosen_rows(systems)
     check_device(device)
@@ -190,11 +190,11 @@ def ablate_table(
     device: Device = "cpu",
 ) -> None:
     """A table of ablations over seeds: trained, drawn, measured; goes on where it was stopped."""
-    from v2f_core.ablate import SHOWN, ablate
-    from v2f_core.evaluation import ablation
-    from v2f_core.plan import Plan
-    from v2f_core.plots import forest
-    from v2f_core.training.ablations import WITHOUT
+    from v2f_core.app.ablate import SHOWN, ablate
+    from v2f_core.show.plots import forest
+    from v2f_core.studies import ablation
+    from v2f_core.studies.ablations import WITHOUT
+    from v2f_core.studies.plan import Plan
 
     check_device(device)
     plan = Plan(load_profile(profile), out, steps, persons, split=split, device=device)

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from v2f_core.artefacts.provenance import folder_hash
 from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
-from v2f_core.provenance import folder_hash
 from v2f_core.speech.encoders import ASTEncoder, ECAPAEncoder, load_encoder
 from v2f_core.speech.unfreezing import unfreeze
 from v2f_core.training import checkpoints
@@ -32,7 +32,7 @@ from v2f_core.training.stage1 import identity_loss
 from v2f_core.training.stopping import asked_to_stop, until_terminated
 
 if TYPE_CHECKING:
-    from v2f_core.profiles import Profile
+    from v2f_core.artefacts.profiles import Profile
 
 
 def finetune(
