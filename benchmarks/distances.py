@@ -31,7 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tables", type=Path, nargs="+")
     parser.add_argument("--persons", type=int, default=300, help="as ablate was told")
-    parser.add_argument("--out", type=Path, default=Path("results"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     chosen = parser.parse_args()
     edges = measured_edges(chosen.persons)
     found = pd.concat([pd.read_csv(path) for path in chosen.tables]).drop_duplicates(["system", "metric"])

@@ -34,7 +34,7 @@ from v2f_core.identity.sphere import normalise
 from v2f_core.show.plots import MEN, OURS, REFERENCE, use_style
 from v2f_core.studies.plan import Plan, made_of
 
-RESULTS = Path("results")
+RESULTS = Path("benchmarks/results")
 SHARES = (0.0, 0.02, 0.05, 0.1, 0.2)
 MEASURES = ("cosine", "second scorer", "matching within sex")
 

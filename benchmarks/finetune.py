@@ -43,7 +43,7 @@ def cosines(split: Recordings, kind: str, encoder: Path | None, aligner: Path) -
 def main() -> None:
     """Train, measure, print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("results"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--work", type=Path, default=Path("runs/finetune"), help="for the trained weights")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="from waveforms; else the profile's")

@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--persons", type=int, default=300)
     parser.add_argument("--split", default="test")
     parser.add_argument("--guidances", type=float, nargs="+", default=(1.0, 2.0, 3.0, 4.5, 6.5))
-    parser.add_argument("--out", type=Path, default=Path("results"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     chosen = parser.parse_args()
     plan = Plan(load_profile("mini"), chosen.runs, persons=chosen.persons, split=chosen.split)
     kit = open_kit(plan)

@@ -204,7 +204,7 @@ def checked_out() -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("results"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--tiny", action="store_true", help="tiny nets; the table is then gpu_tiny.csv")
     parser.add_argument("--commit", help="for a copy without git: what the table says it was measured at")
     chosen = parser.parse_args(arguments)

@@ -31,7 +31,7 @@ CRITICS |= {f"{mode}, among rivals": ConsistencySettings(mode, rival_temperature
 def main() -> None:
     """Measure on the shipped aligner and training persons, print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("results"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     chosen = parser.parse_args()
     profile = load_profile("mini")
     kit = open_kit(Plan(profile, Path()))

@@ -62,7 +62,7 @@ def drawn(
 def main() -> None:
     """Predict, draw, compare, print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("results"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--split", default="val", help="val, or test, which is to be read once (default: val)")
     chosen = parser.parse_args()
     profile = load_profile("mini")

@@ -39,7 +39,7 @@ def main() -> None:
     chosen = parser.parse_args()
     tables = [monitored(rate, chosen.seed, chosen.runs / f"{rate:g}") for rate in chosen.rates]
     table = pd.concat(tables, ignore_index=True)
-    with atomic_write(chosen.out / "results" / "learning_rate.csv") as part:
+    with atomic_write(chosen.out / "benchmarks/results" / "learning_rate.csv") as part:
         table.to_csv(part, index=False, float_format="%.5g")
     print(table.groupby(["rate", "step"])[["far", "s_net", "residual", "self"]].mean().to_string())
     drawn(table).savefig(chosen.out / "docs" / "learning_rate.webp", dpi=110)

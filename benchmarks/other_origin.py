@@ -91,7 +91,7 @@ def flite(folder: Path) -> Iterator[tuple[Path, str]]:
 def main() -> None:
     """Make the recordings, draw faces, judge them, print and write the shares."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--out", type=Path, default=Path("results"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--keep", type=Path, help="keep the recordings and faces in this folder")
     chosen = parser.parse_args()
     from sklearn.linear_model import LogisticRegression

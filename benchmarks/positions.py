@@ -90,7 +90,7 @@ def of_the_published_size(budget: float, **smaller: int) -> list[dict[str, Any]]
 def main() -> None:
     """Measure, print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("results"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     table = pd.DataFrame(of_the_miniature(BUDGET) + of_the_published_size(BUDGET))

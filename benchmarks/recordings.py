@@ -121,7 +121,7 @@ def compare(identity: Float[Tensor, "draws n 512"], whole: Tensor, face: Tensor,
 def main() -> None:
     """Hear, compare, print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("results"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     chosen = parser.parse_args()
     profile = load_profile("mini")
     manifest, pipe = open_dataset(profile), Vox2FacePipeline.from_profile(profile, stage=1)

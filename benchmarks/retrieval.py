@@ -37,7 +37,7 @@ NOISE = 5.0  # against a face of norm 1: a cosine of 0.2 with it, hardly more th
 def main() -> None:
     """Draw, search, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("results"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--queries", type=int, default=10_000)
     parser.add_argument("--faces", type=int, default=100_000)
     parser.add_argument("--mapped", action="store_true")

@@ -17,7 +17,13 @@ from v2f_core.cli import app
 ROOT = Path(__file__).parents[2]
 CARDS = sorted((ROOT / "data_cards").glob("*.md"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-PAGES = [ROOT / "README.md", *CARDS, *sorted((ROOT / "docs").glob("*.md")), *NOTEBOOKS]
+PAGES = [
+    ROOT / "README.md",
+    *CARDS,
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "benchmarks" / "results" / "study_log.md",
+    *NOTEBOOKS,
+]
 CARD = ROOT / "data_cards" / "minivox.md"
 
 
@@ -122,8 +128,10 @@ def numbers(cell: str) -> list[float]:
 
 def test_the_table_of_all_rows_says_what_was_measured():
     """Every number of the evaluation's page stands in the committed tables, and the controls are where they belong."""
-    systems = pd.read_csv(ROOT / "results" / "evaluate_systems.csv").set_index(["gallery", "by", "system"])
-    sets = pd.read_csv(ROOT / "results" / "evaluate_sets.csv").set_index("system")
+    systems = pd.read_csv(ROOT / "benchmarks" / "results" / "evaluate_systems.csv").set_index(
+        ["gallery", "by", "system"]
+    )
+    sets = pd.read_csv(ROOT / "benchmarks" / "results" / "evaluate_sets.csv").set_index("system")
     text = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
     lines = re.findall(r"(?m)^\| (.+) \|$", text[text.index("| row | cosine of ẑ |") : text.index("| *chance* |")])[1:]
     rows = {cells[0]: cells[1:] for cells in (re.split(r" ?\| ?", line) for line in lines) if cells[0] != "---"}
@@ -158,9 +166,10 @@ def test_the_table_of_all_rows_says_what_was_measured():
 def test_every_interval_that_the_study_tells_stands_in_a_result():
     """A loss may be told without its sign; a number may be rounded, to the places that it is told with."""
     told = re.compile(r"([+-]?\d+\.\d+) \[([+-]?\d+\.\d+),\s([+-]?\d+\.\d+)\]")
-    text = (ROOT / "docs" / "study.md").read_text(encoding="utf-8").replace("−", "-")
+    pages = (ROOT / "docs" / "study.md", ROOT / "benchmarks" / "results" / "study_log.md")
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages).replace("−", "-")
     measured = []
-    for path in (ROOT / "results").glob("*.csv"):
+    for path in (ROOT / "benchmarks" / "results").glob("*.csv"):
         table = pd.read_csv(path)
         names = {name.removesuffix("low").strip() for name in table.columns if name.endswith("low")}
         for name in names:
