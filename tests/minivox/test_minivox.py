@@ -8,8 +8,9 @@ import time
 
 import pytest
 
-from minivox import dataset as minivox
 from minivox.build.pack import write_hashes
+from minivox.dataset import factors
+from v2f_core.data import packed as minivox
 from v2f_core.data.layouts import read_layout
 from v2f_core.errors import InputError
 
@@ -49,7 +50,7 @@ def test_what_is_packed_is_unpacked(packed, tmp_path):
 def test_it_is_read_by_the_reader_of_hq_voxceleb(packed, tmp_path):
     manifest = read_layout(minivox.unpack(tmp_path / "cache", packed))
     assert manifest.persons().loc["Mini_0000"].tolist() == ["f", "test", 1, 1]
-    assert minivox.factors(manifest.root).loc["Mini_0000", "age"] == 33
+    assert factors(manifest.root).loc["Mini_0000", "age"] == 33
 
 
 def test_archives_do_not_depend_on_time_or_order(made, packed, tmp_path):
@@ -165,4 +166,4 @@ def test_an_incomplete_folder_is_not_packed(made, tmp_path):
 
 def test_only_minivox_has_true_factors(tmp_path):
     with pytest.raises(InputError, match=r"factors\.csv: no such file"):
-        minivox.factors(tmp_path)
+        factors(tmp_path)
