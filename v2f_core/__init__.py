@@ -10,6 +10,7 @@ Example:
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from v2f_core.profiles import Profile, load_profile
     from v2f_core.speech.audio import read_clips
     from v2f_core.speech.encoders import load_encoder
+
+# onnxruntime queues events about its use and looks up a host for them, unless this is set before it is imported
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 __all__ = [
