@@ -10,6 +10,7 @@ Example:
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from v2f_core.training.pairs import Pairs, pair_up
     from v2f_core.training.stage1 import train_stage1
     from v2f_core.training.stage2 import train_stage2
+
+# onnxruntime queues events about its use and looks up a host for them, unless this is set before it is imported
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 _MODULES = {

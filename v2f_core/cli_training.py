@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -27,6 +28,7 @@ def extract(
     ] = None,
 ) -> None:
     """Embed every voice and face of the profile's dataset once, into the cache; goes on where it was stopped."""
+    one_thread(profile)
     from v2f_core.data.layouts import open_dataset
     from v2f_core.training.embeddings import embed_dataset
     from v2f_core.training.processes import join
@@ -169,6 +171,7 @@ def evaluate(
     device: Device = "cpu",
 ) -> None:
     """Every system beside its controls: tables and a page to look at; goes on where it was stopped."""
+    one_thread(profile)
     from v2f_core.app.evaluate import chosen_rows, evaluate
 
     rows = chosen_rows(systems)
@@ -203,6 +206,18 @@ def ablate_table(
     forest(summary, SHOWN, WITHOUT).savefig(out / "results" / f"{name}.png")
     print(ablation.markdown(summary, SHOWN))
     print(f"results: {out / 'results'}")
+
+
+def one_thread(profile: str | None) -> None:
+    """Let the miniature compute with one thread: its nets are so small that two only wait for each other.
+
+    It must be called before torch is imported. The user's own OMP_NUM_THREADS is kept.
+
+    Example:
+        >>> one_thread("full")  # its nets want every core
+    """
+    if (profile or os.environ.get("V2F_PROFILE") or "mini") == "mini":
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def check_device(device: str) -> None:

@@ -21,6 +21,13 @@ from v2f_core.speech.encoders import load_encoder
 
 HUB = ("repo_id", "commit_message", "private", "token", "create_pr")
 DOWNLOAD = ("revision", "token", "cache_dir", "force_download", "local_files_only")
+# the classes that model_index.json may ask for; a scheduler may be any of diffusers'
+CLASSES = {
+    "vae": ("diffusers", "AutoencoderKL"),
+    "unet": ("diffusers", "UNet2DConditionModel"),
+    "text_encoder": ("transformers", "CLIPTextModel"),
+    "tokenizer": ("transformers", "CLIPTokenizer"),
+}
 
 
 class SavedPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
@@ -105,8 +112,8 @@ class SavedPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             pretrained_model_name_or_path: the folder, or ``owner/name``.
             **kwargs: diffusers' own; ``revision``, ``token``, ``cache_dir``, ``local_files_only`` for the hub.
         Raises:
-            InputError: the folder is missing or is not such a pipeline's; the hub has no such repository, or cannot be
-                reached.
+            InputError: the folder is missing or is not such a pipeline's, or asks for classes that are no part of one;
+                the hub has no such repository, or cannot be reached.
         """
         hub = {key: kwargs.pop(key) for key in DOWNLOAD if key in kwargs}
         folder = saved_folder(pretrained_model_name_or_path, **hub)
@@ -114,7 +121,7 @@ class SavedPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             raise InputError(
                 f"{folder}: no pipeline here (model_index.json is missing); give a saved pipeline's folder"
             )
-        config = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        config = _read_index(folder / "model_index.json")
         shortened = config.get("ast_frames"), config.get("ast_positions", "cut")
         speech = load_encoder(config.get("encoder", "ast"), folder / "speech_encoder", *shortened)
         aligner = Aligner.from_pretrained(folder / "aligner")
@@ -129,6 +136,30 @@ class SavedPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
                 use_safetensors=True,
                 **kwargs,
             )
+
+
+def _read_index(path: Path) -> dict[str, Any]:
+    """What model_index.json says. diffusers imports the modules that it names, so that only known ones may stand there.
+
+    Raises:
+        InputError: it is no JSON, or names another class.
+    """
+    import diffusers
+
+    try:
+        config = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error}); save or download the pipeline again") from error
+    for name, value in config.items():
+        if not isinstance(value, list) and name != "_class_name":
+            continue
+        known = value == "Vox2FacePipeline" if name == "_class_name" else tuple(value) == CLASSES.get(name)
+        if name == "scheduler" and value[:1] == ["diffusers"] and len(value) == 2:
+            scheduler = getattr(diffusers, str(value[1]), None)
+            known = isinstance(scheduler, type) and issubclass(scheduler, diffusers.SchedulerMixin)
+        if not known:
+            raise InputError(f"{path}: {name} is {value!r}, refused; no Vox2FacePipeline was saved with such a part")
+    return config
 
 
 def saved_folder(name: str | os.PathLike[Any], **options: Any) -> Path:

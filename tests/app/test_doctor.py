@@ -1,12 +1,16 @@
 """The doctor: every line says OK or what to do, and the exit code says whether the miniature can be used."""
 
 import json
+import re
+import tomllib
 from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 from types import SimpleNamespace
 
 import onnxruntime
 import pytest
 import torch
+from packaging.requirements import Requirement
 
 from v2f_core.app import doctor
 from v2f_core.app.doctor import Check
@@ -170,6 +174,43 @@ def test_a_package_that_does_not_load_is_named(monkeypatch):
     monkeypatch.setattr(doctor, "FRAGILE", ("no_such_module",))
     (check,) = doctor._packages()
     assert check.found == "fails: No module named 'no_such_module'"
+
+
+@pytest.mark.parametrize(
+    ("torch_there", "release", "vision"),
+    [("2.9.1+cu128", "2.9", "0.24"), ("2.15.0", "2.11", "0.26"), ("2.3.1", "2.8", "0.23"), ("", "2.11", "0.26")],
+)
+def test_packages_that_were_not_made_for_each_other_are_mended_with_pip(monkeypatch, torch_there, release, vision):
+    """What fits the torch that is there, if the project can use it: every line lies within pyproject.toml's ranges."""
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    ranges = {r.name: r.specifier for r in map(Requirement, project["dependencies"])}
+    monkeypatch.setattr(doctor, "requires", lambda _: [])
+    monkeypatch.setattr(doctor, "FRAGILE", ("torchaudio",))
+    monkeypatch.setattr(
+        doctor, "version", lambda name: torch_there if name == "torch" and torch_there else absent(name)
+    )
+    monkeypatch.setattr(doctor, "import_module", fails)
+    (check,) = doctor._packages()
+    assert check.found == "fails: compiled with different CUDA versions"
+    told = [Requirement(line) for line in re.findall(r'"([^"]+)"', check.remedy)]
+    assert [(r.name, str(r.specifier)) for r in told] == [
+        ("torch", f"=={release}.*"),
+        ("torchaudio", f"=={release}.*"),
+        ("torchvision", f"=={vision}.*"),
+    ]
+    assert all(ranges[r.name].contains(str(r.specifier)[2:-1] + "0") for r in told)
+
+
+@pytest.mark.parametrize(("name", "way_out"), [("cv2", "opencv-python-headless"), ("soundfile", "--force-reinstall")])
+def test_any_other_package_that_does_not_load_has_a_remedy_of_its_own(monkeypatch, name, way_out):
+    monkeypatch.setattr(doctor, "requires", lambda _: [])
+    monkeypatch.setattr(doctor, "FRAGILE", (name,))
+    monkeypatch.setattr(doctor, "import_module", fails)
+    assert way_out in next(doctor._packages()).remedy
+
+
+def fails(name):
+    raise RuntimeError("compiled with different CUDA versions\nand more")
 
 
 def test_this_environment_s_device_is_told():

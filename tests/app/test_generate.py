@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,6 +12,7 @@ import pytest
 import soundfile
 from fakes import spoken
 from PIL import Image
+from v2f_core.files import sha256
 
 from v2f_core import cli
 from v2f_core.app import generate
@@ -298,3 +300,58 @@ def test_the_command_exits_with_2_and_no_traceback(tmp_path):
     assert done.returncode == 2
     assert done.stderr == f"error: {tmp_path / 'no.wav'}: no such file; give a WAV, FLAC, OGG, MP3 or M4A file\n"
     assert done.stdout == ""
+
+
+# --- names
+
+
+def test_two_recordings_of_one_name_keep_their_results_apart(run, voice, tmp_path):
+    other = tmp_path / "voice.flac"
+    soundfile.write(other, spoken(4), RATE)
+    out = tmp_path / "faces"
+    run(voice, "-n", 2, "--out", out)
+    first = {path.name: path.read_bytes() for path in out.iterdir()}
+    code, stdout, err = run(other, "-n", 3, "--out", out)
+    stem = f"voice-{sha256(other)[:8]}"
+    assert code == 0
+    assert f"{stem}_sheet.png" in stdout
+    assert f"{stem}_*.png" in err
+    assert {name: (out / name).read_bytes() for name in first} == first
+    assert {path.name for path in out.iterdir()} - set(first) == {
+        *(f"{stem}_{i}.png" for i in range(3)),
+        f"{stem}_sheet.png",
+        f"{stem}.json",
+    }
+    again = sorted(out.iterdir())
+    assert run(other, "-n", 3, "--out", out)[0] == 0
+    assert run(voice, "-n", 1, "--out", out)[0] == 0  # fewer than before: its own are still its own
+    assert run(voice, "-n", 2, "--out", out)[0] == 0
+    assert sorted(out.iterdir()) == again
+
+
+@pytest.mark.parametrize("taken", ["voice_1.png", "voice_sheet.png", "voice.json", "VOICE_0.png"])
+def test_a_file_that_is_no_result_is_never_overwritten(run, voice, tmp_path, taken):
+    out = tmp_path / "faces"
+    out.mkdir()
+    Image.new("RGB", (4, 4)).save(out / taken, "PNG")
+    before = (out / taken).read_bytes()
+    assert run(voice, "-n", 2, "--out", out)[0] == 0
+    assert (out / taken).read_bytes() == before
+    assert (out / f"voice-{sha256(voice)[:8]}_1.png").exists()
+
+
+def test_a_recording_is_not_overwritten_by_its_own_report(run, tmp_path):
+    recording = tmp_path / "voice.json"
+    soundfile.write(recording, spoken(3), RATE, format="WAV")
+    before = recording.read_bytes()
+    assert run(recording, "-n", 1, "--out", tmp_path)[0] == 0
+    assert recording.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["10:30", "a?b*c", "ends with a dot.", "x" * 200, "new\nline", "$\\frac$"])
+def test_results_of_an_odd_name_lie_in_the_folder_under_a_plain_one(run, tmp_path, name):
+    soundfile.write(tmp_path / f"{name}.wav", spoken(3), RATE)
+    out = tmp_path / "faces"
+    assert run(tmp_path / f"{name}.wav", "-n", 1, "--out", out)[0] == 0
+    assert len(list(out.iterdir())) == 3
+    assert all(re.fullmatch(r"[\w .$-]+\.(png|json)", path.name) for path in out.iterdir())

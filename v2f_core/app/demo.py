@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from v2f_core.app.generate import check_writable, png_fields, png_text, staged
+from v2f_core.artefacts.files import safe_name
 from v2f_core.artefacts.profiles import MINI_ASSETS
 from v2f_core.artefacts.provenance import folder_hash
 
@@ -113,7 +114,7 @@ def draw(
         generators = [torch.Generator().manual_seed(s) for s in seeds]
         images = pipe(voice.windows, num_images=FACES, generator=generators).images
         for s, image in zip(seeds, images, strict=True):
-            image.save(folder / f"{voice.name}_{s}.png", pnginfo=png_text({**made, "seed": s}))
+            image.save(folder / f"{safe_name(voice.name)}_{s}.png", pnginfo=png_text({**made, "seed": s}))
         shown.append((voice, images))
     return shown
 

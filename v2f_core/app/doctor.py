@@ -20,6 +20,8 @@ from v2f_core.errors import InputError
 FOR_GPUS = {"onnxruntime": "onnxruntime-gpu"}
 # Packages with compiled parts that can be installed and yet fail to load.
 FRAGILE = ("torch", "torchaudio", "torchvision", "onnxruntime", "cv2", "soundfile")
+# torch 2.N, torchaudio 2.N and torchvision 0.(N + 15) are made for each other; N of the ranges in pyproject.toml
+OLDEST_TORCH, NEWEST_TORCH = 8, 11
 
 
 class Check(NamedTuple):
@@ -109,10 +111,20 @@ def _packages() -> Iterator[Check]:
             import_module(name)
         except (ImportError, OSError, RuntimeError) as error:
             line = str(error).strip().split("\n")[0]
-            remedy = (
-                "torch, torchaudio and torchvision must be made for each other; make clean setup installs a set that is"
-            )
-            yield Check(section, f"import {name}", f"fails: {line}", remedy)
+            yield Check(section, f"import {name}", f"fails: {line}", _mend_import(name))
+
+
+def _mend_import(name: str) -> str:
+    """What to type where a package is installed and cannot be imported."""
+    if name == "cv2":
+        return "pip uninstall opencv-python, then pip install opencv-python-headless, which needs no screen"
+    if not name.startswith("torch"):
+        return f"pip install --force-reinstall {name}"
+    release = _installed("torch").split(".")[:2]
+    minor = int(release[1]) if release[0] == "2" and release[1].isdigit() else NEWEST_TORCH
+    minor = min(max(minor, OLDEST_TORCH), NEWEST_TORCH)
+    made = f'"torch==2.{minor}.*" "torchaudio==2.{minor}.*" "torchvision==0.{minor + 15}.*"'
+    return f"they must be made for each other: pip install {made} (with make: make clean setup)"
 
 
 def _installed(name: str) -> str:

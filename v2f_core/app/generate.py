@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import tempfile
 import time
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from v2f_core.artefacts.files import sha256
+from v2f_core.artefacts.files import safe_name, sha256
 from v2f_core.artefacts.provenance import SYNTHETIC, folder_hash, versions
 from v2f_core.errors import InputError
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
     from v2f_core.artefacts.profiles import Profile
     from v2f_core.pipeline import Vox2FacePipeline
+
+LONGEST_LABEL = 40  # signs of a recording's name on the contact sheet
 
 
 def generate(
@@ -36,7 +39,8 @@ def generate(
     """Draw faces for a recording into a folder; on any error the folder stays as it was.
 
     Writes ``<name>_<i>.png`` (image i has seed ``seed + i``), ``<name>_sheet.png`` and ``<name>.json``, where name is
-    the recording's. What it did, and what it thinks of the recording, is told on stdout and stderr.
+    the recording's; where files of that name are another's, part of the recording's hash is added to it. What it did,
+    and what it thinks of the recording, is told on stdout and stderr.
 
     Args:
         voice: the recording.
@@ -84,11 +88,15 @@ def generate(
     drawn = time.perf_counter()
 
     made = {"weights_sha256": weights, "guidance": pipe.config["guidance"], "steps": pipe.config["num_steps"]}
-    names = [f"{voice.stem}_{i}.png" for i in range(num_images)]
     with staged(out) as stage:
+        digest = sha256(voice)
+        stem = free_stem(out, voice.stem, digest)
+        if stem != voice.stem:
+            print(f"note: {out / voice.stem}* is another's, or no safe name; these are {stem}_*.png", file=sys.stderr)
+        names = [f"{stem}_{i}.png" for i in range(num_images)]
         for name, image, s in zip(names, result.images, seeds, strict=True):
             image.save(stage / name, pnginfo=png_text({**made, "seed": s}))
-        sheet = f"{voice.stem}_sheet.png"
+        sheet = f"{stem}_sheet.png"
         contact_sheet(
             stage / sheet, voice.name, windows[::2].flatten().numpy(), result.images, seeds, {**made, "seeds": seeds}
         )
@@ -96,7 +104,7 @@ def generate(
             "notice": SYNTHETIC,
             "voice": {
                 "file": voice.name,
-                "sha256": sha256(voice),
+                "sha256": digest,
                 "windows": result.windows,
                 "seconds": round(found.seconds, 2),
                 "left_out": [round(before, 2), round(after, 2)],
@@ -117,9 +125,53 @@ def generate(
             "versions": versions("v2f-core", "torch", "diffusers", "transformers"),
         }
         text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
-        (stage / f"{voice.stem}.json").write_text(text, encoding="utf-8")
+        (stage / f"{stem}.json").write_text(text, encoding="utf-8")
     print(f"{num_images} faces of {voice.name} ({result.windows} windows heard): {out / sheet}")
-    return out / f"{voice.stem}.json"
+    return out / f"{stem}.json"
+
+
+def free_stem(folder: Path, name: str, digest: str) -> str:
+    """The beginning of the names of a recording's results: nothing but its own earlier results is overwritten.
+
+    Args:
+        folder: where they will lie.
+        name: the recording's, without its ending.
+        digest: its SHA-256.
+    Raises:
+        InputError: another recording's results, or other files, have every such name.
+
+    Example:
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> free_stem(folder, "ada", "5f" * 32)
+        'ada'
+        >>> _ = (folder / "ada.json").write_text("another's")
+        >>> free_stem(folder, "ada", "5f" * 32)
+        'ada-5f5f5f5f'
+    """
+    safe = safe_name(name)
+    for stem in (safe, f"{safe}-{digest[:8]}", f"{safe}-{digest}"):
+        ours = re.compile(rf"{re.escape(stem)}(_\d+\.png|_sheet\.png|\.json)", re.IGNORECASE)
+        there = [path for path in folder.iterdir() if ours.fullmatch(path.name)]
+        if not there or _are_results(there, folder / f"{stem}.json", digest):
+            return stem
+    raise InputError(f"{folder}: files of others are named {safe}-{digest}; choose another folder with --out")
+
+
+def _are_results(paths: Sequence[Path], report: Path, digest: str) -> bool:
+    """Whether files are earlier results of a recording: its report, and pictures that say they are drawn."""
+    from PIL import Image
+
+    try:
+        if json.loads(report.read_text(encoding="utf-8"))["voice"]["sha256"] != digest:
+            return False
+        for path in paths:
+            if path.suffix == ".png":
+                with Image.open(path) as image:
+                    if "v2f_core" not in image.info:
+                        return False
+    except (OSError, ValueError, LookupError, TypeError, SyntaxError):
+        return False
+    return all(path.name.startswith(report.stem) for path in paths)
 
 
 def png_text(made: dict[str, Any]) -> PngInfo:
@@ -165,6 +217,7 @@ def contact_sheet(
 
     from v2f_core.show.plots import GalleryRow, gallery
 
+    label = label if len(label) <= LONGEST_LABEL else f"{label[: LONGEST_LABEL - 1]}…"
     row = GalleryRow(label, wave, [np.asarray(image) for image in images], captions=[f"seed {s}" for s in seeds])
     figure = gallery([row])
     figure.savefig(path, metadata=png_fields(made))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
-from v2f_core.artefacts.files import atomic_write
+from v2f_core.artefacts.files import atomic_write, is_plain_name
 from v2f_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -147,8 +147,9 @@ def check(table: pd.DataFrame) -> pd.DataFrame:
     """The table with its columns in order and its rows sorted, after a look that it makes sense.
 
     Raises:
-        InputError: a column is missing; a sex, split or kind is unknown; a person has two sexes or is in two splits
-            (the splits would leak); a path appears twice, is absolute or leads out of the root.
+        InputError: a column is missing; a sex, split or kind is unknown; a person's name is no name but a path, or
+            cannot be shown; a person has two sexes or is in two splits (the splits would leak); a path appears twice,
+            is absolute or leads out of the root.
 
     Example:
         >>> import pandas as pd
@@ -168,6 +169,9 @@ def check(table: pd.DataFrame) -> pd.DataFrame:
         if len(wrong):
             row = wrong.iloc[0]
             raise InputError(f"{row.path}: {column} is {row[column]!r}; expected {' or '.join(allowed)}")
+    for person in table.person.unique():
+        if not is_plain_name(person):
+            raise InputError(f"{person!r}: no name of a person; expected letters and digits, without / and \\")
     for column in ("sex", "split"):
         kinds = table.groupby("person")[column].nunique()
         if (kinds > 1).any():
@@ -175,7 +179,8 @@ def check(table: pd.DataFrame) -> pd.DataFrame:
     if table.path.duplicated().any():
         raise InputError(f"{table.path[table.path.duplicated()].iloc[0]}: listed twice; list each file once")
     for path in table.path:
-        if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or not path:
+        kinds_of_path = PurePosixPath(path), PureWindowsPath(path)
+        if not path or any(kind.anchor or ".." in kind.parts for kind in kinds_of_path):
             raise InputError(f"{path!r}: not a path below the dataset's root; make it relative to it")
     return table.sort_values(["split", "person", "kind", "path"]).reset_index(drop=True)
 

@@ -35,12 +35,14 @@ def load_parts(folder: str | Path, dtype: torch.dtype) -> dict[str, Any]:
     if missing := [part for part in PARTS if not (folder / part).is_dir()]:
         raise InputError(f"{folder / missing[0]}: missing; a Stable Diffusion folder holds {', '.join(PARTS)}")
     options: dict[str, Any] = {"local_files_only": True}
-    told: dict[str, Any] = {**options, "output_loading_info": True}
+    told: dict[str, Any] = {**options, "output_loading_info": True, "use_safetensors": True}
     try:
         nets = {
             "unet": UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=dtype, **told),
             "vae": AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=dtype, **told),
-            "text_encoder": CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=dtype, **told),
+            "text_encoder": CLIPTextModel.from_pretrained(
+                folder / "text_encoder", dtype=dtype, attn_implementation="sdpa", **told
+            ),
         }
         # what a file lacks the libraries fill with random numbers, and say so in a log only
         for name, (_, loading) in nets.items():

@@ -180,7 +180,9 @@ class FacePack:
         detector, arcface = find_nets(folder)
         options = onnxruntime.SessionOptions()
         # small nets gain nothing from many threads, and data loaders run several processes
-        options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", min(4, os.cpu_count() or 1)))
+        chosen = os.environ.get("OMP_NUM_THREADS", "")
+        options.intra_op_num_threads = int(chosen) if chosen.isdigit() else min(4, os.cpu_count() or 1)
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting must not cost a core
         options.add_session_config_entry("session.set_denormal_as_zero", "1")  # denormal weights cost 5x the time
         options.log_severity_level = 3
         where = _providers(device)

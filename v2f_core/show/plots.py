@@ -90,7 +90,7 @@ def gallery(rows: Sequence[GalleryRow], title: str = "", rate: int = 16_000) -> 
     )
     for row, line in zip(rows, axes, strict=True):
         _spectrogram(line[0], row.wave, rate)
-        line[0].set_ylabel(row.label, rotation=0, ha="right", va="center", fontsize=9)
+        line[0].set_ylabel(row.label, rotation=0, ha="right", va="center", fontsize=9, parse_math=False)
         _face(line[1], row.truth)
         captions = [*row.captions, *([""] * most)]
         for ax, face, caption in zip(line[2:], [*row.generated, *([None] * most)], captions, strict=False):
