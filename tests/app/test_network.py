@@ -90,6 +90,11 @@ def few(tmp_path_factory):
     return root
 
 
+def only_onnxruntime(notes, told):
+    """Nothing but looks for onnxruntime, one or more, each under that setting of its telemetry."""
+    return bool(notes) and all(note == {"onnxruntime": told} for note in notes)
+
+
 def test_the_watch_sees_the_network(watched):
     code = """
 import contextlib, socket, urllib.request
@@ -109,20 +114,20 @@ def test_importing_every_module_uses_no_network(watched):
     code = """
 import importlib, pkgutil, v2f_core
 for module in pkgutil.walk_packages(v2f_core.__path__, "v2f_core."):
-    if not module.name.startswith("minivox.build") and not module.name.endswith("__main__"):
+    if not module.name.endswith("__main__"):
         importlib.import_module(module.name)
 import onnxruntime
 """
-    assert watched(code) == [{"onnxruntime": "1"}]
+    assert only_onnxruntime(watched(code), told="1")
 
 
 def test_the_commands_use_no_network(watched, few, tmp_path):
     soundfile.write(tmp_path / "voice.wav", spoken(3), 16_000)
     commands = ["extract", "demo", "generate|voice.wav|-n|1", "evaluate|--steps|2"]
-    assert watched(COMMANDS, *commands, V2F_DATASET=str(few)) == [{"onnxruntime": "1"}]
+    assert only_onnxruntime(watched(COMMANDS, *commands, V2F_DATASET=str(few)), told="1")
     for made in ("outputs/demo/gallery.png", "outputs/generate/voice_0.png", "outputs/evaluate/report.html"):
         assert (tmp_path / made).is_file(), made
 
 
 def test_the_user_s_own_choice_about_onnxruntime_is_kept(watched):
-    assert watched("import v2f_core, onnxruntime", ORT_DISABLE_TELEMETRY="0") == [{"onnxruntime": "0"}]
+    assert only_onnxruntime(watched("import v2f_core, onnxruntime", ORT_DISABLE_TELEMETRY="0"), told="0")
