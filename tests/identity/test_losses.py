@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from v2f_core.identity.contrast import InfoNCE, relational_distillation
 
 from v2f_core.errors import InputError
-from v2f_core.identity.contrast import InfoNCE, relational_distillation
 from v2f_core.identity.losses import AMSoftmax, ArcFaceLoss, IdentityLoss, cosine_regression
 from v2f_core.identity.sphere import check_unit, normalise
 

@@ -7,6 +7,8 @@ import soundfile
 import torch
 from PIL import Image
 from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
+from v2f_core.training.precision import autocast, precision_of
+from v2f_core.training.reading import read_ahead
 
 from v2f_core.artefacts.profiles import MINI_ASSETS, load_profile
 from v2f_core.data.manifest import COLUMNS, Manifest
@@ -14,8 +16,6 @@ from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
 from v2f_core.speech.encoders import load_encoder
 from v2f_core.training import embeddings
-from v2f_core.training.precision import autocast, precision_of
-from v2f_core.training.reading import read_ahead
 
 
 class Encoder:

@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 import torch
 from fakes import asked_to_stop
+from v2f_core.identity.contrast import InfoNCE, relational_distillation
 
 from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
-from v2f_core.identity.contrast import InfoNCE, relational_distillation
 from v2f_core.identity.losses import AMSoftmax, IdentityLoss, cosine_regression
 from v2f_core.identity.sphere import normalise
 from v2f_core.training import stage1

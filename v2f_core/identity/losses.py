@@ -11,7 +11,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from v2f_core.errors import InputError
-from v2f_core.identity.contrast import InfoNCE, relational_distillation
 from v2f_core.identity.sphere import angle, cosines, normalise
 
 
@@ -138,6 +137,52 @@ class ArcFaceLoss(MarginSoftmax):
         return torch.where(theta <= math.pi - self.margin, shifted, beyond)
 
 
+class InfoNCE(nn.Module):
+    """Speech → face contrast with in-batch negatives, Eq. 9.
+
+    L = −log( exp(cos(ẑ_i, z_i)/τ) / Σ_j exp(cos(ẑ_i, z_j)/τ) ), averaged over i. Other faces of the *same* person in
+    the batch are no negatives and are left out of the sum. A batch without any negative has loss 0. Memory O(batch²).
+
+    Args:
+        temperature: τ; the paper gives none.
+        two_sided: average it with the same loss face → speech (each face among the voices of the batch), as CLIP does
+            (Radford et al. 2021). The paper's is one-sided.
+    Raises:
+        InputError: from the constructor for a temperature that is not positive; from the call for a vector that is
+            zero or NaN.
+
+    Example:
+        >>> z = torch.eye(2)
+        >>> InfoNCE(temperature=1.0)(z, z, torch.tensor([0, 1]))  # −log(e / (e + 1))
+        tensor(0.3133)
+    """
+
+    def __init__(self, temperature: float = 0.07, two_sided: bool = False):
+        super().__init__()
+        if not temperature > 0:
+            raise InputError(f"temperature {temperature}: expected a positive number, such as 0.07")
+        self.temperature, self.two_sided = temperature, two_sided
+
+    def forward(
+        self,
+        identity: Float[Tensor, "batch dim"],
+        face: Float[Tensor, "batch dim"],
+        label: Int[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, ""]:
+        """The loss of predicted identities and the faces' identities, row by row.
+
+        ``label`` is the person of each row; without it every row counts as another person.
+        """
+        logits = cosines(identity, face) / self.temperature
+        target = torch.arange(len(logits), device=logits.device)
+        if label is not None:
+            same_person = (label[:, None] == label) & (target[:, None] != target)
+            logits = logits.masked_fill(same_person, -torch.inf)
+        loss = F.cross_entropy(logits, target)
+        # the mask is symmetric, so the transpose holds the other direction
+        return (loss + F.cross_entropy(logits.T, target)) / 2 if self.two_sided else loss
+
+
 def cosine_regression(identity: Float[Tensor, "batch dim"], face: Float[Tensor, "batch dim"]) -> Float[Tensor, ""]:
     """Mean of 1 − cos(ẑ, z): "w/ CosReg" of Table 4, and the optional anchor of :class:`IdentityLoss`.
 
@@ -154,26 +199,24 @@ def cosine_regression(identity: Float[Tensor, "batch dim"], face: Float[Tensor, 
 
 
 class IdentityTerms(NamedTuple):
-    """What :class:`IdentityLoss` returns: the weighted sum, and each term before its weight."""
+    """The weighted sum of :class:`IdentityLoss`, and each term before its weight."""
 
     total: Float[Tensor, ""]
     am_softmax: Float[Tensor, ""]
     info_nce: Float[Tensor, ""]
     cosine: Float[Tensor, ""]
-    relational: Float[Tensor, ""]
 
 
 class IdentityLoss(nn.Module):
-    """L_id = λ_AM·L_AM + λ_Info·L_InfoNCE (Eq. 10), plus λ_cos·(1 − cos) and λ_rel·relational distillation.
+    """L_id = λ_AM·L_AM + λ_Info·L_InfoNCE (Eq. 10), plus our addition λ_cos·(1 − cos).
 
-    The paper has neither of the last two: with free class vectors and InfoNCE alone nothing pulls ẑ onto the real
-    z_arc, only towards its side. λ_cos = λ_rel = 0 is the paper; λ_cos alone is "w/ CosReg". The margin loss is the
-    paper's :class:`AMSoftmax`, or :class:`ArcFaceLoss`. Every term is computed, weighed or not: it can be watched.
+    With free class vectors and InfoNCE alone nothing pulls ẑ onto the real z_arc, only towards its side: that is what
+    λ_cos adds. λ_cos = 0 is the paper; λ_cos alone is "w/ CosReg". The margin loss is the paper's :class:`AMSoftmax`
+    or :class:`ArcFaceLoss`. Every term is computed, also one of weight 0, so that it can be watched.
 
     Example:
         >>> loss = IdentityLoss(AMSoftmax(2, 2, centroids=torch.eye(2)), InfoNCE(), weight_cosine=1.0)
-        >>> terms = loss(torch.eye(2), torch.eye(2), torch.tensor([0, 1]))
-        >>> terms.cosine
+        >>> loss(torch.eye(2), torch.eye(2), torch.tensor([0, 1])).cosine
         tensor(0.)
     """
 
@@ -184,12 +227,10 @@ class IdentityLoss(nn.Module):
         weight_am: float = 1.0,
         weight_info: float = 1.0,
         weight_cosine: float = 0.0,
-        weight_relational: float = 0.0,
     ):
         super().__init__()
         self.am_softmax, self.info_nce = am_softmax, info_nce
-        self.weight_am, self.weight_info = weight_am, weight_info
-        self.weight_cosine, self.weight_relational = weight_cosine, weight_relational
+        self.weight_am, self.weight_info, self.weight_cosine = weight_am, weight_info, weight_cosine
 
     def forward(
         self, identity: Float[Tensor, "batch dim"], face: Float[Tensor, "batch dim"], label: Int[Tensor, " batch"]
@@ -198,6 +239,5 @@ class IdentityLoss(nn.Module):
         am = self.am_softmax(identity, label)
         info = self.info_nce(identity, face, label)
         cosine = cosine_regression(identity, face)
-        relational = relational_distillation(identity, face)
         total = self.weight_am * am + self.weight_info * info + self.weight_cosine * cosine
-        return IdentityTerms(total + self.weight_relational * relational, am, info, cosine, relational)
+        return IdentityTerms(total, am, info, cosine)

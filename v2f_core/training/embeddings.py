@@ -1,16 +1,17 @@
 """What is embedded: every window of every recording by a speech encoder, every face by ArcFace, each once and for all.
 
 All windows of a dataset have one length, so that no batch is padded. Where and how they are kept:
-:mod:`v2f_core.training.store`; in which precision they are made: :mod:`v2f_core.training.precision`.
+:mod:`v2f_core.training.store`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -19,9 +20,8 @@ from torch import Tensor
 
 from v2f_core.artefacts.provenance import folder_hash
 from v2f_core.errors import InputError
-from v2f_core.training.precision import Precision, autocast, precision_of, said
 from v2f_core.training.processes import in_turn, join, own_device
-from v2f_core.training.store import Embedder, Embeddings, extract
+from v2f_core.training.store import PROVENANCE_NAME, Embedder, Embeddings, extract
 
 if TYPE_CHECKING:
     from v2f_core.artefacts.profiles import Profile
@@ -30,6 +30,47 @@ if TYPE_CHECKING:
     from v2f_core.speech.encoders import SpeechEncoder
 
 WINDOWS_AT_ONCE = 64
+
+Precision = Literal["fp32", "bf16"]  # of the encoders; a store is of one precision from its first shard to its last
+
+
+def precision_of(folder: str | Path, device: str | torch.device, wanted: Precision | None = None) -> Precision:
+    """The precision of a store: the one wanted, else the one it was begun in, else bf16 on CUDA and fp32 elsewhere.
+
+    Args:
+        folder: the store, there or not.
+        device: where the encoder is.
+        wanted: where it is not the store's, :func:`~v2f_core.training.store.extract` will refuse to mix them.
+
+    Example:
+        >>> precision_of("nowhere", "cpu"), precision_of("nowhere", "cuda:1"), precision_of("nowhere", "cuda", "fp32")
+        ('fp32', 'bf16', 'fp32')
+    """
+    begun = Path(folder) / PROVENANCE_NAME
+    if wanted is None and begun.is_file():
+        return "bf16" if json.loads(begun.read_text(encoding="utf-8")).get("precision") == "bf16" else "fp32"
+    return wanted or ("bf16" if torch.device(device).type == "cuda" else "fp32")
+
+
+def said(precision: Precision) -> dict[str, str]:
+    """How a store's provenance says it: fp32 goes without saying, as in stores from before there was a choice.
+
+    Example:
+        >>> said("bf16"), said("fp32")
+        ({'precision': 'bf16'}, {})
+    """
+    return {"precision": precision} if precision != "fp32" else {}
+
+
+def autocast(precision: Precision, device: torch.device) -> torch.autocast:
+    """Within it, networks compute in this precision; their weights stay as they are.
+
+    Example:
+        >>> with autocast("bf16", torch.device("cpu")):
+        ...     (torch.ones(1, 2) @ torch.ones(2, 1)).dtype
+        torch.bfloat16
+    """
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def voice_embedder(encoder: SpeechEncoder, precision: Precision = "fp32") -> Embedder:
@@ -123,7 +164,7 @@ def embed_dataset(
 
     Args:
         device, workers: where to compute, and processes that read files.
-        precision: of the voices, see :func:`~v2f_core.training.precision.precision_of`; ArcFace is always in fp32.
+        precision: of the voices, see :func:`precision_of`; ArcFace is always in fp32.
     Raises:
         InputError: a part of the profile is missing or damaged, the store is of another precision, or too many files
             are bad.
