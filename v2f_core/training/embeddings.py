@@ -73,18 +73,21 @@ def autocast(precision: Precision, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
-def voice_embedder(encoder: SpeechEncoder, precision: Precision = "fp32") -> Embedder:
-    """Embeds every window of a recording, the windows of several recordings in one batch."""
+def embed_windows(
+    encoder: SpeechEncoder, recordings: Sequence[Float[Tensor, "_ samples"]], precision: Precision = "fp32"
+) -> list[Float[Tensor, "_ speaker"]]:
+    """Speaker embeddings of every window of some recordings, on the encoder's device."""
     device = next(encoder.parameters()).device if isinstance(encoder, torch.nn.Module) else torch.device("cpu")
+    # long recordings have hundreds of windows: bound how many the encoder gets at once
+    parts = torch.cat(list(recordings)).split(WINDOWS_AT_ONCE)
+    with autocast(precision, device):
+        embedded = torch.cat([encoder.embed(part.to(device)) for part in parts])
+    return list(embedded.float().split([len(windows) for windows in recordings]))
 
-    def embed(recordings: Sequence[Float[Tensor, "_ samples"]]) -> list[Tensor | InputError]:
-        # long recordings have hundreds of windows: bound what the encoder sees at once
-        parts = torch.cat(list(recordings)).split(WINDOWS_AT_ONCE)
-        with autocast(precision, device):
-            embedded = torch.cat([encoder.embed(part.to(device)) for part in parts])
-        return list(embedded.float().split([len(windows) for windows in recordings]))
 
-    return embed
+def voice_embedder(encoder: SpeechEncoder, precision: Precision = "fp32") -> Embedder:
+    """An embedder of recordings, given as their windows, for :func:`~v2f_core.training.store.extract`."""
+    return partial(embed_windows, encoder, precision=precision)
 
 
 def face_embedder(pack: FacePack) -> Embedder:

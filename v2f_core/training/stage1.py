@@ -18,6 +18,7 @@ from v2f_core.training.checkpoints import (
     CHECKPOINT_NAME,
     HISTORY_NAME,
     History,
+    Part,
     at_step,
     check_finite,
     peak_memory,
@@ -128,7 +129,8 @@ def train_stage1(
         optimiser = torch.optim.AdamW(parameters, settings.learning_rate, weight_decay=settings.weight_decay)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.steps)
         history = History(folder / "tensorboard" if tensorboard and process == 0 else None)
-        parts = {"aligner": aligner, "loss": loss, "optimiser": optimiser, "schedule": schedule, "history": history}
+        parts: dict[str, Part] = {"aligner": aligner, "loss": loss, "history": history}
+        parts |= {"optimiser": optimiser, "schedule": schedule}
         start = resume_training(checkpoint, parts, generator, made_from)
         wait()  # until every process has read the checkpoint
 
@@ -144,7 +146,9 @@ def train_stage1(
                 optimiser.zero_grad()
                 terms.total.backward()
                 average_gradients(parameters)
-                check_finite({"gradient": torch.nn.utils.get_total_norm([p.grad for p in parameters])})
+                check_finite(
+                    {"gradient": torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])}
+                )
                 optimiser.step()
                 schedule.step()
 
@@ -153,8 +157,8 @@ def train_stage1(
                     scores = validate(aligner, validation, validation_loss)
                     best = min((row["val_total"] for row in history.rows), default=math.inf)
                     train = {f"train_{name}": value.item() for name, value in terms._asdict().items()}
-                    history.append({"step": step, "lr": schedule.get_last_lr()[0], **train, **scores})
-                    bar.set_postfix(train=train["train_total"], val=scores["val_total"], **peak_memory(device))
+                    history.append({"step": step, "lr": float(schedule.get_last_lr()[0]), **train, **scores})
+                    bar.set_postfix({"train": train["train_total"], "val": scores["val_total"], **peak_memory(device)})
                     if process == 0:
                         if scores["val_total"] < best:
                             aligner.save_pretrained(folder, {**made_from, "step": step, "validation": scores})
