@@ -282,12 +282,7 @@ def until_terminated() -> Iterator[Callable[[], bool]]:
 
 
 def stopped_by_request(folder: str | Path, step: int) -> str:
-    """The line that a training prints when SIGTERM has ended it.
-
-    Example:
-        >>> stopped_by_request("runs/stage2", 7)
-        'runs/stage2: asked to stop; saved after step 7, run it again to go on'
-    """
+    """The line that a training prints when SIGTERM has ended it."""
     return f"{folder}: asked to stop; saved after step {step}, run it again to go on"
 
 

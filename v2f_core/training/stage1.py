@@ -146,9 +146,7 @@ def train_stage1(
                 optimiser.zero_grad()
                 terms.total.backward()
                 average_gradients(parameters)
-                check_finite(
-                    {"gradient": torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])}
-                )
+                check_finite({"gradient": torch.nn.utils.clip_grad_norm_(parameters, math.inf)})
                 optimiser.step()
                 schedule.step()
 

@@ -258,7 +258,7 @@ def train_from_waveforms(
                 check_finite(terms._asdict())
                 optimiser.zero_grad()
                 terms.total.backward()
-                check_finite({"gradient": nn.utils.get_total_norm([p.grad for p in own + upper if p.grad is not None])})
+                check_finite({"gradient": nn.utils.clip_grad_norm_(own + upper, math.inf)})
                 optimiser.step()
                 schedule.step()
                 history.count(terms._asdict())
