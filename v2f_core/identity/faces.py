@@ -1,14 +1,14 @@
 """From a photo to a point on the hypersphere: find the face, align it, embed it.
 
 A *pack* is a folder of ONNX nets as insightface publishes them (antelopev2, buffalo_l, …): an SCRFD detector and an
-ArcFace net, told apart by their shapes and never by their names. The miniature pack goes through the same code.
+ArcFace net. They are told apart by their shapes, not by their names. The miniature pack has the same form.
 """
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import onnx
 
 CROP = 112
-# Where ArcFace wants the left eye, right eye (as seen), nose tip, left and right mouth corner, in a 112-pixel crop.
+# (x, y) of left eye, right eye (as seen), nose tip, left and right mouth corner in ArcFace's 112-pixel crop
 TEMPLATE = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]], np.float32
 )
@@ -112,7 +112,7 @@ def find_nets(folder: str | Path) -> tuple[Path, Path]:
     for path in sorted(folder.glob("*.onnx")):
         try:
             kind = _kind(onnx.load(str(path), load_external_data=False))
-        except Exception as error:  # protobuf's own errors share no base with a narrower meaning
+        except Exception as error:  # protobuf's errors have no narrower base
             raise InputError(f"{path}: not an ONNX net; fetch the pack again") from error
         if kind is not None:
             found.setdefault(kind, path)
@@ -130,7 +130,7 @@ def find_nets(folder: str | Path) -> tuple[Path, Path]:
 
 
 def _providers(device: str) -> list[Any]:
-    """What runs the nets: CUDA where ONNX Runtime has it, else the CPU, wherever torch computes."""
+    """ONNX Runtime's providers: CUDA where it has it, else the CPU."""
     import onnxruntime
 
     kind, _, index = device.partition(":")
@@ -198,12 +198,6 @@ class FacePack:
         ]
         return sorted(faces, key=lambda face: -face.area)
 
-    def align(
-        self, image: UInt8[np.ndarray, "height width 3"], landmarks: Float[np.ndarray, "5 2"]
-    ) -> UInt8[np.ndarray, "112 112 3"]:
-        """The 112-pixel crop that the ArcFace net wants (see `align`)."""
-        return align(image, landmarks)
-
     def embed_aligned(
         self, crops: UInt8[np.ndarray, "batch 112 112 3"] | Sequence[UInt8[np.ndarray, "112 112 3"]], batch: int = 64
     ) -> Float32[np.ndarray, "batch 512"]:
@@ -225,14 +219,10 @@ class FacePack:
         An image without a face gets the zero vector, whose cosine with everything is 0, and counts as a miss.
         """
         crops, found = [], np.zeros(len(images), bool)
-        for i, face in enumerate(self._largest(images)):
-            if face is not None:
+        for i, image in enumerate(images):
+            if faces := self.detect(image):
                 found[i] = True
-                crops.append(align(images[i], face.landmarks))
+                crops.append(align(image, faces[0].landmarks))
         identities = np.zeros((len(images), 512), np.float32)
         identities[found] = self.embed_aligned(crops)
         return identities, found
-
-    def _largest(self, images: Sequence[np.ndarray]) -> Iterator[Face | None]:
-        for image in images:
-            yield next(iter(self.detect(image)), None)

@@ -1,4 +1,4 @@
-"""Losses that pull a predicted identity towards its speaker's face: margins over persons (Eq. 8), and L_id (Eq. 10)."""
+"""Losses between a predicted identity and its speaker's face: margin softmax (Eq. 8), InfoNCE (Eq. 9), L_id (Eq. 10)."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from v2f_core.identity.sphere import angle, cosines, normalise
 
 
 class MarginSoftmax(nn.Module):
-    """What :class:`AMSoftmax` and :class:`ArcFaceLoss` share: class vectors, and a softmax over s·cosine.
+    """Base of :class:`AMSoftmax` and :class:`ArcFaceLoss`: class vectors, and a softmax over s·cosine.
 
-    The target's cosine is lowered by a margin first; how, is what sets them apart. Memory O(batch · classes).
+    The margin lowers the cosine of the target class first; each subclass has its own. Memory O(batch · classes).
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class MarginSoftmax(nn.Module):
         return F.cross_entropy(self.scale * cosine.scatter_add(1, label[:, None], at_target[:, None]), label)
 
     def _at_target(self, identity: Float[Tensor, "batch dim"], label: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-        """What the margin adds to the cosine of the target class."""
+        """The change of the target class's cosine by the margin."""
         raise NotImplementedError
 
 
@@ -68,9 +68,9 @@ class AMSoftmax(MarginSoftmax):
         dim: width of an identity.
         scale: s, the sharpness of the softmax.
         margin: m, in units of cosine.
-        centroids: (classes, dim) class vectors to keep *fixed*, such as the mean ArcFace vector of each person. With
-            free vectors (None) the loss separates persons but not at any given place; centroids tie ẑ to ArcFace.
-        generator: draws the free class vectors.
+        centroids: (classes, dim) class vectors that stay *fixed*, such as each person's mean ArcFace vector; they tie
+            ẑ to ArcFace. Free vectors (None) are trained: they separate persons, at no given place.
+        generator: for the initial free class vectors.
     Raises:
         InputError: from the constructor for a scale that is not positive, fewer than two classes, or centroids of
             another shape; from the call for a label without a class, or an identity that is zero or NaN.

@@ -1,9 +1,9 @@
 """A store of embeddings: each is made once, and a killed run goes on where it stopped.
 
-A store is a folder of shards, ``00000.safetensors`` and so on. A shard has the embeddings of a fixed slice of items. Its
-header lists the item of each row, and the skipped items with the reason. It is written whole or not at all: a later run
-makes the missing shards only, with the same bytes. Several processes (``accelerate launch``) and workers that read
-files change no byte, since batches do not depend on them. ``provenance.json`` has what the store was made from,
+A store is a folder of shards, ``00000.safetensors`` and so on. A shard has the embeddings of a fixed slice of items,
+and in its header the item of each row, and the skipped items with the reason. It is written whole or not at all: a
+later run makes the missing shards only, with the same bytes. Several processes (``accelerate launch``) and workers that
+read files change no byte, since batches do not depend on them. ``provenance.json`` has what the store was made from,
 ``skipped.csv`` the bad items.
 """
 
