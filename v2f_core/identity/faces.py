@@ -156,20 +156,19 @@ class FacePack:
         v2f_core.errors.InputError: my_pack: no such folder; give an insightface pack (det_*.onnx and an ArcFace net)
     """
 
-    def __init__(self, detector: Any, arcface: Any, arcface_path: Path, det_size: int = 640) -> None:
-        detector.prepare(ctx_id=0, input_size=(det_size, det_size))  # a net with a fixed input keeps its own size
+    def __init__(self, detector: Any, arcface: Any, arcface_path: Path) -> None:
+        detector.prepare(ctx_id=0, input_size=(640, 640))  # a net with a fixed input keeps its own size
         self._detector, self._arcface = detector, arcface
         self.arcface_path = arcface_path
 
     @classmethod
-    def from_folder(cls, folder: str | Path, device: str = "cpu", det_size: int = 640) -> FacePack:
+    def from_folder(cls, folder: str | Path, device: str = "cpu") -> FacePack:
         """Open a pack.
 
         Args:
             folder: an insightface-style pack folder.
             device: "cpu", "cuda", "cuda:1" or "mps"; where ONNX Runtime cannot use it the CPU does the work, with a
                 warning on CUDA.
-            det_size: the square the detector sees, pixels; ignored by a detector exported for one size.
 
         Raises:
             InputError: a net is missing or broken, or there is no such kind of device.
@@ -187,7 +186,7 @@ class FacePack:
         options.log_severity_level = 3
         where = _providers(device)
         nets = [get_model(str(p), providers=where, sess_options=options) for p in (detector, arcface)]
-        return cls(nets[0], nets[1], arcface_path=arcface, det_size=det_size)
+        return cls(nets[0], nets[1], arcface_path=arcface)
 
     def detect(self, image: UInt8[np.ndarray, "height width 3"]) -> list[Face]:
         """All faces of an RGB image, the largest first."""

@@ -1,4 +1,4 @@
-"""Losses between a predicted identity and its speaker's face: margin softmax (Eq. 8), InfoNCE (Eq. 9), L_id (Eq. 10)."""
+"""Losses between a predicted identity and its speaker's face: margins (Eq. 8), InfoNCE (Eq. 9), L_id (Eq. 10)."""
 
 from __future__ import annotations
 
@@ -14,54 +14,12 @@ from v2f_core.errors import InputError
 from v2f_core.identity.sphere import angle, cosines, normalise
 
 
-class MarginSoftmax(nn.Module):
-    """Base of :class:`AMSoftmax` and :class:`ArcFaceLoss`: class vectors, and a softmax over s·cosine.
-
-    The margin lowers the cosine of the target class first; each subclass has its own. Memory O(batch · classes).
-    """
-
-    def __init__(
-        self,
-        classes: int,
-        dim: int,
-        scale: float,
-        margin: float,
-        centroids: Float[Tensor, "classes dim"] | None,
-        generator: torch.Generator | None,
-    ):
-        super().__init__()
-        if not scale > 0:
-            raise InputError(f"scale {scale}: expected a positive number, such as 30")
-        if classes < 2:
-            raise InputError(f"classes {classes}: expected at least 2; a softmax over one person is always 0")
-        self.scale, self.margin = scale, margin
-        self.weight: Tensor
-        if centroids is None:
-            self.weight = nn.Parameter(normalise(torch.randn(classes, dim, generator=generator)))
-        elif centroids.shape != (classes, dim):
-            raise InputError(f"centroids of shape {tuple(centroids.shape)}: expected ({classes}, {dim}), one a class")
-        else:
-            self.register_buffer("weight", normalise(centroids.detach()))
-
-    def forward(self, identity: Float[Tensor, "batch dim"], label: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
-        """The loss of a batch of identities and their class indices."""
-        if bool(((label < 0) | (label >= len(self.weight))).any()):
-            raise InputError(f"a label lies outside 0…{len(self.weight) - 1}; there is one class a training person")
-        cosine = cosines(identity, self.weight)
-        at_target = self._at_target(identity, label).to(cosine)
-        return F.cross_entropy(self.scale * cosine.scatter_add(1, label[:, None], at_target[:, None]), label)
-
-    def _at_target(self, identity: Float[Tensor, "batch dim"], label: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-        """The change of the target class's cosine by the margin."""
-        raise NotImplementedError
-
-
-class AMSoftmax(MarginSoftmax):
+class AMSoftmax(nn.Module):
     """Additive-margin softmax over the training persons, Eq. 8.
 
     L = −log( exp(s(cos θ_y − m)) / (exp(s(cos θ_y − m)) + Σ_{j≠y} exp(s·cos θ_j)) ), averaged over the batch, where
     θ_j is the angle between the identity and the class vector W_j. m and s are not given in the paper; the defaults are
-    those of Wang et al. 2018, "Additive Margin Softmax for Face Verification".
+    those of Wang et al. 2018, "Additive Margin Softmax for Face Verification". Memory O(batch · classes).
 
     Args:
         classes: how many persons there are in training.
@@ -90,17 +48,38 @@ class AMSoftmax(MarginSoftmax):
         centroids: Float[Tensor, "classes dim"] | None = None,
         generator: torch.Generator | None = None,
     ):
-        super().__init__(classes, dim, scale, margin, centroids, generator)
+        super().__init__()
+        if not scale > 0:
+            raise InputError(f"scale {scale}: expected a positive number, such as 30")
+        if classes < 2:
+            raise InputError(f"classes {classes}: expected at least 2; a softmax over one person is always 0")
+        self.scale, self.margin = scale, margin
+        self.weight: Tensor
+        if centroids is None:
+            self.weight = nn.Parameter(normalise(torch.randn(classes, dim, generator=generator)))
+        elif centroids.shape != (classes, dim):
+            raise InputError(f"centroids of shape {tuple(centroids.shape)}: expected ({classes}, {dim}), one a class")
+        else:
+            self.register_buffer("weight", normalise(centroids.detach()))
 
-    def _at_target(self, identity: Float[Tensor, "batch dim"], label: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    def forward(self, identity: Float[Tensor, "batch dim"], label: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
+        """The loss of a batch of identities and their class indices."""
+        if bool(((label < 0) | (label >= len(self.weight))).any()):
+            raise InputError(f"a label lies outside 0…{len(self.weight) - 1}; there is one class a training person")
+        cosine = cosines(identity, self.weight)
+        change = self._change(identity, label).to(cosine)
+        return F.cross_entropy(self.scale * cosine.scatter_add(1, label[:, None], change[:, None]), label)
+
+    def _change(self, identity: Float[Tensor, "batch dim"], label: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+        """The number that the margin adds to the cosine of the target class."""
         exact = torch.promote_types(identity.dtype, torch.float32)  # in bfloat16 the margin would be another
         return torch.full(label.shape, -self.margin, dtype=exact, device=label.device)
 
 
-class ArcFaceLoss(MarginSoftmax):
+class ArcFaceLoss(AMSoftmax):
     """Additive *angular* margin: the target logit is s·cos(θ_y + m) in place of s(cos θ_y − m) of Eq. 8.
 
-    Beyond θ_y = π − m the cosine would rise again and reward the worst; there the target logit is s(cos θ_y − m·sin m),
+    Beyond θ_y = π − m the cosine would rise again and reward the worst. There the target logit is s(cos θ_y − m·sin m),
     which keeps falling (after a step down of about s·m²/2 at π − m), as in the authors' code. Deng et al. 2019,
     "ArcFace: Additive Angular Margin Loss for Deep Face Recognition"; s and m are theirs.
 
@@ -129,7 +108,7 @@ class ArcFaceLoss(MarginSoftmax):
             raise InputError(f"margin {margin}: expected an angle in radians from 0 to π/2, such as 0.5")
         super().__init__(classes, dim, scale, margin, centroids, generator)
 
-    def _at_target(self, identity: Float[Tensor, "batch dim"], label: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    def _change(self, identity: Float[Tensor, "batch dim"], label: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
         # the angle itself, not its cosine: sin θ = √(1 − cos²θ) has no finite gradient at 0 and π
         theta = angle(normalise(identity), normalise(self.weight[label]))
         shifted = torch.cos(theta + self.margin) - torch.cos(theta)
@@ -184,7 +163,7 @@ class InfoNCE(nn.Module):
 
 
 def cosine_regression(identity: Float[Tensor, "batch dim"], face: Float[Tensor, "batch dim"]) -> Float[Tensor, ""]:
-    """Mean of 1 − cos(ẑ, z): "w/ CosReg" of Table 4, and the optional anchor of :class:`IdentityLoss`.
+    """Mean of 1 − cos(ẑ, z): "w/ CosReg" of Table 4, and the λ_cos term of :class:`IdentityLoss`.
 
     Its minimiser is the direction of the conditional mean E[z | voice], the best possible expected cosine.
 
@@ -222,7 +201,7 @@ class IdentityLoss(nn.Module):
 
     def __init__(
         self,
-        am_softmax: MarginSoftmax,
+        am_softmax: AMSoftmax,
         info_nce: InfoNCE,
         weight_am: float = 1.0,
         weight_info: float = 1.0,
