@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -97,8 +97,7 @@ class Pairs:
 
     def to(self, device: str | torch.device) -> Pairs:
         """The same pairs with their embeddings on a device (the bounds, which only index, stay)."""
-        moved = {"voice": self.voice.to(device), "face": self.face.to(device)}
-        return Pairs(**{**self.__dict__, **moved})
+        return replace(self, voice=self.voice.to(device), face=self.face.to(device))
 
 
 def pair_up(manifest: Manifest, voices: Embeddings, faces: Embeddings, split: str) -> Pairs:
