@@ -38,8 +38,7 @@ from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.sphere import normalise
 from v2f_core.speech.encoders import ASTEncoder
 from v2f_core.training import stage1, stage2
-from v2f_core.training.embeddings import WINDOWS_AT_ONCE, voice_embedder
-from v2f_core.training.precision import Precision, autocast
+from v2f_core.training.embeddings import WINDOWS_AT_ONCE, Precision, autocast, voice_embedder
 from v2f_core.training.processes import trainer
 from v2f_core.training.stage1 import Stage1Settings
 from v2f_core.training.stage2_settings import Stage2Settings

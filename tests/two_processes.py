@@ -21,9 +21,8 @@ from v2f_core.diffusion.consistency_settings import ConsistencySettings
 from v2f_core.diffusion.lora import add_lora, lora_parameters
 from v2f_core.diffusion.prior import Prior
 from v2f_core.identity.aligner import Aligner
-from v2f_core.identity.contrast import InfoNCE
 from v2f_core.identity.faces import Face, FacePack
-from v2f_core.identity.losses import AMSoftmax, IdentityLoss
+from v2f_core.identity.losses import AMSoftmax, IdentityLoss, InfoNCE
 from v2f_core.identity.sphere import normalise
 from v2f_core.speech.encoders import load_encoder
 from v2f_core.training import stage1, stage2
@@ -38,7 +37,7 @@ from v2f_core.training.store import extract
 PERSONS, VOICE, FACE = 12, 6, 10
 LABEL = torch.tensor([0, 1, 2, 3, 4, 4, 5, 6])  # a person of both processes' shares: no negative of herself
 SETTINGS = Stage1Settings(
-    steps=6, batch=8, learning_rate=1e-2, hidden_width=8, dropout=0.0, evaluate_every=3, weight_relational=1.0
+    steps=6, batch=8, learning_rate=1e-2, hidden_width=8, dropout=0.0, evaluate_every=3, weight_cosine=1.0
 )
 
 
@@ -53,8 +52,8 @@ def parts():
         net.weight.copy_(draw(FACE, VOICE, seed=1))
         net.bias.copy_(draw(FACE, seed=2))
     classes = AMSoftmax(PERSONS, FACE, scale=8.0, margin=0.2, generator=torch.Generator().manual_seed(3))
-    contrast = InfoNCE(temperature=0.2, two_sided=True, duplicate_above=0.3, duplicate_weight=0.5)
-    return net, IdentityLoss(classes, contrast, 1.0, 1.0, 1.0, 1.0)
+    contrast = InfoNCE(temperature=0.2)
+    return net, IdentityLoss(classes, contrast, 1.0, 1.0, 1.0)
 
 
 def loss_and_gradients(rank, processes):

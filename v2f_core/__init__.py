@@ -24,9 +24,8 @@ if TYPE_CHECKING:
     from v2f_core.errors import InputError
     from v2f_core.evaluation.judge import Judge
     from v2f_core.identity.aligner import Aligner
-    from v2f_core.identity.contrast import InfoNCE
     from v2f_core.identity.faces import FacePack
-    from v2f_core.identity.losses import AMSoftmax, IdentityLoss
+    from v2f_core.identity.losses import AMSoftmax, IdentityLoss, InfoNCE
     from v2f_core.pipeline import Vox2FacePipeline
     from v2f_core.speech.audio import read_clips
     from v2f_core.speech.encoders import load_encoder
@@ -45,7 +44,7 @@ _MODULES = {
     "FaceBatch": "diffusion.consistency",
     "FacePack": "identity.faces",
     "IdentityLoss": "identity.losses",
-    "InfoNCE": "identity.contrast",
+    "InfoNCE": "identity.losses",
     "InputError": "errors",
     "Judge": "evaluation.judge",
     "Manifest": "data.manifest",

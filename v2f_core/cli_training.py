@@ -76,10 +76,13 @@ def stage1(
     chosen = load_profile(profile)
     check_device(device)
     if unfreeze is not None:
-        from v2f_core.training.finetune import run
-        from v2f_core.training.finetune_settings import from_profile
+        from v2f_core.speech.augment import Augmentation
+        from v2f_core.training.waveforms import WaveformSettings, train_profile
 
-        run(chosen, from_profile(chosen, unfreeze, seed, steps, noise), out, aligner, device, workers)
+        given = {"seed": seed} | ({"steps": steps} if steps else {})
+        augmentation = Augmentation(noise) if noise else Augmentation()
+        of_waveforms = WaveformSettings.from_profile(chosen, unfreeze=unfreeze, augmentation=augmentation, **given)
+        train_profile(chosen, of_waveforms, out, aligner, device, workers)
         print(f"speech encoder, aligner and history: {out}")
         return
     manifest = open_dataset(chosen)

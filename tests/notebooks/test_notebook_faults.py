@@ -41,10 +41,10 @@ layouts.read_layout = shuffled
 """
 
 SIGN = """
-from v2f_core.identity.losses import MarginSoftmax
+from v2f_core.identity.losses import AMSoftmax
 
-right = MarginSoftmax.forward
-MarginSoftmax.forward = lambda self, identity, label: -right(self, identity, label)
+right = AMSoftmax.forward
+AMSoftmax.forward = lambda self, identity, label: -right(self, identity, label)
 """
 
 SOMEBODY_ELSE = """

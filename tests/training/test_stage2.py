@@ -17,6 +17,8 @@ import pytest
 import torch
 from fakes import SHAPE, Recogniser, asked_to_stop, people
 from two_processes import CONSISTENCIES
+from v2f_core.training.history import peak_memory
+from v2f_core.training.stopping import until_terminated
 
 from v2f_core import cli
 from v2f_core.artefacts.provenance import folder_hash
@@ -35,11 +37,9 @@ from v2f_core.identity.sphere import normalise
 from v2f_core.training import stage2
 from v2f_core.training.checkpoints import load_checkpoint, save_checkpoint
 from v2f_core.training.embeddings import Embeddings
-from v2f_core.training.history import peak_memory
 from v2f_core.training.latents import FacePairs, latent_embedder, pair_faces
 from v2f_core.training.stage1 import Stage1Settings
 from v2f_core.training.stage2_settings import Stage2Settings
-from v2f_core.training.stopping import until_terminated
 
 QUICK = {
     "steps": 4,

@@ -51,7 +51,7 @@ class Profile:
         guidance: classifier-free guidance scale of the sampler.
         steps: steps of DPM-Solver++.
         stage1: settings of Stage I other than the defaults of `Stage1Settings`.
-        finetune: those of Stage I from waveforms other than the defaults of `FinetuneSettings`; under "identity" what
+        finetune: those of Stage I from waveforms other than the defaults of `WaveformSettings`; under "identity" what
             differs from ``stage1``.
         stage2: settings of Stage II other than the defaults of `Stage2Settings`; under "consistency" those of L_self.
         published: the parts are others' published weights (`artefacts.origins`): taken from the hub's cache where

@@ -78,8 +78,8 @@ class Aligner(nn.Module):
 
         Args:
             folder: made if missing.
-            provenance: what it was made from (hashes of the inputs, training settings, seed); the versions of torch
-                and of this package are added. It stands in ``config.json`` under ``provenance``.
+            provenance: hashes of the inputs, training settings, seed; versions of torch and of this package are added.
+                ``config.json`` has it under ``provenance``.
         Raises:
             InputError: the folder cannot be written to.
         """
@@ -96,7 +96,7 @@ class Aligner(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Aligner:
-        """Load what :meth:`save_pretrained` wrote, in float32 and in evaluation mode. Nothing is unpickled.
+        """Load a folder of :meth:`save_pretrained`, in float32 and evaluation mode. Nothing is unpickled.
 
         Raises:
             InputError: a file is missing, damaged, or does not fit the settings.

@@ -62,7 +62,7 @@ class Ablation:
         settings = Stage1Settings(**{**profile.stage1, "seed": seed})
         if not self.regression:
             return settings
-        return replace(settings, weight_am=0.0, weight_info=0.0, weight_cosine=1.0, weight_relational=0.0)
+        return replace(settings, weight_am=0.0, weight_info=0.0, weight_cosine=1.0)
 
     def settings(self, profile: Profile, seed: int, steps: int | None = None) -> Stage2Settings:
         """The settings of its Stage II."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -17,9 +17,10 @@ from v2f_core.training.stage1 import Stage1Settings, train_stage1
 
 def train_cosreg(training: Pairs, validation: Pairs, aligner: Aligner) -> Aligner:
     """An aligner trained by cosine regression alone, with everything else as in the given one's training."""
-    settings = Stage1Settings(**_settings(aligner))
+    known = {field.name for field in fields(Stage1Settings)}  # version 0.1 had a few settings more, all unused
+    settings = Stage1Settings(**{name: value for name, value in _settings(aligner).items() if name in known})
     with TemporaryDirectory() as folder:
-        alone = replace(settings, weight_am=0.0, weight_info=0.0, weight_cosine=1.0, weight_relational=0.0)
+        alone = replace(settings, weight_am=0.0, weight_info=0.0, weight_cosine=1.0)
         return train_stage1(training, validation, alone, folder, {})
 
 

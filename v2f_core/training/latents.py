@@ -21,9 +21,8 @@ from v2f_core.artefacts.profiles import cache_folder
 from v2f_core.artefacts.provenance import folder_hash
 from v2f_core.diffusion.consistency import FaceBatch
 from v2f_core.errors import InputError
-from v2f_core.training.embeddings import read_image
+from v2f_core.training.embeddings import Precision, autocast, precision_of, read_image, said
 from v2f_core.training.pairs import Pairs, pair_up
-from v2f_core.training.precision import Precision, autocast, precision_of, said
 from v2f_core.training.store import Embedder, Embeddings, extract
 
 if TYPE_CHECKING:
@@ -80,7 +79,7 @@ def stored_latents(
     Where a launcher started several processes, they share the work.
 
     Args:
-        precision: of the VAE, see :func:`~v2f_core.training.precision.precision_of`.
+        precision: of the VAE, see :func:`~v2f_core.training.embeddings.precision_of`.
     Raises:
         InputError: a part of the profile is missing or damaged, the store is of another precision, or too many
             pictures are bad.

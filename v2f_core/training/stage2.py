@@ -17,12 +17,11 @@ from v2f_core.diffusion.lora import add_lora, lora_parameters
 from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
 from v2f_core.training import checkpoints
-from v2f_core.training.history import peak_memory
+from v2f_core.training.checkpoints import peak_memory, stopped_by_request, until_terminated
 from v2f_core.training.processes import anybody, average, average_gradients, gather, join, seed_share, trainer, wait
 from v2f_core.training.stage1 import identity_loss
 from v2f_core.training.stage2_settings import Stage2Settings
 from v2f_core.training.stage2_watch import Watch
-from v2f_core.training.stopping import asked_to_stop, until_terminated
 
 if TYPE_CHECKING:
     from v2f_core.diffusion.prior import Prior
@@ -101,7 +100,7 @@ def train_stage2(
                 if stop or last or step % settings.checkpoint_every == 0:
                     run.save(step)
                 if stop and process == 0:
-                    bar.write(asked_to_stop(folder, step), sys.stderr)
+                    bar.write(stopped_by_request(folder, step), sys.stderr)
                 if stop:
                     break
         for tracker in accelerator.trackers:
@@ -157,14 +156,12 @@ class _Run:
 
     def step(self, step: int) -> None:
         """One optimiser step; what is not finite stops the run before anything is changed."""
-        settings, before = self.settings, checkpoints.randomness(self.generator)
+        settings = self.settings
         voice, label, faces = self.training.draw(settings.batch, settings.identity.windows, self.generator)
 
         def stop(why: str) -> InputError:
-            checkpoints.restore_randomness(before, self.generator)
-            self.save(step - 1)
             persons = [self.training.wide.persons[i] for i in label.tolist()]
-            return checkpoints.broken_off(self.folder / checkpoints.CHECKPOINT_NAME, step, why, persons)
+            return InputError(f"step {step}: {why}; the batch was {', '.join(persons)}")
 
         part = len(label) // self.share[1]
         count, mine = part * self.share[1], slice(self.share[0] * part, (self.share[0] + 1) * part)
@@ -215,7 +212,7 @@ class _Run:
 
     def evaluate(self, step: int) -> dict[str, float]:
         """A row for the history, one a band for the monitors, and the weights so far; the row's two losses."""
-        with checkpoints.evaluation(step):
+        with checkpoints.at_step(step, self.training.wide.persons[:0]):
             found = self.watch.look(step)
         if self.share[0] == 0:
             made = {**self.made_from, "step": step, "versions": versions("torch", "diffusers", "peft", "v2f-core")}

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from v2f_core.diffusion.consistency_settings import ConsistencySettings
 from v2f_core.errors import InputError
-from v2f_core.training.ranges import check_not_negative, check_positive
-from v2f_core.training.stage1 import Stage1Settings
+from v2f_core.training.stage1 import Stage1Settings, check_numbers
 
 if TYPE_CHECKING:
     from v2f_core.artefacts.profiles import Profile
@@ -47,18 +46,20 @@ class Stage2Settings:
     consistency: ConsistencySettings = field(default_factory=ConsistencySettings)  # L_self
 
     def __post_init__(self) -> None:
-        whole = (
-            "steps",
-            "batch",
-            "rank",
-            "gradient_accumulation",
-            "evaluate_every",
-            "checkpoint_every",
-            "monitor_bands",
+        check_numbers(
+            self,
+            whole=(
+                "steps",
+                "batch",
+                "rank",
+                "gradient_accumulation",
+                "evaluate_every",
+                "checkpoint_every",
+                "monitor_bands",
+            ),
+            positive=("learning_rate", "learning_rate_lora", "clip"),
+            not_negative=("weight_self", "warmup", "weight_decay"),
         )
-        for name in whole:
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)}: expected a whole number of at least 1")
         rows, parts = self.batch // self.consistency.copies, self.gradient_accumulation
         if rows % parts:
             raise InputError(f"gradient_accumulation={parts}: expected a divisor of the batch's {rows} persons")
@@ -67,8 +68,6 @@ class Stage2Settings:
         timesteps = self.consistency.t_max - self.consistency.t_min + 1
         if self.monitor_bands > timesteps:
             raise InputError(f"monitor_bands={self.monitor_bands}: expected at most one a timestep, {timesteps}")
-        check_positive(self, "learning_rate", "learning_rate_lora", "clip")
-        check_not_negative(self, "weight_self", "warmup", "weight_decay")
         if self.mixed_precision not in ("no", "bf16"):
             raise InputError(f"mixed_precision={self.mixed_precision!r}: expected no or bf16")
         toggled = self.consistency.mode == "contrast" and self.consistency.trains != "aligner"

@@ -17,7 +17,7 @@ from v2f_core.diffusion.monitors import collapse_monitors, pairwise_cosine
 from v2f_core.diffusion.timesteps import bands
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.losses import IdentityLoss
-from v2f_core.training.history import HISTORY_NAME, History, write_table
+from v2f_core.training.checkpoints import HISTORY_NAME, History
 from v2f_core.training.stage1 import validate
 from v2f_core.training.stage2_settings import Stage2Settings
 
@@ -56,7 +56,7 @@ class Watch:
     def look(self, step: int) -> dict[str, float]:
         """A row for the history and one a band for the monitors; the row's two losses."""
         settings, critic = self.settings, self.critic
-        row = self.history.row(step)
+        row = {"step": step, **self.history.means()}
         row |= validate(self.aligner, self.validation.pairs, self.loss)
         voice, faces = self.validation.first(settings.monitored)
         self.aligner.eval()
@@ -94,13 +94,16 @@ class Watch:
         save_lora(self.critic.prior, folder / "lora", made)
         with atomic_write(folder / "provenance.json") as temporary:
             temporary.write_text(json.dumps(made, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        for name, rows in ((HISTORY_NAME, self.history.rows), (MONITORS_NAME, self.monitors)):
-            write_table(rows, folder / name)
+        self.history.write(folder / HISTORY_NAME)
+        monitors = History()
+        monitors.rows = self.monitors
+        monitors.write(folder / MONITORS_NAME)
 
     def state_dict(self) -> str:
         """The tables, for a checkpoint."""
-        return json.dumps([self.history.rows, self.monitors, self.history.sums])
+        return json.dumps([self.history.state_dict(), self.monitors])
 
     def load_state_dict(self, state: str) -> None:
         """Put those of a checkpoint back."""
-        self.history.rows, self.monitors, self.history.sums = json.loads(state)
+        history, self.monitors = json.loads(state)
+        self.history.load_state_dict(history)
