@@ -13,7 +13,7 @@ import torch
 from fakes import asked_to_stop
 
 from v2f_core import cli
-from v2f_core.artefacts.provenance import folder_hash
+from v2f_core.artefacts.files import folder_hash
 from v2f_core.data.manifest import COLUMNS, Manifest
 from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
@@ -293,8 +293,8 @@ def test_the_command(world, tiny_profile, tmp_path, monkeypatch, capsys):
     (tmp_path / "faces").mkdir()
     profile = replace(tiny_profile, faces=tmp_path / "faces", finetune={"identity": {"steps": 1, "batch": 2}})
     (profile.faces / "pack").touch()
-    monkeypatch.setattr("v2f_core.cli_training.load_profile", lambda name: profile)
-    monkeypatch.setattr("v2f_core.data.layouts.open_dataset", lambda profile: manifest)
+    monkeypatch.setattr("v2f_core.cli.open_profile", lambda name, device: profile)
+    monkeypatch.setattr("v2f_core.data.voxceleb.open_dataset", lambda profile: manifest)
     monkeypatch.setattr(module, "stored", lambda *rest: (voices, faces))
     with pytest.raises(SystemExit, match="0"):
         cli.main(["stage1", "--unfreeze", "1", "--noise", "inf", "inf", "--out", str(tmp_path / "run")])

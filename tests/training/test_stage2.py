@@ -19,7 +19,7 @@ from fakes import SHAPE, Recogniser, asked_to_stop, people
 from two_processes import CONSISTENCIES
 
 from v2f_core import cli
-from v2f_core.artefacts.provenance import folder_hash
+from v2f_core.artefacts.files import folder_hash
 from v2f_core.data.manifest import COLUMNS, Manifest
 from v2f_core.diffusion.consistency import SelfConsistency
 from v2f_core.diffusion.consistency_settings import ConsistencySettings

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from v2f_core.artefacts.provenance import folder_hash
+from v2f_core.artefacts.files import folder_hash
 from v2f_core.errors import InputError
 from v2f_core.training.precision import Precision, autocast, precision_of, said
 from v2f_core.training.processes import in_turn, join, own_device

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from v2f_core.artefacts.provenance import folder_hash
+from v2f_core.artefacts.files import folder_hash
 from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
 from v2f_core.speech.encoders import ASTEncoder, ECAPAEncoder, load_encoder
@@ -114,7 +114,7 @@ def run(
     Raises:
         InputError: as :func:`finetune`, or a part of the profile is missing or damaged.
     """
-    from v2f_core.data.layouts import open_dataset
+    from v2f_core.data.voxceleb import open_dataset
 
     manifest, source = open_dataset(profile), profile.part(profile.encoder)
     voices, faces = embed_dataset(profile, manifest, device, workers)

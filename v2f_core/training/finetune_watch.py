@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from v2f_core.artefacts.provenance import folder_hash
+from v2f_core.artefacts.files import folder_hash
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.losses import IdentityLoss
 from v2f_core.speech.encoders import ASTEncoder, ECAPAEncoder
