@@ -18,7 +18,7 @@ import torch
 
 from v2f_core.artefacts.files import atomic_write
 from v2f_core.artefacts.profiles import load_profile
-from v2f_core.data.layouts import open_dataset
+from v2f_core.data.voxceleb import open_dataset
 from v2f_core.evaluation.intervals import bootstrap, paired_difference
 from v2f_core.identity.aligner import Aligner
 from v2f_core.speech.encoders import load_encoder

@@ -16,9 +16,8 @@ import pandas as pd
 import torch
 
 from v2f_core.app.ablate import Kit, open_kit
-from v2f_core.artefacts.files import atomic_write
+from v2f_core.artefacts.files import atomic_write, folder_hash
 from v2f_core.artefacts.profiles import load_profile
-from v2f_core.artefacts.provenance import folder_hash
 from v2f_core.diffusion.lora_files import load_lora
 from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError

@@ -31,8 +31,7 @@ import pandas as pd
 import torch
 from random_nets import FULL, TINY, IResNet, Size, random_pairs, random_prior
 
-from v2f_core.artefacts.files import atomic_write
-from v2f_core.artefacts.provenance import versions
+from v2f_core.artefacts.files import atomic_write, versions
 from v2f_core.diffusion.consistency_settings import CHOICES, ConsistencySettings
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.sphere import normalise

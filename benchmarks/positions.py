@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from v2f_core.artefacts.files import atomic_write
 from v2f_core.artefacts.profiles import load_profile
-from v2f_core.data.layouts import open_dataset
+from v2f_core.data.voxceleb import open_dataset
 from v2f_core.evaluation.verification import equal_error_rate, person_interval
 from v2f_core.identity.sphere import normalise
 from v2f_core.speech.audio import clips, read_audio

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from v2f_core.artefacts.profiles import Profile, load_profile
-    from v2f_core.data.layouts import open_dataset, read_layout
     from v2f_core.data.manifest import Manifest
+    from v2f_core.data.voxceleb import open_dataset, read_layout
     from v2f_core.diffusion.consistency import FaceBatch, SelfConsistency
     from v2f_core.diffusion.lora import add_lora, without_lora
     from v2f_core.diffusion.prior import Prior
@@ -57,10 +57,10 @@ _MODULES = {
     "embed_dataset": "training.embeddings",
     "load_encoder": "speech.encoders",
     "load_profile": "artefacts.profiles",
-    "open_dataset": "data.layouts",
+    "open_dataset": "data.voxceleb",
     "pair_up": "training.pairs",
     "read_clips": "speech.audio",
-    "read_layout": "data.layouts",
+    "read_layout": "data.voxceleb",
     "train_stage1": "training.stage1",
     "train_stage2": "training.stage2",
     "without_lora": "diffusion.lora",

@@ -1,36 +1,57 @@
-"""The whole way as one diffusers pipeline: a recording in, faces out (Eq. 5)."""
+"""The whole way as one diffusers pipeline: a recording in, faces out (Eq. 5); it is saved and shared like others."""
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import tempfile
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import diffusers
+import huggingface_hub
+import numpy as np
 import torch
-from diffusers import AutoencoderKL, SchedulerMixin, UNet2DConditionModel
+from diffusers import AutoencoderKL, DiffusionPipeline, SchedulerMixin, UNet2DConditionModel
+from diffusers.image_processor import VaeImageProcessor
+from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 from PIL.Image import Image
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from v2f_core.artefacts.model_card import write_card
 from v2f_core.artefacts.profiles import Profile, load_profile
 from v2f_core.diffusion.lora_files import fuse_lora
 from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
-from v2f_core.saving import SavedPipeline
-from v2f_core.speech.activity import read_speech, speech_clips
-from v2f_core.speech.audio import CLIP_SECONDS
+from v2f_core.speech.activity import Activity, speech_clips
+from v2f_core.speech.audio import CLIP_SECONDS, read_audio
 from v2f_core.speech.encoders import ASTEncoder, ECAPAEncoder, load_encoder
 
-AT_ONCE = 8  # images denoised together: bounds the memory of a request for many
+LONGEST = 3600.0  # seconds of a recording that are heard
+MAX_WINDOWS = 256  # of a recording, spread evenly over its speech
+WINDOWS_AT_ONCE, IMAGES_AT_ONCE = 64, 8  # bound the memory of a long recording and of a request for many faces
+# the classes that model_index.json may ask for; a scheduler may be any of diffusers'
+CLASSES = {
+    "vae": ("diffusers", "AutoencoderKL"),
+    "unet": ("diffusers", "UNet2DConditionModel"),
+    "text_encoder": ("transformers", "CLIPTextModel"),
+    "tokenizer": ("transformers", "CLIPTokenizer"),
+}
+
+Voice = str | Path | Float32[Tensor, " samples"] | Float32[Tensor, "windows clip"] | Float[np.ndarray, " samples"]
 
 
 @dataclass
 class Vox2FaceOutput(BaseOutput):
-    """What a voice gave.
+    """Faces of a voice.
 
     Attributes:
         images: PIL images, RGB.
@@ -43,12 +64,43 @@ class Vox2FaceOutput(BaseOutput):
     windows: int
 
 
-class Vox2FacePipeline(SavedPipeline):
+def hear(voice: Voice, seconds: float = CLIP_SECONDS) -> tuple[Float32[Tensor, "windows clip"], Activity | None]:
+    """A voice's windows, from its first word to its last.
+
+    Args:
+        voice: a recording's path, its samples (mono, 16 kHz), or windows already cut, which are given back.
+        seconds: length of a window.
+    Returns:
+        the windows, at most 256, and what was measured in the recording; None for windows already cut. An
+        ``AudioWarning`` tells of too little speech or too much noise.
+    Raises:
+        InputError: the recording cannot be used.
+
+    Example:
+        >>> word = 0.2 * np.random.default_rng(0).standard_normal(32_000).astype(np.float32)
+        >>> pause = 0.005 * word[:16_000]
+        >>> windows, activity = hear(np.concatenate([pause, pause, word, pause]))
+        >>> windows.shape, activity.speech
+        (torch.Size([3, 20000]), 2.0)
+    """
+    if isinstance(voice, str | Path):
+        voice = read_audio(voice, LONGEST)
+    if isinstance(voice, np.ndarray):
+        voice = torch.from_numpy(voice).float()
+    if voice.ndim == 2:
+        return voice, None
+    windows, activity = speech_clips(voice, seconds)
+    while len(windows) > MAX_WINDOWS:
+        windows = windows[::2]
+    return windows, activity
+
+
+class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     """a → v_spk → ẑ → P(ẑ) → DPM-Solver++ → VAE decode (Eq. 5).
 
     The diffusers and transformers parts are registered as usual, so that ``pipe.unet``, ``pipe.to``, another
-    ``pipe.scheduler``, adapters, offloading, attention slicing and ``save_pretrained`` work; beside them stand the
-    speech encoder and the aligner, in folders of their own.
+    ``pipe.scheduler``, adapters (those of Stable Diffusion's pipeline), offloading, attention slicing and
+    ``save_pretrained`` work; beside them stand the speech encoder and the aligner, in folders of their own.
 
     Args:
         vae, text_encoder, tokenizer, unet, scheduler: of a :class:`~v2f_core.diffusion.prior.Prior`.
@@ -136,21 +188,21 @@ class Vox2FacePipeline(SavedPipeline):
             aligner = aligner / "aligner"
         speech_folder = chosen.part(chosen.encoder)
         pipe = cls(
-            prior.vae,
-            prior.text_encoder,
-            prior.tokenizer,
-            prior.unet,
-            prior.scheduler,
-            load_encoder(chosen.encoder, speech_folder, chosen.ast_frames, chosen.ast_positions),
-            Aligner.from_pretrained(aligner),
-            chosen.encoder,
-            chosen.guidance,
-            chosen.steps,
-            chosen.clip_seconds,
-            speech_folder,
-            chosen.ast_frames,
-            chosen.ast_positions,
-            chosen.name,
+            vae=prior.vae,
+            text_encoder=prior.text_encoder,
+            tokenizer=prior.tokenizer,
+            unet=prior.unet,
+            scheduler=prior.scheduler,
+            speech_encoder=load_encoder(chosen.encoder, speech_folder, chosen.ast_frames, chosen.ast_positions),
+            aligner=Aligner.from_pretrained(aligner),
+            encoder=chosen.encoder,
+            guidance=chosen.guidance,
+            num_steps=chosen.steps,
+            clip_seconds=chosen.clip_seconds,
+            speech_folder=speech_folder,
+            ast_frames=chosen.ast_frames,
+            ast_positions=chosen.ast_positions,
+            profile=chosen.name,
         )
         return pipe.to(device)
 
@@ -174,28 +226,30 @@ class Vox2FacePipeline(SavedPipeline):
         return prior.compute_on(self._execution_device)
 
     @torch.no_grad()
-    def identify(
-        self, voice: str | Path | Float32[Tensor, " samples"] | Float32[Tensor, "windows samples"]
-    ) -> tuple[Float32[Tensor, 512], int]:
-        """ẑ of a voice, and how many windows were heard. The windows' speaker embeddings are averaged before g_φ.
+    def speaker(self, windows: Float32[Tensor, "windows clip"]) -> Float32[Tensor, " speaker"]:
+        """v_spk: the mean of the windows' embeddings."""
+        parts = [self.speech_encoder.embed(part.to(self._execution_device)) for part in windows.split(WINDOWS_AT_ONCE)]
+        return torch.cat(parts).float().mean(dim=0)
 
-        Args:
-            voice: a recording's path or its samples (mono, 16 kHz), of which what lies before and after the speech is
-                left out, with an ``AudioWarning`` if they tell little of a voice; or windows already cut.
+    @torch.no_grad()
+    def identify(self, voice: Voice) -> tuple[Float32[Tensor, 512], int]:
+        """ẑ of a voice (see :func:`hear`), and how many windows were heard.
+
         Raises:
             InputError: the recording cannot be used.
         """
-        if not isinstance(voice, Tensor):
-            windows, _ = read_speech(voice, self.config["clip_seconds"])
-        else:
-            windows = speech_clips(voice, self.config["clip_seconds"])[0] if voice.ndim == 1 else voice
-        parts = [self.speech_encoder.embed(part.to(self._execution_device)) for part in windows.split(64)]
-        return self.aligner(torch.cat(parts).float().mean(dim=0)).cpu(), len(windows)
+        windows, _ = hear(voice, self.config["clip_seconds"])
+        return self.aligner(self.speaker(windows)).cpu(), len(windows)
+
+    @torch.no_grad()
+    def identities(self, speaker: Float32[Tensor, " speaker"], num_images: int) -> Float32[Tensor, "images 512"]:
+        """The identity that each image is drawn under: ẑ = g_φ(v_spk) (Eq. 4) for all of them."""
+        return self.aligner(speaker).cpu().expand(num_images, -1)
 
     @torch.no_grad()
     def __call__(
         self,
-        voice: str | Path | Float32[Tensor, " samples"] | Float32[Tensor, "windows samples"],
+        voice: Voice,
         num_images: int = 4,
         guidance: float | None = None,
         num_steps: int | None = None,
@@ -204,32 +258,148 @@ class Vox2FacePipeline(SavedPipeline):
         """Draw faces for a voice.
 
         Args:
-            voice: a recording's path, its samples (mono, 16 kHz), or windows already cut.
+            voice: a recording's path, its samples (mono, 16 kHz), or windows already cut (see :func:`hear`).
             num_images: how many faces of the one predicted identity.
             guidance, num_steps: in place of the pipeline's own.
             generator: source of all noise; a list gives each image its own, so that one can be drawn again alone.
         Raises:
             InputError: the recording cannot be used, or a number makes no sense.
         """
-        from diffusers.image_processor import VaeImageProcessor
-
         if num_images < 1:
             raise InputError(f"num_images={num_images}: expected at least 1")
         if isinstance(generator, list) and len(generator) != num_images:
             raise InputError(f"{len(generator)} generators for {num_images} images: expected one an image")
-        identity, windows = self.identify(voice)
-        prior = self.prior
+        windows, _ = hear(voice, self.config["clip_seconds"])
+        speaker, prior = self.speaker(windows), self.prior
+        identities = self.identities(speaker, num_images)
         noise = randn_tensor((num_images, *prior.latent_shape), generator=generator, device=prior.device)
-        faces = [
-            prior.sample(
-                identity.expand(len(part), -1),
-                num_steps=self.config["num_steps"] if num_steps is None else num_steps,
-                guidance=self.config["guidance"] if guidance is None else guidance,
-                generator=generator[start : start + AT_ONCE] if isinstance(generator, list) else generator,
-                noise=part,
+        faces = []
+        for start in range(0, num_images, IMAGES_AT_ONCE):
+            part = slice(start, start + IMAGES_AT_ONCE)
+            faces.append(
+                prior.sample(
+                    identities[part],
+                    num_steps=self.config["num_steps"] if num_steps is None else num_steps,
+                    guidance=self.config["guidance"] if guidance is None else guidance,
+                    generator=generator[part] if isinstance(generator, list) else generator,
+                    noise=noise[part],
+                )
             )
-            for start, part in zip(range(0, num_images, AT_ONCE), noise.split(AT_ONCE), strict=True)
-        ]
         self.maybe_free_model_hooks()
         images = VaeImageProcessor.numpy_to_pil(VaeImageProcessor.pt_to_numpy(torch.cat(faces).float() / 2 + 0.5))
-        return Vox2FaceOutput(images=images, identity=identity, windows=windows)
+        return Vox2FaceOutput(images=images, identity=self.aligner(speaker).cpu(), windows=len(windows))
+
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[Any], *args: Any, push_to_hub: bool = False, **kwargs: Any
+    ) -> None:
+        """Write the diffusion parts in Stable Diffusion's layout, ``aligner`` and ``speech_encoder`` beside them, and a
+        model card, in place of one that lies there.
+
+        Args:
+            save_directory: made if missing.
+            *args, **kwargs: diffusers' own.
+            push_to_hub: refused; :meth:`push_to_hub` uploads.
+        Raises:
+            InputError: the speech encoder was not loaded from a folder, so that there is none to copy; or adapters are
+                loaded that are not part of the weights.
+        """
+        if push_to_hub:
+            raise InputError("push_to_hub=True: expected pipe.push_to_hub('owner/name'), which saves and uploads")
+        if self.speech_folder is None:
+            raise InputError("the speech encoder has no folder to copy; give speech_folder when making the pipeline")
+        if self.get_list_adapters():
+            raise InputError(
+                f"adapters are loaded ({self.get_list_adapters()}); pipe.fuse_lora() and then "
+                "pipe.unload_lora_weights() make them part of what is saved, the second alone takes them off"
+            )
+        folder = Path(save_directory)
+        super().save_pretrained(folder, *args, **kwargs)
+        self.aligner.save_pretrained(folder / "aligner")
+        shutil.copytree(self.speech_folder, folder / "speech_encoder", dirs_exist_ok=True)
+        write_card(folder, str(save_directory), self.aligner.provenance)
+
+    def push_to_hub(self, repo_id: str, private: bool | None = None, token: str | None = None, **options: Any) -> str:
+        """Upload the pipeline with its model card; a repository that is missing is made.
+
+        Args:
+            repo_id: ``owner/name``.
+            private, token: as in diffusers.
+            **options: of ``huggingface_hub.upload_folder``, such as ``commit_message`` and ``create_pr``.
+        Returns:
+            the upload's address.
+        Raises:
+            InputError: see :meth:`save_pretrained`.
+
+        Example:
+            >>> pipe = Vox2FacePipeline.from_profile("mini")  # doctest: +SKIP
+            >>> pipe.push_to_hub("me/vox2face", private=True)  # doctest: +SKIP
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            repo_id = huggingface_hub.create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
+            write_card(Path(folder), repo_id, self.aligner.provenance)
+            options = {"commit_message": f"Upload {type(self).__name__}", **options}
+            upload = huggingface_hub.upload_folder(repo_id=repo_id, folder_path=folder, token=token, **options)
+            return str(upload)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[Any], **kwargs: Any) -> Any:
+        """Load what :meth:`save_pretrained` wrote: a folder, or a hub id, which is taken from the cache or downloaded.
+
+        Args:
+            pretrained_model_name_or_path: the folder, or ``owner/name``.
+            **kwargs: diffusers' own; ``revision``, ``token``, ``cache_dir``, ``local_files_only`` for the hub.
+        Raises:
+            InputError: the folder is missing or is not such a pipeline's, or asks for classes that are no part of one;
+                the hub has no such repository, or cannot be reached.
+        """
+        hub = ("revision", "token", "cache_dir", "force_download", "local_files_only")
+        folder = _saved_folder(pretrained_model_name_or_path, {key: kwargs.pop(key) for key in hub if key in kwargs})
+        config = _read_index(folder / "model_index.json")
+        shortened = config.get("ast_frames"), config.get("ast_positions", "cut")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            return super().from_pretrained(
+                folder,
+                speech_encoder=load_encoder(config.get("encoder", "ast"), folder / "speech_encoder", *shortened),
+                aligner=Aligner.from_pretrained(folder / "aligner"),
+                speech_folder=folder / "speech_encoder",
+                local_files_only=True,
+                use_safetensors=True,
+                **kwargs,
+            )
+
+
+def _read_index(path: Path) -> dict[str, Any]:
+    """model_index.json. diffusers imports the modules that it names, so that only known ones may stand there."""
+    if not path.is_file():
+        raise InputError(f"{path.parent}: no pipeline here ({path.name} is missing); give a saved pipeline's folder")
+    try:
+        config = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error}); save or download the pipeline again") from error
+    for name, value in config.items():
+        if not isinstance(value, list) and name != "_class_name":
+            continue
+        known = value == "Vox2FacePipeline" if name == "_class_name" else tuple(value) == CLASSES.get(name)
+        if name == "scheduler" and value[:1] == ["diffusers"] and len(value) == 2:
+            scheduler = getattr(diffusers, str(value[1]), None)
+            known = isinstance(scheduler, type) and issubclass(scheduler, SchedulerMixin)
+        if not known:
+            raise InputError(f"{path}: {name} is {value!r}, refused; no Vox2FacePipeline was saved with such a part")
+    return config
+
+
+def _saved_folder(name: str | os.PathLike[Any], options: dict[str, Any]) -> Path:
+    """The folder itself, or that of the hub's cache where the repository ``owner/name`` is or now comes to lie."""
+    folder = Path(name)
+    if folder.exists() or not isinstance(name, str) or name.count("/") != 1 or name.startswith((".", "~", "/")):
+        return folder
+    try:
+        return Path(huggingface_hub.snapshot_download(name, **options))
+    except Exception as error:  # the hub's own, and those of the HTTP library that it uses
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(
+            f"{name}: no such folder, and not to be had from the Hugging Face Hub ({reason}); check the name, the "
+            "network, HF_HUB_OFFLINE, and for a private or gated repository that you are logged in (hf auth login)"
+        ) from error

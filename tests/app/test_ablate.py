@@ -168,7 +168,7 @@ def test_everything_is_loaded_where_the_plan_says(plan, tiny_profile, monkeypatc
         loaded.append(device)
         raise InputError("far enough")
 
-    monkeypatch.setattr("v2f_core.data.layouts.open_dataset", lambda profile: None)
+    monkeypatch.setattr("v2f_core.data.voxceleb.open_dataset", lambda profile: None)
     monkeypatch.setattr(
         "v2f_core.training.embeddings.embed_dataset", lambda *given: loaded.append(given[2]) or (None, None)
     )

@@ -11,7 +11,7 @@ import soundfile
 from fakes import spoken
 
 from v2f_core.artefacts.profiles import load_profile
-from v2f_core.data.layouts import open_dataset
+from v2f_core.data.voxceleb import open_dataset
 
 ROOT = Path(__file__).parents[2]
 # Run by every Python that starts below this folder: calls to the network are written down and refused, and it is noted

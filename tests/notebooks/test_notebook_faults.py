@@ -24,10 +24,10 @@ FacePack.embed_aligned = lambda self, crops, batch=64: right(self, np.asarray(cr
 
 SHUFFLED_SPLIT = """
 import numpy as np
-from v2f_core.data import layouts
+from v2f_core.data import voxceleb
 from v2f_core.data.manifest import Manifest
 
-right = layouts.read_layout
+right = voxceleb.read_layout
 
 
 def shuffled(*arguments, **settings):
@@ -37,7 +37,7 @@ def shuffled(*arguments, **settings):
     return Manifest(manifest.root, manifest.table.assign(split=manifest.table.person.map(other)), manifest.left_out)
 
 
-layouts.read_layout = shuffled
+voxceleb.read_layout = shuffled
 """
 
 SIGN = """

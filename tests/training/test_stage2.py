@@ -21,7 +21,7 @@ from v2f_core.training.history import peak_memory
 from v2f_core.training.stopping import until_terminated
 
 from v2f_core import cli
-from v2f_core.artefacts.provenance import folder_hash
+from v2f_core.artefacts.files import folder_hash
 from v2f_core.data.manifest import COLUMNS, Manifest
 from v2f_core.diffusion.consistency import SelfConsistency
 from v2f_core.diffusion.consistency_settings import ConsistencySettings

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 import torch
 
-from v2f_core.artefacts.provenance import folder_hash
+from v2f_core.artefacts.files import folder_hash
 from v2f_core.data.manifest import COLUMNS, Manifest
 from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner

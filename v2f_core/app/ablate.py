@@ -147,7 +147,7 @@ def _train(
 def open_kit(plan: Plan) -> Kit:
     """Everything that a run needs, from a profile; stores of embeddings and latents are made if they are not there."""
     from minivox.bounds import informed
-    from v2f_core.data.layouts import open_dataset
+    from v2f_core.data.voxceleb import open_dataset
     from v2f_core.diffusion.prior import Prior
     from v2f_core.evaluation.inputs import first_of_each_sex, photographs
     from v2f_core.evaluation.judge import Judge

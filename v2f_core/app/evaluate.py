@@ -78,7 +78,7 @@ def evaluate(
     """
     from minivox.bounds import known
     from v2f_core.app import reporting
-    from v2f_core.app.generate import check_writable
+    from v2f_core.artefacts.files import check_writable
     from v2f_core.artefacts.profiles import Profile, load_profile
     from v2f_core.evaluation import controls, report, stage1_report, tuning
     from v2f_core.evaluation.inputs import check_splits
@@ -149,7 +149,7 @@ def chosen_rows(text: str) -> tuple[str, ...]:
 
 def load(profile: Profile, limit: int | None = None, device: str = "cpu") -> Inputs:
     """Dataset, stored embeddings (extracted if need be), Stage I's aligner, and one trained by cosine regression."""
-    from v2f_core.data.layouts import open_dataset
+    from v2f_core.data.voxceleb import open_dataset
     from v2f_core.evaluation.inputs import first_of_each_sex
     from v2f_core.identity.aligner import Aligner
     from v2f_core.studies.cosreg import stored_cosreg
@@ -169,8 +169,8 @@ def load(profile: Profile, limit: int | None = None, device: str = "cpu") -> Inp
 
 def make_bench(inputs: Inputs, profile: Profile, drawing: Drawing, draws: int, split: str, device: str) -> Bench:
     """Prior, scorers and the photographs of a split's persons, and the cache folder for what is drawn."""
+    from v2f_core.artefacts.files import folder_hash
     from v2f_core.artefacts.profiles import cache_folder
-    from v2f_core.artefacts.provenance import folder_hash
     from v2f_core.diffusion.prior import Prior
     from v2f_core.evaluation.controls import Bench
     from v2f_core.evaluation.inputs import photographs

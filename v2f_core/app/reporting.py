@@ -14,7 +14,7 @@ import pandas as pd
 
 from minivox import bounds, ceilings, world
 from minivox.dataset import factors
-from v2f_core.artefacts.provenance import SYNTHETIC, folder_hash, versions
+from v2f_core.artefacts.files import SYNTHETIC, folder_hash, versions
 from v2f_core.errors import InputError
 from v2f_core.evaluation import controls, inputs
 from v2f_core.evaluation.inputs import AGE, TONE

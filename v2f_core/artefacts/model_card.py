@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from v2f_core.artefacts.origins import ORIGINS
-from v2f_core.artefacts.provenance import SYNTHETIC, folder_hash, versions
+from v2f_core.artefacts.files import SYNTHETIC, atomic_write, folder_hash, versions
+from v2f_core.artefacts.weights import ORIGINS
 
 PARTS = {
     "speech_encoder": "hears the voice",
@@ -67,19 +67,23 @@ How the aligner was trained, as its own file tells it:
 """
 
 
-def model_card(folder: str | Path, name: str, provenance: Mapping[str, Any]) -> str:
-    """The card of a pipeline that was just saved.
+def write_card(folder: Path, name: str, provenance: Mapping[str, Any]) -> None:
+    """Write the README.md of a pipeline that was just saved.
 
     Args:
         folder: where it was saved; its parts are hashed and its ``model_index.json`` is read.
         name: what it will be loaded by: a hub id or a folder.
         provenance: the aligner's.
     Raises:
-        InputError: a part's folder is missing.
+        InputError: a part's folder is missing, or the card cannot be written.
     """
-    folder = Path(folder)
+    with atomic_write(folder / "README.md") as temporary:
+        temporary.write_text(_card(folder, name, provenance), encoding="utf-8")
+
+
+def _card(folder: Path, name: str, provenance: Mapping[str, Any]) -> str:
     config = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    told = ("encoder", "guidance", "num_steps", "clip_seconds")
+    shown = ("encoder", "guidance", "num_steps", "clip_seconds")
     return CARD.format(
         licence="apache-2.0" if config.get("profile") == "mini" else "other",
         title=Path(name).name,
@@ -87,7 +91,7 @@ def model_card(folder: str | Path, name: str, provenance: Mapping[str, Any]) -> 
         synthetic=SYNTHETIC,
         name=name,
         parts="\n".join(f"| {part} | {does} | `{folder_hash(folder / part)}` |" for part, does in PARTS.items()),
-        settings=", ".join(f"{key} {config[key]}" for key in told),
+        settings=", ".join(f"{key} {config[key]}" for key in shown),
         provenance=json.dumps(provenance, indent=2, sort_keys=True, ensure_ascii=False),
         terms=_terms(config.get("profile"), config["encoder"]),
     )

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from v2f_core.artefacts.provenance import folder_hash
+from v2f_core.artefacts.files import folder_hash
 from v2f_core.errors import InputError
 from v2f_core.evaluation.leaks import DERANGEMENTS, derangements
 from v2f_core.evaluation.scorer import Faces, Scorer

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from v2f_core.artefacts.unpickle import tensors_from_bin
+from v2f_core.artefacts.pickles import tensors_from_bin
 from v2f_core.errors import InputError
 from v2f_core.speech.hyperparams import read_hyperparams
 from v2f_core.speech.mel import HOP, WINDOW, kaldi_mel, log_mel

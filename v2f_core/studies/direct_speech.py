@@ -145,7 +145,7 @@ def stored_speech_condition(
     Raises:
         InputError: a part of the profile is missing, or too many pictures are bad.
     """
-    from v2f_core.artefacts.provenance import folder_hash
+    from v2f_core.artefacts.files import folder_hash
     from v2f_core.training.latents import pair_faces, stored_latents
 
     latents = stored_latents(profile, manifest, prior, pack)

@@ -9,8 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from v2f_core.artefacts.files import atomic_write
-from v2f_core.artefacts.provenance import folder_hash
+from v2f_core.artefacts.files import atomic_write, folder_hash
 from v2f_core.errors import InputError
 
 if TYPE_CHECKING:

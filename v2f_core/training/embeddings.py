@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from v2f_core.artefacts.files import folder_hash
 from v2f_core.artefacts.profiles import Profile, cache_folder
-from v2f_core.artefacts.provenance import folder_hash
 from v2f_core.data.manifest import Manifest
 from v2f_core.errors import InputError
 from v2f_core.identity.faces import FacePack

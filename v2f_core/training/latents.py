@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from v2f_core.artefacts.files import folder_hash
 from v2f_core.artefacts.profiles import cache_folder
-from v2f_core.artefacts.provenance import folder_hash
 from v2f_core.diffusion.consistency import FaceBatch
 from v2f_core.errors import InputError
 from v2f_core.training.embeddings import Precision, autocast, precision_of, read_image, said

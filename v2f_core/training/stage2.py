@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from v2f_core.artefacts.provenance import versions
+from v2f_core.artefacts.files import versions
 from v2f_core.diffusion.consistency import FaceBatch, SelfConsistency
 from v2f_core.diffusion.lora import add_lora, lora_parameters
 from v2f_core.errors import InputError

@@ -19,9 +19,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from v2f_core.artefacts.provenance import folder_hash
-from v2f_core.data.layouts import open_dataset
+from v2f_core.artefacts.files import folder_hash
 from v2f_core.data.manifest import Manifest
+from v2f_core.data.voxceleb import open_dataset
 from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
 from v2f_core.speech.audio import CLIP_SECONDS, read_clips

@@ -1,11 +1,25 @@
-"""The reader of HQ-VoxCeleb's layout: who is taken, in which split, who is left out and why."""
+"""HQ-VoxCeleb's layout: who is taken, in which split, who is left out and why; a scan of it; your own pairs."""
+
+import csv
+import hashlib
+import shutil
 
 import pandas as pd
 import pytest
 
 from v2f_core.artefacts.profiles import load_profile
-from v2f_core.data.layouts import open_dataset, read_layout, sf2f_split
-from v2f_core.data.manifest import COLUMNS, Manifest, check, from_csv
+from v2f_core.cli import main
+from v2f_core.data.manifest import COLUMNS, from_parquet
+from v2f_core.data.voxceleb import (
+    compared,
+    from_pairs,
+    open_dataset,
+    read_layout,
+    read_speakers,
+    scan,
+    sf2f_split,
+    summary,
+)
 from v2f_core.errors import InputError
 
 META = {
@@ -226,54 +240,160 @@ def test_a_missing_full_size_dataset_is_named(monkeypatch, tmp_path):
         open_dataset(load_profile("full"))
 
 
-def test_a_manifest_comes_back_from_its_csv(root):
-    manifest = read_layout(root)
-    manifest.save(root / "manifest.csv")
-    again = from_csv(root / "manifest.csv")
-    pd.testing.assert_frame_equal(again.table, manifest.table)
-    assert again.root == root
+# --- a scan
+
+
+@pytest.fixture
+def whole(tmp_path):
+    """HQ-VoxCeleb and VoxCeleb in small: 12 persons of vox1, 10 of vox2; one name in both, one without a voice."""
+    root = tmp_path / "dataset"
+    vox1 = [(f"One_{i:02d}", f"id100{i:02d}", "fm"[i % 2]) for i in range(12)]
+    vox2 = [(f"Two_{i:02d}", f"id000{i:02d}", "fm"[i % 2]) for i in range(9)] + [("One_03", "id00099", "m")]
+    write(root / "vox1_meta.csv", META["vox1"] + "\n" + "".join(f"{i}\t{n}\t{s}\tIreland\tdev\n" for n, i, s in vox1))
+    write(
+        root / "full_vox2_meta.csv",
+        META["vox2"] + "\n" + "".join(f"n1,{n},9,1,{s},{i},n1,{s},dev\n" for n, i, s in vox2),
+    )
+    for part, people, form in (("vox1", vox1, "wav/{}/v1/1.wav"), ("vox2", vox2, "dev/aac/{}/v1/1.m4a")):
+        for name, identifier, _ in people:
+            write(root / part / "masked_faces" / name / "0.jpg", f"face of {name}")
+            if name != "Two_00":
+                write(root / part / form.format(identifier), f"voice of {identifier}")
+    return root
+
+
+def test_a_scan_is_the_layout_with_hashes_sizes_and_nationalities(whole):
+    scanned = scan(whole)
+    plain = read_layout(whole)
+    pd.testing.assert_frame_equal(scanned.table[list(COLUMNS)], plain.table)
+    for row in scanned.table.itertuples():
+        content = (whole / row.path).read_bytes()
+        assert (row.bytes, row.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+    assert scanned.table.groupby("person").nationality.first().loc[["One_00", "Two_01"]].tolist() == ["Ireland", ""]
+
+
+def test_every_later_step_reads_the_manifest_in_place_of_the_folders(whole, monkeypatch):
+    scanned = scan(whole)
+    shutil.rmtree(whole / "vox1")
+    monkeypatch.setenv("V2F_DATASET", str(whole))
+    again = open_dataset(load_profile("full"))
+    pd.testing.assert_frame_equal(again.table, scanned.table)
+    assert again.root == whole
+
+
+def test_the_summary_says_who_is_there_and_who_is_not_and_why(whole):
+    lines = list(summary(scan(whole)))
+    assert lines == [
+        "train: 17 persons (8 f, 9 m), 17 faces, 17 recordings",
+        "val: 1 persons (1 m), 1 faces, 1 recordings",
+        "test: 2 persons (2 f), 2 faces, 2 recordings",
+        "left out: 1 × also in vox1",
+        "left out: 1 × a face, but no voice",
+        "One_03: also in vox1 (train there, val here); taken once",
+        "SF2F's split: 17/2/2 of 21 identities; HQ-VoxCeleb has 2890/370/378 of 3638: not whole",
+    ]
+
+
+def test_hashes_of_a_stopped_run_are_kept_but_for_a_torn_line_and_changed_files(whole):
+    scan(whole)
+    log = whole / "manifest.hashes.csv"
+    lines = log.read_text().splitlines(keepends=True)
+    path, size, time, _ = next(csv.reader(lines))
+    changed = whole / next(csv.reader(lines[1:]))[0]
+    # a hash that is wrong shows that it was taken from the log; the last line is cut short by a kill
+    log.write_text("".join([f"{path},{size},{time},{'0' * 64}\n", *lines[1:-1], lines[-1][:-9]]))
+    changed.write_text("another content")
+    table = scan(whole).table.set_index("path").sha256
+    assert table.pop(path) == "0" * 64
+    for name, digest in table.items():
+        assert digest == hashlib.sha256((whole / name).read_bytes()).hexdigest(), name
 
 
 @pytest.mark.parametrize(
-    "content", [None, "", "person,sex\nAda,f\n", "person,sex,split,kind,path\nAda,x,test,face,a.png\n"]
-)
-def test_a_csv_that_is_no_manifest_is_refused_by_name(tmp_path, content):
-    path = tmp_path / "mine.csv"
-    if content is not None:
-        path.write_text(content)
-    with pytest.raises(InputError, match=r"mine\.csv: "):
-        from_csv(path)
-
-
-GOOD = {"person": "Ada", "sex": "f", "split": "test", "kind": "face", "session": "", "path": "a.png"}
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
+    ("counts", "verdict"),
     [
-        ({"sex": "x", "path": "b.png"}, "sex is 'x'; expected f or m"),
-        ({"split": "dev", "path": "b.png"}, "split is 'dev'"),
-        ({"kind": "smell", "path": "b.png"}, "kind is 'smell'"),
-        ({"split": "train", "path": "b.png"}, "Ada: in more than one split"),
-        ({"sex": "m", "path": "b.png"}, "Ada: in more than one sex"),
-        ({}, "a.png: listed twice"),
-        ({"path": "/etc/b.png"}, "not a path below"),
-        ({"path": "../b.png"}, "not a path below"),
-        ({"path": ""}, "not a path below"),
+        ((2890, 370, 378), "SF2F's split: 2890/370/378, as published"),
+        ((2891, 369, 378), "SF2F's split: 2891/369/378, but 2890/370/378 was published: the metadata's rows are"),
+        ((2890, 369, 378), "SF2F's split: 2890/369/378 of 3637 identities; HQ-VoxCeleb has 2890/370/378 of 3638: not"),
     ],
 )
-def test_a_table_that_makes_no_sense_is_refused(change, message):
-    assert len(check(pd.DataFrame([GOOD]))) == 1
-    with pytest.raises(InputError, match=message):
-        check(pd.DataFrame([GOOD, GOOD | change]))
+def test_the_published_counts_are_checked_when_the_data_are_whole(counts, verdict):
+    assert compared(dict(zip(("train", "val", "test"), counts, strict=True))).startswith(verdict)
 
 
-@pytest.mark.parametrize("column", COLUMNS)
-def test_a_table_without_a_column_is_refused(column):
-    with pytest.raises(InputError, match=f"no column '{column}'"):
-        check(pd.DataFrame([GOOD]).drop(columns=column))
+def test_the_command_writes_and_reports(whole, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["scan", str(whole), "--no-hashes"])
+    assert stopped.value.code == 0
+    assert "train: 17 persons" in capsys.readouterr().out
+    assert "sha256" not in from_parquet(whole / "manifest.parquet").table
+    assert pd.read_csv(whole / "left_out.csv").item.tolist() == ["vox2/One_03", "vox2/Two_00"]
 
 
-def test_an_unknown_split_is_refused(tmp_path):
-    with pytest.raises(InputError, match="dev: no such split; choose train, val, test"):
-        Manifest(tmp_path, pd.DataFrame([GOOD])).faces("dev")
+def test_the_command_can_be_told_to_bear_more_unusable_files(whole, capsys):
+    for i in range(20):
+        (whole / f"vox1/wav/{i}.txt").write_text("a note")
+    for options, code in ([], 2), (["--max-bad", "0.9"], 0):
+        with pytest.raises(SystemExit) as stopped:
+            main(["scan", str(whole), "--no-hashes", *options])
+        assert stopped.value.code == code, capsys.readouterr().err
+    assert len(pd.read_csv(whole / "left_out.csv")) == 2 + 20
+
+
+def test_a_table_may_lie_in_its_part_and_begin_with_a_byte_order_mark(whole):
+    (whole / "vox1_meta.csv").unlink()
+    (whole / "vox1" / "vox1_meta.csv").write_text(
+        META["vox1"] + "\nid10001\tAda\tf\tIreland\tdev\n", encoding="utf-8-sig"
+    )
+    assert read_speakers(whole, "vox1") == [("Ada", "id10001", "f", "Ireland")]
+
+
+# --- a table of your own
+
+
+def test_pairs_of_your_own_are_split_by_person(tmp_path):
+    rows = [f"{name}{clip}.wav,{name}.png,{name}" for name in "lkjihgfedcba" for clip in range(3)]
+    write(tmp_path / "pairs.csv", "clip,face,person\n" + "\n".join(rows))
+    manifest = from_pairs(tmp_path / "pairs.csv")
+    persons = manifest.persons()
+    assert persons[persons.split != "train"].split.to_dict() == {"i": "test", "j": "val"}
+    assert set(persons.faces), set(persons.voices) == ({1}, {3})
+    assert set(persons.sex) == {"u"}
+    assert manifest.root == tmp_path
+
+
+def test_what_a_table_says_goes_before_the_rule(tmp_path):
+    write(
+        tmp_path / "pairs.csv", "clip,face,person,split,sex,session\na.wav,a.png,Ada,test,f,day1\n,b.png,Ada,test,f,\n"
+    )
+    table = from_pairs(tmp_path / "pairs.csv").table
+    assert table[["sex", "split", "kind", "session", "path"]].values.tolist() == [
+        ["f", "test", "face", "", "a.png"],
+        ["f", "test", "face", "", "b.png"],
+        ["f", "test", "voice", "day1", "a.wav"],
+    ]
+
+
+def test_the_full_profile_takes_pairs_of_your_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("V2F_DATASET", str(tmp_path))
+    write(tmp_path / "pairs.csv", "clip,face,person\na.wav,a.png,Ada\n")
+    assert open_dataset(load_profile("full")).persons().index.tolist() == ["Ada"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("clip,person\na.wav,Ada\n", "no column 'face'"),
+        ("clip,face,person\na.wav,a.png,\n", "row 2 lacks a person"),
+        ("clip,face,person\na.wav,a.png,Ada\n,,Ada\n", "row 3 lacks a person, or both"),
+        ("clip,face,person,split\na.wav,a.png,Ada,test\nb.wav,a.png,Ada,train\n", "Ada: in more than one split"),
+        ("clip,face,person,split\na.wav,a.png,Ada,dev\n", "split is 'dev'"),
+        ("clip,face,person\na.wav,a.png,Ada\na.wav,b.png,Bob\n", "a.wav: listed twice"),
+        ("clip,face,person\n/a.wav,a.png,Ada\n", "not a path below"),
+        ("", "cannot be read as a table"),
+    ],
+)
+def test_pairs_that_make_no_sense_are_refused_by_name(tmp_path, content, message):
+    write(tmp_path / "pairs.csv", content)
+    with pytest.raises(InputError, match=rf"pairs\.csv.*{message}"):
+        from_pairs(tmp_path / "pairs.csv")
