@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -103,14 +102,11 @@ def stage2(
     aligner: Annotated[Path | None, typer.Option(help="Folder of Stage I's aligner; else the profile's.")] = None,
     mode: Annotated[
         Literal["paper", "denoise", "teacher", "contrast", "cycle", "likeness"] | None,
-        typer.Option(help="Which L_self; else the profile's."),
+        typer.Option(help="Which L_self, with a λ_self that suits it; else the paper's with the profile's λ_self."),
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps; else the profile's.")] = None,
-    gradient_accumulation: Annotated[
-        int | None, typer.Option(min=1, help="Look at a batch's faces in so many parts: less memory, the same step.")
-    ] = None,
     gradient_checkpointing: Annotated[
-        bool, typer.Option("--gradient-checkpointing", help="Less memory still, a third more time, the same step.")
+        bool, typer.Option("--gradient-checkpointing", help="Less memory, a third more time, the same step.")
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same weights.")] = 0,
     profile: ProfileName = None,
@@ -124,17 +120,20 @@ def stage2(
     from v2f_core.identity.aligner import Aligner
     from v2f_core.identity.arcface_torch import differentiable_arcface
     from v2f_core.identity.faces import FacePack
+    from v2f_core.studies.critics import BALANCED, CRITICS
     from v2f_core.training.embeddings import embed_dataset
     from v2f_core.training.latents import pair_faces, stored_latents
     from v2f_core.training.processes import in_turn, join, own_device
-    from v2f_core.training.stage2 import train_stage2
-    from v2f_core.training.stage2_settings import from_profile
+    from v2f_core.training.stage2 import from_profile, train_stage2
 
+    if mode == "contrast" and gradient_checkpointing:  # it would compute again with adapters that were frozen before
+        raise InputError("--mode contrast and --gradient-checkpointing do not go together; leave one out")
     chosen = load_profile(profile)
     check_device(device)
-    settings = from_profile(chosen, seed=seed, mode=mode, steps=steps, parts=gradient_accumulation)
-    if gradient_checkpointing:
-        settings = replace(settings, gradient_checkpointing=True)
+    changes: dict[str, Any] = {"seed": seed, "gradient_checkpointing": gradient_checkpointing}
+    changes |= {"steps": steps} if steps else {}
+    changes |= {"weight_self": BALANCED[mode]} if mode else {}
+    settings, critic = from_profile(chosen, **changes), CRITICS[mode or "paper"]
     process, here = join(device)[0], own_device(device)
     with in_turn():  # a part at its first use is fetched from caches, and its hashes are written down
         start = chosen.part("aligner") if aligner is None else aligner
@@ -150,7 +149,8 @@ def stage2(
     made = {"dataset": manifest.root.name, **hashes, "aligner_sha256": folder_hash(start)}
     validation = informed(validation, training)
     arcface = differentiable_arcface(pack.arcface_path)
-    train_stage2(trained, prior, arcface, training, validation, settings, out, made, device, tensorboard=True)
+    nets, persons = (trained, prior, arcface), (training, validation)
+    train_stage2(*nets, *persons, settings, out, made, device, tensorboard=True, critic=critic)
     if process == 0:
         print(f"aligner, LoRA and histories: {out} (curves: tensorboard --logdir {out})")
 
@@ -196,11 +196,10 @@ def ablate_table(
     device: Device = "cpu",
 ) -> None:
     """A table of ablations over seeds: trained, drawn, measured; goes on where it was stopped."""
-    from v2f_core.app.ablate import SHOWN, ablate
+    from v2f_core.app.ablate import SHOWN, Plan, ablate
     from v2f_core.show.plots import forest
     from v2f_core.studies import ablation
     from v2f_core.studies.ablations import WITHOUT
-    from v2f_core.studies.plan import Plan
 
     check_device(device)
     plan = Plan(load_profile(profile), out, steps, persons, split=split, device=device)

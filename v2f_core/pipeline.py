@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from v2f_core.artefacts.profiles import Profile, load_profile
-from v2f_core.diffusion.lora_files import fuse_lora
+from v2f_core.diffusion.lora import fuse_lora
 from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner

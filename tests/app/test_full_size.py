@@ -12,13 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from v2f_core.training.stage2_settings import Stage2Settings
 
-from v2f_core.diffusion.lora import lora_parameters
-from v2f_core.diffusion.lora_files import save_lora
+from v2f_core.diffusion.lora import lora_parameters, save_lora
 from v2f_core.identity.aligner import Aligner
 from v2f_core.training import stage2
 from v2f_core.training.processes import trainer
-from v2f_core.training.stage2_settings import Stage2Settings
 
 pytestmark = pytest.mark.slow
 
