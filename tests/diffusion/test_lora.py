@@ -131,6 +131,11 @@ def test_switched_off_it_is_the_base_and_afterwards_on_again(prior):
     with pytest.raises(ZeroDivisionError), without_lora(prior):
         raise ZeroDivisionError
     same(on, outputs(prior), atol=0, rtol=0)
+    assert all(parameter.requires_grad for parameter in lora_parameters(prior).values())
+    prior.requires_grad_(False)
+    with without_lora(prior):
+        pass
+    assert not any(parameter.requires_grad for parameter in prior.parameters())  # frozen adapters stay frozen
 
 
 def test_merged_weights_do_the_same_and_are_put_back_bit_for_bit(prior):

@@ -95,7 +95,8 @@ def without_lora(prior: nn.Module) -> Iterator[None]:
         >>> with without_lora(prior):  # doctest: +SKIP
         ...     target = prior.predict(z_t, t, prior.condition(z_arc))
     """
-    layers = _adapted_layers(prior)
+    layers, adapters = _adapted_layers(prior), lora_parameters(prior).values()
+    trained = [parameter.requires_grad for parameter in adapters]
     try:
         for layer in layers:
             layer.enable_adapters(False)
@@ -103,6 +104,8 @@ def without_lora(prior: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.enable_adapters(True)
+        for parameter, before in zip(adapters, trained, strict=True):
+            parameter.requires_grad_(before)  # peft would make all of them trainable
 
 
 @contextmanager
