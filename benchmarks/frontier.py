@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from v2f_core.app.ablate import Kit, open_kit
+from v2f_core.app.ablate import Kit, Plan, open_kit
 from v2f_core.artefacts.files import atomic_write, folder_hash
 from v2f_core.artefacts.profiles import load_profile
-from v2f_core.diffusion.lora_files import load_lora
+from v2f_core.diffusion.lora import load_lora
 from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
 from v2f_core.evaluation import metrics
@@ -27,7 +27,6 @@ from v2f_core.evaluation.scorer import Faces
 from v2f_core.evaluation.systems import Drawing, draw_faces
 from v2f_core.identity.aligner import Aligner
 from v2f_core.studies.ablation import as_diverse
-from v2f_core.studies.plan import Plan
 
 
 def main() -> None:

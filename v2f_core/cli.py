@@ -114,24 +114,23 @@ def stage2(
     aligner: Annotated[Path | None, typer.Option(help="Folder of Stage I's aligner; else the profile's.")] = None,
     mode: Annotated[
         Literal["paper", "denoise", "teacher", "contrast", "cycle", "likeness"] | None,
-        typer.Option(help="Which L_self; else the profile's."),
+        typer.Option(help="Which L_self, with a λ_self that suits it; else the paper's with the profile's λ_self."),
     ] = None,
     steps: Steps = None,
-    gradient_accumulation: Annotated[
-        int | None, typer.Option(min=1, help="Look at a batch's faces in so many parts: less memory, the same step.")
-    ] = None,
     gradient_checkpointing: Annotated[
-        bool, typer.Option("--gradient-checkpointing", help="Less memory still, a third more time, the same step.")
+        bool, typer.Option("--gradient-checkpointing", help="Less memory, a third more time, the same step.")
     ] = False,
     seed: Seed = 0,
     profile: ProfileName = None,
     device: Device = "cpu",
 ) -> None:
     """Stage II: aligner and LoRA together, with the prior as critic; goes on where it was stopped."""
+    if mode == "contrast" and gradient_checkpointing:  # it would compute again with adapters that were frozen before
+        raise InputError("--mode contrast and --gradient-checkpointing do not go together; leave one out")
     chosen = open_profile(profile, device)
     from v2f_core.app.train import stage2
 
-    stage2(chosen, out, aligner, mode, steps, gradient_accumulation, gradient_checkpointing, seed, device)
+    stage2(chosen, out, aligner, mode, steps, gradient_checkpointing, seed, device)
 
 
 @app.command()
@@ -175,11 +174,10 @@ def ablate(
 ) -> None:
     """A table of ablations over seeds: trained, drawn, measured; goes on where it was stopped."""
     chosen = open_profile(profile, device)
-    from v2f_core.app.ablate import SHOWN, ablate
+    from v2f_core.app.ablate import SHOWN, Plan, ablate
     from v2f_core.show.plots import forest
     from v2f_core.studies import ablation
     from v2f_core.studies.ablations import WITHOUT
-    from v2f_core.studies.plan import Plan
 
     plan = Plan(chosen, out, steps, persons, split=split, device=device)
     name = table if split == "test" else f"{table}_{split}"

@@ -13,7 +13,7 @@ import torch
 
 from v2f_core.artefacts.profiles import MINI_ASSETS
 from v2f_core.data.manifest import from_csv, from_parquet
-from v2f_core.diffusion.lora_files import WEIGHTS_NAME, load_lora
+from v2f_core.diffusion.lora import WEIGHTS_NAME, load_lora
 from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
 from v2f_core.evaluation.judge import Judge

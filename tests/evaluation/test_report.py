@@ -15,8 +15,7 @@ from PIL import Image
 from v2f_core import cli
 from v2f_core.app import reporting
 from v2f_core.data.manifest import COLUMNS, Manifest
-from v2f_core.diffusion.lora import add_lora
-from v2f_core.diffusion.lora_files import save_lora
+from v2f_core.diffusion.lora import add_lora, save_lora
 from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
 from v2f_core.evaluation import controls, report, tuning

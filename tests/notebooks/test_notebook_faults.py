@@ -48,10 +48,10 @@ AMSoftmax.forward = lambda self, identity, label: -right(self, identity, label)
 """
 
 SOMEBODY_ELSE = """
-from v2f_core.diffusion.strategies import Look
+from v2f_core.diffusion.consistency import View
 
-right = Look.recognise
-Look.recognise = lambda self, noise, c: right(self, noise, c).roll(1, dims=0)
+right = View.recognise
+View.recognise = lambda self, prediction: right(self, prediction).roll(1, dims=0)
 """
 
 SLOW = pytest.mark.slow

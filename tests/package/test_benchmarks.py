@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 import torch
 
-from v2f_core.diffusion.consistency_settings import CHOICES
 from v2f_core.errors import InputError
 from v2f_core.evaluation.scorer import Faces
+from v2f_core.studies.critics import CRITICS
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_every_line_of_the_gpu_table_is_measured_at_miniature_size(programs, tmp
         "VAE, latents": 2,
         "ArcFace, crops of 112 px": 1,
         "Stage I": 1,
-        "Stage II": len(CHOICES["mode"]) + 1,
+        "Stage II": len(CRITICS) + 1,
         "Stage II, look": 1,
         "generation": 2,
     }

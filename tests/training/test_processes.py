@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from two_processes import (
-    CONSISTENCIES,
+    CRITICS,
     FACE,
     LABEL,
     VOICE,
@@ -81,9 +81,9 @@ def test_two_processes_train_the_aligner_of_one(two, tmp_path):
 # --- Stage II
 
 
-@pytest.mark.parametrize("name", CONSISTENCIES)
+@pytest.mark.parametrize("name", CRITICS)
 def test_two_processes_give_stage_ii_the_gradients_of_one(name, two, tiny_profile):
-    alone = stage2_gradients(tiny_profile.prior.parent, CONSISTENCIES[name])
+    alone = stage2_gradients(tiny_profile.prior.parent, CRITICS[name])
     shared = [torch.load(two / f"stage2-gradients-{rank}.pt", weights_only=True)[name] for rank in range(2)]
     torch.testing.assert_close((shared[0][0] + shared[1][0]) / 2, alone[0], atol=1e-5, rtol=1e-5)
     for both in shared:
@@ -93,7 +93,7 @@ def test_two_processes_give_stage_ii_the_gradients_of_one(name, two, tiny_profil
 
 
 def test_two_processes_train_stage_ii_as_one_does_though_stopped_and_started_again(two, tiny_profile, tmp_path):
-    """Stopped after the second step, in three parts each, and gone on with in one."""
+    """Stopped after the second step, and continued."""
     alone = train_stage2(tiny_profile.prior.parent, tmp_path)
     for rank, asked in ((0, False), (1, True)):
         # one got the signal, both stopped after the same step; a checkpoint was not due then

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from minivox.bounds import informed
 from v2f_core.artefacts.files import folder_hash
@@ -14,13 +14,13 @@ from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.arcface_torch import differentiable_arcface
 from v2f_core.identity.faces import FacePack
 from v2f_core.speech.augment import Augmentation
-from v2f_core.training import stage2_settings
+from v2f_core.studies.critics import BALANCED, CRITICS
 from v2f_core.training.embeddings import Precision, embed_dataset
 from v2f_core.training.latents import pair_faces, stored_latents
 from v2f_core.training.pairs import pair_up
 from v2f_core.training.processes import in_turn, join, own_device
 from v2f_core.training.stage1 import Stage1Settings, train_stage1
-from v2f_core.training.stage2 import train_stage2
+from v2f_core.training.stage2 import from_profile, train_stage2
 from v2f_core.training.waveforms import WaveformSettings, train_profile
 
 
@@ -94,7 +94,6 @@ def stage2(
     aligner: Path | None = None,
     mode: str | None = None,
     steps: int | None = None,
-    gradient_accumulation: int | None = None,
     gradient_checkpointing: bool = False,
     seed: int = 0,
     device: str = "cpu",
@@ -103,15 +102,16 @@ def stage2(
 
     Args:
         aligner: folder of Stage I's aligner; else the profile's.
-        mode: which L_self, in place of the profile's.
-        gradient_accumulation: look at a batch's faces in so many parts.
+        mode: which critic, with a λ_self that suits it; the paper's with the profile's λ_self without one.
         gradient_checkpointing: less memory, more time, the same step.
         profile, out, steps, seed, device: see :func:`stage1`.
     Raises:
         InputError: a part or the dataset cannot be used; see :func:`~v2f_core.training.stage2.train_stage2`.
     """
-    settings = stage2_settings.from_profile(profile, seed=seed, mode=mode, steps=steps, parts=gradient_accumulation)
-    settings = replace(settings, gradient_checkpointing=settings.gradient_checkpointing or gradient_checkpointing)
+    changes: dict[str, Any] = {"seed": seed, "gradient_checkpointing": gradient_checkpointing}
+    changes |= {"steps": steps} if steps else {}
+    changes |= {"weight_self": BALANCED[mode]} if mode else {}
+    settings = from_profile(profile, **changes)
     process, own = join(device)[0], own_device(device)
     with in_turn():  # a part at its first use is fetched from caches, and its hashes are written down
         start = profile.part("aligner") if aligner is None else aligner
@@ -136,6 +136,7 @@ def stage2(
         made,
         device,
         tensorboard=True,
+        critic=CRITICS[mode or "paper"],
     )
     if process == 0:
         print(f"aligner, LoRA and histories: {out} (curves: tensorboard --logdir {out})")

@@ -42,9 +42,9 @@ class Profile:
         stage1: settings of Stage I other than the defaults of `Stage1Settings`.
         finetune: those of Stage I from waveforms other than the defaults of `WaveformSettings`; under "identity" what
             differs from ``stage1``.
-        stage2: settings of Stage II other than the defaults of `Stage2Settings`; under "consistency" those of L_self.
-        published: the parts are others' published weights (:mod:`v2f_core.artefacts.weights`): taken from the hub's
-            cache where they lie there whole; their hashes are written down at their first use.
+        stage2: settings of Stage II other than the defaults of `Stage2Settings`.
+        published: the parts are others' published weights (`artefacts.origins`): taken from the hub's cache where
+            they lie there whole; their hashes are written down at their first use.
 
     Example:
         >>> load_profile("mini").image_size, load_profile("full").image_size

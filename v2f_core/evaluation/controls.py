@@ -139,7 +139,7 @@ class Stage2:
         Raises:
             InputError: the folder is not such a training's.
         """
-        from v2f_core.diffusion.lora_files import load_lora
+        from v2f_core.diffusion.lora import load_lora
         from v2f_core.diffusion.prior import Prior
         from v2f_core.identity.aligner import Aligner
 

@@ -12,8 +12,6 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -118,25 +116,6 @@ def wait() -> None:
     """Wait until all processes have reached this call."""
     if dist.is_initialized():
         dist.barrier()
-
-
-def trainer(device: str, mixed_precision: str, folder: Path, tensorboard: bool) -> Any:
-    """An ``accelerate.Accelerator`` for one training: precision, clipping, curves (of the first process) in a folder.
-
-    Example:
-        >>> trainer("cpu", "no", Path("runs"), tensorboard=False).device
-        device(type='cpu')
-    """
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
-
-    curves = tensorboard and join(device)[0] == 0
-    AcceleratorState._reset_state(reset_partial_state=True)  # else a process could only ever train on one device
-    log_with = "tensorboard" if curves else None
-    found = Accelerator(cpu=device == "cpu", mixed_precision=mixed_precision, log_with=log_with, project_dir=folder)
-    if curves:
-        found.init_trackers("tensorboard")
-    return found
 
 
 @contextmanager
