@@ -59,7 +59,7 @@ def demo(out: str | Path = "outputs/demo", profile: str | Profile | None = None,
     from v2f_core.app.evaluate import stage1_table
     from v2f_core.artefacts.profiles import Profile, load_profile
     from v2f_core.data.layouts import open_dataset
-    from v2f_core.evaluation import stage1_report
+    from v2f_core.evaluation import tables
     from v2f_core.pipeline import Vox2FacePipeline
     from v2f_core.training.embeddings import embed_dataset
     from v2f_core.training.pairs import pair_up
@@ -78,7 +78,7 @@ def demo(out: str | Path = "outputs/demo", profile: str | Profile | None = None,
     with staged(out) as stage:
         shown = draw(pipe, list(recordings(manifest, test, chosen.clip_seconds)), stage, seed, made)
         save_gallery(shown, stage / "gallery.png", made)
-        stage1_report.save(table, stage, "table")
+        tables.save_identity_table(table, stage, "table")
     print(summary(table))
     print(f"{out / 'gallery.png'}, {out / 'table.md'}: {time.perf_counter() - began:.0f} s")
     return out / "gallery.png"
