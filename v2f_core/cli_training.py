@@ -112,7 +112,7 @@ def stage2(
     device: Device = "cpu",
 ) -> None:
     """Stage II: aligner and LoRA together, with the prior as critic; goes on where it was stopped."""
-    from minivox.bounds import informed
+    from minivox.ceilings import informed
     from v2f_core.artefacts.provenance import folder_hash
     from v2f_core.data.layouts import open_dataset
     from v2f_core.diffusion.prior import Prior

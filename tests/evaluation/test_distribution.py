@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.linalg import sqrtm
+from v2f_core.evaluation.distribution import frechet_on_components, kernel_distance
 
 from v2f_core.errors import InputError
-from v2f_core.evaluation.distribution import frechet_on_components, kernel_distance
 
 
 def cloud(n, dim=6, seed=0, shift=1.0):

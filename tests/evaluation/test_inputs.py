@@ -4,9 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-
-from v2f_core.data.manifest import COLUMNS, Manifest
-from v2f_core.errors import InputError
 from v2f_core.evaluation.inputs import (
     AGE,
     TONE,
@@ -17,6 +14,9 @@ from v2f_core.evaluation.inputs import (
     read_labels,
     truth_of,
 )
+
+from v2f_core.data.manifest import COLUMNS, Manifest
+from v2f_core.errors import InputError
 from v2f_core.training.embeddings import Embeddings
 from v2f_core.training.pairs import Pairs, pair_up
 

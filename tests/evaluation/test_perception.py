@@ -5,11 +5,11 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
+from v2f_core.evaluation.scorer import Faces
 
 from v2f_core.errors import InputError
 from v2f_core.evaluation import tables
 from v2f_core.evaluation.perception import Perception
-from v2f_core.evaluation.scorer import Faces
 from v2f_core.evaluation.systems import System
 
 

@@ -11,6 +11,9 @@ import pytest
 import soundfile
 import torch
 from PIL import Image
+from v2f_core.evaluation.report_charts import Bar, bars
+from v2f_core.evaluation.report_html import SECTIONS, page
+from v2f_core.evaluation.scorer import Scorer
 
 from v2f_core import cli
 from v2f_core.app import reporting
@@ -21,9 +24,6 @@ from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
 from v2f_core.evaluation import controls, report, tuning
 from v2f_core.evaluation.leaks import Control
-from v2f_core.evaluation.report_charts import Bar, bars
-from v2f_core.evaluation.report_html import SECTIONS, page
-from v2f_core.evaluation.scorer import Scorer
 from v2f_core.evaluation.systems import Drawing
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.sphere import normalise

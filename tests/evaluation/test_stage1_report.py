@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from v2f_core.evaluation.stage1_report import ALL, WITHIN, Ceiling
 
 from v2f_core.evaluation import stage1_report
-from v2f_core.evaluation.stage1_report import ALL, WITHIN, Ceiling
 from v2f_core.identity.sphere import normalise
 from v2f_core.training.pairs import Pairs
 

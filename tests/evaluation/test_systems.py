@@ -5,11 +5,11 @@ import pytest
 import torch
 from fakes import Pack
 from PIL import Image
+from v2f_core.evaluation.scorer import Faces, Scorer
 
 from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
 from v2f_core.evaluation.judge import Judge
-from v2f_core.evaluation.scorer import Faces, Scorer
 from v2f_core.evaluation.systems import Drawing, System, best_of, draw_faces, noise_of, rebuild_faces
 from v2f_core.identity.sphere import normalise
 from v2f_core.studies.direct_speech import SpeechCondition, SpeechConditionSettings, train_speech_condition

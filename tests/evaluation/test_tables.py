@@ -3,12 +3,12 @@
 import numpy as np
 import pandas as pd
 import pytest
+from v2f_core.evaluation.scorer import Faces
+from v2f_core.evaluation.stage1_report import ALL, WITHIN, Ceiling
 
 from minivox.ceilings import rank_curve
 from v2f_core.errors import InputError
 from v2f_core.evaluation import exhibits, metrics, person_values, tables
-from v2f_core.evaluation.scorer import Faces
-from v2f_core.evaluation.stage1_report import ALL, WITHIN, Ceiling
 from v2f_core.evaluation.systems import System
 
 N = 24

@@ -7,9 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
-
-from minivox.build import arcface, ge2e
-from v2f_core.errors import InputError
 from v2f_core.evaluation.verification import (
     area_under_roc,
     equal_error_rate,
@@ -18,6 +15,9 @@ from v2f_core.evaluation.verification import (
     pair_cosines,
     person_interval,
 )
+
+from minivox.build import arcface, ge2e
+from v2f_core.errors import InputError
 
 SCORES = st.lists(st.integers(-5, 5), min_size=1, max_size=12).map(lambda x: np.array(x, float))
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from v2f_core.evaluation.stage1_report import ALL, WITHIN
 
 from minivox import bounds, world
 from minivox import ceilings as ceilings_of_the_world
-from v2f_core.evaluation.stage1_report import ALL, WITHIN
 from v2f_core.identity.sphere import normalise
 from v2f_core.training.latents import FacePairs
 from v2f_core.training.pairs import Pairs

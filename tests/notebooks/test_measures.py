@@ -4,7 +4,7 @@ import re
 from importlib import import_module
 from pathlib import Path
 
-from v2f_core.evaluation.statistics import discordance, paired_persons, paired_power
+from v2f_core.evaluation.metrics import discordance, paired_persons, paired_power
 
 PAGE = (Path(__file__).parents[2] / "docs" / "measures.md").read_text(encoding="utf-8")
 

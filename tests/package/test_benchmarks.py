@@ -14,7 +14,7 @@ import torch
 from v2f_core.artefacts.origins import ORIGINS
 from v2f_core.diffusion.consistency_settings import CHOICES
 from v2f_core.errors import InputError
-from v2f_core.evaluation.scorer import Faces
+from v2f_core.evaluation.systems import Faces
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from jaxtyping import Float
 
 from v2f_core.artefacts.files import atomic_write
 from v2f_core.errors import InputError
-from v2f_core.evaluation.tuning import GUIDANCES
+from v2f_core.evaluation.controls import GUIDANCES
 from v2f_core.studies.ablations import Ablation, table
 from v2f_core.studies.plan import Plan, claim, made_of
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from v2f_core.diffusion.prior import Prior
-    from v2f_core.evaluation.scorer import Faces, Scorer
+    from v2f_core.evaluation.systems import Faces, Scorer
     from v2f_core.training.latents import FacePairs
     from v2f_core.training.pairs import Pairs
 
@@ -146,12 +146,12 @@ def _train(
 
 def open_kit(plan: Plan) -> Kit:
     """Everything that a run needs, from a profile; stores of embeddings and latents are made if they are not there."""
-    from minivox.bounds import informed
+    from minivox.ceilings import informed
     from v2f_core.data.layouts import open_dataset
     from v2f_core.diffusion.prior import Prior
-    from v2f_core.evaluation.inputs import first_of_each_sex, photographs
     from v2f_core.evaluation.judge import Judge
-    from v2f_core.evaluation.scorer import Scorer
+    from v2f_core.evaluation.protocols import first_of_each_sex, photographs
+    from v2f_core.evaluation.systems import Scorer
     from v2f_core.identity.arcface_torch import differentiable_arcface
     from v2f_core.identity.faces import FacePack
     from v2f_core.training.embeddings import embed_dataset

@@ -110,11 +110,10 @@ def write_report(e: Evaluation, out: Path) -> Path:
     }
     for name, table in files.items():
         tables.write(out, name, table)
-    sections = [
-        f"Gallery: {where} ({size} faces)\n\n{tables.markdown(part.fillna({'by': ''}), tables.MEASURES, ('system', 'by'))}"
-        for (where, size), part in likeness.groupby(["gallery", "gallery size"], sort=False)
-    ]
-    tables.write(out, "report.md", "\n".join(sections))
+    text = ""
+    for (where, size), part in likeness.fillna({"by": ""}).groupby(["gallery", "gallery size"], sort=False):
+        text += f"Gallery: {where} ({size} faces)\n\n{tables.markdown(part, tables.MEASURES, ('system', 'by'))}\n"
+    tables.write(out, "report.md", text)
     tables.write(out, "about.json", json.dumps(_about(e, groups), indent=1, ensure_ascii=False) + "\n")
     return run_notebook(out)
 
@@ -174,9 +173,8 @@ def _left_out(e: Evaluation, groups: pd.DataFrame) -> dict[str, Any]:
     for system in (system for system in e.systems if system.faces and system.shuffles is None):
         images = int(system.of(n).sum()) * len(system.faces)
         notes.append(f"{system.name}: no face found in {system.undetected} of {images} images (misses with cosine 0)")
-    for name in (AGE, TONE):
-        if unknown := int(np.isnan(truth_of(e.labels, test.persons, name)).sum()):
-            notes.append(f"{name}: not known of {unknown} of {n} persons")
+    unknown = {name: int(np.isnan(truth_of(e.labels, test.persons, name)).sum()) for name in (AGE, TONE)}
+    notes += [f"{name}: not known of {count} of {n} persons" for name, count in unknown.items() if count]
     for attribute in groups:
         counts = groups[attribute].value_counts()
         notes += [f"{attribute}: nobody is {group!r}" for group in counts.index[counts == 0] if group]
@@ -219,7 +217,7 @@ def _failures(e: Evaluation) -> pd.DataFrame:
 
 
 def _shown(e: Evaluation, media: Path) -> pd.DataFrame:
-    """The persons whose drawn faces are likest, in the middle and unlikest, with small copies of what they consist of."""
+    """Persons whose drawn faces are the likest, in the middle, the unlikest, with small copies of faces and voices."""
     columns = ["group", "person", "caption", "cosine", "rank", "of", "photograph", "drawn", "voice", "nearest"]
     if not e.main.faces:
         return pd.DataFrame(columns=columns)
@@ -236,9 +234,7 @@ def _shown(e: Evaluation, media: Path) -> pd.DataFrame:
     rows = []
     for group, i in [(name, int(i)) for name, part in parts.items() for i in part]:
         near = np.argsort(-scores[i], kind="stable")[:NEAREST]
-        who = {"f": "woman", "m": "man"}.get(test.sexes[i], "person") + (
-            "" if np.isnan(ages[i]) else f" of {ages[i]:.0f}"
-        )
+        who = {"f": "woman", "m": "man"}.get(test.sexes[i], "person") + (f" of {ages[i]:.0f}" if ages[i] > 0 else "")
         row = {"group": group, "person": test.persons[i], "caption": f"{test.persons[i]}, {who}", "of": len(scores)}
         row |= {"cosine": likeness[i], "rank": int(ranks[i]), "photograph": _picture(gallery.paths[i], media, f"{i}")}
         row |= {"drawn": _picture(drawn.paths[i], media, f"{i}_drawn")}
