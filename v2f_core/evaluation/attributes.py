@@ -73,13 +73,13 @@ def attributes(
     columns = {"sex": sex}
     ages, tones, reference = truth_of(labels, test, AGE), truth_of(labels, test, TONE), truth_of(labels, training, TONE)
     if np.isfinite(ages).any():
-        columns["age band"] = _cut(ages, (30, 45, 60), BANDS)
+        columns["age band"] = _cut(ages, np.array([30.0, 45.0, 60.0]), BANDS)
     if np.isfinite(tones).any() and np.isfinite(reference).any():
         columns[TONE] = _cut(tones, np.nanquantile(reference, [1 / 3, 2 / 3]), TONES)
     return pd.DataFrame(columns, index=list(test))
 
 
-def _cut(values: Float[np.ndarray, " n"], edges: Sequence[float], names: Sequence[str]) -> pd.Categorical:
+def _cut(values: Float[np.ndarray, " n"], edges: Float[np.ndarray, " edges"], names: Sequence[str]) -> pd.Categorical:
     places = np.searchsorted(edges, values, side="right")
     return pd.Categorical(
         ["" if np.isnan(value) else names[i] for value, i in zip(values, places, strict=True)], [*names, ""]

@@ -359,4 +359,4 @@ def kernel_distance(generated: Float[np.ndarray, "n dim"], real: Float[np.ndarra
         return float(sum(((a[i : i + 1024] @ b.T + 1) ** 3).sum() for i in range(0, len(a), 1024)))
 
     own = [(total(s, s) - (((s**2).sum(axis=1) + 1) ** 3).sum()) / (len(s) * (len(s) - 1)) for s in (x, y)]
-    return own[0] + own[1] - 2 * total(x, y) / (len(x) * len(y))
+    return float(own[0] + own[1] - 2 * total(x, y) / (len(x) * len(y)))

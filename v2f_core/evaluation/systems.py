@@ -44,7 +44,7 @@ class Faces:
         paths: the images; None for a person without one.
     """
 
-    identities: Float32[np.ndarray, "n 512"]
+    identities: Float32[np.ndarray, "n dim"]
     posteriors: Float32[np.ndarray, "n classes"]
     features: Float32[np.ndarray, "n width"]
     paths: list[Path | None]
@@ -115,7 +115,7 @@ class System:
 
     name: str
     what: str
-    predicted: Float32[np.ndarray, "n 512"] | None = None
+    predicted: Float32[np.ndarray, "n dim"] | None = None
     faces: tuple[Faces, ...] = ()
     asked: Bool[np.ndarray, " n"] | None = None
     shuffles: Int[np.ndarray, "times n"] | None = None

@@ -13,7 +13,7 @@ import gzip
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -146,7 +146,7 @@ def markdown(table: pd.DataFrame, measures: Sequence[str], rows: Sequence[str] =
     return "\n".join(lines) + "\n"
 
 
-def cell(row: Mapping[str, float], measure: str) -> str:
+def cell(row: Mapping[str, Any], measure: str) -> str:
     """A measure of one row with its interval, and its gain if it has one.
 
     Example:
@@ -181,7 +181,7 @@ def person_values(
     """1:2 matching, rank and R@k of each person among the faces of their gallery; NaN for a person in none.
 
     Example:
-        >>> {name: value.mean() for name, value in person_values(np.eye(12), np.full(12, "all")).items()}
+        >>> {name: float(value.mean()) for name, value in person_values(np.eye(12), np.full(12, "all")).items()}
         {'1:2 matching': 1.0, 'rank': 1.0, 'R@1': 1.0, 'R@5': 1.0, 'R@10': 1.0}
     """
     ranks = metrics.within(metrics.rank, scores, labels)
@@ -352,7 +352,9 @@ def group_table(tidy: pd.DataFrame, attributes: pd.DataFrame, resamples: int = 4
         for group in attributes[name].cat.categories
         if group
     ]
-    return wide(summarise(pd.concat(parts), resamples=resamples), (COSINE, MATCHING, "R@10"))
+    return (
+        wide(summarise(pd.concat(parts), resamples=resamples), (COSINE, MATCHING, "R@10")) if parts else pd.DataFrame()
+    )
 
 
 # --- sets of faces
