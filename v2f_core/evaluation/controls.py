@@ -203,7 +203,6 @@ class Stage2:
         return cls(mode, Aligner.from_pretrained(folder / "aligner"), adapted, folder_hash(folder / "lora"))
 
 
-@torch.no_grad()
 def rows(
     bench: Bench,
     aligner: Aligner,
@@ -223,7 +222,11 @@ def rows(
         stage2: trained Stages II.
     """
     test, n = bench.test, len(bench.test.persons)
-    voices = test.pooled_voices()
+
+    def heard(net: Callable[[Tensor], Tensor]) -> Tensor:
+        with torch.no_grad():
+            return net(test.pooled_voices())
+
     baseline = {name: torch.from_numpy(z.copy()) for name, z in predictions(test, bench.training, aligner).items()}
     orders = derangements(None, n, DERANGEMENTS)
     yield bench.row(MEAN, baseline[MEAN], MEAN in drawn)
@@ -231,17 +234,17 @@ def rows(
     yield System(RANDOM, WHAT[RANDOM], faces=(bench.gallery,), shuffles=orders)
     if NULL in drawn:
         unguided = replace(bench, guidance={NULL: 1.0})  # guidance leads away from null, which is all there is
-        yield System(NULL, WHAT[NULL], faces=unguided.draw(NULL, bench.prior.null(n)))
+        yield System(NULL, WHAT[NULL], faces=unguided.draw(NULL, heard(lambda _: bench.prior.null(n))))
     if NO_ARCFACE in drawn and speech_condition is not None:
-        faces = bench.draw(NO_ARCFACE, speech_condition(voices))
+        faces = bench.draw(NO_ARCFACE, heard(speech_condition))
         yield System(NO_ARCFACE, WHAT[NO_ARCFACE], faces=faces, guidance=bench.scale(NO_ARCFACE))
-    yield bench.row(COSREG, cosreg(voices), COSREG in drawn)
+    yield bench.row(COSREG, heard(cosreg), COSREG in drawn)
     last = bench.row(NO_DSC, baseline["full"], NO_DSC in drawn)
     yield System(SHUFFLED, WHAT[SHUFFLED], last.predicted, last.faces, shuffles=orders)
     yield last
     prior, made = bench.prior, {}
     for trained in stage2:
-        identity = trained.aligner(voices)
+        identity = heard(trained.aligner)
         prior, made = trained.prior, {"lora_sha256": trained.lora_sha256}
         name, what = f"{FULL} ({trained.mode})", f"Stage II with L_self read as {trained.mode!r}"
         faces = bench.draw(name, identity, prior=prior, made=made)
