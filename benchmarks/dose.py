@@ -27,8 +27,7 @@ from v2f_core.artefacts.files import atomic_write
 from v2f_core.artefacts.profiles import load_profile
 from v2f_core.evaluation import metrics
 from v2f_core.evaluation.intervals import bootstrap
-from v2f_core.evaluation.scorer import Faces
-from v2f_core.evaluation.systems import Drawing, draw_faces
+from v2f_core.evaluation.systems import Drawing, Faces, draw_faces
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.sphere import normalise
 from v2f_core.show.plots import MEN, OURS, REFERENCE, use_style

@@ -343,20 +343,6 @@ def test_systems_with_other_seeds_are_not_compared():
         ablation.summary(tidy[(tidy.system != "new") | (tidy.seed > 0)])
 
 
-def test_systems_are_compared_where_they_are_as_diverse():
-    """Values that are linear in diversity are found at any diversity between, and at none beyond."""
-    g = np.random.default_rng(0)
-    slope, bend = g.normal(size=9), g.normal(size=9)
-    base = [
-        {"diversity": np.full(9, d), "cosine": bend - slope * d}  # in no order
-        for d in (0.4, 0.1, 0.2)
-    ]
-    for wanted in (0.1, 0.13, 0.2, 0.31, 0.4):
-        np.testing.assert_allclose(ablation.as_diverse(base, wanted)["cosine"], bend - slope * wanted)
-    assert ablation.as_diverse(base, 0.41) is None
-    assert ablation.as_diverse(base, 0.09) is None
-
-
 def test_tables_are_written_with_the_same_bytes_each_time(tmp_path):
     shown = ("cosine", "R@10")
     ablation.save(fake(), "mine", tmp_path, shown)

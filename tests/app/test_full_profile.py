@@ -267,9 +267,9 @@ def test_a_small_voxceleb_goes_from_its_folders_to_a_report(full, small_voxceleb
     assert pd.read_csv(root / "adapted" / "history.csv").step.tolist() == [0, 1]
     how = ("--steps", "1", "--guidance", "1", "--out", str(tmp_path / "report"))
     run("evaluate", "--profile", "full", "--stage2", str(root / "adapted"), *how)
-    told = json.loads((tmp_path / "report" / "report.json").read_text())
-    assert told["about"]["profile"] == "full"
-    assert told["about"]["weights_sha256"]["aligner"] == folder_hash(root / "aligner")
+    told = json.loads((tmp_path / "report" / "about.json").read_text())
+    assert told["profile"] == "full"
+    assert told["weights_sha256"]["aligner"] == folder_hash(root / "aligner")
     assert (tmp_path / "report" / "report.html").stat().st_size > 10_000
     # faces are drawn with what Stage II left
     voice = next((root / "dataset").rglob("*.m4a"))

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from v2f_core.errors import InputError
-from v2f_core.evaluation.scorer import Faces
+from v2f_core.evaluation.systems import Faces
 from v2f_core.studies.critics import CRITICS
 
 

@@ -24,18 +24,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from minivox.bounds import informed
+from minivox.ceilings import informed
 from v2f_core.artefacts.files import atomic_write, folder_hash
 from v2f_core.artefacts.profiles import Profile
 from v2f_core.data.voxceleb import open_dataset
 from v2f_core.diffusion.consistency import paper
 from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
-from v2f_core.evaluation.inputs import first_of_each_sex, photographs
+from v2f_core.evaluation.controls import GUIDANCES
 from v2f_core.evaluation.judge import Judge
-from v2f_core.evaluation.scorer import Faces, Scorer
-from v2f_core.evaluation.systems import Drawing, best_of, draw_faces
-from v2f_core.evaluation.tuning import GUIDANCES
+from v2f_core.evaluation.protocols import first_of_each_sex, photographs
+from v2f_core.evaluation.systems import Drawing, Faces, Scorer, best_of, draw_faces
 from v2f_core.identity.arcface_torch import differentiable_arcface
 from v2f_core.identity.faces import FacePack
 from v2f_core.studies.ablation import tidy

@@ -25,7 +25,7 @@ from v2f_core.artefacts.files import check_writable, png_text, safe_name, staged
 from v2f_core.artefacts.profiles import MINI_ASSETS, Profile, load_profile
 from v2f_core.data.manifest import Manifest
 from v2f_core.data.voxceleb import open_dataset
-from v2f_core.evaluation import stage1_report
+from v2f_core.evaluation import tables
 from v2f_core.pipeline import Vox2FacePipeline
 from v2f_core.show.plots import GalleryRow
 from v2f_core.speech.audio import read_clips
@@ -69,7 +69,7 @@ def demo(out: str | Path = "outputs/demo", profile: str | Profile | None = None,
     table = stage1_table(pipe.aligner, training, test)
     with staged(out) as stage:
         draw(pipe, list(speakers(manifest, test, chosen.clip_seconds)), stage, seed, provenance(chosen))
-        stage1_report.save(table, stage, "table")
+        tables.save_identity_table(table, stage, "table")
     print(summary(table))
     print(f"{out / 'gallery.png'}, {out / 'table.md'}: {time.perf_counter() - began:.0f} s")
     return out / "gallery.png"

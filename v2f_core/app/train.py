@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from minivox.bounds import informed
+from minivox.ceilings import informed
 from v2f_core.artefacts.files import folder_hash
 from v2f_core.artefacts.profiles import Profile
 from v2f_core.data.voxceleb import open_dataset
