@@ -105,6 +105,12 @@ for call in (
     assert len(watched(code)) == 4
 
 
+def assert_quiet(notes):
+    """Not one call, and onnxruntime was told to be silent whenever it was looked for."""
+    assert notes
+    assert all(note == {"onnxruntime": "1"} for note in notes)
+
+
 def test_importing_every_module_uses_no_network(watched):
     code = """
 import importlib, pkgutil, v2f_core
@@ -113,16 +119,16 @@ for module in pkgutil.walk_packages(v2f_core.__path__, "v2f_core."):
         importlib.import_module(module.name)
 import onnxruntime
 """
-    assert watched(code) == [{"onnxruntime": "1"}]
+    assert_quiet(watched(code))
 
 
 def test_the_commands_use_no_network(watched, few, tmp_path):
     soundfile.write(tmp_path / "voice.wav", spoken(3), 16_000)
     commands = ["extract", "demo", "generate|voice.wav|-n|1", "evaluate|--steps|2"]
-    assert watched(COMMANDS, *commands, V2F_DATASET=str(few)) == [{"onnxruntime": "1"}]
+    assert_quiet(watched(COMMANDS, *commands, V2F_DATASET=str(few)))
     for made in ("outputs/demo/gallery.png", "outputs/generate/voice_0.png", "outputs/evaluate/report.html"):
         assert (tmp_path / made).is_file(), made
 
 
 def test_the_user_s_own_choice_about_onnxruntime_is_kept(watched):
-    assert watched("import v2f_core, onnxruntime", ORT_DISABLE_TELEMETRY="0") == [{"onnxruntime": "0"}]
+    assert {"onnxruntime": "0"} in watched("import v2f_core, onnxruntime", ORT_DISABLE_TELEMETRY="0")
