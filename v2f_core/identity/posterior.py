@@ -1,0 +1,347 @@
+"""p(z | v): all the faces that a voice allows, where the aligner's ẑ is one point among them. Not in the paper.
+
+ẑ is a conditional mean. It is short before it is normalised, lies between all faces, and is nearly the same for all
+women and for all men. What a voice leaves open can only be drawn.
+
+InfoNCE (Eq. 9) learns κ·ẑᵀz = log p(z | v) − log p(z), up to a number for each voice (van den Oord et al. 2018, Eq. 4): what
+is heard *tilts* the faces there are, p(z | v) ∝ p(z)·exp(κ·ẑᵀz). A tilted Gaussian is a Gaussian of the same covariance
+whose mean has moved by κ·Σ·ẑ. So, within a sex s,
+
+    z = x / ‖x‖,   x ~ N(m_s + κ·Σ_s·(ẑ − h_s), Σ_s),   Σ_s = between_s + within + floor
+
+with m_s the mean face and h_s the mean ẑ of that sex, taken off so that a voice like any other moves nothing. κ says how
+far a voice is believed. Which sex is itself heard: p(s | v) is a logistic function of ẑ. Before anything is heard nothing
+is tilted, and p(s) is the base rate. Normalising x makes it a *projected normal* (Mardia & Jupp 2000, section 3.5.6).
+
+All this happens within the principal axes that identities use: in others a density would be one of rounding errors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from v2f_core.errors import InputError
+from v2f_core.files import atomic_write
+from v2f_core.identity.aligner import CONFIG_NAME, WEIGHTS_NAME, Aligner
+from v2f_core.identity.sphere import check_unit, normalise, slerp
+from v2f_core.provenance import versions
+
+SEXES = ("f", "m")
+TENSORS = ("basis", "face_mean", "heard_mean", "between", "within", "gate")
+NODES, REACH = 64, 10.0  # of the integral over the radius: quadrature nodes, and widths to both sides of the mode
+SCORES_AT_ONCE = 1 << 16  # pairs of a voice and a face whose integrals are computed together: 32 MB of nodes
+
+
+class IdentityPosterior(nn.Module):
+    """p(z | v) as a Gaussian in each sex, projected onto the sphere.
+
+    Args:
+        aligner: g_φ, whose ẑ carries what was heard.
+        basis: orthonormal columns, the axes that identities use; everything below is in their coordinates.
+        face_mean: m_s, the mean identity of each sex (women first).
+        heard_mean: h_s, the mean ẑ of each sex.
+        between: a factor B_s of each sex's spread between persons, B_s·B_sᵀ.
+        within: a factor W of the spread between photographs of one person, W·Wᵀ, the same for both sexes.
+        gate: weights on ẑ, and last the intercept, of the log odds that the speaker is a man.
+        floor: variance that every axis has besides, so that no covariance is singular.
+        kappa: κ, how far a voice is believed; 0 hears nothing but the sex.
+        share: the base rate of each sex.
+    Raises:
+        InputError: the aligner is for identities of another width, or a number is not finite.
+
+    Example:
+        >>> aligner, eye = Aligner(speaker_width=4, hidden_width=8, identity_width=3).eval(), torch.eye(3)
+        >>> posterior = IdentityPosterior(aligner, eye, eye[:2], eye[:2], eye.expand(2, 3, 3), eye, torch.ones(4))
+        >>> faces = posterior.sample(torch.ones(4), 5, generator=torch.Generator().manual_seed(0))
+        >>> faces.shape, bool(torch.equal(posterior.sample(torch.ones(4), 1, truncation=0)[0], aligner(torch.ones(4))))
+        (torch.Size([5, 3]), True)
+    """
+
+    basis: Tensor
+    face_mean: Tensor
+    heard_mean: Tensor
+    between: Tensor
+    within: Tensor
+    gate: Tensor
+    covariance: Tensor
+    root: Tensor
+
+    def __init__(
+        self,
+        aligner: Aligner,
+        basis: Float[Tensor, "dim axes"],
+        face_mean: Float[Tensor, "2 axes"],
+        heard_mean: Float[Tensor, "2 axes"],
+        between: Float[Tensor, "2 axes columns"],
+        within: Float[Tensor, "axes other_columns"],
+        gate: Float[Tensor, " axes_and_one"],
+        floor: float = 1e-6,
+        kappa: float = 1.0,
+        share: tuple[float, float] = (0.5, 0.5),
+    ):
+        super().__init__()
+        width = aligner.settings["identity_width"]
+        if width != len(basis) or len(gate) != basis.shape[1] + 1:
+            raise InputError(
+                f"an aligner for identities of width {width}, a posterior for {len(basis)}: expected one face net for both"
+            )
+        tensors = dict(zip(TENSORS, (basis, face_mean, heard_mean, between, within, gate), strict=True))
+        if not (floor > 0 and math.isfinite(kappa) and all(bool(value.isfinite().all()) for value in tensors.values())):
+            raise InputError("a posterior's number is NaN or infinite, or its floor is not positive; train it again")
+        self.settings = {"floor": floor, "kappa": kappa, "share": list(share)}
+        self.aligner = aligner
+        self.provenance: dict[str, Any] = {}
+        for name, value in tensors.items():
+            self.register_buffer(name, value.detach().clone().float())
+        # factors times their own transposes, and a floor: positive definite whatever the factors are
+        b, w = self.between.double(), self.within.double()
+        covariance = b @ b.mT + w @ w.T + floor * torch.eye(len(w), dtype=torch.float64)
+        self.register_buffer("covariance", covariance, persistent=False)
+        self.register_buffer("root", torch.linalg.cholesky(covariance), persistent=False)
+
+    @torch.no_grad()
+    def mean(self, v: Float[Tensor, "*batch speaker"]) -> Float[Tensor, "*batch dim"]:
+        """ẑ, the aligner's point estimate (Eq. 4): the paper's answer, and what truncation 0 gives.
+
+        Raises:
+            InputError: the embedding has another width than the aligner was made for, or is not finite.
+        """
+        estimate: Tensor = self.aligner(v)
+        return estimate
+
+    @torch.no_grad()
+    def sample(
+        self,
+        v: Float[Tensor, "*batch speaker"],
+        n: int,
+        truncation: float = 1.0,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+    ) -> Float[Tensor, "*batch {n} dim"]:
+        """Unit identities that the voice allows.
+
+        Args:
+            v: speaker embeddings, pooled over a recording's windows.
+            n: how many identities of each.
+            truncation: the share of the way from ẑ to an honest draw, along the great circle: 0 is ẑ, 1 the draw.
+                Between them lies a picture of how sure one pretends to be.
+            generator: source of the noise, on the CPU; a list gives each of the n its own, so that one can be drawn
+                again alone. Truncation 0 takes no noise.
+        Raises:
+            InputError: n below 1, a truncation outside [0, 1], another number of generators than n, or an embedding of
+                another width or not finite.
+        """
+        check_truncation(truncation)
+        if n < 1 or (isinstance(generator, Sequence) and len(generator) != n):
+            count = len(generator) if isinstance(generator, Sequence) else "no"
+            raise InputError(f"n={n} identities, {count} generators: expected n from 1 on, and a generator for each or one")
+        estimate = self.mean(v)
+        shape, dim = v.shape[:-1], estimate.shape[-1]
+        point = estimate.reshape(-1, 1, dim).expand(-1, n, -1)
+        if truncation == 0:
+            return point.reshape(*shape, n, dim).clone()
+        means, log_sex = self._heard(estimate.reshape(-1, dim))
+        noise = _normal((len(point), n, self.basis.shape[1] + 1), generator).to(means)
+        man = (torch.special.ndtr(noise[..., -1]) < log_sex[:, 1:].exp()).long()
+        drawn = means[:, :, None] + torch.einsum("sde,vne->svnd", self.root, noise[..., :-1])
+        drawn = torch.where(man[..., None] == 1, drawn[1], drawn[0])
+        faces = normalise((drawn @ self.basis.double().T).float())
+        if truncation < 1:
+            faces = slerp(point, faces, truncation)
+        return faces.reshape(*shape, n, dim)
+
+    @torch.no_grad()
+    def log_prob(
+        self, z: Float[Tensor, "faces dim"], v: Float[Tensor, "voices speaker"]
+    ) -> Float[Tensor, "voices faces"]:
+        """log p(z | v) of every face given every voice, in nats: a density per unit of the sphere's surface.
+
+        It is that of the sphere within the posterior's axes, onto which an identity is projected.
+
+        Raises:
+            InputError: an identity is not of unit length or of another width, or an embedding of another width.
+        """
+        return self._log_density(z, *self._heard(self.mean(v)))
+
+    @torch.no_grad()
+    def log_prior(self, z: Float[Tensor, "faces dim"]) -> Float[Tensor, " faces"]:
+        """log p(z), before anything is heard.
+
+        Raises:
+            InputError: see :meth:`log_prob`.
+        """
+        log_share = torch.tensor([self.settings["share"]], dtype=torch.float64, device=z.device).log()
+        return self._log_density(z, self.face_mean.double()[:, None], log_share)[0]
+
+    @torch.no_grad()
+    def log_ratio(
+        self, z: Float[Tensor, "faces dim"], v: Float[Tensor, "voices speaker"]
+    ) -> Float[Tensor, "voices faces"]:
+        """log p(z | v) − log p(z): how much likelier each voice makes each face, in nats.
+
+        The optimal score for telling which face is the voice's (Wang 2020, "Remarks on Optimal Scores for Speaker
+        Recognition"). The cosine with ẑ is what is left of it when all faces are alike probable before; it favours faces
+        near the mean, since these are near everybody's ẑ.
+
+        Raises:
+            InputError: see :meth:`log_prob`.
+        """
+        return self.log_prob(z, v) - self.log_prior(z)
+
+    def _heard(self, estimate: Tensor) -> tuple[Tensor, Tensor]:
+        """Means of both sexes, (2, voices, axes), and log p(s | v), (voices, 2), in float64."""
+        heard = estimate.double() @ self.basis.double()
+        away = heard - self.heard_mean.double()[:, None]
+        means = self.face_mean.double()[:, None] + self.settings["kappa"] * away @ self.covariance
+        odds = heard @ self.gate[:-1].double() + self.gate[-1].double()
+        return means, torch.stack([nn.functional.logsigmoid(-odds), nn.functional.logsigmoid(odds)], dim=1)
+
+    def _log_density(self, z: Tensor, means: Tensor, log_sex: Tensor) -> Tensor:
+        if z.shape[-1] != len(self.basis):
+            raise InputError(
+                f"identities of width {z.shape[-1]}: this posterior is of {len(self.basis)}; use the face net that it was "
+                "trained with"
+            )
+        face = normalise(check_unit(z).double() @ self.basis.double())
+        parts = [projected_normal_log_prob(face, mean, root) for mean, root in zip(means, self.root, strict=True)]
+        return torch.logsumexp(torch.stack(parts) + log_sex.T[:, :, None], dim=0).float()
+
+    def save_pretrained(self, folder: str | Path, provenance: Mapping[str, Any] | None = None) -> None:
+        """Write ``model.safetensors`` (float16 on disk) and ``config.json``, each atomically. The aligner is not written:
+        its weights' hash is.
+
+        Args:
+            folder: made if missing.
+            provenance: hashes of the encoder and the face net, settings, validation scores; versions are added.
+        Raises:
+            InputError: the folder cannot be written to.
+        """
+        from safetensors.torch import save_file
+
+        folder = Path(folder)
+        given = self.provenance if provenance is None else provenance
+        self.provenance = {
+            **given,
+            "aligner_weights_sha256": weights_hash(self.aligner),
+            "versions": versions("torch", "v2f-core"),
+        }
+        with atomic_write(folder / WEIGHTS_NAME) as temporary:
+            save_file({name: value.half().contiguous() for name, value in self._own().items()}, temporary)
+        with atomic_write(folder / CONFIG_NAME) as temporary:
+            config = {"class": "IdentityPosterior", **self.settings, "provenance": self.provenance}
+            temporary.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | Path, aligner: Aligner, made_from: Mapping[str, str] | None = None
+    ) -> IdentityPosterior:
+        """Load what :meth:`save_pretrained` wrote. Nothing is unpickled.
+
+        Args:
+            folder: of the posterior.
+            aligner: the one that the posterior was trained with.
+            made_from: hashes of the encoder and the face net in use, by their names in the provenance, such as
+                "ast_sha256"; one that differs is refused.
+        Raises:
+            InputError: a file is missing or damaged; or it was trained with another aligner, encoder or face net.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        folder = Path(folder)
+        for name in (CONFIG_NAME, WEIGHTS_NAME):
+            if not (folder / name).is_file():
+                raise InputError(f"{folder / name}: missing; train a posterior with 'python -m v2f_core posterior'")
+        try:
+            config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+            provenance = dict(config["provenance"])
+            theirs = {**(made_from or {}), "aligner_weights_sha256": weights_hash(aligner)}
+            if differ := [name for name, digest in theirs.items() if provenance.get(name) != digest]:
+                raise InputError(
+                    f"{folder}: a posterior of other parts ({', '.join(differ)} differ); train one for these with "
+                    "'python -m v2f_core posterior'"
+                )
+            tensors = {name: value.float() for name, value in load_file(folder / WEIGHTS_NAME).items()}
+            numbers = {name: float(config[name]) for name in ("floor", "kappa")}
+            women, men = config["share"]
+            posterior = cls(aligner, **tensors, **numbers, share=(float(women), float(men)))
+        except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+            if isinstance(error, InputError):
+                raise
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{folder}: not a posterior's folder, or damaged ({reason}); train it again") from error
+        posterior.provenance = provenance
+        return posterior.eval()
+
+    def _own(self) -> dict[str, Tensor]:
+        return {name: getattr(self, name) for name in TENSORS}
+
+
+def projected_normal_log_prob(
+    direction: Float[Tensor, "faces dim"], mean: Float[Tensor, "voices dim"], root: Float[Tensor, "dim dim"]
+) -> Float[Tensor, "voices faces"]:
+    """The log density of x/‖x‖ on the sphere where x ~ N(mean, root·rootᵀ), in nats.
+
+    log ∫ r^(d−1) N(r·u; μ, Σ) dr, by Gauss–Legendre quadrature about the mode of the integrand, which is log-concave.
+
+    Args:
+        direction: unit vectors u.
+        mean: μ, of any length; a row a distribution.
+        root: lower triangular, the Cholesky factor of Σ.
+
+    Example: with mean 0 and Σ = I all directions of the circle are alike probable, 1/(2π) per radian.
+        >>> one = projected_normal_log_prob(torch.eye(2), torch.zeros(1, 2), torch.eye(2))
+        >>> (2 * torch.pi * one.exp()).round(decimals=6)
+        tensor([[1., 1.]], dtype=torch.float64)
+    """
+    dim, root = direction.shape[1], root.double()
+    u, mu = (torch.linalg.solve_triangular(root, x.double().T, upper=False).T for x in (direction, mean))
+    precision, along = (u**2).sum(dim=1), mu @ u.T  # uᵀΣ⁻¹u of each face, μᵀΣ⁻¹u of each pair
+    constant = -0.5 * (mu**2).sum(dim=1, keepdim=True) - root.diagonal().log().sum() - 0.5 * dim * math.log(2 * math.pi)
+    rows = max(1, SCORES_AT_ONCE // len(direction))
+    return torch.cat([_log_radial(precision, part, dim) for part in along.split(rows)]) + constant
+
+
+def weights_hash(aligner: Aligner) -> str:
+    """A hash of an aligner's weights as they lie on disk, whatever else its folder holds."""
+    digest = hashlib.sha256()
+    for name, value in sorted(aligner.state_dict().items()):
+        digest.update(name.encode() + value.detach().cpu().half().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def check_truncation(truncation: float) -> None:
+    """Refuse a truncation outside [0, 1].
+
+    Raises:
+        InputError: it is outside, or NaN.
+    """
+    if not 0 <= truncation <= 1:
+        raise InputError(f"truncation={truncation}: expected 0 (the point estimate) to 1 (an honest draw)")
+
+
+def _log_radial(precision: Tensor, along: Tensor, dim: int) -> Tensor:
+    """log ∫₀^∞ r^(dim−1) exp(−precision·r²/2 + along·r) dr for each entry of ``along``."""
+    nodes, weights = (torch.from_numpy(part).to(along) for part in np.polynomial.legendre.leggauss(NODES))
+    mode = (along + (along**2 + 4 * precision * (dim - 1)).sqrt()) / (2 * precision)
+    width = (precision + (dim - 1) / mode**2).rsqrt()
+    low, high = (mode - REACH * width).clamp(min=0), mode + REACH * width
+    radius = (low + high)[..., None] / 2 + (high - low)[..., None] / 2 * nodes
+    exponent = (dim - 1) * radius.log() - 0.5 * precision[:, None] * radius**2 + along[..., None] * radius
+    return torch.logsumexp(exponent + weights.log(), dim=-1) + ((high - low) / 2).log()
+
+
+def _normal(shape: tuple[int, int, int], generator: torch.Generator | Sequence[torch.Generator] | None) -> Tensor:
+    """Normal numbers; with a generator for each item of the second dimension, each item's come from its own."""
+    if not isinstance(generator, Sequence):
+        return torch.randn(shape, generator=generator)
+    return torch.stack([torch.randn(shape[0], shape[2], generator=one) for one in generator], dim=1)
