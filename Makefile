@@ -43,12 +43,12 @@ lab: $(READY) ## open the notebooks in JupyterLab (ARGS="--no-browser" and the l
 	$(BIN)/jupyter lab $(ARGS) --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
 
 notebooks: $(READY) ## run every notebook anew and store what it shows
-	$(BIN)/python -m v2f_core.notebooks
-	$(BIN)/python -m v2f_core.thumbnails
+	$(BIN)/python docs/tools/notebooks.py
+	$(BIN)/python docs/tools/thumbnails.py
 
 book: $(READY) ## notebooks, guides and the API reference as a site: outputs/book/index.html
 	$(BIN)/uv pip install --python $(BIN)/python --quiet -r pyproject.toml --extra book
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --config-file book/mkdocs.yml
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --config-file docs/site/mkdocs.yml
 
 doctor: $(READY) ## what is here, what is missing, what to do about it
 	$(BIN)/python -m v2f_core doctor

@@ -1,7 +1,7 @@
 """Hours and money for a dataset, from the rates that gpu.py measured on one GPU. Prices are yours to state.
 
-    python benchmarks/costs.py results/gpu.csv --price 2.5           # HQ-VoxCeleb, on one such GPU and on eight
-    python benchmarks/costs.py results/gpu.csv --price 2.5 --clips 20000 --faces 3000 --stage2-steps 5000
+    python benchmarks/costs.py benchmarks/results/gpu.csv --price 2.5  # HQ-VoxCeleb, on one GPU and on eight
+    python benchmarks/costs.py benchmarks/results/gpu.csv --price 2.5 --clips 20000 --faces 3000 --stage2-steps 5000
     python benchmarks/costs.py --price 2.5                           # no rates: the paper's own hours instead
 
 Each line is (how many) / (rate), see ``work``. Several GPUs share a line's work; ``--efficiency`` says how much of each

@@ -1,6 +1,6 @@
 """How far the study's systems are from what is possible: the ceilings of a voice, and faces of the true identity.
 
-    V2F_DATASET=build/large python benchmarks/distances.py results/ablate_table4.csv results/ablate_modes.csv
+    V2F_DATASET=build/large python benchmarks/distances.py benchmarks/results/ablate_{table4,modes}.csv
 
 For each system of the tables (`ablate` writes them): skill, the way from the mean face (of cosines) or from chance (of
 R@10) to the ceiling, 0 to 1; how much cosine is missing to the ceiling; and to the oracle, the same persons' faces
@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from v2f_core.evaluate import load, make_bench
+from minivox.bounds import bounds
+from v2f_core.app.evaluate import load, make_bench
+from v2f_core.artefacts.files import atomic_write
+from v2f_core.artefacts.profiles import load_profile
 from v2f_core.evaluation import controls, metrics
 from v2f_core.evaluation.stage1_report import ALL, WITHIN
 from v2f_core.evaluation.systems import Drawing
-from v2f_core.files import atomic_write
-from v2f_core.mini.bounds import bounds
-from v2f_core.profiles import load_profile
 
 K = 10
 
@@ -31,7 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tables", type=Path, nargs="+")
     parser.add_argument("--persons", type=int, default=300, help="as ablate was told")
-    parser.add_argument("--out", type=Path, default=Path("results"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     chosen = parser.parse_args()
     edges = measured_edges(chosen.persons)
     found = pd.concat([pd.read_csv(path) for path in chosen.tables]).drop_duplicates(["system", "metric"])

@@ -1,12 +1,12 @@
 """Would the scorers see a true gain? ẑ is moved towards the speaker's true identity, a little at a time.
 
-    python benchmarks/dose.py                    # writes results/dose.csv, docs/dose.webp; 6 minutes of one core
+    python benchmarks/dose.py  # writes benchmarks/results/dose.csv, docs/dose.webp; 6 minutes of one core
 
 A scorer that sees nothing in a system's faces may have nothing to see, or be blind. So faces are drawn from what no
 system has: ẑ with a share of the truth in it, normalise(ẑ + share · z_arc), from the same noise. z_arc is read from the
 person's last photograph, faces are compared with the first. Of each measure the table has the gain over share 0, paired
 over persons, and its quotient by the gain in ArcFace's cosine: what a gain of 1 there is worth to the others, if true.
-The picture holds against it what the attempts of `ablate` gained (results/ablate_attempts_val.csv).
+The picture holds against it what the attempts of `ablate` gained (benchmarks/results/ablate_attempts_val.csv).
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ import torch
 from jaxtyping import Float
 from PIL import Image
 
-from v2f_core.ablate import Kit, open_kit
+from v2f_core.app.ablate import Kit, open_kit
+from v2f_core.artefacts.files import atomic_write
+from v2f_core.artefacts.profiles import load_profile
 from v2f_core.evaluation import metrics
 from v2f_core.evaluation.intervals import bootstrap
 from v2f_core.evaluation.scorer import Faces
 from v2f_core.evaluation.systems import Drawing, draw_faces
-from v2f_core.files import atomic_write
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.sphere import normalise
-from v2f_core.plan import Plan, made_of
-from v2f_core.plots import MEN, OURS, REFERENCE, use_style
-from v2f_core.profiles import load_profile
+from v2f_core.show.plots import MEN, OURS, REFERENCE, use_style
+from v2f_core.studies.plan import Plan, made_of
 
-RESULTS = Path("results")
+RESULTS = Path("benchmarks/results")
 SHARES = (0.0, 0.02, 0.05, 0.1, 0.2)
 MEASURES = ("cosine", "second scorer", "matching within sex")
 

@@ -1,6 +1,6 @@
 """Does Stage I gain when the speech encoder's uppermost layers are trained with it, from waveforms?
 
-    python benchmarks/finetune.py --steps 100    # writes results/finetune.csv; four minutes of one core
+    python benchmarks/finetune.py --steps 100    # writes benchmarks/results/finetune.csv; four minutes of one core
 
 On the embedded MiniVox: Stage I on stored embeddings first; from its aligner on, from waveforms with noise and masks,
 the aligner alone (0 layers) and with the uppermost layer, for as many steps each; both are read back from their files.
@@ -16,14 +16,14 @@ import numpy as np
 import pandas as pd
 import torch
 
+from v2f_core.artefacts.files import atomic_write
+from v2f_core.artefacts.profiles import load_profile
 from v2f_core.data.layouts import open_dataset
 from v2f_core.evaluation.intervals import bootstrap, paired_difference
-from v2f_core.files import atomic_write
 from v2f_core.identity.aligner import Aligner
-from v2f_core.profiles import load_profile
 from v2f_core.speech.encoders import load_encoder
 from v2f_core.training import finetune, stage1
-from v2f_core.training.embeddings import stored
+from v2f_core.training.embeddings import embed_dataset
 from v2f_core.training.finetune_settings import from_profile
 from v2f_core.training.recordings import Recordings, recordings
 from v2f_core.training.stage1 import Stage1Settings
@@ -43,7 +43,7 @@ def cosines(split: Recordings, kind: str, encoder: Path | None, aligner: Path) -
 def main() -> None:
     """Train, measure, print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("results"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--work", type=Path, default=Path("runs/finetune"), help="for the trained weights")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="from waveforms; else the profile's")
@@ -51,11 +51,11 @@ def main() -> None:
     chosen = parser.parse_args()
     profile = load_profile("mini")
     manifest = open_dataset(profile)
-    embedded = stored(profile, manifest)
+    embedded = embed_dataset(profile, manifest)
     splits = {name: recordings(manifest, *embedded, name) for name in ("train", "val", "test")}
     begun = chosen.work / "stored"
     settings = replace(Stage1Settings(**profile.stage1), seed=chosen.seed)
-    stage1.train(splits["train"].pairs, splits["val"].pairs, settings, begun, {"dataset": manifest.root.name})
+    stage1.train_stage1(splits["train"].pairs, splits["val"].pairs, settings, begun, {"dataset": manifest.root.name})
     systems: dict[str, tuple[Path | None, Path]] = {"stored embeddings": (None, begun)}
     for count in chosen.layers:
         folder = chosen.work / f"layers-{count}"

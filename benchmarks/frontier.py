@@ -15,20 +15,20 @@ import numpy as np
 import pandas as pd
 import torch
 
-from v2f_core.ablate import Kit, open_kit
+from v2f_core.app.ablate import Kit, open_kit
+from v2f_core.artefacts.files import atomic_write
+from v2f_core.artefacts.profiles import load_profile
+from v2f_core.artefacts.provenance import folder_hash
 from v2f_core.diffusion.lora_files import load_lora
 from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
 from v2f_core.evaluation import metrics
-from v2f_core.evaluation.ablation import as_diverse
 from v2f_core.evaluation.intervals import bootstrap, paired_difference
 from v2f_core.evaluation.scorer import Faces
 from v2f_core.evaluation.systems import Drawing, draw_faces
-from v2f_core.files import atomic_write
 from v2f_core.identity.aligner import Aligner
-from v2f_core.plan import Plan
-from v2f_core.profiles import load_profile
-from v2f_core.provenance import folder_hash
+from v2f_core.studies.ablation import as_diverse
+from v2f_core.studies.plan import Plan
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--persons", type=int, default=300)
     parser.add_argument("--split", default="test")
     parser.add_argument("--guidances", type=float, nargs="+", default=(1.0, 2.0, 3.0, 4.5, 6.5))
-    parser.add_argument("--out", type=Path, default=Path("results"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     chosen = parser.parse_args()
     plan = Plan(load_profile("mini"), chosen.runs, persons=chosen.persons, split=chosen.split)
     kit = open_kit(plan)

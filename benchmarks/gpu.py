@@ -1,6 +1,6 @@
 """What the full size costs on this machine's GPU: throughput and peak memory, with random weights of the real shapes.
 
-    python benchmarks/gpu.py                     # needs CUDA and about 40 GB of its memory; writes results/gpu.csv
+    python benchmarks/gpu.py  # needs CUDA and about 40 GB of its memory; writes benchmarks/results/gpu.csv
     python benchmarks/gpu.py --tiny              # anywhere, in a minute: that it runs; the figures mean nothing.
                                                  # Without CUDA it does no more than this either.
 
@@ -31,11 +31,11 @@ import pandas as pd
 import torch
 from random_nets import FULL, TINY, IResNet, Size, random_pairs, random_prior
 
+from v2f_core.artefacts.files import atomic_write
+from v2f_core.artefacts.provenance import versions
 from v2f_core.diffusion.consistency_settings import CHOICES, ConsistencySettings
-from v2f_core.files import atomic_write
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.sphere import normalise
-from v2f_core.provenance import versions
 from v2f_core.speech.encoders import ASTEncoder
 from v2f_core.training import stage1, stage2
 from v2f_core.training.embeddings import WINDOWS_AT_ONCE, voice_embedder
@@ -95,7 +95,7 @@ def first_stage(size: Size, device: str) -> Iterator[dict[str, Any]]:
 
     def train() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            stage1.train(pairs, pairs, settings, folder, {}, device)
+            stage1.train_stage1(pairs, pairs, settings, folder, {}, device)
 
     yield row("Stage I", "fp32", settings.batch, "steps/s", replace(size, repeats=1), device, train, each=steps)
 
@@ -204,7 +204,7 @@ def checked_out() -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("results"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--tiny", action="store_true", help="tiny nets; the table is then gpu_tiny.csv")
     parser.add_argument("--commit", help="for a copy without git: what the table says it was measured at")
     chosen = parser.parse_args(arguments)

@@ -1,6 +1,6 @@
 """How long a gradient does φ get from L_id and from each L_self, when Stage II begins? λ_self follows from it.
 
-    python benchmarks/gradients.py               # writes results/gradients.csv; half a minute of one core
+    python benchmarks/gradients.py               # writes benchmarks/results/gradients.csv; half a minute of one core
 
 L_id of the mini profile is some tens, L_self some hundredths: with λ_self = 1 the adapters learn, and φ hears nothing.
 """
@@ -14,13 +14,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from v2f_core.ablate import open_kit
+from v2f_core.app.ablate import open_kit
+from v2f_core.artefacts.files import atomic_write
+from v2f_core.artefacts.profiles import load_profile
 from v2f_core.diffusion.consistency import SelfConsistency
 from v2f_core.diffusion.consistency_settings import CHOICES, ConsistencySettings
-from v2f_core.files import atomic_write
 from v2f_core.identity.aligner import Aligner
-from v2f_core.plan import Plan
-from v2f_core.profiles import load_profile
+from v2f_core.studies.plan import Plan
 from v2f_core.training.stage1 import Stage1Settings, identity_loss
 
 BATCHES, BATCH = 8, 8
@@ -31,7 +31,7 @@ CRITICS |= {f"{mode}, among rivals": ConsistencySettings(mode, rival_temperature
 def main() -> None:
     """Measure on the shipped aligner and training persons, print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("results"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     chosen = parser.parse_args()
     profile = load_profile("mini")
     kit = open_kit(Plan(profile, Path()))

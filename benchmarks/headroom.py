@@ -1,6 +1,6 @@
 """How much of a predicted identity is lost in the drawing? That is all that Stage II could win in the faces.
 
-    python benchmarks/headroom.py                # writes results/headroom.csv; 8 minutes of two cores
+    python benchmarks/headroom.py                # writes benchmarks/results/headroom.csv; 8 minutes of two cores
 
 The headroom of an identity ẑ is H = cos(ẑ, z_arc) − cos(f_arc(x̂(ẑ)), z_arc): how much nearer to the speaker's face ẑ
 is than the faces drawn from it. Where it is not above 0, a critic that makes the faces agree
@@ -26,17 +26,17 @@ import torch
 from jaxtyping import Float
 from tqdm import tqdm
 
+from minivox.bounds import bayes
+from minivox.build.prior_report import to_bytes
+from v2f_core.artefacts.files import atomic_write
+from v2f_core.artefacts.profiles import Profile, load_profile
 from v2f_core.data.layouts import open_dataset
 from v2f_core.diffusion.prior import Prior
-from v2f_core.evaluation.cosreg import train_cosreg
 from v2f_core.evaluation.metrics import bootstrap
-from v2f_core.files import atomic_write
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.faces import FacePack
-from v2f_core.mini.bounds import bayes
-from v2f_core.mini.build.prior_report import to_bytes
-from v2f_core.profiles import Profile, load_profile
-from v2f_core.training.embeddings import stored
+from v2f_core.studies.cosreg import train_cosreg
+from v2f_core.training.embeddings import embed_dataset
 from v2f_core.training.pairs import pair_up
 
 SEEDS, AT_ONCE = 2, 50
@@ -62,12 +62,12 @@ def drawn(
 def main() -> None:
     """Predict, draw, compare, print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("results"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--split", default="val", help="val, or test, which is to be read once (default: val)")
     chosen = parser.parse_args()
     profile = load_profile("mini")
     manifest = open_dataset(profile)
-    voices, faces = stored(profile, manifest)
+    voices, faces = embed_dataset(profile, manifest)
     training, validation, asked = (pair_up(manifest, voices, faces, s) for s in ("train", "val", chosen.split))
     aligner = Aligner.from_pretrained(profile.part("aligner"))
     cosreg = train_cosreg(training, validation, aligner)

@@ -1,6 +1,6 @@
 """Does a small learning rate keep `paper` from its collapse, or does it only take longer? S_net along the way.
 
-    V2F_DATASET=build/large python benchmarks/learning_rate.py      # results/learning_rate.csv, docs/learning_rate.webp
+    V2F_DATASET=build/large python benchmarks/learning_rate.py  # benchmarks/results/learning_rate.csv
 
 Adam moves a weight by about the learning rate a step, so that rate times steps says how far adapters can have gone. The
 paper's 20,000 steps of 1e-6 are 0.02. Each rate is trained to 0.05, and monitored ten times on the way; φ, as in the
@@ -17,12 +17,12 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from v2f_core import plots
-from v2f_core.ablate import open_kit
-from v2f_core.files import atomic_write
+from v2f_core.app.ablate import open_kit
+from v2f_core.artefacts.files import atomic_write
+from v2f_core.artefacts.profiles import load_profile
 from v2f_core.identity.aligner import Aligner
-from v2f_core.plan import Plan
-from v2f_core.profiles import load_profile
+from v2f_core.show import plots
+from v2f_core.studies.plan import Plan
 from v2f_core.training import stage2
 from v2f_core.training.stage2_settings import from_profile
 
@@ -39,7 +39,7 @@ def main() -> None:
     chosen = parser.parse_args()
     tables = [monitored(rate, chosen.seed, chosen.runs / f"{rate:g}") for rate in chosen.rates]
     table = pd.concat(tables, ignore_index=True)
-    with atomic_write(chosen.out / "results" / "learning_rate.csv") as part:
+    with atomic_write(chosen.out / "benchmarks/results" / "learning_rate.csv") as part:
         table.to_csv(part, index=False, float_format="%.5g")
     print(table.groupby(["rate", "step"])[["far", "s_net", "residual", "self"]].mean().to_string())
     drawn(table).savefig(chosen.out / "docs" / "learning_rate.webp", dpi=110)
@@ -58,7 +58,7 @@ def monitored(rate: float, seed: int, folder: Path) -> pd.DataFrame:
         evaluate_every=max(1, steps // LOOKS),
     )
     aligner = Aligner.from_pretrained(profile.part("aligner"))
-    stage2.train(aligner, kit.prior, kit.arcface, kit.training, kit.validation, settings, folder, {})
+    stage2.train_stage2(aligner, kit.prior, kit.arcface, kit.training, kit.validation, settings, folder, {})
     found = pd.read_csv(folder / "monitors.csv")
     found.insert(0, "rate", rate)
     found.insert(2, "far", found.step * rate)

@@ -1,6 +1,6 @@
 """Voices that nothing here was made from: does the generated face at least have the speaker's sex?
 
-    python benchmarks/other_origin.py            # writes results/other_origin.csv
+    python benchmarks/other_origin.py            # writes benchmarks/results/other_origin.csv
 
 Two synthesizers that MiniVox's voices do not come from speak the same sentences:
 
@@ -30,13 +30,13 @@ import soundfile
 import torch
 from tqdm import tqdm
 
+from v2f_core.artefacts.files import atomic_write
+from v2f_core.artefacts.profiles import load_profile
 from v2f_core.data.layouts import open_dataset
 from v2f_core.evaluation.metrics import bootstrap
-from v2f_core.files import atomic_write
 from v2f_core.identity.faces import FacePack
 from v2f_core.pipeline import Vox2FacePipeline
-from v2f_core.profiles import load_profile
-from v2f_core.training.embeddings import stored
+from v2f_core.training.embeddings import embed_dataset
 from v2f_core.training.pairs import pair_up
 
 TEXT = (
@@ -91,14 +91,14 @@ def flite(folder: Path) -> Iterator[tuple[Path, str]]:
 def main() -> None:
     """Make the recordings, draw faces, judge them, print and write the shares."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--out", type=Path, default=Path("results"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--keep", type=Path, help="keep the recordings and faces in this folder")
     chosen = parser.parse_args()
     from sklearn.linear_model import LogisticRegression
 
     profile = load_profile()
     manifest = open_dataset(profile)
-    training = pair_up(manifest, *stored(profile, manifest), "train")
+    training = pair_up(manifest, *embed_dataset(profile, manifest), "train")
     photos = training.face_start.diff().tolist()
     judge = LogisticRegression(max_iter=1000).fit(training.face.numpy(), np.repeat(training.sexes, photos))
     pack, pipe = FacePack.from_folder(profile.part("faces")), Vox2FacePipeline.from_profile(profile)

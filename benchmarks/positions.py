@@ -1,6 +1,6 @@
 """An AST hears a clip shorter than it was trained on: pad the clip, or shorten the position embeddings, and how?
 
-    python benchmarks/positions.py               # writes results/positions.csv; two minutes of one core
+    python benchmarks/positions.py               # writes benchmarks/results/positions.csv; two minutes of one core
 
 Three ways: "pad" gives the clip the trained length, in silence; "cut" keeps the first positions, so that a frame has
 the one it had; "interpolate" squeezes all of them into the clip. Accuracy: the miniature was trained on 128 frames
@@ -23,11 +23,11 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
+from v2f_core.artefacts.files import atomic_write
+from v2f_core.artefacts.profiles import load_profile
 from v2f_core.data.layouts import open_dataset
 from v2f_core.evaluation.verification import equal_error_rate, person_interval
-from v2f_core.files import atomic_write
 from v2f_core.identity.sphere import normalise
-from v2f_core.profiles import load_profile
 from v2f_core.speech.audio import clips, read_audio
 from v2f_core.speech.encoders import ASTEncoder, Positions, load_encoder
 
@@ -90,7 +90,7 @@ def of_the_published_size(budget: float, **smaller: int) -> list[dict[str, Any]]
 def main() -> None:
     """Measure, print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("results"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     table = pd.DataFrame(of_the_miniature(BUDGET) + of_the_published_size(BUDGET))

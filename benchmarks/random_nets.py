@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from minivox.build.tokenizer import save_tokenizer
 from v2f_core.diffusion.prior import Prior
 from v2f_core.identity.faces import TEMPLATE
 from v2f_core.identity.sphere import normalise
-from v2f_core.mini.build.tokenizer import save_tokenizer
 from v2f_core.training.latents import FacePairs
 from v2f_core.training.pairs import Pairs
 

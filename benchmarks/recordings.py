@@ -1,6 +1,6 @@
 """How little speech, and how much noise, still tells of a voice? That decides when people are warned.
 
-    python benchmarks/recordings.py              # writes results/recordings.csv; 4 minutes of one core
+    python benchmarks/recordings.py              # writes benchmarks/results/recordings.csv; 4 minutes of one core
 
 Everyone of MiniVox's validation split speaks for about 6.5 s (three recordings, one after the other). That is made
 worse in one way at a time: cut to a shorter stretch of a drawn place; put into noise, white or pink, whose level in the
@@ -22,14 +22,14 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 from tqdm import tqdm
 
+from v2f_core.artefacts.files import atomic_write
+from v2f_core.artefacts.profiles import load_profile
 from v2f_core.data.layouts import open_dataset
 from v2f_core.evaluation.metrics import bootstrap
-from v2f_core.files import atomic_write
 from v2f_core.pipeline import Vox2FacePipeline
-from v2f_core.profiles import load_profile
 from v2f_core.speech.activity import RANGE, levels, measure, speech_clips
 from v2f_core.speech.audio import SAMPLE_RATE, clips, read_audio
-from v2f_core.training.embeddings import stored
+from v2f_core.training.embeddings import embed_dataset
 from v2f_core.training.pairs import pair_up
 
 SECONDS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0)
@@ -121,11 +121,11 @@ def compare(identity: Float[Tensor, "draws n 512"], whole: Tensor, face: Tensor,
 def main() -> None:
     """Hear, compare, print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("results"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     chosen = parser.parse_args()
     profile = load_profile("mini")
     manifest, pipe = open_dataset(profile), Vox2FacePipeline.from_profile(profile, stage=1)
-    pairs = pair_up(manifest, *stored(profile, manifest), "val")
+    pairs = pair_up(manifest, *embed_dataset(profile, manifest), "val")
     rows = manifest.voices("val")
     waves = [torch.cat([read_audio(p) for p in manifest.absolute(rows[rows.person == n])]) for n in pairs.persons]
     face, sexes = pairs.gallery(), np.array(pairs.sexes)

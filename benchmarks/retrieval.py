@@ -1,6 +1,6 @@
 """How long is R@K of 10,000 voices against 100,000 faces, and how much memory does it take?
 
-    OMP_NUM_THREADS=2 python benchmarks/retrieval.py     # writes results/retrieval.json; under 2 minutes
+    OMP_NUM_THREADS=2 python benchmarks/retrieval.py     # writes benchmarks/results/retrieval.json; under 2 minutes
     OMP_NUM_THREADS=2 python benchmarks/retrieval.py --mapped --queries 1000 --faces 1000000
 
 With --mapped the gallery lies in a file (the second command's has 2 GB) that is mapped into memory, not read into it;
@@ -27,8 +27,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from v2f_core.artefacts.files import atomic_write
 from v2f_core.evaluation.retrieval import search
-from v2f_core.files import atomic_write
 from v2f_core.identity.sphere import normalise
 
 NOISE = 5.0  # against a face of norm 1: a cosine of 0.2 with it, hardly more than the best of all rivals has
@@ -37,7 +37,7 @@ NOISE = 5.0  # against a face of norm 1: a cosine of 0.2 with it, hardly more th
 def main() -> None:
     """Draw, search, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("results"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--queries", type=int, default=10_000)
     parser.add_argument("--faces", type=int, default=100_000)
     parser.add_argument("--mapped", action="store_true")

@@ -19,14 +19,14 @@ import pandas as pd
 from frontier import drawn
 from PIL import Image
 
-from v2f_core.ablate import open_kit
+from v2f_core.app.ablate import open_kit
+from v2f_core.artefacts.files import atomic_write
+from v2f_core.artefacts.profiles import load_profile
 from v2f_core.evaluation import metrics
 from v2f_core.evaluation.intervals import bootstrap, paired_difference
-from v2f_core.files import atomic_write
 from v2f_core.identity.faces import FacePack
-from v2f_core.plan import Plan
-from v2f_core.plots import use_style
-from v2f_core.profiles import load_profile
+from v2f_core.show.plots import use_style
+from v2f_core.studies.plan import Plan
 
 SHOWN = 8
 
@@ -65,7 +65,7 @@ def main() -> None:
                 row |= {"gain": gain.value, "gain low": gain.low, "gain high": gain.high} if found is not base else {}
             table.append(row)
     told = pd.DataFrame(table).assign(guidance=chosen.guidance, seed=chosen.seed, split=chosen.split)
-    with atomic_write(Path("results/study_faces.csv")) as temporary:
+    with atomic_write(Path("benchmarks/results/study_faces.csv")) as temporary:
         told.to_csv(temporary, index=False, float_format="%.5g")
     print(told.to_string(index=False))
     draw(lines, f"The same voices and noise, guidance {chosen.guidance:g}; all faces are synthetic")

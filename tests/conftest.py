@@ -24,9 +24,9 @@ def tiny_profile(tmp_path_factory):
     from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import ASTConfig, ASTFeatureExtractor, ASTModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+    from minivox.build.tokenizer import save_tokenizer
+    from v2f_core.artefacts.profiles import Profile
     from v2f_core.identity.aligner import Aligner
-    from v2f_core.mini.build.tokenizer import save_tokenizer
-    from v2f_core.profiles import Profile
 
     root = tmp_path_factory.mktemp("tiny")
     with torch.random.fork_rng():

@@ -14,6 +14,7 @@ from fakes import Recogniser, people
 from PIL import Image
 from torch import nn
 
+from v2f_core.artefacts.profiles import MINI_ASSETS
 from v2f_core.data.manifest import COLUMNS, Manifest
 from v2f_core.diffusion.consistency import SelfConsistency
 from v2f_core.diffusion.consistency_settings import ConsistencySettings
@@ -24,7 +25,6 @@ from v2f_core.identity.contrast import InfoNCE
 from v2f_core.identity.faces import Face, FacePack
 from v2f_core.identity.losses import AMSoftmax, IdentityLoss
 from v2f_core.identity.sphere import normalise
-from v2f_core.profiles import MINI_ASSETS
 from v2f_core.speech.encoders import load_encoder
 from v2f_core.training import stage1, stage2
 from v2f_core.training.embeddings import extract_voices
@@ -82,7 +82,7 @@ def pairs(persons, seed):
 
 
 def train(folder):
-    return stage1.train(pairs(PERSONS, 10), pairs(5, 20), SETTINGS, folder, {})
+    return stage1.train_stage1(pairs(PERSONS, 10), pairs(5, 20), SETTINGS, folder, {})
 
 
 def record(data):
@@ -184,7 +184,7 @@ def stage2_gradients(root, consistency, batch=6):
 def train_stage2(root, folder, accumulated=1):
     world, settings = (people(8, seed=1), people(5, seed=2)), replace(QUICK, gradient_accumulation=accumulated)
     aligner, prior = untrained(root)
-    stage2.train(aligner, prior, Recogniser(), *world, settings, folder, {}, tensorboard=True)
+    stage2.train_stage2(aligner, prior, Recogniser(), *world, settings, folder, {}, tensorboard=True)
     return {**aligner.state_dict(), **{name: p.detach() for name, p in lora_parameters(prior).items()}}
 
 

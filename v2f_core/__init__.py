@@ -14,55 +14,81 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from v2f_core.artefacts.profiles import Profile, load_profile
     from v2f_core.data.layouts import open_dataset, read_layout
     from v2f_core.data.manifest import Manifest
+    from v2f_core.diffusion.consistency import FaceBatch, SelfConsistency
+    from v2f_core.diffusion.lora import add_lora, without_lora
     from v2f_core.diffusion.prior import Prior
     from v2f_core.errors import InputError
     from v2f_core.evaluation.judge import Judge
     from v2f_core.identity.aligner import Aligner
+    from v2f_core.identity.contrast import InfoNCE
     from v2f_core.identity.faces import FacePack
-    from v2f_core.identity.losses import AMSoftmax, InfoNCE
+    from v2f_core.identity.losses import AMSoftmax, IdentityLoss
     from v2f_core.pipeline import Vox2FacePipeline
-    from v2f_core.profiles import Profile, load_profile
     from v2f_core.speech.audio import read_clips
     from v2f_core.speech.encoders import load_encoder
+    from v2f_core.training.embeddings import embed_dataset
+    from v2f_core.training.pairs import Pairs, pair_up
+    from v2f_core.training.stage1 import train_stage1
+    from v2f_core.training.stage2 import train_stage2
 
 __version__ = "0.1.0"
+_MODULES = {
+    "AMSoftmax": "identity.losses",
+    "Aligner": "identity.aligner",
+    "FaceBatch": "diffusion.consistency",
+    "FacePack": "identity.faces",
+    "IdentityLoss": "identity.losses",
+    "InfoNCE": "identity.contrast",
+    "InputError": "errors",
+    "Judge": "evaluation.judge",
+    "Manifest": "data.manifest",
+    "Pairs": "training.pairs",
+    "Prior": "diffusion.prior",
+    "Profile": "artefacts.profiles",
+    "SelfConsistency": "diffusion.consistency",
+    "Vox2FacePipeline": "pipeline",
+    "add_lora": "diffusion.lora",
+    "embed_dataset": "training.embeddings",
+    "load_encoder": "speech.encoders",
+    "load_profile": "artefacts.profiles",
+    "open_dataset": "data.layouts",
+    "pair_up": "training.pairs",
+    "read_clips": "speech.audio",
+    "read_layout": "data.layouts",
+    "train_stage1": "training.stage1",
+    "train_stage2": "training.stage2",
+    "without_lora": "diffusion.lora",
+}
 __all__ = [
     "AMSoftmax",
     "Aligner",
+    "FaceBatch",
     "FacePack",
+    "IdentityLoss",
     "InfoNCE",
     "InputError",
     "Judge",
     "Manifest",
+    "Pairs",
     "Prior",
     "Profile",
+    "SelfConsistency",
     "Vox2FacePipeline",
+    "add_lora",
+    "embed_dataset",
     "load_encoder",
     "load_profile",
     "open_dataset",
+    "pair_up",
     "read_clips",
     "read_layout",
+    "train_stage1",
+    "train_stage2",
+    "without_lora",
 ]
-
-_MODULES = {
-    "AMSoftmax": "identity.losses",
-    "Aligner": "identity.aligner",
-    "FacePack": "identity.faces",
-    "InfoNCE": "identity.losses",
-    "InputError": "errors",
-    "Judge": "evaluation.judge",
-    "Manifest": "data.manifest",
-    "Prior": "diffusion.prior",
-    "Profile": "profiles",
-    "Vox2FacePipeline": "pipeline",
-    "load_encoder": "speech.encoders",
-    "load_profile": "profiles",
-    "open_dataset": "data.layouts",
-    "read_clips": "speech.audio",
-    "read_layout": "data.layouts",
-}
 
 
 def __getattr__(name: str) -> object:

@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 
 import typer
 
+from v2f_core.artefacts.profiles import load_profile
 from v2f_core.cli_training import Device, ProfileName, check_device, training
 from v2f_core.errors import InputError
-from v2f_core.profiles import load_profile
 
 app = typer.Typer(
     help="From a voice alone, a face.",
@@ -32,7 +32,7 @@ def generate(
     device: Device = "cpu",
 ) -> None:
     """Faces for a recorded voice: PNGs, a contact sheet, and a JSON with the identity."""
-    from v2f_core.generate import generate
+    from v2f_core.app.generate import generate
 
     if device != "cpu":
         check_device(device)
@@ -45,7 +45,7 @@ def demo(
     profile: ProfileName = None,
 ) -> None:
     """The main job on the built-in data: voices to faces, a gallery and a table."""
-    from v2f_core.demo import demo
+    from v2f_core.app.demo import demo
 
     demo(out=out, profile=profile)
 
@@ -72,7 +72,7 @@ def doctor(
     profile: Annotated[Literal["mini", "full"], typer.Option(help="Whose parts are needed.")] = "mini",
 ) -> None:
     """What is here, what is missing, and what to do about it."""
-    from v2f_core.doctor import doctor
+    from v2f_core.app.doctor import doctor
 
     raise typer.Exit(doctor(profile))
 
@@ -88,8 +88,8 @@ def fetch(
     ] = False,
 ) -> None:
     """Bring the full profile's weights: from a folder, the hub's cache, or a download; goes on where it was stopped."""
-    from v2f_core.origins import ORIGINS, Origin
-    from v2f_core.weights import fetch
+    from v2f_core.artefacts.origins import ORIGINS, Origin
+    from v2f_core.artefacts.weights import fetch
 
     def agree(origin: Origin) -> bool:
         print(f"{origin.name} ({origin.page}, {origin.megabytes:.0f} MB): {origin.licence}. {origin.consent}.")

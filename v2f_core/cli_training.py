@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from v2f_core.artefacts.profiles import load_profile
 from v2f_core.errors import InputError
-from v2f_core.profiles import load_profile
 
 training = typer.Typer()
 
@@ -28,12 +28,12 @@ def extract(
 ) -> None:
     """Embed every voice and face of the profile's dataset once, into the cache; goes on where it was stopped."""
     from v2f_core.data.layouts import open_dataset
-    from v2f_core.training.embeddings import stored
+    from v2f_core.training.embeddings import embed_dataset
     from v2f_core.training.processes import join
 
     chosen = load_profile(profile)
     check_device(device)
-    stores = stored(chosen, open_dataset(chosen), device, workers, precision)
+    stores = embed_dataset(chosen, open_dataset(chosen), device, workers, precision)
     if join(device)[0]:
         return  # the first process speaks for all
     for name, embeddings in zip(("voices", "faces"), stores, strict=True):
@@ -60,12 +60,12 @@ def stage1(
 ) -> None:
     """Stage I: train the aligner on stored embeddings, extracted first if need be, or from waveforms; goes on where it
     was stopped."""
+    from v2f_core.artefacts.provenance import folder_hash
     from v2f_core.data.layouts import open_dataset
-    from v2f_core.provenance import folder_hash
-    from v2f_core.training.embeddings import stored
+    from v2f_core.training.embeddings import embed_dataset
     from v2f_core.training.pairs import pair_up
     from v2f_core.training.processes import join
-    from v2f_core.training.stage1 import Stage1Settings, train
+    from v2f_core.training.stage1 import Stage1Settings, train_stage1
 
     if unfreeze is None and (aligner or noise or workers):
         raise InputError(
@@ -81,11 +81,13 @@ def stage1(
         print(f"speech encoder, aligner and history: {out}")
         return
     manifest = open_dataset(chosen)
-    voices, faces = stored(chosen, manifest, device)
+    voices, faces = embed_dataset(chosen, manifest, device)
     settings = Stage1Settings(**{**chosen.stage1, "seed": seed} | ({"steps": steps} if steps else {}))
     hashes = {f"{part}_sha256": folder_hash(chosen.part(part)) for part in (chosen.encoder, "faces")}
     training, validation = (pair_up(manifest, voices, faces, split) for split in ("train", "val"))
-    train(training, validation, settings, out, {"dataset": manifest.root.name, **hashes}, device, tensorboard=True)
+    train_stage1(
+        training, validation, settings, out, {"dataset": manifest.root.name, **hashes}, device, tensorboard=True
+    )
     if join(device)[0] == 0:
         print(f"aligner and history: {out} (curves: tensorboard --logdir {out})")
 
@@ -110,17 +112,17 @@ def stage2(
     device: Device = "cpu",
 ) -> None:
     """Stage II: aligner and LoRA together, with the prior as critic; goes on where it was stopped."""
+    from minivox.bounds import informed
+    from v2f_core.artefacts.provenance import folder_hash
     from v2f_core.data.layouts import open_dataset
     from v2f_core.diffusion.prior import Prior
     from v2f_core.identity.aligner import Aligner
     from v2f_core.identity.arcface_torch import differentiable_arcface
     from v2f_core.identity.faces import FacePack
-    from v2f_core.mini.bounds import informed
-    from v2f_core.provenance import folder_hash
-    from v2f_core.training.embeddings import stored
+    from v2f_core.training.embeddings import embed_dataset
     from v2f_core.training.latents import pair_faces, stored_latents
     from v2f_core.training.processes import in_turn, join, own_device
-    from v2f_core.training.stage2 import train
+    from v2f_core.training.stage2 import train_stage2
     from v2f_core.training.stage2_settings import from_profile
 
     chosen = load_profile(profile)
@@ -134,7 +136,7 @@ def stage2(
         parts = {part: chosen.part(part) for part in ("prior", "faces")}
     trained, prior = Aligner.from_pretrained(start), Prior.from_folder(parts["prior"], here)
     pack, manifest = FacePack.from_folder(parts["faces"], here), open_dataset(chosen)
-    voices, faces = stored(chosen, manifest, device)
+    voices, faces = embed_dataset(chosen, manifest, device)
     latents = stored_latents(chosen, manifest, prior, pack)
     training, validation = (
         pair_faces(manifest, voices, faces, latents, split, prior.latent_shape) for split in ("train", "val")
@@ -143,7 +145,7 @@ def stage2(
     made = {"dataset": manifest.root.name, **hashes, "aligner_sha256": folder_hash(start)}
     validation = informed(validation, training)
     arcface = differentiable_arcface(pack.arcface_path)
-    train(trained, prior, arcface, training, validation, settings, out, made, device, tensorboard=True)
+    train_stage2(trained, prior, arcface, training, validation, settings, out, made, device, tensorboard=True)
     if process == 0:
         print(f"aligner, LoRA and histories: {out} (curves: tensorboard --logdir {out})")
 
@@ -167,7 +169,7 @@ def evaluate(
     device: Device = "cpu",
 ) -> None:
     """Every system beside its controls: tables and a page to look at; goes on where it was stopped."""
-    from v2f_core.evaluate import chosen_rows, evaluate
+    from v2f_core.app.evaluate import chosen_rows, evaluate
 
     rows = chosen_rows(systems)
     check_device(device)
@@ -188,11 +190,11 @@ def ablate_table(
     device: Device = "cpu",
 ) -> None:
     """A table of ablations over seeds: trained, drawn, measured; goes on where it was stopped."""
-    from v2f_core.ablate import SHOWN, ablate
-    from v2f_core.evaluation import ablation
-    from v2f_core.plan import Plan
-    from v2f_core.plots import forest
-    from v2f_core.training.ablations import WITHOUT
+    from v2f_core.app.ablate import SHOWN, ablate
+    from v2f_core.show.plots import forest
+    from v2f_core.studies import ablation
+    from v2f_core.studies.ablations import WITHOUT
+    from v2f_core.studies.plan import Plan
 
     check_device(device)
     plan = Plan(load_profile(profile), out, steps, persons, split=split, device=device)

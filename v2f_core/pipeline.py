@@ -15,11 +15,11 @@ from PIL.Image import Image
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from v2f_core.artefacts.profiles import Profile, load_profile
 from v2f_core.diffusion.lora_files import fuse_lora
 from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
-from v2f_core.profiles import Profile, load_profile
 from v2f_core.saving import SavedPipeline
 from v2f_core.speech.activity import read_speech, speech_clips
 from v2f_core.speech.audio import CLIP_SECONDS

@@ -13,10 +13,10 @@ from typing import Any
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
+from v2f_core.artefacts.files import atomic_write
+from v2f_core.artefacts.model_card import model_card
 from v2f_core.errors import InputError
-from v2f_core.files import atomic_write
 from v2f_core.identity.aligner import Aligner
-from v2f_core.model_card import model_card
 from v2f_core.speech.encoders import load_encoder
 
 HUB = ("repo_id", "commit_message", "private", "token", "create_pr")

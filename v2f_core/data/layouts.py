@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from v2f_core.artefacts.profiles import Profile
 from v2f_core.data.manifest import COLUMNS, VALUES, Manifest, from_csv, from_parquet
 from v2f_core.data.metadata import METADATA, composed, read_speakers, read_table, sf2f_split
-from v2f_core.data.minivox import unpack
+from v2f_core.data.packed import unpack
 from v2f_core.data.pairs import from_pairs
 from v2f_core.errors import InputError
-from v2f_core.profiles import Profile
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -116,7 +116,7 @@ def open_dataset(profile: Profile) -> Manifest:
         InputError: the dataset is missing, damaged or cannot be unpacked.
 
     Example:
-        >>> from v2f_core.profiles import load_profile
+        >>> from v2f_core.artefacts.profiles import load_profile
         >>> open_dataset(load_profile("mini")).persons("test").sex.value_counts().to_dict()  # doctest: +SKIP
         {'f': 100, 'm': 100}
     """

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from v2f_core.artefacts.files import atomic_write
 from v2f_core.errors import InputError
-from v2f_core.files import atomic_write
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,11 +14,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from v2f_core.artefacts.files import sha256
 from v2f_core.data.layouts import ALSO_IN, read_layout
 from v2f_core.data.manifest import Manifest
 from v2f_core.data.metadata import METADATA, PUBLISHED, read_speakers
 from v2f_core.errors import InputError
-from v2f_core.files import sha256
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from v2f_core.artefacts.files import atomic_write
 from v2f_core.diffusion.lora import ADAPTER, TARGETS, adapted_layers, add_lora, lora_parameters
 from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
-from v2f_core.files import atomic_write
 
 WEIGHTS_NAME, PROVENANCE_NAME = "pytorch_lora_weights.safetensors", "provenance.json"
 # transformers 4 calls the text encoder's layers so; diffusers takes the word away where it is not needed

@@ -35,7 +35,7 @@ class Prior(nn.Module):
     A module: ``.to(device)``, ``.requires_grad_(False)`` and adapters on ``.unet`` and ``.text_encoder`` work as usual.
 
     Example:
-        >>> from v2f_core.profiles import load_profile  # doctest: +SKIP
+        >>> from v2f_core.artefacts.profiles import load_profile  # doctest: +SKIP
         >>> prior = Prior.from_folder(load_profile().part("prior"))  # doctest: +SKIP
         >>> faces = prior.sample(identity, generator=torch.Generator().manual_seed(0))  # doctest: +SKIP
     """

@@ -20,12 +20,12 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from v2f_core.artefacts.provenance import folder_hash
 from v2f_core.errors import InputError
 from v2f_core.evaluation.leaks import DERANGEMENTS, derangements
 from v2f_core.evaluation.scorer import Faces, Scorer
 from v2f_core.evaluation.stage1_report import predictions
 from v2f_core.evaluation.systems import Drawing, System, best_of, draw_faces, rebuild_faces
-from v2f_core.provenance import folder_hash
 
 if TYPE_CHECKING:
     from v2f_core.diffusion.prior import Prior

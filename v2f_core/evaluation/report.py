@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Shaped
 
+from v2f_core.artefacts.files import atomic_write
 from v2f_core.errors import InputError
 from v2f_core.evaluation import exhibits, metrics, person_values, tables
 from v2f_core.evaluation.leaks import Control
@@ -22,7 +23,6 @@ from v2f_core.evaluation.report_rows import flat, plain, records
 from v2f_core.evaluation.scorer import Faces
 from v2f_core.evaluation.stage1_report import Ceiling
 from v2f_core.evaluation.systems import System
-from v2f_core.files import atomic_write
 
 if TYPE_CHECKING:
     from v2f_core.evaluation.perception import Perception

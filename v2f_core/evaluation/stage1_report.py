@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from jaxtyping import Float, Shaped
 
+from v2f_core.artefacts.files import atomic_write
 from v2f_core.errors import InputError
 from v2f_core.evaluation import metrics
-from v2f_core.files import atomic_write
 from v2f_core.identity.sphere import mean_direction
 
 if TYPE_CHECKING:

@@ -19,10 +19,10 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 
+from v2f_core.artefacts.files import atomic_write
+from v2f_core.artefacts.provenance import SYNTHETIC
 from v2f_core.errors import InputError
 from v2f_core.evaluation.scorer import AT_ONCE, Faces, Pixels, Scorer
-from v2f_core.files import atomic_write
-from v2f_core.provenance import SYNTHETIC
 from v2f_core.training.embeddings import read_image
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from v2f_core.artefacts.files import atomic_write
+from v2f_core.artefacts.provenance import versions
 from v2f_core.errors import InputError
-from v2f_core.files import atomic_write
 from v2f_core.identity.sphere import normalise
-from v2f_core.provenance import versions
 
 CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"
 

@@ -33,7 +33,7 @@ SILENT = -90.0  # dB; a frame below it is digital silence
 LOUDEST, RANGE, RISE = 0.3, 30.0, 6.0  # s, dB, dB: see above
 CLICK, GAP = 0.06, 0.3  # s
 PAUSE, MARGIN = 0.75, 0.25  # s; a longer pause at an end is cut down to the margin, for the sake of soft ends
-# Chosen from results/recordings.csv, see docs/recordings.md
+# Chosen from benchmarks/results/recordings.csv, see docs/recordings.md
 MIN_SPEECH, MIN_SNR = 1.0, 15.0
 
 

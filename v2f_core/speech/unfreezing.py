@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from v2f_core.artefacts.files import atomic_write
 from v2f_core.errors import InputError
-from v2f_core.files import atomic_write
 from v2f_core.speech.encoders import AST_FILES, ECAPA_FILES, ASTEncoder, ECAPAEncoder
 
 

@@ -12,8 +12,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from v2f_core.artefacts.files import atomic_write
 from v2f_core.errors import InputError
-from v2f_core.files import atomic_write
 from v2f_core.training.processes import own_device
 
 CHECKPOINT_NAME = "checkpoint.pt"

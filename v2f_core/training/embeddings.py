@@ -17,16 +17,16 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from v2f_core.artefacts.provenance import folder_hash
 from v2f_core.errors import InputError
-from v2f_core.provenance import folder_hash
 from v2f_core.training.precision import Precision, autocast, precision_of, said
 from v2f_core.training.processes import in_turn, join, own_device
 from v2f_core.training.store import Embedder, Embeddings, extract
 
 if TYPE_CHECKING:
+    from v2f_core.artefacts.profiles import Profile
     from v2f_core.data.manifest import Manifest
     from v2f_core.identity.faces import FacePack
-    from v2f_core.profiles import Profile
     from v2f_core.speech.encoders import SpeechEncoder
 
 WINDOWS_AT_ONCE = 64
@@ -109,7 +109,7 @@ def extract_faces(manifest: Manifest, pack: FacePack, weights: Path, folder: str
     return extract(manifest.root, items, embed, folder, provenance, describe="faces", decode=read_image, **settings)
 
 
-def stored(
+def embed_dataset(
     profile: Profile,
     manifest: Manifest,
     device: str = "cpu",
@@ -128,8 +128,8 @@ def stored(
         InputError: a part of the profile is missing or damaged, the store is of another precision, or too many files
             are bad.
     """
+    from v2f_core.artefacts.profiles import cache_folder
     from v2f_core.identity.faces import FacePack
-    from v2f_core.profiles import cache_folder
     from v2f_core.speech.encoders import load_encoder
 
     join(device)

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from v2f_core.artefacts.provenance import folder_hash
 from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
-from v2f_core.provenance import folder_hash
 from v2f_core.speech.encoders import ASTEncoder, ECAPAEncoder, load_encoder
 from v2f_core.speech.unfreezing import unfreeze
 from v2f_core.training import checkpoints
-from v2f_core.training.embeddings import stored
+from v2f_core.training.embeddings import embed_dataset
 from v2f_core.training.finetune_settings import FinetuneSettings
 from v2f_core.training.finetune_watch import Watch
 from v2f_core.training.history import peak_memory
@@ -32,7 +32,7 @@ from v2f_core.training.stage1 import identity_loss
 from v2f_core.training.stopping import asked_to_stop, until_terminated
 
 if TYPE_CHECKING:
-    from v2f_core.profiles import Profile
+    from v2f_core.artefacts.profiles import Profile
 
 
 def finetune(
@@ -117,7 +117,7 @@ def run(
     from v2f_core.data.layouts import open_dataset
 
     manifest, source = open_dataset(profile), profile.part(profile.encoder)
-    voices, faces = stored(profile, manifest, device, workers)
+    voices, faces = embed_dataset(profile, manifest, device, workers)
     training, validation = (
         recordings(manifest, voices, faces, split, profile.clip_seconds) for split in ("train", "val")
     )

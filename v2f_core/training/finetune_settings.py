@@ -11,7 +11,7 @@ from v2f_core.training.ranges import check_not_negative
 from v2f_core.training.stage1 import Stage1Settings
 
 if TYPE_CHECKING:
-    from v2f_core.profiles import Profile
+    from v2f_core.artefacts.profiles import Profile
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def from_profile(
         InputError: a setting makes no sense.
 
     Example:
-        >>> from v2f_core.profiles import load_profile
+        >>> from v2f_core.artefacts.profiles import load_profile
         >>> from_profile(load_profile("mini"), unfreeze=2, noise=(0.0, 20.0)).augmentation.noise
         (0.0, 20.0)
     """

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
+from v2f_core.artefacts.provenance import folder_hash
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.losses import IdentityLoss
-from v2f_core.provenance import folder_hash
 from v2f_core.speech.encoders import ASTEncoder, ECAPAEncoder
 from v2f_core.speech.unfreezing import save_encoder
 from v2f_core.training.finetune_settings import FinetuneSettings

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from v2f_core.files import atomic_write
+from v2f_core.artefacts.files import atomic_write
 
 HISTORY_NAME = "history.csv"
 

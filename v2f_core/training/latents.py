@@ -17,20 +17,20 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from v2f_core.artefacts.profiles import cache_folder
+from v2f_core.artefacts.provenance import folder_hash
 from v2f_core.diffusion.consistency import FaceBatch
 from v2f_core.errors import InputError
-from v2f_core.profiles import cache_folder
-from v2f_core.provenance import folder_hash
 from v2f_core.training.embeddings import read_image
 from v2f_core.training.pairs import Pairs, pair_up
 from v2f_core.training.precision import Precision, autocast, precision_of, said
 from v2f_core.training.store import Embedder, Embeddings, extract
 
 if TYPE_CHECKING:
+    from v2f_core.artefacts.profiles import Profile
     from v2f_core.data.manifest import Manifest
     from v2f_core.diffusion.prior import Prior
     from v2f_core.identity.faces import FacePack
-    from v2f_core.profiles import Profile
 
 POINTS = 5
 

@@ -66,7 +66,7 @@ class Stage1Settings:
             raise InputError("all weights of the loss are 0: nothing would be learned; raise one")
 
 
-def train(
+def train_stage1(
     training: Pairs,
     validation: Pairs,
     settings: Stage1Settings,

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from v2f_core.artefacts.provenance import versions
 from v2f_core.diffusion.consistency import FaceBatch, SelfConsistency
 from v2f_core.diffusion.lora import add_lora, lora_parameters
 from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
-from v2f_core.provenance import versions
 from v2f_core.training import checkpoints
 from v2f_core.training.history import peak_memory
 from v2f_core.training.processes import anybody, average, average_gradients, gather, join, seed_share, trainer, wait
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 NOT_DECISIVE = ("steps", "gradient_accumulation")
 
 
-def train(
+def train_stage2(
     aligner: Aligner,
     prior: Prior,
     arcface: nn.Module,

@@ -12,7 +12,7 @@ from v2f_core.training.ranges import check_not_negative, check_positive
 from v2f_core.training.stage1 import Stage1Settings
 
 if TYPE_CHECKING:
-    from v2f_core.profiles import Profile
+    from v2f_core.artefacts.profiles import Profile
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Stage2Settings:
 
 
 # The losses have other scales: with these λ_self φ gets about as long a gradient from L_self as from the L_id of the
-# mini profile when Stage II begins (benchmarks/gradients.py, results/gradients.csv).
+# mini profile when Stage II begins (benchmarks/gradients.py, benchmarks/results/gradients.csv).
 BALANCED = MappingProxyType(
     {"paper": 1000.0, "denoise": 1000.0, "teacher": 1000.0, "contrast": 10.0, "cycle": 100.0, "likeness": 100.0}
 )
@@ -100,7 +100,7 @@ def from_profile(
         InputError: a setting makes no sense.
 
     Example:
-        >>> from v2f_core.profiles import load_profile
+        >>> from v2f_core.artefacts.profiles import load_profile
         >>> from_profile(load_profile("mini"), mode="teacher").consistency.mode
         'teacher'
     """

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from v2f_core.artefacts.files import atomic_write
 from v2f_core.diffusion.consistency import SelfConsistency
 from v2f_core.diffusion.lora_files import save_lora
 from v2f_core.diffusion.monitors import collapse_monitors, pairwise_cosine
 from v2f_core.diffusion.timesteps import bands
-from v2f_core.files import atomic_write
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.losses import IdentityLoss
 from v2f_core.training.history import HISTORY_NAME, History, write_table

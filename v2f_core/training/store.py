@@ -22,8 +22,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from v2f_core.artefacts.files import atomic_write
 from v2f_core.errors import InputError
-from v2f_core.files import atomic_write
 from v2f_core.training.processes import join, wait
 from v2f_core.training.reading import Decoder, as_is, read_ahead
 

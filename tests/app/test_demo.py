@@ -1,0 +1,60 @@
+"""The demo: who is shown follows a rule, and what is drawn says that it is synthetic."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+import torch
+from PIL import Image
+
+from v2f_core.app import demo
+from v2f_core.data.manifest import COLUMNS, Manifest
+from v2f_core.pipeline import Vox2FacePipeline
+from v2f_core.training.pairs import Pairs
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Five women and four men of the test split, each with two recordings and a photo."""
+    rows = []
+    for i, sex in enumerate("ffffmfmmm"):
+        name = f"P{8 - i}"  # names run against the sexes' order
+        for clip in "ab":
+            wave = 0.1 * np.random.default_rng(i).uniform(-1, 1, 30_000)
+            soundfile.write(tmp_path / f"{name}{clip}.wav", wave, 16_000)
+            rows.append((name, sex, "test", "voice", "", f"{name}{clip}.wav"))
+        Image.new("RGB", (32, 32), (i, 0, 0)).save(tmp_path / f"{name}.png")
+        rows.append((name, sex, "test", "face", "", f"{name}.png"))
+    manifest = Manifest(tmp_path, pd.DataFrame(rows, columns=list(COLUMNS)))
+    persons = manifest.persons("test")
+    empty = (torch.zeros(0, 2), torch.zeros(1, dtype=torch.long))
+    return manifest, Pairs(persons.index.tolist(), persons.sex.tolist(), *empty, *empty)
+
+
+def test_the_first_women_and_men_by_name_are_shown_in_turn_then_the_other_voice(dataset):
+    heard = list(demo.recordings(*dataset, clip_seconds=1.25))
+    assert [voice.name for voice in heard] == ["P3", "P0", "P5", "P1", "P6", "P2", "other_voice"]
+    assert len(heard[0].windows) == 2 * 2  # 1.875 s: two windows of each of two recordings
+    assert heard[0].photo == dataset[0].root / "P3.png"
+    assert heard[-1].photo is None
+
+
+def test_every_drawn_face_is_written_and_labelled(dataset, tiny_profile, tmp_path):
+    pipe = Vox2FacePipeline.from_profile(tiny_profile)
+    heard = list(demo.recordings(*dataset, clip_seconds=1.25))[-2:]
+    out = tmp_path / "out"
+    out.mkdir()
+    shown = demo.draw(pipe, heard, out, seed=3, made={"steps": 2})
+    demo.save_gallery(shown, out / "gallery.png", {"steps": 2})
+    names = [f"{name}_{seed}.png" for name in ("P2", "other_voice") for seed in range(3, 7)]
+    assert sorted(path.name for path in out.iterdir()) == sorted([*names, "gallery.png"])
+    for path in out.iterdir():
+        with Image.open(path) as image:
+            assert "Synthetic" in image.text["Description"]
+
+
+def test_the_other_voice_is_small_and_ships():
+    assert demo.OTHER_VOICE.stat().st_size < 60_000
+    assert demo.OTHER_VOICE.is_relative_to(Path(demo.__file__).parent)

@@ -1,0 +1,300 @@
+"""``generate``: whole and labelled output on good input; one line, exit code 2 and an untouched folder on bad."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import soundfile
+from fakes import spoken
+from PIL import Image
+
+from v2f_core import cli
+from v2f_core.app import generate
+from v2f_core.artefacts import profiles
+from v2f_core.errors import InputError
+from v2f_core.pipeline import Vox2FacePipeline
+
+RATE = 16_000
+
+
+@pytest.fixture
+def voice(tmp_path):
+    soundfile.write(tmp_path / "voice.wav", spoken(3), RATE)
+    return tmp_path / "voice.wav"
+
+
+@pytest.fixture
+def run(tiny_profile, monkeypatch, capsys):
+    """The command line in this process, on tiny models: exit code, stdout, stderr."""
+    monkeypatch.setitem(profiles._PROFILES, "mini", lambda: tiny_profile)
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as left:
+            cli.main(["generate", *map(str, arguments)])
+        captured = capsys.readouterr()
+        return left.value.code or 0, captured.out, captured.err
+
+    return run
+
+
+# --- good input
+
+
+def test_a_recording_gives_labelled_pictures_a_sheet_and_a_report(run, voice, tmp_path):
+    out = tmp_path / "faces"
+    code, stdout, _ = run(voice, "-n", 3, "--seed", 5, "--out", out)
+    assert code == 0
+    assert "3 faces of voice.wav" in stdout
+    assert sorted(path.name for path in out.iterdir()) == [
+        *("voice.json", "voice_0.png", "voice_1.png", "voice_2.png", "voice_sheet.png")
+    ]
+    report = json.loads((out / "voice.json").read_text())
+    assert report["images"][2] == {"file": "voice_2.png", "seed": 7}
+    assert np.linalg.norm(report["identity"]) == pytest.approx(1, abs=1e-5)
+    assert set(report["seconds"]) == {"read", "load", "draw"}
+    heard = report["voice"]
+    assert (heard["windows"], heard["seconds"], heard["speech"], heard["left_out"]) == (3, 3.0, 3.0, [0, 0])
+    assert heard["snr_db"] > 30
+    assert report["notes"] == []
+    with Image.open(out / "voice_2.png") as image:
+        assert image.size == (32, 32)
+        made = json.loads(image.text["v2f_core"])
+        assert "Synthetic" in image.text["Description"]
+        assert "No likeness of any person" in image.text["Description"]
+    assert made["synthetic"] is True
+    assert made["seed"] == 7
+    assert made["weights_sha256"] == report["weights_sha256"]
+    assert set(made["weights_sha256"]) == {"ast", "aligner", "prior"}
+    with Image.open(out / "voice_sheet.png") as sheet:
+        assert json.loads(sheet.text["v2f_core"])["seeds"] == [5, 6, 7]
+        assert sheet.width > 3 * 32
+
+
+def test_faces_are_drawn_where_one_says(run, voice, tmp_path, monkeypatch):
+    """On a machine without a GPU a stand-in device must do: what would go there stays here."""
+    asked, load = [], Vox2FacePipeline.from_profile
+    monkeypatch.setattr("v2f_core.cli.check_device", asked.append)
+    monkeypatch.setattr(Vox2FacePipeline, "from_profile", lambda profile, device: asked.append(device) or load(profile))
+    assert run(voice, "-n", 1, "--out", tmp_path / "faces", "--device", "cuda")[0] == 0
+    assert asked == ["cuda", "cuda"]
+
+
+def test_the_same_seed_gives_the_same_bytes(run, voice, tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        run(voice, "-n", 1, "--seed", seed, "--out", tmp_path / name)
+    a, b, c = ((tmp_path / name / "voice_0.png").read_bytes() for name in "abc")
+    assert a == b
+    assert a != c
+
+
+def test_other_weights_have_another_hash(run, voice, tmp_path, tiny_profile, monkeypatch):
+    from v2f_core.identity.aligner import Aligner
+
+    Aligner(speaker_width=16, hidden_width=8).save_pretrained(tmp_path / "other")
+    other = replace(tiny_profile, aligner=tmp_path / "other")
+    run(voice, "-n", 1, "--out", tmp_path / "a")
+    monkeypatch.setitem(profiles._PROFILES, "mini", lambda: other)
+    run(voice, "-n", 1, "--out", tmp_path / "b")
+    a, b = (json.loads((tmp_path / name / "voice.json").read_text())["weights_sha256"] for name in "ab")
+    assert a["prior"] == b["prior"]
+    assert a["aligner"] != b["aligner"]
+
+
+@pytest.mark.parametrize(
+    ("rate", "channels", "file"), [(96_000, 1, "high.wav"), (16_000, 8, "many.wav"), (44_100, 2, "stereo.flac")]
+)
+def test_unusual_formats_are_just_read(run, tmp_path, rate, channels, file):
+    soundfile.write(tmp_path / file, spoken(3, rate, channels), rate)
+    code, _, err = run(tmp_path / file, "-n", 1, "--out", tmp_path / "faces")
+    assert (code, err) == (0, "")
+
+
+def test_a_long_recording_is_pooled_in_bounded_memory(run, tmp_path):
+    path = tmp_path / "long.flac"
+    minute = spoken(60, 8_000)[:, 0]
+    with soundfile.SoundFile(path, "w", 8_000, 1) as file:
+        for _ in range(20):
+            file.write(minute)
+    code, _, _ = run(path, "-n", 1, "--out", tmp_path / "faces")
+    assert code == 0
+    assert 128 <= json.loads((tmp_path / "faces" / "long.json").read_text())["voice"]["windows"] <= 256
+
+
+def test_a_doubtful_recording_is_used_and_noted(run, tmp_path):
+    wave = spoken(3)
+    wave[:1500] = 1.0
+    soundfile.write(tmp_path / "loud.wav", wave, RATE)
+    code, _, err = run(tmp_path / "loud.wav", "-n", 1, "--out", tmp_path / "faces")
+    assert code == 0
+    assert err.startswith("note: ")
+    assert "clipped" in err
+    (note,) = json.loads((tmp_path / "faces" / "loud.json").read_text())["notes"]
+    assert "3% of the samples are clipped" in note
+
+
+def test_silence_is_left_out_and_how_much_is_said(run, tmp_path):
+    faint = 1e-4 * np.random.default_rng(0).standard_normal((2 * RATE, 1))
+    soundfile.write(tmp_path / "voice.wav", np.concatenate([faint, spoken(3), faint]), RATE)
+    code, _, err = run(tmp_path / "voice.wav", "-n", 1, "--out", tmp_path / "faces")
+    said = f"{tmp_path / 'voice.wav'}: 1.75 s before and 1.75 s after the speech were left out"
+    assert (code, err) == (0, f"note: {said}\n")
+    report = json.loads((tmp_path / "faces" / "voice.json").read_text())
+    assert report["notes"] == [said]
+    assert report["voice"]["seconds"] == 7
+    assert report["voice"]["windows"] == 4  # 3.5 s
+
+
+FAINT = 1e-4 * np.random.default_rng(0).standard_normal((RATE // 2, 1))
+
+
+@pytest.mark.parametrize(
+    ("wave", "said"),
+    [
+        (np.concatenate([FAINT, spoken(0.7), FAINT]), "only 0.70 s of speech"),
+        (spoken(4) + 0.05 * np.random.default_rng(1).standard_normal((64_000, 1)), "above its background"),
+        (0.1 * np.random.default_rng(2).standard_normal((48_000, 1)), "no speech stands out"),
+    ],
+    ids=["short", "noisy", "no speech"],
+)
+def test_a_recording_that_tells_little_is_one_line_that_names_it(run, tmp_path, wave, said):
+    path = tmp_path / "voice.wav"
+    soundfile.write(path, wave.clip(-0.99, 0.99), RATE)
+    code, _, err = run(path, "-n", 1, "--out", tmp_path / "faces")
+    assert code == 0
+    assert err.count("\n") == 1
+    assert err.startswith(f"note: {path}: ")
+    assert said in err
+    assert json.loads((tmp_path / "faces" / "voice.json").read_text())["notes"] == [err[6:-1]]
+
+
+# --- bad input: what makes the file, and what the line must say
+
+
+def written(wave, rate=RATE, **settings):
+    return lambda path: soundfile.write(path, wave, rate, **settings)
+
+
+def truncated(path):
+    soundfile.write(path, spoken(3), RATE)
+    path.write_bytes(path.read_bytes()[:2000])
+
+
+def nan(path):
+    wave = spoken(2)
+    wave[500] = np.nan
+    soundfile.write(path, wave, RATE, subtype="FLOAT")
+
+
+BAD = {
+    "missing": (lambda path: None, "no such file"),
+    "folder": (lambda path: path.mkdir(), "a folder"),
+    "empty": (lambda path: path.touch(), "empty"),
+    "silent": (written(np.zeros(32_000)), "silent"),
+    "short": (written(spoken(0.05)), "expected at least 0.3 s"),
+    "clipped": (written(np.sign(spoken(2))), "clipped"),
+    "nan": (nan, "NaN"),
+    "truncated": (truncated, "complete copy"),
+    "text": (lambda path: path.write_text("Dear reader"), "not an audio file"),
+}
+
+
+@pytest.mark.parametrize(("make", "said"), BAD.values(), ids=BAD.keys())
+def test_a_bad_recording_is_one_line_and_leaves_nothing(run, tmp_path, make, said):
+    path, out = tmp_path / "voice.wav", tmp_path / "faces"
+    make(path)
+    code, stdout, err = run(path, "--out", out)
+    assert code == 2
+    assert stdout == ""
+    assert err.count("\n") == 1
+    assert str(path) in err
+    assert said in err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("part", ["ast", "aligner", "prior"])
+def test_a_missing_part_is_one_line_and_leaves_nothing(run, voice, tmp_path, tiny_profile, monkeypatch, part):
+    lost = replace(tiny_profile, **{part: tmp_path / "lost"})
+    monkeypatch.setitem(profiles._PROFILES, "mini", lambda: lost)
+    code, _, err = run(voice, "--out", tmp_path / "faces")
+    assert code == 2
+    assert err.count("\n") == 1
+    assert str(tmp_path / "lost") in err
+    assert not (tmp_path / "faces").exists()
+
+
+def test_a_corrupted_part_is_one_line_and_leaves_nothing(run, voice, tmp_path, tiny_profile, monkeypatch):
+    import shutil
+
+    root = tmp_path / "assets"
+    shutil.copytree(tiny_profile.aligner, root / "aligner")
+    (root / "SHA256.json").write_text(json.dumps({"aligner/model.safetensors": "0" * 64}))
+    monkeypatch.setitem(profiles._PROFILES, "mini", lambda: replace(tiny_profile, aligner=root / "aligner"))
+    code, _, err = run(voice, "--out", tmp_path / "faces")
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "model.safetensors" in err
+    assert not (tmp_path / "faces").exists()
+
+
+def test_an_unknown_profile_is_one_line(run, voice, tmp_path):
+    code, _, err = run(voice, "--profile", "medium", "--out", tmp_path / "faces")
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "medium: no such profile" in err
+
+
+def test_a_folder_below_a_file_cannot_be_written_to(run, voice):
+    code, _, err = run(voice, "--out", voice / "faces")
+    assert code == 2
+    assert err.count("\n") == 1
+    assert f"{voice}: a file, not a folder" in err
+
+
+def test_no_permission_is_one_line(run, voice, tmp_path, monkeypatch):
+    monkeypatch.setattr(generate.os, "access", lambda path, mode: not mode & os.W_OK)  # root may write anywhere
+    code, _, err = run(voice, "--out", tmp_path / "faces")
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "no permission" in err
+    assert not (tmp_path / "faces").exists()
+
+
+def test_an_error_while_writing_leaves_the_folder_as_it_was(run, voice, tmp_path, monkeypatch):
+    out = tmp_path / "faces"
+    out.mkdir()
+    (out / "voice_0.png").write_text("older")
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(generate, "contact_sheet", full)
+    code, _, err = run(voice, "--out", out)
+    assert code == 2
+    assert "No space left" in err
+    assert [(path.name, path.read_text()) for path in out.iterdir()] == [("voice_0.png", "older")]
+
+
+def test_staged_files_appear_together_or_not_at_all(tmp_path):
+    def fail():
+        with generate.staged(tmp_path / "new") as stage:
+            (stage / "half").touch()
+            raise InputError("no")
+
+    with pytest.raises(InputError):
+        fail()
+    assert not (tmp_path / "new").exists()
+
+
+# --- the real thing: a process of its own
+
+
+def test_the_command_exits_with_2_and_no_traceback(tmp_path):
+    command = [sys.executable, "-m", "v2f_core", "generate", str(tmp_path / "no.wav"), "--out", str(tmp_path / "faces")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == f"error: {tmp_path / 'no.wav'}: no such file; give a WAV, FLAC, OGG, MP3 or M4A file\n"
+    assert done.stdout == ""

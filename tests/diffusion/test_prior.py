@@ -1,0 +1,246 @@
+"""The prior: P(·) by hand, gradients, schedules in closed form, and a folder that plain diffusers opens."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from minivox.build.tokenizer import LENGTH, merges, save_tokenizer
+from v2f_core.diffusion.prior import PROMPT, Prior
+from v2f_core.errors import InputError
+
+
+def build(folder: Path, width: int = 512) -> Prior:
+    """A random pipeline, a few thousand parameters beside the text encoder, with 4x4 latents of 32-pixel images."""
+    from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    torch.manual_seed(0)
+    vocab = save_tokenizer(folder)
+    text = CLIPTextConfig(
+        vocab_size=len(vocab), hidden_size=width, intermediate_size=32, num_hidden_layers=1, num_attention_heads=4,
+        max_position_embeddings=LENGTH, bos_token_id=vocab["<|startoftext|>"], eos_token_id=vocab["<|endoftext|>"],
+        pad_token_id=vocab["<|endoftext|>"],
+    )  # fmt: skip
+    unet = UNet2DConditionModel(
+        sample_size=4, in_channels=4, out_channels=4, block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        mid_block_type=None, cross_attention_dim=width, attention_head_dim=2,
+    )  # fmt: skip
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, norm_num_groups=4,
+        block_out_channels=(4, 4, 8, 8), latent_channels=4, sample_size=32, scaling_factor=0.7,
+    )  # fmt: skip
+    scheduler = DPMSolverMultistepScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
+    )
+    return Prior(unet, vae, CLIPTextModel(text), CLIPTokenizer.from_pretrained(folder), scheduler).eval()
+
+
+@pytest.fixture(scope="module")
+def prior(tmp_path_factory: pytest.TempPathFactory) -> Prior:
+    return build(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture
+def identity() -> torch.Tensor:
+    return F.normalize(torch.randn(3, 512, generator=torch.Generator().manual_seed(1)), dim=1)
+
+
+def test_the_prompt_is_one_token_a_word(prior: Prior) -> None:
+    tokens = prior.tokenizer.tokenize(PROMPT)
+    assert tokens == [word + "</w>" for word in PROMPT.split()]
+    assert int((prior._prompt == prior.placeholder).sum()) == 1
+    assert prior.tokenizer.convert_ids_to_tokens(prior.placeholder) == "id</w>"
+    assert prior._prompt.shape == prior._empty.shape == (1, LENGTH)
+
+
+def test_merges_of_words_with_a_common_start_are_shared() -> None:
+    assert merges(["car", "cat"]) == [("c", "a"), ("ca", "r</w>"), ("ca", "t</w>")]
+
+
+def test_condition_replaces_exactly_one_embedding(prior: Prior, identity: torch.Tensor) -> None:
+    """By hand: write each identity into the table as one more word, and ask for that word by its number."""
+    table = prior.text_encoder.get_input_embeddings()
+    kept, found = table.weight, prior.condition(identity)
+    ids = prior._prompt.repeat(3, 1)
+    for i in range(3):
+        ids[i][ids[i] == prior.placeholder] = len(kept) + i
+    try:
+        table.weight = torch.nn.Parameter(torch.cat([kept, identity]))
+        by_hand = prior.text_encoder(ids).last_hidden_state
+    finally:
+        table.weight = kept
+    torch.testing.assert_close(found, by_hand)
+    # causal: what stands before the placeholder cannot know it
+    at = int((prior._prompt[0] == prior.placeholder).nonzero())
+    torch.testing.assert_close(found[0, :at], found[1, :at])
+    assert (found[0, at:] - found[1, at:]).abs().amax(1).min() > 1e-3
+
+
+def test_a_wider_text_encoder_gets_zeros(tmp_path: Path, identity: torch.Tensor) -> None:
+    prior = build(tmp_path, width=768)
+    seen = []
+    hook = prior.text_encoder.get_input_embeddings().register_forward_hook(lambda *_: None)
+    # a hook set later sees what `condition` made of the embeddings: the position is added after it
+    handle = prior.text_encoder.register_forward_pre_hook(
+        lambda *_: seen.append(
+            prior.text_encoder.get_input_embeddings().register_forward_hook(lambda m, i, out: seen.append(out))
+        )
+    )
+    assert prior.condition(identity).shape == (3, LENGTH, 768)
+    (late, embedded), at = seen, int((prior._prompt[0] == prior.placeholder).nonzero())
+    torch.testing.assert_close(embedded[:, at, :512], identity)
+    assert not embedded[:, at, 512:].any()
+    for each in (hook, handle, late):
+        each.remove()
+
+
+def test_gradient_reaches_the_identity(prior: Prior, identity: torch.Tensor) -> None:
+    z = identity[:1].clone().requires_grad_()
+    weight = torch.randn(1, LENGTH, 512, generator=torch.Generator().manual_seed(2))
+    (prior.condition(z) * weight).sum().backward()
+    along = torch.randn(1, 512, generator=torch.Generator().manual_seed(3))
+    along -= (along * z).sum() * z  # along the sphere, so that both ends are identities
+    along = (along / along.norm()).detach()
+
+    def value(angle: float) -> float:
+        turned = z.detach() * torch.cos(torch.tensor(angle)) + along * torch.sin(torch.tensor(angle))
+        return float((prior.condition(turned).detach().double() * weight).sum())
+
+    assert float((z.grad * along).sum()) == pytest.approx((value(0.02) - value(-0.02)) / 0.04, rel=0.02)
+
+
+def test_the_hook_goes_even_after_an_error(
+    prior: Prior, identity: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = prior.text_encoder.get_input_embeddings()
+    prior.condition(identity)
+    assert not table._forward_hooks
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("stop")
+
+    monkeypatch.setattr(prior.text_encoder, "forward", fail)
+    with pytest.raises(RuntimeError, match="stop"):
+        prior.condition(identity)
+    assert not table._forward_hooks
+
+
+def test_identities_of_another_length_are_refused(prior: Prior, identity: torch.Tensor) -> None:
+    with pytest.raises(InputError, match="norm 2"):
+        prior.condition(identity * 2)
+
+
+def test_a_batch_is_its_items(prior: Prior, identity: torch.Tensor) -> None:
+    one_by_one = torch.cat([prior.condition(identity[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(prior.condition(identity), one_by_one)
+    c, z = prior.condition(identity), torch.randn(3, 4, 4, 4)
+    t = torch.tensor([5, 500, 990])
+    apart = torch.cat([prior.predict(z[i : i + 1], t[i], c[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(prior.predict(z, t, c), apart, atol=1e-5, rtol=1e-4)
+
+
+def test_null_is_the_empty_prompt(prior: Prior) -> None:
+    empty = prior.tokenizer("", padding="max_length", max_length=LENGTH, return_tensors="pt").input_ids
+    torch.testing.assert_close(prior.null(2), prior.text_encoder(empty).last_hidden_state.repeat(2, 1, 1))
+
+
+def test_encode_and_decode(prior: Prior) -> None:
+    images = torch.rand(2, 3, 32, 32) * 2 - 1
+    latents = prior.encode(images)
+    assert latents.shape == (2, *prior.latent_shape)
+    torch.testing.assert_close(latents, prior.vae.encode(images).latent_dist.mean * 0.7)
+    torch.testing.assert_close(prior.decode(latents), prior.vae.decode(latents / 0.7).sample.clamp(-1, 1))
+    drawn = [prior.encode(images, torch.Generator().manual_seed(s)) for s in (0, 0, 1)]
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+
+
+def test_noising_in_closed_form_and_back(prior: Prior) -> None:
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    t, z, noise = torch.tensor([0, 400, 999]), torch.randn(3, 4, 4, 4), torch.randn(3, 4, 4, 4)
+    z_t = prior.add_noise(z, noise, t)
+    for i in range(3):
+        kept = float((1 - betas[: int(t[i]) + 1]).prod())
+        torch.testing.assert_close(z_t[i], kept**0.5 * z[i] + (1 - kept) ** 0.5 * noise[i], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(prior.one_step_x0(z_t, t, noise), z, atol=1e-3, rtol=1e-3)
+
+
+def test_the_solver_finds_the_only_point_there_is(prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If all data is one point x, the exact noise is (z_t − √ᾱ x) / √(1 − ᾱ), and the sampler must end at x."""
+    x = torch.randn(1, 4, 4, 4)
+
+    def exact(z_t: torch.Tensor, t: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        a = prior.alphas_cumprod[t.long()]
+        return (z_t - a.sqrt() * x) / (1 - a).sqrt()
+
+    monkeypatch.setattr(prior, "predict", exact)
+    for steps in (2, 25):
+        end = prior.denoise(torch.randn(2, 4, 4, 4), prior.null(2), steps, guidance=3.0)
+        torch.testing.assert_close(end, x.expand(2, -1, -1, -1), atol=1e-3, rtol=1e-3)
+
+
+def test_guidance_goes_from_null_through_the_condition(
+    prior: Prior, identity: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One solver step is linear in the noise, so guided latents lie on the line through both unguided ones."""
+    noise, c = torch.randn(3, 4, 4, 4), prior.condition(identity)
+    with torch.no_grad():
+        ends = {s: prior.denoise(noise, c, 1, s) for s in (0.0, 1.0, 3.0)}
+        torch.testing.assert_close(ends[3.0], ends[0.0] + 3 * (ends[1.0] - ends[0.0]), atol=1e-3, rtol=1e-3)
+    passes: list[int] = []
+    predict = prior.predict
+    monkeypatch.setattr(prior, "predict", lambda z, t, tokens: passes.append(len(z)) or predict(z, t, tokens))
+    prior.denoise(noise, c, 2, 1.0)
+    assert passes == [3, 3]  # without guidance the null condition is not computed
+
+
+def test_sample_is_fixed_by_the_generator(prior: Prior, identity: torch.Tensor) -> None:
+    faces = [prior.sample(identity, 3, generator=torch.Generator().manual_seed(s)) for s in (0, 0, 1)]
+    assert faces[0].shape == (3, 3, 32, 32)
+    assert faces[0].abs().max() <= 1
+    assert torch.equal(faces[0], faces[1])
+    assert not torch.equal(faces[0], faces[2])
+    noise = torch.randn(3, *prior.latent_shape, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(prior.sample(identity[1:2], 3, noise=noise[1:2]), faces[0][1:2], atol=1e-4, rtol=1e-4)
+    with pytest.raises(InputError, match="num_steps 0"):
+        prior.sample(identity, 0)
+
+
+def test_the_folder_opens_in_plain_diffusers(prior: Prior, identity: torch.Tensor, tmp_path: Path) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    from minivox.build.prior import save_prior
+
+    save_prior(prior, tmp_path / "prior")
+    ours = Prior.from_folder(tmp_path / "prior")
+    theirs = StableDiffusionPipeline.from_pretrained(tmp_path / "prior", local_files_only=True)
+    theirs.set_progress_bar_config(disable=True)
+    noise = torch.randn(3, *ours.latent_shape)
+    images = theirs(
+        prompt_embeds=ours.condition(identity).detach(),
+        negative_prompt_embeds=ours.null(3).detach(),
+        latents=noise.clone(), num_inference_steps=4, guidance_scale=2.0, output_type="pt",
+    ).images  # fmt: skip
+    torch.testing.assert_close(images * 2 - 1, ours.sample(identity, 4, 2.0, noise=noise), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(ours.condition(identity), prior.condition(identity), atol=0.02, rtol=0.02)  # halves
+
+    save_prior(ours, tmp_path / "again")  # of parts that were loaded: no path of this machine goes along
+    assert not [path for path in (tmp_path / "again").rglob("*.json") if str(tmp_path) in path.read_text()]
+
+    shutil.rmtree(tmp_path / "prior" / "vae")
+    with pytest.raises(InputError, match="vae: missing"):
+        Prior.from_folder(tmp_path / "prior")
+
+
+def test_a_missing_folder_says_what_to_give(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"model_index.json is missing.*give one that holds unet"):
+        Prior.from_folder(tmp_path)
+
+
+def test_a_text_encoder_narrower_than_an_identity_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="64 wide, expected at least 512"):
+        build(tmp_path, width=64)

@@ -1,0 +1,197 @@
+"""Faces of a system are drawn once, go on after a kill with the same bytes, and are scored as any photograph is."""
+
+import numpy as np
+import pytest
+import torch
+from fakes import Pack
+from PIL import Image
+
+from v2f_core.diffusion.prior import Prior
+from v2f_core.errors import InputError
+from v2f_core.evaluation.judge import Judge
+from v2f_core.evaluation.scorer import Faces, Scorer
+from v2f_core.evaluation.systems import Drawing, System, best_of, draw_faces, noise_of, rebuild_faces
+from v2f_core.identity.sphere import normalise
+from v2f_core.studies.direct_speech import SpeechCondition, SpeechConditionSettings, train_speech_condition
+
+PERSONS = [f"P{i}" for i in range(11)]
+QUICK = Drawing(steps=2, guidance=2.0)
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.fixture(scope="module")
+def prior(tiny_profile):
+    return Prior.from_folder(tiny_profile.prior).requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def judge():
+    torch.manual_seed(0)
+    size = {"size": 16, "mean": [127.0] * 3, "scale": [64.0] * 3, "channels": "RGB"}
+    return Judge({"architecture": "plain", "widths": [4, 8], "n_classes": 6, **size}).eval()
+
+
+@pytest.fixture(scope="module")
+def identity():
+    return normalise(torch.randn(11, 512, generator=torch.Generator().manual_seed(0)))
+
+
+def draw(prior, identity, judge, folder, **other):
+    settings = {"drawing": QUICK, "made": {"prior_sha256": "0"}, **other}
+    return draw_faces(prior, identity, PERSONS, Scorer(Pack(), judge), folder, **settings)
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        return np.asarray(image).astype(float)
+
+
+def files(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_everybody_gets_one_scored_face(prior, identity, judge, tmp_path):
+    faces = draw(prior, identity, judge, tmp_path)
+    assert faces.identities.shape == (11, 512)
+    np.testing.assert_allclose(faces.posteriors.sum(axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(faces.features, axis=1), 1, atol=1e-5)
+    seen = Scorer(Pack(), judge).photographs(faces.paths)  # of the stored WebP, which lost a little
+    np.testing.assert_allclose((seen.identities * faces.identities).sum(axis=1), 1, atol=0.02)
+
+
+def test_a_stored_face_says_that_it_is_synthetic(prior, identity, judge, tmp_path):
+    with Image.open(draw(prior, identity, judge, tmp_path).paths[0]) as image:
+        assert "Synthetic" in image.getexif()[0x010E]
+
+
+def test_a_killed_run_goes_on_with_the_same_bytes(prior, identity, judge, tmp_path, monkeypatch):
+    whole = draw(prior, identity, judge, tmp_path / "whole")
+    calls = []
+
+    class Killed(Scorer):
+        def __call__(self, images):
+            calls.append(len(images))
+            if len(calls) == 2:
+                raise KilledError
+            return super().__call__(images)
+
+    with pytest.raises(KilledError):
+        draw_faces(prior, identity, PERSONS, Killed(Pack(), judge), tmp_path / "killed", {"prior_sha256": "0"}, QUICK)
+    resumed = draw_faces(
+        prior, identity, PERSONS, Killed(Pack(), judge), tmp_path / "killed", {"prior_sha256": "0"}, QUICK
+    )
+    assert calls == [8, 3, 3]  # the first batch was not drawn again
+    np.testing.assert_array_equal(resumed.identities, whole.identities)
+    assert files(tmp_path / "whole") == files(tmp_path / "killed")
+
+
+def test_what_decides_the_faces_decides_the_folder(prior, identity, judge, tmp_path):
+    base = draw(prior, identity, judge, tmp_path)
+    for other in ({"draw": 1}, {"drawing": Drawing(steps=3)}, {"made": {"prior_sha256": "1"}}):
+        assert draw(prior, identity, judge, tmp_path, **other).paths[0].parent != base.paths[0].parent
+    assert draw(prior, identity.flip(0), judge, tmp_path).paths[0].parent != base.paths[0].parent
+
+
+def test_a_person_s_noise_is_their_own_whoever_is_drawn_beside_them(prior, identity, judge, tmp_path):
+    few = draw_faces(prior, identity[5:6], PERSONS[5:6], Scorer(Pack(), judge), tmp_path, {}, QUICK)
+    many = draw(prior, identity, judge, tmp_path)
+    assert (
+        np.abs(pixels(few.paths[0]) - pixels(many.paths[5])).max() <= 3
+    )  # a batch of another size moves the last bit of a float, WebP a little more
+    assert not torch.equal(noise_of("P5", (4, 4, 4)), noise_of("P6", (4, 4, 4)))
+    assert abs(float(noise_of("P5", (40, 40)).std()) - 1) < 0.05
+
+
+def test_tokens_take_the_place_of_an_identity(prior, identity, judge, tmp_path):
+    with torch.no_grad():
+        tokens = prior.condition(identity)
+    by_tokens, by_identity = (draw(prior, c, judge, tmp_path) for c in (tokens, identity))
+    np.testing.assert_allclose(by_tokens.identities, by_identity.identities, atol=1e-6)
+
+
+def test_a_photograph_without_a_face_is_a_miss_and_nobody_s_is_not_asked_for(judge, tmp_path):
+    Image.new("RGB", (20, 20)).save(tmp_path / "dark.png")
+    Image.new("RGB", (20, 20), "white").save(tmp_path / "bright.png")
+    faces = Scorer(Pack(), judge).photographs([tmp_path / "bright.png", None, tmp_path / "dark.png"])
+    assert faces.identities.any(axis=1).tolist() == [True, False, False]
+    assert System("x", "x", faces=(faces,)).undetected == 2
+    assert System("x", "x", faces=(faces,), asked=np.array([True, False, True])).undetected == 1
+    with pytest.raises(InputError, match="not one photograph"):
+        Scorer(Pack()).photographs([None])
+
+
+def test_without_a_judge_there_are_no_posteriors(prior, identity, tmp_path):
+    faces = draw(prior, identity, None, tmp_path)
+    assert faces.posteriors.shape == faces.features.shape == (11, 0)
+
+
+def test_reconstructions_are_those_of_the_vae(prior, tmp_path):
+    picture = np.random.default_rng(0).integers(0, 255, (40, 32, 3), dtype=np.uint8)
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    faces = rebuild_faces(prior, [tmp_path / "a.png"], Scorer(Pack()), tmp_path, {})
+    squared = torch.from_numpy(picture[4:36]).permute(2, 0, 1)[None].float() / 127.5 - 1  # the middle square
+    with torch.no_grad():
+        expected = (prior.decode(prior.encode(squared))[0].permute(1, 2, 0).numpy() + 1) * 127.5
+    assert np.abs(pixels(faces.paths[0]) - expected).mean() < 12  # noise through WebP
+
+
+def test_best_of_takes_the_face_most_like_the_prediction(identity):
+    blank = np.zeros((11, 0), np.float32)
+    z = identity.numpy()
+    draws = [Faces(np.roll(z, k, axis=0), blank, blank, [None] * 11) for k in range(4)]
+    picked, which = best_of(draws, np.roll(z, 2, axis=0))
+    assert which.tolist() == [2] * 11
+    np.testing.assert_array_equal(picked.identities, np.roll(z, 2, axis=0))
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"seed": -1}])
+def test_a_drawing_that_makes_no_sense_is_refused(wrong):
+    with pytest.raises(InputError):
+        Drawing(**wrong)
+
+
+class Latents:
+    """Two kinds of voices whose faces' latents differ: all that FacePairs gives to a training."""
+
+    def __init__(self, prior):
+        shape = prior.latent_shape
+        self.wide = type("Wide", (), {"voice": torch.zeros(2, 3)})
+        self.codes = torch.stack([torch.full(shape, 1.5), torch.full(shape, -1.5)])
+
+    def to(self, device):
+        return self
+
+    def draw(self, batch, windows, generator):
+        kind = torch.randint(2, (batch,), generator=generator)
+        voice = torch.nn.functional.one_hot(kind, 3).float()
+        return voice, kind, type("Batch", (), {"latents": self.codes[kind]})
+
+
+def test_speech_in_place_of_an_identity_starts_at_null_learns_and_is_kept(prior, tmp_path):
+    net = SpeechCondition(3, prior.null(1), 8).eval()
+    torch.testing.assert_close(net(torch.randn(2, 3)), prior.null(2))
+    settings = SpeechConditionSettings(steps=8, batch=4, hidden_width=8)
+    trained = train_speech_condition(prior, Latents(prior), settings, tmp_path / "net.pt", {"prior": "0"})
+    with torch.no_grad():
+        one, other = trained(torch.eye(3)[:2])
+    assert not torch.allclose(one, other)
+    assert not any(p.grad is not None for p in prior.parameters())
+    again = train_speech_condition(prior, None_to(), settings, tmp_path / "net.pt", {"prior": "0"})
+    with torch.no_grad():
+        torch.testing.assert_close(again(torch.eye(3)[:1])[0], one)
+    with pytest.raises(InputError, match="prior differs"):
+        train_speech_condition(prior, None_to(), settings, tmp_path / "net.pt", {"prior": "1"})
+    with pytest.raises(InputError):
+        SpeechConditionSettings(steps=0)
+
+
+class None_to:  # noqa: N801
+    """Pairs that nobody may draw from: a stored net needs no training."""
+
+    wide = type("Wide", (), {"voice": torch.zeros(2, 3)})
+
+    def to(self, device):
+        return self

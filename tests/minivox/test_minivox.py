@@ -1,0 +1,169 @@
+"""MiniVox travels in archives of the same bytes everywhere and is unpacked whole, once, or not at all."""
+
+import json
+import os
+import tarfile
+import threading
+import time
+
+import pytest
+
+from minivox.build.pack import write_hashes
+from minivox.dataset import factors
+from v2f_core.data import packed as minivox
+from v2f_core.data.layouts import read_layout
+from v2f_core.errors import InputError
+
+FILES = {
+    "vox1/origin_faces/Mini_0000/0.webp": b"face",
+    "vox1/wav/id90000/v000/00001.ogg": b"voice",
+    "vox1_meta.csv": b"VoxCeleb1 ID\tVGGFace1 ID\tGender\tNationality\tSet\nid90000\tMini_0000\tf\tnone\ttest\n",
+    "split.csv": b"name,split\nMini_0000,test\n",
+    "factors.csv": b"name,person,split,sex,age\nMini_0000,id90000,test,f,33\n",
+}
+
+
+@pytest.fixture
+def made(tmp_path):
+    """A MiniVox of one person, as the build makes it."""
+    for name, content in FILES.items():
+        (tmp_path / "made" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "made" / name).write_bytes(content)
+    return tmp_path / "made"
+
+
+@pytest.fixture
+def packed(made, tmp_path):
+    minivox.pack(made, tmp_path / "assets" / "minivox")
+    write_hashes(tmp_path / "assets")
+    return tmp_path / "assets" / "minivox"
+
+
+def content(root):
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def test_what_is_packed_is_unpacked(packed, tmp_path):
+    assert content(minivox.unpack(tmp_path / "cache", packed)) == FILES
+
+
+def test_it_is_read_by_the_reader_of_hq_voxceleb(packed, tmp_path):
+    manifest = read_layout(minivox.unpack(tmp_path / "cache", packed))
+    assert manifest.persons().loc["Mini_0000"].tolist() == ["f", "test", 1, 1]
+    assert factors(manifest.root).loc["Mini_0000", "age"] == 33
+
+
+def test_archives_do_not_depend_on_time_or_order(made, packed, tmp_path):
+    for name in reversed(list(FILES)):
+        (made / name).unlink()
+        (made / name).write_bytes(FILES[name])
+        os.utime(made / name, (1, 1))
+        (made / name).chmod(0o600)
+    again = minivox.pack(made, tmp_path / "again")
+    for name in again:
+        assert (tmp_path / "again" / name).read_bytes() == (packed / name).read_bytes()
+
+
+def test_the_second_time_nothing_is_done(packed, tmp_path, monkeypatch, capsys):
+    first = minivox.unpack(tmp_path / "cache", packed)
+    assert "unpacking MiniVox" in capsys.readouterr().err
+    monkeypatch.setattr(minivox, "_extract", None)
+    assert minivox.unpack(tmp_path / "cache", packed) == first
+    assert capsys.readouterr() == ("", "")
+
+
+def test_another_version_goes_elsewhere(made, packed, tmp_path):
+    first = minivox.unpack(tmp_path / "cache", packed)
+    (made / "split.csv").write_bytes(b"name,split\nMini_0000,train\n")
+    minivox.pack(made, packed)
+    write_hashes(packed.parent)
+    second = minivox.unpack(tmp_path / "cache", packed)
+    assert second != first
+    assert (first / "split.csv").read_bytes() != (second / "split.csv").read_bytes()
+
+
+def test_many_at_once_get_one_whole_folder(packed, tmp_path, monkeypatch):
+    slow = minivox._extract
+
+    def extract(*arguments):
+        slow(*arguments)
+        time.sleep(0.05)  # all are unpacking before the first is ready
+
+    monkeypatch.setattr(minivox, "_extract", extract)
+    found = []
+    workers = [
+        threading.Thread(target=lambda: found.append(minivox.unpack(tmp_path / "cache", packed))) for _ in range(4)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert len(found) == 4
+    assert len(set(found)) == 1
+    assert content(found[0]) == FILES
+    assert list((tmp_path / "cache").iterdir()) == [found[0]]
+
+
+def test_a_failure_halfway_leaves_nothing(packed, tmp_path, monkeypatch):
+    def break_off(archives, target):
+        (target / "half").write_text("written")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(minivox, "_extract", break_off)
+    with pytest.raises(InputError, match=r"No space left on device.*V2F_CACHE"):
+        minivox.unpack(tmp_path / "cache", packed)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["faces.tar", "voices.tar", "tables.tar", "../SHA256.json"])
+def test_a_missing_file_is_named(packed, tmp_path, name):
+    (packed / name).unlink()
+    with pytest.raises(InputError, match=f"{name.removeprefix('../')}: missing; get it again"):
+        minivox.unpack(tmp_path / "cache", packed)
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("name", ["faces.tar", "voices.tar", "tables.tar"])
+def test_a_damaged_archive_is_named(packed, tmp_path, name):
+    whole = (packed / name).read_bytes()
+    (packed / name).write_bytes(whole[:600] + b"!" + whole[601:])
+    with pytest.raises(InputError, match=f"{name}: damaged .*; get it again"):
+        minivox.unpack(tmp_path / "cache", packed)
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", json.dumps({"minivox/faces.tar": "0"})])
+def test_a_damaged_table_of_hashes_is_named(packed, tmp_path, text):
+    (packed.parent / "SHA256.json").write_text(text)
+    with pytest.raises(InputError, match=r"SHA256\.json: damaged"):
+        minivox.unpack(tmp_path / "cache", packed)
+
+
+def test_a_cache_that_cannot_be_written_is_named(packed, tmp_path):
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    with pytest.raises(InputError, match=r"cache: cannot be written to .*; set V2F_CACHE"):
+        minivox.unpack(tmp_path / "cache", packed)
+
+
+@pytest.mark.parametrize("kind", ["climbs out", "link"])
+def test_an_archive_with_tricks_is_refused(packed, tmp_path, kind):
+    entry = tarfile.TarInfo("../../outside" if kind == "climbs out" else "link.csv")
+    if kind == "link":
+        entry.type, entry.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    with tarfile.open(packed / "tables.tar", "w") as archive:
+        archive.addfile(entry)
+    write_hashes(packed.parent)
+    with pytest.raises(InputError, match="no plain file below it"):
+        minivox.unpack(tmp_path / "cache", packed)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_an_incomplete_folder_is_not_packed(made, tmp_path):
+    (made / "vox1/wav/id90000/v000/00001.ogg").unlink()
+    with pytest.raises(InputError, match="no vox1/wav"):
+        minivox.pack(made, tmp_path / "out")
+
+
+def test_only_minivox_has_true_factors(tmp_path):
+    with pytest.raises(InputError, match=r"factors\.csv: no such file"):
+        factors(tmp_path)

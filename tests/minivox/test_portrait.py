@@ -1,0 +1,223 @@
+"""The portrait generator: framing, determinism, landmarks, and that each trait moves what it says."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from minivox import world
+from minivox.build.portrait import raster
+from minivox.build.portrait.basis import LEFT_EYE, RIGHT_EYE, SKIN, basis
+from minivox.build.portrait.camera import NOSE_TIP, head_at_rest, stage
+from minivox.build.portrait.looks import Look, View, look_of
+from minivox.build.portrait.render import landmarks, portrait, render
+from minivox.build.portrait.sheet import contact_sheet
+
+PEOPLE = world.population("portrait-tests", 20)
+
+
+def with_trait(person: world.Person, **traits: float) -> Look:
+    return look_of(dataclasses.replace(person, face=person.face._replace(**traits)))
+
+
+def width(look: Look, low: float, high: float) -> float:
+    """Half the width of the skin between two heights of the mean head, over the distance between the eyes."""
+    b, v = basis(), head_at_rest(look)
+    band = (b.vertex_part == SKIN) & (b.template[:, 1] > low) & (b.template[:, 1] < high) & (b.ears < 0.1)
+    return float(np.abs(v[band, 0]).max() / eye_distance(v))
+
+
+def eye_distance(v: np.ndarray) -> float:
+    b = basis()
+    return float(np.linalg.norm(v[b.vertex_part == LEFT_EYE].mean(0) - v[b.vertex_part == RIGHT_EYE].mean(0)))
+
+
+# framing and landmarks
+
+
+def test_eyes_are_as_far_apart_as_in_ffhq():
+    for person in PEOPLE:
+        points = landmarks(look_of(person), View())
+        assert 32 <= np.linalg.norm(points[1] - points[0]) <= 128 / 3
+
+
+def test_face_fills_the_frame_with_the_eyes_a_bit_above_the_middle():
+    for k, person in enumerate(PEOPLE):
+        points = landmarks(look_of(person), View.sample(np.random.default_rng(k)))
+        assert 50 < points[:2, 1].mean() < 64
+        assert 12 < points.min() < points.max() < 122
+        assert (points[[0, 3], 0] < points[[1, 4], 0]).all()  # the image's left comes first
+        assert points[3:, 1].min() > points[2, 1] > points[:2, 1].max()  # eyes above nose above mouth
+
+
+def test_landmarks_are_where_the_eyes_and_the_nose_are_drawn():
+    b, size = basis(), 192
+    for k, person in enumerate(PEOPLE[:6]):
+        scene = stage(look_of(person), View.sample(np.random.default_rng(k), spread=0.5), size)
+        fragments = raster.scan(scene.screen, scene.space[:, 2], b.triangles, size)
+        front, _ = raster.nearest(fragments, size)
+        part = np.full(size * size, -1)
+        part[front.pixel] = b.triangle_part[front.triangle]
+        xy = np.stack([front.pixel % size, front.pixel // size], 1)
+        for eye, point in zip((RIGHT_EYE, LEFT_EYE), scene.landmarks[:2], strict=True):
+            seen = xy[part[front.pixel] == eye]
+            assert len(seen) > 10
+            assert np.linalg.norm(seen.mean(0) - point) < 4  # of 192 pixels
+        assert np.allclose(scene.landmarks[2], scene.screen[NOSE_TIP], atol=1e-3)
+
+
+def test_landmarks_follow_the_size():
+    look = look_of(PEOPLE[0])
+    assert np.allclose(landmarks(look, View(yaw=0.3), 256), 2 * landmarks(look, View(yaw=0.3), 128), atol=1e-3)
+
+
+# determinism
+
+
+def test_same_person_and_view_give_the_same_bytes():
+    images = []
+    for _ in range(2):
+        look = look_of(world.person("portrait-tests", 5))  # a new object, so no cache serves it
+        images.append(render(look, View.sample(np.random.default_rng(9)), 64).tobytes())
+    assert images[0] == images[1]
+
+
+def test_persons_differ_and_views_differ():
+    first, second = look_of(PEOPLE[0]), look_of(PEOPLE[2])
+    assert not np.array_equal(render(first, View(), 48), render(second, View(), 48))
+    assert not np.array_equal(render(first, View(), 48), render(first, View(yaw=0.4), 48))
+
+
+def test_portrait_gives_what_render_and_landmarks_give():
+    look, view = look_of(PEOPLE[1]), View.sample(np.random.default_rng(1))
+    image, points = portrait(look, view, 64)
+    assert np.array_equal(image, render(look, view, 64))
+    assert np.array_equal(points, landmarks(look, view, 64))
+
+
+# what the shared traits do
+
+
+@pytest.mark.parametrize("person", PEOPLE[:4], ids=lambda p: p.sex + str(p.index))
+def test_shared_traits_move_their_part_of_the_face(person):
+    def change(measure, trait):
+        low, high = (measure(with_trait(person, **{trait: z})) for z in (-1.5, 1.5))
+        return (high - low) / low
+
+    def length(look):
+        v = head_at_rest(look)
+        chin = v[(np.abs(basis().template[:, 0]) < 0.1) & (basis().template[:, 1] > -1.3), 1].min()
+        return -chin / eye_distance(v)
+
+    def cheeks(look):
+        at = basis().template
+        face = (basis().vertex_part == SKIN) & (np.abs(at[:, 1] + 0.6) < 0.3) & (at[:, 2] > -0.5)
+        v = head_at_rest(look)
+        return np.abs(v[face, 0]).mean() / eye_distance(v)
+
+    def nose(look):
+        v = head_at_rest(look)
+        between = (np.abs(basis().template[:, 0]) < 0.02) & (np.abs(basis().template[:, 1] - 0.05) < 0.06)
+        return v[NOSE_TIP, 2] - v[between & (basis().vertex_part == SKIN), 2].max()
+
+    assert change(lambda look: width(look, -0.95, -0.6), "jaw") > 0.04
+    assert change(cheeks, "fat") > 0.02
+    assert change(length, "length") > 0.05
+    assert change(nose, "nose") > 0.1
+
+
+def test_a_wider_neck_is_wider():
+    b = basis()
+    neck = (b.vertex_part == SKIN) & (np.abs(b.template[:, 1] + 1.2) < 0.1) & (np.abs(b.template[:, 0]) < 0.8)
+    for person in PEOPLE[:4]:
+        thin, thick = (np.abs(head_at_rest(with_trait(person, neck=z))[neck, 0]).mean() for z in (-1.5, 1.5))
+        assert thick > 1.04 * thin
+
+
+def test_age_greys_the_hair_and_wrinkles_the_skin():
+    from minivox.build.portrait.skin import HEIGHT, SLOPE, WIDTH, paint
+
+    greyer = 0
+    for person in PEOPLE[:4]:
+        young, old = with_trait(person, skin_age=22.0), with_trait(person, skin_age=78.0)
+        greyer += old.grey > young.grey + 0.1
+        relief = [
+            np.abs(paint(look)[:, SLOPE]).reshape(HEIGHT, WIDTH, 2)[180:240, 300:404].mean() for look in (young, old)
+        ]
+        assert relief[1] > 1.5 * relief[0]
+    assert greyer >= 3  # one may dye
+
+
+def test_private_factors_do_not_follow_the_shared_ones():
+    person = PEOPLE[3]
+    a, b = look_of(person), with_trait(person, jaw=2.0, nose=-2.0, length=1.0)
+    assert (a.skin, a.iris, a.hair, a.length) == (b.skin, b.iris, b.hair, b.length)
+    assert a.sliders["eyebrows-angle"] == b.sliders["eyebrows-angle"]
+
+
+def test_sex_shows():
+    """A line through two measures taken from the shape and the factors tells most women from men."""
+    women, men = (
+        [look_of(p) for p in world.population("portrait-sex", 60) if p.sex == s] for s in (world.FEMALE, world.MALE)
+    )
+    wide = [np.mean([width(look, -0.95, -0.6) for look in group]) for group in (women, men)]
+    assert wide[1] > 1.03 * wide[0]
+    assert np.mean([look.length > 0.45 for look in women]) > 0.5 > np.mean([look.length > 0.45 for look in men]) + 0.3
+    assert all(look.factors()["beard"] == "none" for look in women)
+    assert any(look.factors()["beard"] == "full" for look in men)
+
+
+# the views
+
+
+def test_views_vary_within_their_limits_and_spread_widens_them():
+    narrow, wide = ([View.sample(np.random.default_rng(k), spread) for k in range(300)] for spread in (1.0, 1.3))
+    assert np.std([v.yaw for v in narrow]) == pytest.approx(0.28, abs=0.03)
+    assert np.abs([v.yaw for v in wide]).max() <= 0.65
+    assert np.std([v.yaw for v in wide]) > 1.1 * np.std([v.yaw for v in narrow])
+    assert 0.1 < np.mean([v.tied for v in narrow]) < 0.4
+
+
+def test_background_shows_at_an_upper_corner_and_clothes_at_the_bottom():
+    look = look_of(PEOPLE[1])
+    view = View(background=((0.1, 0.8, 0.1), (0.1, 0.8, 0.1)), blur=0.0, grain=0.0)
+    red, green, blue = render(look, view)[2, 2].astype(int)
+    assert green > max(red, blue) + 80
+
+
+# the rasteriser, against a loop
+
+
+def test_scan_and_nearest_agree_with_a_loop():
+    g = np.random.default_rng(4)
+    size, count = 24, 12
+    xy, z = g.uniform(-3, 27, (3 * count, 2)).astype(np.float32), g.normal(size=3 * count).astype(np.float32)
+    triangles = np.arange(3 * count).reshape(count, 3).astype(np.int32)
+    front, depth = raster.nearest(raster.scan(xy, z, triangles, size, two_sided=True), size)
+    expected = np.full(size * size, -np.inf)
+    for t in triangles:
+        matrix = np.vstack([xy[t].T.astype(float), np.ones(3)])
+        for pixel in range(size * size):
+            w = np.linalg.solve(matrix, [pixel % size + 0.5, pixel // size + 0.5, 1])
+            if (w > 0).all():
+                expected[pixel] = max(expected[pixel], w @ z[t])
+    assert np.array_equal(np.isfinite(depth), np.isfinite(expected))
+    seen = np.isfinite(expected)
+    assert np.allclose(depth[seen], expected[seen], atol=1e-3)
+    assert len(np.unique(front.pixel)) == len(front.pixel) == seen.sum()
+
+
+def test_one_sided_scan_drops_triangles_that_turn_away():
+    xy, z = np.array([[1, 1], [8, 1], [1, 8]], np.float32), np.zeros(3, np.float32)
+    ways = [len(raster.scan(xy, z, np.array([order], np.int32), 10).pixel) for order in ([0, 1, 2], [0, 2, 1])]
+    assert sorted(ways)[0] == 0 < sorted(ways)[1]
+
+
+def test_contact_sheet_has_a_cell_for_every_view(tmp_path):
+    from PIL import Image
+
+    contact_sheet(PEOPLE[:3], 2, tmp_path / "sheet.png", columns=2, size=32)
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size == (4 * 32, 2 * 32)

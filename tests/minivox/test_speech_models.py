@@ -1,0 +1,203 @@
+"""How the miniature speech encoders are trained: the encoders' own features, honest labels, exact resumption."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from minivox.build import speech_features as sf
+from minivox.build.checkpoint import Checkpoint
+from minivox.build.speech_folders import new_ast
+from minivox.build.speech_models import RECIPES, TRAITS, Pool, measure, targets, train, trait_loss
+from minivox.build.voice.speaker import TEMPO_PER_RATE
+from minivox.world import VOICE_UNITS, population
+from v2f_core.speech.encoders import ASTEncoder, ECAPAEncoder
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def noise_pool(persons: int = 3, seconds: float = 1.5) -> Pool:
+    g = np.random.default_rng(0)
+    waves = [(3000 * g.standard_normal(int(16_000 * seconds))).astype(np.int16) for _ in range(2 * persons)]
+    return Pool(waves, np.repeat(np.arange(persons), 2), population("voices", persons))
+
+
+# ---- features ----
+
+
+def test_training_hears_what_the_encoders_hear() -> None:
+    """The nets are trained on spectrograms cut from whole recordings; used on clips. Both must be the same."""
+    from transformers import ASTFeatureExtractor
+
+    wave = 0.1 * torch.randn(1, 20_000, generator=generator())
+    net = RECIPES["ast"].new()
+    encoder = ASTEncoder(net, ASTFeatureExtractor(max_length=128))
+    torch.testing.assert_close(sf.to_ast(sf.ast_filter_bank()(wave)), encoder.features(wave))
+
+    from speechbrain.lobes.features import Fbank
+    from speechbrain.processing.features import InputNormalization
+
+    net = RECIPES["ecapa"].new()
+    parts = {"embedding_model": net, "compute_features": Fbank(n_mels=80)}
+    parts["mean_var_norm"] = InputNormalization(norm_type="sentence", std_norm=False)
+    encoder = ECAPAEncoder(torch.nn.ModuleDict(parts))
+    with torch.no_grad():
+        mine = RECIPES["ecapa"].embed(net, sf.ecapa_filter_bank()(wave))
+    torch.testing.assert_close(mine, encoder.embed(wave), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_crop_has_a_clips_frames(name: str) -> None:
+    frames = RECIPES[name].filter_bank()(torch.zeros(1, 20_000)).shape[1]
+    assert frames == RECIPES[name].frames
+
+
+def test_crops_stay_within_their_recording() -> None:
+    length = torch.tensor([5, 9, 6])
+    owner = torch.repeat_interleave(torch.arange(3), length).float()
+    bank = sf.Spectrograms(owner[:, None], length.cumsum(0) - length, length)
+    which = torch.arange(3).repeat(200)
+    crops = bank.crops(which, 5, generator())
+    assert torch.equal(crops[..., 0], which[:, None].expand(-1, 5).float())
+
+
+def test_short_recordings_are_repeated() -> None:
+    bank = sf.spectrograms([np.ones(4_000, np.int16)], sf.ast_filter_bank(), 123)
+    assert int(bank.length[0]) >= 123
+
+
+def test_noise_fills_valleys_and_spares_peaks() -> None:
+    """A spectrogram with a 40 dB step: augmentation lifts the low half, and moves the high half little."""
+    x = torch.zeros(64, 120, 80)
+    x[:, :, 40:] = 40 * np.log(10) / 10
+    change = sf.augment(x, sf.LN, generator()) - x
+    low, high = change[:, :, :40].median(), change[:, :, 40:].median()
+    assert high.abs() < 0.5 < low
+
+
+def test_augmentation_does_not_depend_on_the_unit() -> None:
+    x = torch.randn(4, 120, 80, generator=generator())
+    in_decibels = sf.augment(sf.DECIBEL * x, sf.DECIBEL, generator(1))
+    torch.testing.assert_close(in_decibels, sf.DECIBEL * sf.augment(x, sf.LN, generator(1)))
+
+
+# ---- labels ----
+
+
+def test_targets_are_z_scores_within_sex() -> None:
+    labels = targets(population("a test", 4_000)).numpy()
+    women, men = labels[::2], labels[1::2]
+    assert (women[:, -1] == 0).all()
+    assert (men[:, -1] == 1).all()
+    for half in (women, men):
+        np.testing.assert_allclose(half[:, :-1].mean(0), 0, atol=0.1)
+        np.testing.assert_allclose(half[:, :-1].std(0), 1, atol=0.1)
+
+
+def test_a_faster_recording_is_higher_and_from_a_shorter_tract() -> None:
+    persons = population("a test", 2)
+    same, fast = targets(persons), targets(persons, 2.0)
+    for p, a, b in zip(persons, same, fast, strict=True):
+        assert (b[0] - a[0]).item() == pytest.approx(12 / VOICE_UNITS[p.sex]["f0"][1], rel=1e-4)  # an octave
+        assert (b[1] - a[1]).item() == pytest.approx(-p.voice.vtl / 2 / VOICE_UNITS[p.sex]["vtl"][1], rel=1e-4)
+        assert torch.equal(b[[2, 4, 5, 6]], a[[2, 4, 5, 6]])
+
+
+def test_a_voice_played_faster_has_the_rate_of_a_person_who_speaks_faster() -> None:
+    person = population("a test", 1)[0]
+    slow, fast = (replace(person, voice=person.voice._replace(rate=rate)) for rate in (-1.0, 1.0))
+    speed = np.exp(2 * TEMPO_PER_RATE)  # by which the synthesiser makes the second one the faster
+    assert targets([slow], speed)[0, 3].item() == pytest.approx(targets([fast])[0, 3].item(), rel=1e-4)
+
+
+def test_trait_loss_is_squared_error_and_cross_entropy() -> None:
+    labels = torch.tensor([[1.0, 0, 0, 0, 0, 0, 1]])
+    guess = torch.tensor([[3.0, 0, 0, 0, 0, 0, 0]])
+    assert trait_loss(guess, labels).item() == pytest.approx(4 / 6 + np.log(2), rel=1e-5)
+
+
+# ---- where a patch is ----
+
+
+def test_positions_of_ast_tell_frequency_in_one_half_and_time_in_the_other() -> None:
+    model = new_ast().eval()
+    positions = model.embeddings.position_embeddings[0, 2:].detach().unflatten(0, (8, 8))
+    assert torch.equal(positions[:, :1, :64].expand(8, 8, 64), positions[..., :64])
+    assert torch.equal(positions[:1, :, 64:].expand(8, 8, 64), positions[..., 64:])
+    assert torch.cdist(positions.flatten(0, 1), positions.flatten(0, 1)).add(torch.eye(64) * 9).min() > 0.1
+    quiet, loud = torch.zeros(1, 128, 128), torch.zeros(1, 128, 128)
+    loud[0, :, 48:64] = 1.0  # the fourth row of patches in frequency, at all times
+    changed = (model.embeddings(loud) - model.embeddings(quiet)).abs().sum(-1)[0, 2:].detach().unflatten(0, (8, 8)) > 0
+    assert changed.all(1).tolist() == changed.any(1).tolist() == [row == 3 for row in range(8)]
+
+
+# ---- training ----
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_resumed_training_ends_where_an_unbroken_one_does(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, pool = RECIPES[name]._replace(steps=4, batch=4), noise_pool()
+    unbroken = train(name, recipe, pool, tmp_path / "unbroken")
+
+    class KilledError(Exception):
+        pass
+
+    steps = iter(range(2))
+
+    def dies(*arguments: object) -> torch.Tensor:
+        if next(steps, None) is None:
+            raise KilledError
+        return recipe.embed(*arguments)
+
+    monkeypatch.setattr("minivox.build.speech_models.Checkpoint", partial(Checkpoint, seconds=0.0))
+    with pytest.raises(KilledError):
+        train(name, recipe._replace(embed=dies), pool, tmp_path / "killed")
+    resumed = train(name, recipe, pool, tmp_path / "killed")
+    for key, value in unbroken[0].state_dict().items():
+        torch.testing.assert_close(resumed[0].state_dict()[key], value, msg=key)
+    assert unbroken[1].weight.shape == (9, recipe.dim)  # three persons at three speeds
+    assert len(TRAITS) == 7
+
+
+# ---- measuring ----
+
+
+class Oracle:
+    """Hears a person's number, which is written into the samples, and answers with the body behind it."""
+
+    dim, sample_rate = 14, 16_000
+
+    def __init__(self, pool: Pool) -> None:
+        truth = targets(pool.persons)
+        self.rows = torch.cat([truth, torch.randn(truth.shape, generator=generator())], 1)
+
+    def embed(self, waves: torch.Tensor) -> torch.Tensor:
+        return self.rows[(waves[:, 0] * 32_768).round().long()]
+
+
+def numbered_pool(persons: int) -> Pool:
+    person = np.repeat(np.arange(persons), 2)
+    return Pool([np.full(20_000, i, np.int16) for i in person], person, population("a test", persons))
+
+
+def test_what_is_in_the_embedding_is_found_and_nothing_else() -> None:
+    pool = numbered_pool(60)
+    found = measure(Oracle(pool), pool, pool)
+    assert found["equal_error_rate"] == {"all": 0.0, "women": 0.0, "men": 0.0}
+    assert found["sex_accuracy"] == 1.0
+    assert min(found["r2_within_sex"].values()) > 0.95
+    assert list(found["r2_within_sex"]) == list(TRAITS[:-1])
+
+    deaf = Oracle(pool)
+    deaf.rows = torch.randn(deaf.rows.shape, generator=generator(1))
+    found = measure(deaf, pool, pool)
+    assert max(found["r2_within_sex"].values()) < 0.2

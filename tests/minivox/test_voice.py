@@ -1,0 +1,298 @@
+"""MiniVox's voices: what a trait says must be in the sound, and measured there by other means than it was put in."""
+
+import json
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("pyworld", reason="the extra [build] is not installed")
+
+from minivox import world
+from minivox.build import base_speech, voice_report, voices_pool
+from minivox.build.voice import calibrate, ingredients, room, world_vocoder
+from minivox.build.voice.kokoro import Timbre, active, timbre
+from minivox.build.voice.sentences import SENTENCES
+from minivox.build.voice.speaker import BaseVoice, Roughness, Voice, load_timbres, voice_of
+from v2f_core.errors import InputError
+
+RATE = 16_000
+KOKORO = ["af_one", "af_two", "bf_three", "am_four", "bm_five", "jf_six", "am_santa"]
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("build")
+    base_speech.run(folder, tiny=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def timbres(work):
+    return load_timbres(work / "base_speech" / "minivox")
+
+
+@pytest.fixture(scope="module", params=["f", "m"])
+def voice(request, timbres):
+    """An average woman's and an average man's voice, without private factors."""
+    base = next(one for one in timbres if one.timbre.sex == request.param)
+    f0, vtl = (world.VOICE_UNITS[request.param][k][0] for k in ("f0", "vtl"))
+    return Voice(world.VoiceTraits(f0, vtl, -1.0, 0.0, 0.0), base, f0_range=1.0, tilt_db=0.0, ridges=())
+
+
+def spoken(voice, n=0, seed=0, **traits):
+    """A sentence by the same voice with some traits changed, before room and microphone."""
+    changed = replace(voice, traits=voice.traits._replace(**traits))
+    return changed.speak(voice.sentences[n], np.random.default_rng(seed))
+
+
+def pitch(wave):
+    """Fundamental frequency by autocorrelation, in frames that are loud and periodic: nothing of WORLD."""
+    found = []
+    for start in range(0, len(wave) - 800, 160):
+        frame = wave[start : start + 800] - wave[start : start + 800].mean()
+        spectrum = np.abs(np.fft.rfft(frame * np.hanning(800), 2048)) ** 2
+        window = np.fft.irfft(np.abs(np.fft.rfft(np.hanning(800), 2048)) ** 2)
+        correlation = np.fft.irfft(spectrum)[:400] / window[:400]
+        lag = 40 + int(correlation[40:267].argmax())  # 60 to 400 Hz
+        if correlation[lag] > 0.6 * correlation[0] and frame.std() > 0.2 * wave.std():
+            found.append(RATE / lag)
+    return np.array(found)
+
+
+def spectrum(wave):
+    """Mean power spectrum of the loud part, smoothed over 300 Hz."""
+    frames = np.lib.stride_tricks.sliding_window_view(wave[active(wave, RATE, 20.0)], 512)[::128]
+    power = (np.abs(np.fft.rfft(frames * np.hanning(512))) ** 2).mean(0)
+    return np.fft.rfftfreq(512, 1 / RATE), np.convolve(power, np.ones(9) / 9, "same")
+
+
+def test_mean_pitch_is_the_trait(voice):
+    """Within a semitone, since loud syllables lie above the mean of all voiced frames; to a quarter in differences."""
+
+    def semitones(f0):
+        return 12 * np.log2(pitch(spoken(voice, f0=f0)) / 100).mean()
+
+    low, middle, high = (semitones(voice.traits.f0 + offset) for offset in (-3, 0, 3))
+    assert middle == pytest.approx(voice.traits.f0, abs=1)
+    assert high - low == pytest.approx(6, abs=0.5)
+
+
+def test_a_longer_tract_lowers_the_formants_by_its_factor(voice):
+    hertz, short = spectrum(spoken(voice, vtl=voice.traits.vtl / 1.05))
+    _, long = spectrum(spoken(voice, vtl=voice.traits.vtl * 1.05))
+    band = (hertz > 300) & (hertz < 5000)
+    factors = np.linspace(0.85, 1.1, 51)
+    fit = [np.std(np.log(np.interp(hertz[band] / f, hertz, short) / long[band])) for f in factors]
+    assert factors[int(np.argmin(fit))] == pytest.approx(1 / 1.05**2, abs=0.03)
+
+
+def test_roughness_is_heard_as_irregular_periods(voice):
+    def harmonicity(rough):
+        """Median of the autocorrelation's peak near the period."""
+        wave, peaks = spoken(voice, rough=rough), []
+        for start in range(0, len(wave) - 800, 160):
+            frame = wave[start : start + 800]
+            if frame.std() > wave.std():
+                c = np.correlate(frame, frame, "full")[799:] / (frame @ frame) * 800 / (800 - np.arange(800))
+                peaks.append(c[40:267].max())
+        return np.median(peaks)
+
+    smooth, middle, rough = (harmonicity(z) for z in (-2.0, 0.0, 2.0))
+    assert smooth > middle > rough
+    assert smooth - rough > 0.1
+
+
+def test_roughness_moves_every_part_the_same_way():
+    low, high = Roughness.of(-1.0), Roughness.of(1.0)
+    for part in ("jitter", "shimmer_db", "tremor", "breath"):
+        assert getattr(high, part) > getattr(low, part) > 0
+    assert Roughness.of(9.0) == Roughness.of(3.0)
+
+
+def test_rate_shortens_by_its_exponential(voice):
+    slow, fast = spoken(voice, rate=-1.5), spoken(voice, rate=1.5)
+    assert slow.size / fast.size == pytest.approx(np.exp(0.12 * 3), rel=0.01)
+
+
+def test_nasality_fills_250_hz_and_empties_1_khz(voice):
+    hertz, plain = spectrum(spoken(voice, nasal=-1.0))
+    _, nasal = spectrum(spoken(voice, nasal=1.0))
+    change = 10 * np.log10(nasal / plain)
+
+    def near(at):
+        return change[np.abs(hertz - at) < 60].mean()
+
+    assert near(250) > near(3000) + 2
+    assert near(1000) < near(3000) - 5
+
+
+def test_clips_are_sound_and_no_clip_clips(work, timbres):
+    for person in world.population("minivox", 6):
+        voice = voice_of(person, timbres)
+        wave = voice.say(voice.sentences[0], np.random.default_rng(person.index))
+        assert wave.dtype == np.float32
+        assert wave.ndim == 1
+        assert 1.2 * RATE < wave.size < 4.5 * RATE
+        assert np.isfinite(wave).all()
+        assert np.abs(wave).max() < 1
+        level = 10 * np.log10(np.mean(wave[active(wave, RATE)].astype(float) ** 2))
+        assert -26 < level < -20.5
+
+
+def test_same_seed_same_bytes(work, timbres):
+    person = world.person("minivox", 3)
+    one, other = (voice_of(person, timbres) for _ in range(2))
+    assert one == other
+    assert pickle.loads(pickle.dumps(one)) == one
+    sentence = one.sentences[1]
+    first = one.say(sentence, np.random.default_rng(5))
+    assert np.array_equal(first, other.say(sentence, np.random.default_rng(5)))
+    again = one.say(sentence, np.random.default_rng(6))
+    assert first.size != again.size or not np.allclose(first, again)
+
+
+def test_private_factors_come_from_the_voice_seed_alone(timbres):
+    person = world.person("minivox", 3)
+    twin = replace(world.person("minivox", 5), sex=person.sex, voice_seed=person.voice_seed)
+    assert voice_of(twin, timbres).factors() == voice_of(person, timbres).factors()
+    other = voice_of(replace(person, voice_seed=person.voice_seed + 1), timbres)
+    assert other.factors() != voice_of(person, timbres).factors()
+    assert all(isinstance(value, str | float) for value in other.factors().values())
+
+
+def test_what_cannot_be_said_is_refused(tmp_path, voice, timbres):
+    missing = next(n for n in range(len(SENTENCES)) if n not in voice.sentences)
+    with pytest.raises(InputError, match=f"sentence {missing}"):
+        voice.say(missing, np.random.default_rng(0))
+    men = [one for one in timbres if one.timbre.sex == "m"]
+    with pytest.raises(InputError, match="no timbre"):
+        voice_of(replace(world.person("minivox", 0), sex="f"), men)
+    with pytest.raises(InputError, match="base_speech"):
+        load_timbres(tmp_path)
+
+
+def test_timbres_of_two_pools_differ_and_keep_to_their_sex():
+    some = [timbre(pool, n, KOKORO, 4) for pool in ("minivox", "voices") for n in range(40)]
+    assert len({one.sound for one in some}) == len({one.prosody for one in some}) == len(some)
+    for one in some:
+        assert all(name[1] == one.sex and name != "am_santa" for name, _ in one.sound + one.prosody)
+        assert all(name[0] in "ab" for name, _ in one.prosody)
+        assert sum(weight for _, weight in one.sound) == pytest.approx(1)
+    assert all(len(one.sentences) == 12 for one in some[:8])
+    assert all(len(set(one.sentences)) == 4 for one in some[8:])
+
+
+def test_the_sentences_are_twelve_and_differ():
+    assert len({s.text for s in SENTENCES}) == len({s.ipa["us"] for s in SENTENCES}) == 12
+
+
+def test_calibration_finds_a_known_formant_scale(work, voice):
+    part = world_vocoder.load(voice.base.file(voice.sentences[0]))
+    for factor in (0.93, 1.08):
+        scaled = part._replace(log_envelope=world_vocoder.warp(part.log_envelope, factor))
+        assert calibrate.log_scale_between(part, scaled) == pytest.approx(np.log(factor), abs=0.01)
+
+
+def test_calibration_divides_a_timbres_own_part_out(voice):
+    """One speaker with three vocal tracts: their scales come back, against the mean of the first two."""
+    true = {f"{voice.base.timbre.sex}{n}": scale for n, scale in enumerate((-0.05, 0.0, 0.06))}
+    said = {}
+    for sentence in voice.sentences[:2]:
+        part = world_vocoder.load(voice.base.file(sentence))
+        for name, scale in true.items():
+            warped = world_vocoder.warp(part.log_envelope, np.exp(scale))
+            said[name, sentence] = part._replace(log_envelope=warped)
+    first, second, third = true
+    references = {key: part for key, part in said.items() if key[0] != third}
+    own = calibrate.calibrate(said, references)
+    zero = (true[first] + true[second]) / 2
+    for name, scale in true.items():
+        assert own[name].log_scale == pytest.approx(scale - zero, abs=0.012)
+        assert np.abs(own[name].colour_db).max() < 1.5
+        assert own[name].seconds[voice.sentences[0]] == pytest.approx(2.2, abs=0.4)
+
+
+def test_alignment_is_the_cheapest_monotone_path():
+    rng = np.random.default_rng(1)
+    one, other = rng.standard_normal((7, 2)), rng.standard_normal((5, 2))
+    i, j = calibrate.align(one, other)
+    steps = set(zip(np.diff(i).tolist(), np.diff(j).tolist(), strict=True))
+    assert steps <= {(0, 1), (1, 0), (1, 1)}
+    a, b = one - one.mean(0), other - other.mean(0)
+
+    def cheapest(n, m):
+        here = float(np.linalg.norm(a[n] - b[m]))
+        before = [cheapest(*at) for at in ((n - 1, m - 1), (n - 1, m), (n, m - 1)) if min(at) >= 0]
+        return here + min(before, default=0.0)
+
+    assert np.linalg.norm(a[i] - b[j], axis=1).sum() == pytest.approx(cheapest(6, 4))
+
+
+def test_level_is_set_and_peaks_are_bent():
+    wave = np.zeros(16_000, np.float32)
+    wave[4000:12000] = np.sin(np.arange(8000) * 0.3)
+    quiet = room.set_level(wave, -30.0)
+    assert 10 * np.log10(np.mean(quiet[4000:12000] ** 2)) == pytest.approx(-30, abs=0.3)
+    loud = room.set_level(wave, 6.0)
+    assert np.abs(loud).max() < 0.98
+
+
+def test_the_pool_of_voices_resumes_and_its_shards_agree(work):
+    voices_pool.run(work, tiny=True)
+    file = work / "voices_pool" / "000.npz"
+    with np.load(file) as shard:
+        assert shard["lengths"].sum() == shard["waves"].size
+        assert shard["waves"].dtype == np.int16
+        assert len(shard["person"]) == len(shard["lengths"]) == len(shard["sentence"]) == 4 * voices_pool.CLIPS
+        people = world.population("voices", 4)
+        assert np.array_equal(shard["traits"], [p.voice for p in people])
+        assert shard["male"].tolist() == [p.sex == "m" for p in people]
+    before = file.stat().st_mtime_ns
+    voices_pool.run(work, tiny=True)
+    assert file.stat().st_mtime_ns == before
+
+
+def test_a_changed_ingredient_is_refused(tmp_path):
+    folder = tmp_path / "ingredients" / "kokoro"
+    folder.mkdir(parents=True)
+    (folder / f"{next(iter(ingredients.WHEELS))}-py3-none-any.whl").write_text("not it")
+    with pytest.raises(InputError, match="SHA-256"):
+        ingredients.fetch(tmp_path)
+
+
+def test_regression_explains_what_is_there_and_nothing_else():
+    rng = np.random.default_rng(0)
+    traits, women = rng.standard_normal((200, 2)), np.arange(200) % 2 == 0
+    traits += women[:, None] * 5  # a difference of sex is not explained variance within sex
+    features = np.c_[traits[:, 0] + 0.1 * rng.standard_normal(200), rng.standard_normal((200, 3))]
+    known, unknown = voice_report.explained(features, traits, women, np.arange(200) // 4)
+    assert known > 0.9
+    assert unknown < 0.1
+
+
+def test_equal_error_rate_by_counting():
+    from minivox.build.ge2e import equal_error_rate
+
+    rng = np.random.default_rng(0)
+    person = np.repeat(np.arange(12), 3)
+    vectors = rng.standard_normal((12, 8))[person] + rng.standard_normal((36, 8))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    pairs = [(float(vectors[a] @ vectors[b]), person[a] == person[b]) for a in range(36) for b in range(a)]
+    gap = []
+    for threshold, _ in pairs:
+        missed = np.mean([score < threshold for score, same in pairs if same])
+        accepted = np.mean([score >= threshold for score, same in pairs if not same])
+        gap.append((abs(missed - accepted), (missed + accepted) / 2))
+    assert equal_error_rate(vectors, person) == pytest.approx(min(gap)[1], abs=0.02)
+
+
+def test_the_fixture_is_whole(work):
+    for pool in ("minivox", "voices"):
+        rows = json.loads((base_speech.FIXTURE / pool / "timbres.json").read_text())
+        assert {row["sex"] for row in rows} == {"f", "m"}
+        for one in load_timbres(work / "base_speech" / pool):
+            assert isinstance(one, BaseVoice)
+            assert isinstance(one.timbre, Timbre)
+            assert all(one.file(sentence).exists() for sentence in one.timbre.sentences)

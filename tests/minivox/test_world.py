@@ -1,0 +1,88 @@
+"""The causal graph: every arrow acts with the strength that the table states, and nothing else links face and voice."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from minivox import world
+
+PEOPLE = world.population("tests", 3000)
+SEX = np.array([p.sex == world.MALE for p in PEOPLE])
+AGE = world.standard_age(np.array([p.age for p in PEOPLE]))
+CAUSES = {name: np.array([getattr(p, name) for p in PEOPLE]) for name in world.SHARED} | {"age": AGE}
+VOICE = world.voice_z(np.array([p.voice for p in PEOPLE]), np.array([p.sex for p in PEOPLE]))
+EFFECTS = {f"face.{t}": np.array([getattr(p.face, t) for p in PEOPLE]) for t in world.FACE_Z}
+EFFECTS |= {f"voice.{t}": VOICE[:, i] for i, t in enumerate(world.VOICE_Z)}
+
+
+@pytest.mark.parametrize("effect", EFFECTS)
+def test_links_are_regression_weights(effect):
+    design = np.stack([*CAUSES.values()], 1)
+    weights, *_ = np.linalg.lstsq(design, EFFECTS[effect], rcond=None)
+    stated = dict.fromkeys(CAUSES, 0.0) | {k.cause: k.strength for k in world.LINKS if k.effect == effect}
+    np.testing.assert_allclose(weights, list(stated.values()), atol=0.07)
+
+
+@pytest.mark.parametrize("effect", EFFECTS)
+def test_traits_are_standardised(effect):
+    assert abs(EFFECTS[effect].mean()) < 0.08
+    assert abs(EFFECTS[effect].std() - 1) < 0.06
+
+
+def test_skin_age_follows_age():
+    shown = np.array([p.face.skin_age - p.age for p in PEOPLE])
+    assert abs(shown.mean()) < 0.3
+    assert abs(shown.std() - world.SKIN_AGE_SD) < 0.2
+
+
+def test_stated_age_moments():
+    years = np.array([p.age for p in PEOPLE])
+    assert abs(years.mean() - world.AGE_MEAN) < 1.2
+    assert abs(years.std() - world.AGE_SD) < 0.7
+    assert years.min() >= world.AGE_RANGE[0]
+    assert years.max() <= world.AGE_RANGE[1]
+
+
+def test_face_and_voice_meet_only_in_the_shared_factors():
+    """Once the causes are taken out, what is left of the face knows nothing of what is left of the voice."""
+    design = np.stack([*CAUSES.values()], 1)
+    left = {}
+    for name, value in EFFECTS.items():
+        left[name] = value - design @ np.linalg.lstsq(design, value, rcond=None)[0]
+    for face in (v for n, v in left.items() if n.startswith("face.")):
+        for voice in (v for n, v in left.items() if n.startswith("voice.")):
+            assert abs(np.corrcoef(face, voice)[0, 1]) < 0.07
+
+
+def test_women_speak_higher_and_have_shorter_tracts():
+    f0, vtl = np.array([p.voice[:2] for p in PEOPLE]).T
+    assert 7 < f0[~SEX].mean() - f0[SEX].mean() < 10
+    assert 1.1 < vtl[SEX].mean() / vtl[~SEX].mean() < 1.2
+
+
+def test_persons_are_reproducible_and_pools_disjoint():
+    assert world.person("a", 5) == world.person("a", 5)
+    one, other = world.population("a", 40), world.population("b", 40)
+    assert {p.face_seed for p in one}.isdisjoint(p.face_seed for p in other)
+    assert {p.voice_seed for p in one}.isdisjoint(p.face_seed for p in one)
+
+
+def test_overriding_the_sex_keeps_the_person():
+    woman, man = world.person("a", 1, world.FEMALE), world.person("a", 1, world.MALE)
+    same = [f.name for f in dataclasses.fields(woman) if f.name not in ("sex", "voice")]
+    assert all(getattr(woman, f) == getattr(man, f) for f in same)
+
+
+def test_every_link_names_a_source_and_a_known_trait():
+    for link in world.LINKS:
+        side, _, trait = link.effect.partition(".")
+        assert trait in (world.FACE_Z if side == "face" else world.VOICE_Z)
+        assert link.cause in (*world.SHARED, "age")
+        assert link.source.startswith("checked") or world.ASSUMED in link.source
+
+
+def test_minivox_v1_is_frozen():
+    """The shipped data were drawn from these persons: a change of the world is a new version of MiniVox."""
+    first = world.person("minivox", 0, world.FEMALE)
+    assert (round(first.age, 3), round(first.robust, 3), round(first.voice.vtl, 3)) == (38.484, -1.722, 14.537)

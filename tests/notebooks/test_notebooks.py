@@ -1,0 +1,183 @@
+"""The notebooks keep the rules of the series, and the program that runs and stores them keeps nothing else."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbconvert import HTMLExporter
+from nbformat import v4
+
+import notebooks
+from v2f_core.errors import InputError
+
+SERIES = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
+
+
+def small(*sources: str) -> nbformat.NotebookNode:
+    """A notebook of the fewest cells allowed."""
+    code = [v4.new_code_cell(source) for source in sources]
+    return v4.new_notebook(cells=code + [v4.new_markdown_cell("…") for _ in range(notebooks.CELLS[0] - len(code))])
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """A notebook with every kind of output, run and stored."""
+    path = tmp_path_factory.mktemp("book") / "a.ipynb"
+    sources = (
+        "import os, sys\nfrom pathlib import Path\nprint(os.environ['V2F_PROFILE'])",
+        "print('50%|#####', file=sys.stderr)\nPath('here').touch()",
+        "6 * 7",
+        "print(1)\nsys.stdout.flush()\nprint(2)",
+    )
+    book = small(*sources)
+    book.metadata["widgets"] = {"state": 1}
+    nbformat.write(book, path)
+    notebooks.run(path)
+    return path
+
+
+def test_a_run_notebook_holds_results_and_nothing_volatile(stored):
+    book = json.loads(stored.read_text())
+    first, second, third, fourth = book["cells"][:4]
+    assert first["outputs"][0]["text"] == ["mini\n"]  # under the mini profile
+    assert second["outputs"] == []  # progress bars are gone
+    assert third["outputs"][0]["data"]["text/plain"] == ["42"]
+    assert [output["text"] for output in fourth["outputs"]] == [["1\n", "2\n"]]  # in one piece
+    assert [cell["execution_count"] for cell in (first, second, third)] == [1, 2, 3]
+    assert all(cell["metadata"] == {} for cell in book["cells"])
+    assert book["metadata"] == {"kernelspec": notebooks.KERNEL, "language_info": {"name": "python"}}
+
+
+def test_a_notebook_runs_in_its_own_folder(stored):
+    assert (stored.parent / "here").exists()
+
+
+def test_a_failing_notebook_is_left_as_it_was(tmp_path):
+    path = tmp_path / "b.ipynb"
+    nbformat.write(small("1 / 0"), path)
+    before = path.read_bytes()
+    with pytest.raises(InputError, match="ZeroDivisionError"):
+        notebooks.run(path)
+    assert path.read_bytes() == before
+
+
+def test_a_missing_notebook_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"none\.ipynb: no such notebook"):
+        notebooks.run(tmp_path / "none.ipynb")
+
+
+def test_each_broken_rule_is_named():
+    book = small("\n".join("x = 1" for _ in range(16)), "y")
+    book.cells[0].execution_count, book.cells[1].execution_count = 1, 3
+    book.cells[1].outputs = [v4.new_output("error", ename="E", evalue="", traceback=[])]
+    book.metadata["widgets"] = {}
+    widget, picture = "application/vnd.jupyter.widget-view+json", "image/png"
+    book.cells[1].outputs += [v4.new_output("display_data", data={kind: ""}) for kind in (widget, picture)]
+    book.cells[2].source = "x" * notebooks.BYTES
+    text = "\n".join(notebooks.faults(book))
+    for part in (
+        "not 1..n",
+        "16 lines",
+        "an error in",
+        "widget state",
+        "a widget in",
+        "without alternative",
+        "expected at most 1,000,000",
+    ):
+        assert part in text
+
+
+@pytest.mark.parametrize("path", SERIES, ids=lambda path: path.name)
+def test_a_notebook_of_the_series_is_stored_clean(path):
+    book = nbformat.read(path, as_version=4)
+    assert list(notebooks.faults(book)) == []
+    assert nbformat.writes(notebooks.clean(book)) == nbformat.writes(nbformat.read(path, as_version=4))
+    for cell in book.cells:
+        if cell.cell_type == "code" and cell.outputs:
+            assert "NBVAL_SKIP" not in cell.source
+
+
+@pytest.mark.parametrize("path", SERIES, ids=lambda path: path.name)
+def test_a_notebooks_page_is_light_and_says_what_its_pictures_show(path):
+    page, _ = HTMLExporter(template_name="classic").from_filename(path)  # the default leaves texts out; as heavy
+    assert len(page.encode()) < 960_000
+    assert "No description has been provided" not in page  # nbconvert's own words for want of any
+    assert not re.search(r"\w+Warning: ", page)
+
+
+def test_text_that_a_kernel_cut_is_one_piece_again():
+    cell = v4.new_code_cell("…", outputs=[v4.new_output("stream", text=text) for text in ("1", "2")])
+    cell.outputs.insert(1, v4.new_output("stream", name="stderr", text="50%"))
+    (output,) = notebooks.clean(v4.new_notebook(cells=[cell])).cells[0].outputs
+    assert output.text == "12"
+
+
+@pytest.mark.parametrize("path", SERIES, ids=lambda path: path.name)
+def test_most_cells_print_what_is_compared(path):
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    compared = [cell for cell in cells if "NBVAL_IGNORE_OUTPUT" not in cell.source and any(map(says, cell.outputs))]
+    assert len(compared) >= 0.6 * len(cells)
+
+
+def says(output):
+    """Whether an output is text or a table, not a figure alone."""
+    return "text" in output or ("data" in output and "image/png" not in output.data)
+
+
+@pytest.mark.parametrize("path", SERIES, ids=lambda path: path.name)
+def test_the_first_cell_leads_to_the_notebooks_before_and_after(path):
+    first, place = nbformat.read(path, as_version=4).cells[0].source, SERIES.index(path)
+    for neighbour in SERIES[max(place - 1, 0) : place + 2]:
+        assert neighbour == path or f"[{neighbour.name[:2]}]({neighbour.name})" in first
+
+
+@pytest.mark.parametrize("path", SERIES, ids=lambda path: path.name)
+def test_a_kernel_without_the_package_is_told_what_to_do(path, monkeypatch):
+    source = next(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code")
+    for name in ("v2f_core", "v2f_core.artefacts.provenance"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ModuleNotFoundError, match=r"make lab.*choose the kernel"):
+        exec(source.replace("%matplotlib inline", ""), {})
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "remedy"),
+    [
+        ("V2F_CACHE", "no_folder/cache", "cannot be written to.*set V2F_CACHE to a folder"),
+        ("V2F_PROFILE", "full", "the full profile's dataset is missing; put or link it there"),
+    ],
+)
+def test_a_missing_artefact_and_a_folder_without_permission_are_said_with_the_way_out(
+    setting, value, remedy, tmp_path, monkeypatch
+):
+    (tmp_path / "no_folder").touch()  # permissions do not hold back who tests as root
+    monkeypatch.setenv("V2F_FULL", str(tmp_path / "full"))
+    monkeypatch.setenv(setting, value if setting == "V2F_PROFILE" else str(tmp_path / value))
+    cells = [cell.source for cell in nbformat.read(SERIES[0], as_version=4).cells if cell.cell_type == "code"]
+    with pytest.raises(InputError, match=remedy):
+        exec("\n".join(cells[1:5]), {})
+
+
+@pytest.mark.parametrize("path", SERIES, ids=lambda path: path.name)
+def test_a_notebook_of_the_series_has_its_parts(path):
+    cells = nbformat.read(path, as_version=4).cells
+    prose = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    for part in (
+        "**Goal**",
+        "**Time and memory**",
+        "What could fool you",
+        "## Summary",
+        "## Exercises",
+        "## References",
+    ):
+        assert part in prose, part
+    first = next(cell for cell in cells if cell.cell_type == "code")
+    assert "versions(" in first.source
+    for i, cell in enumerate(cells):
+        drawn = any("image/png" in output.get("data", {}) for output in cell.get("outputs", []))
+        if drawn:  # a caption follows a figure, at most one cell of figures further
+            after = "\n".join(later.source for later in cells[i + 1 : i + 3] if later.cell_type == "markdown")
+            assert "What to see" in after, cell.source.splitlines()[0]

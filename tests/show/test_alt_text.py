@@ -1,0 +1,70 @@
+"""Every figure can be read aloud: titles, axes, legends and colour bars, in Jupyter beside the picture itself."""
+
+import base64
+import io
+
+import nbformat
+import numpy as np
+from matplotlib.figure import Figure
+from nbformat import v4
+from PIL import Image
+
+import notebooks
+from v2f_core.show.alt_text import described
+
+
+def test_panels_are_named_with_what_they_show():
+    figure = Figure()
+    left, right = figure.subplots(1, 2)
+    left.plot([0, 1], label=r"$\bar\alpha_t$")
+    left.set(title="amplitudes", xlabel="t", ylabel="share")
+    left.legend()
+    right.barh([0, 1], [1, 2])
+    right.set_yticks([0, 1], ["chance", "ours"])
+    right.set_xlabel("R@10")
+    assert described(figure) == ("Figure of 2 panels. amplitudes: share against t; alpha_t. R@10; chance, ours.")
+
+
+def test_a_colour_bar_is_no_panel():
+    figure = Figure()
+    ax = figure.subplots()
+    figure.colorbar(ax.imshow(np.eye(2)), ax=ax, label="cosine")
+    assert described(figure) == "Figure. colour: cosine."
+
+
+def test_what_is_written_in_a_panel_is_said_and_powers_of_ten_are_not():
+    figure = Figure()
+    ax = figure.subplots()
+    ax.loglog([1, 1000], [1, 1000])
+    ax.text(10, 10, "378 persons")
+    ax.text(20, 20, "A")
+    assert described(figure) == "Figure. 378 persons."
+
+
+def test_panels_that_say_the_same_are_named_once_and_a_long_text_is_cut():
+    figure = Figure()
+    for ax in figure.subplots(1, 4):
+        ax.set_xlabel("face")
+    assert described(figure) == "Figure of 4 panels. face."
+    figure.axes[0].set_title("word " * 400)
+    assert len(described(figure)) < 620
+    assert described(figure).endswith(" ….")
+
+
+def test_a_notebook_that_is_run_keeps_the_text_and_at_most_256_colours(tmp_path):
+    path = tmp_path / "a.ipynb"
+    source = (
+        "%matplotlib inline\nimport matplotlib.pyplot as plt\nimport numpy as np\nfrom v2f_core import plots\n"
+        "plots.use_style()\nplt.imshow(np.random.default_rng(0).random((64, 64, 3)))\nplt.title('noise')\nplt.show()"
+    )
+    filling = [v4.new_markdown_cell("…") for _ in range(notebooks.CELLS[0])]
+    nbformat.write(v4.new_notebook(cells=[v4.new_code_cell(source), *filling]), path)
+    notebooks.run(path)
+    book = nbformat.read(path, as_version=4)
+    (output,) = book.cells[0].outputs
+    assert output.metadata == {"image/png": {"alt": "Figure. noise."}}
+    picture = Image.open(io.BytesIO(base64.b64decode(output.data["image/png"])))
+    assert picture.mode == "P"
+    assert nbformat.writes(notebooks.clean(book)) == path.read_text(encoding="utf-8").rstrip(
+        "\n"
+    )  # nothing to do twice

@@ -1,0 +1,61 @@
+"""Tables of faces for notebooks: every picture is there, in its place, with its words, and small."""
+
+import base64
+import io
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from v2f_core.errors import InputError
+from v2f_core.show.faces import face_table, picture
+
+
+def plain(shade, side=128):
+    return np.full((side, side, 3), shade, np.uint8)
+
+
+def shades(page):
+    """Mean brightness of every embedded picture, in the order of the page."""
+    codes = re.findall(r"data:image/webp;base64,([\w+/=]+)", page)
+    return [int(np.asarray(Image.open(io.BytesIO(base64.b64decode(code)))).mean().round()) for code in codes]
+
+
+def test_pictures_stand_row_by_row_under_their_headings():
+    page = face_table([[plain(10), plain(60)], [plain(110), None]], ["<a>", "b"], ["first", "second"]).data
+    assert shades(page) == pytest.approx([10, 60, 110], abs=2)
+    assert re.findall(r'alt="([^"]*)"', page) == ["first, &lt;a&gt;", "first, b", "second, &lt;a&gt;"]
+    lines = page.split("<tr")[1:]
+    assert [line.count("<td") for line in lines] == [0, 2, 2]
+    assert [line.count("<th") for line in lines] == [3, 1, 1]  # a corner above the labels
+    assert "<a>" not in page  # a heading is text, not markup
+
+
+def test_without_headings_there_is_still_a_word_for_each_picture_and_the_mark():
+    page = face_table([[plain(0)]]).data
+    assert 'alt="a face"' in page
+    assert "<th" not in page
+    assert "all faces are synthetic" in page
+
+
+def test_photographs_of_a_readers_own_are_not_called_synthetic(tmp_path, monkeypatch):
+    monkeypatch.setenv("V2F_DATASET", str(tmp_path))
+    page = face_table([[plain(0)]]).data
+    assert "all faces" not in page
+    assert "faces drawn by the model are synthetic" in page
+
+
+def test_even_noise_stays_small():
+    noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    assert len(picture(noise, 110)) < 30_000
+    assert len(picture(plain(5), 110)) < 600
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "labels"),
+    [([[None], [None, None]], [], []), ([[None]], ["a", "b"], []), ([[None]], [], ["a", "b"])],
+)
+def test_what_does_not_fit_together_is_refused(rows, columns, labels):
+    with pytest.raises(InputError, match="one heading a column"):
+        face_table(rows, columns, labels)

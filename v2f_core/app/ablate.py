@@ -1,0 +1,195 @@
+"""``python -m v2f_core ablate``: the systems of a table, trained, drawn and measured over seeds, into one tidy CSV.
+
+Every (system, seed) has a folder in which it is trained, and in it one for each set of persons who are drawn, so that
+what was chosen on validation persons need not be trained again for the test; a run that was killed goes on there.
+Everybody's face starts from the same noise under every system of a seed. Guidance is chosen for each system by the
+likeness of faces of the validation persons, with the first seed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from v2f_core.artefacts.files import atomic_write
+from v2f_core.errors import InputError
+from v2f_core.evaluation.tuning import GUIDANCES
+from v2f_core.studies.ablations import Ablation, table
+from v2f_core.studies.plan import Plan, claim, made_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor, nn
+
+    from v2f_core.diffusion.prior import Prior
+    from v2f_core.evaluation.scorer import Faces, Scorer
+    from v2f_core.training.latents import FacePairs
+    from v2f_core.training.pairs import Pairs
+
+SHOWN = ("cosine", "cosine of ẑ", "R@10", "R@10 within sex", "second scorer", "diversity", "VFS")
+
+
+class Kit(NamedTuple):
+    """What a run needs: persons with latents to train and validate on, those drawn with a photo of each, a prior
+    without adapters, scorers, and f_arc with gradients."""
+
+    training: FacePairs
+    validation: FacePairs
+    test: Pairs
+    photos: list[Path | None]
+    prior: Prior
+    scorer: Scorer
+    arcface: nn.Module
+
+
+def ablate(name: str, seeds: int, plan: Plan, jobs: int = 1) -> pd.DataFrame:
+    """Run a table, or what is left of it, and give the tidy rows of :data:`v2f_core.studies.ablation.COLUMNS`.
+
+    Args:
+        name: of the table.
+        seeds: how many, from 0.
+        plan: see :class:`Plan`.
+        jobs: runs at the same time, each in a process with its share of the cores.
+    Raises:
+        InputError: no such table; a part of the profile cannot be used; a training broke.
+    """
+    import pandas as pd
+
+    rows = table(name)
+    first = [(row, 0) for row in rows]  # these choose the guidance for the rest
+    rest = [(row, seed) for seed in range(1, seeds) for row in rows]
+    open_kit(plan)  # makes the stores that all runs read, so that no two processes make them at once
+    for part in (first, rest):
+        if jobs == 1:
+            for row, seed in part:
+                measured(row, seed, plan)
+        else:
+            threads = max(1, (os.cpu_count() or 1) // jobs)
+            with ProcessPoolExecutor(jobs, get_context("spawn"), _share, (threads,)) as pool:
+                list(pool.map(measured, *zip(*part, strict=True), [plan] * len(part)))
+    return pd.concat([measured(row, seed, plan) for row, seed in first + rest], ignore_index=True)
+
+
+def measured(row: Ablation, seed: int, plan: Plan) -> pd.DataFrame:
+    """Train, draw and measure one system with one seed, as far as that was not done before."""
+    import pandas as pd
+
+    run = plan.run(row.system, seed)
+    done = run / plan.drawn / "persons.csv"
+    common = {"steps": plan.steps, "drawn_steps": plan.drawn_steps, "row": repr(row), "seed": seed}
+    claim(run, common | made_of(plan.profile))
+    claim(done.parent, {"varied": plan.varied})
+    if not done.exists():
+        rows = _run(row, seed, plan, run)
+        with atomic_write(done) as temporary:
+            rows.to_csv(temporary, index=False, float_format="%.5g")
+    return pd.read_csv(done, keep_default_na=False)
+
+
+def _run(row: Ablation, seed: int, plan: Plan, folder: Path) -> pd.DataFrame:
+    """The tidy rows of one system with one seed."""
+    import torch
+
+    from v2f_core.evaluation.systems import Drawing, best_of, draw_faces
+    from v2f_core.studies.ablation import tidy
+
+    kit = open_kit(plan)
+    condition = _train(row, seed, plan, kit, folder)
+    kit.prior.requires_grad_(False)
+    made = {name: str(made_of(plan.profile)[name]) for name in ("prior", "faces", "judge")}
+    made |= {"trained": row.system, "trained_with_seed": str(seed)}
+
+    def draw(pairs: Pairs, guidance: float, number: int = 0, count: int | None = None) -> Faces:
+        with torch.no_grad():
+            conditions = condition(pairs.pooled_voices()[:count])
+        drawing, persons = Drawing(plan.drawn_steps, guidance, seed), pairs.persons[:count]
+        return draw_faces(
+            kit.prior, conditions, persons, kit.scorer, folder / "faces", made, drawing, number, row.system
+        )
+
+    validation, test = kit.validation.pairs, kit.test
+    guidance = _guidance(row, seed, plan, lambda scale: draw(validation, scale).identities, validation)
+    with torch.no_grad():
+        predicted = None if row.speech else condition(test.pooled_voices()).numpy()
+    draws = [draw(test, guidance, number) for number in range(row.draws)]
+    faces = draws[0] if predicted is None else best_of(draws, predicted)[0]
+    again = draw(test, guidance, row.draws, min(plan.varied, len(test.persons)))
+    return tidy(row, seed, test, predicted, faces, again, kit.scorer.photographs(kit.photos), guidance)
+
+
+def _train(
+    row: Ablation, seed: int, plan: Plan, kit: Kit, folder: Path
+) -> Callable[[Float[Tensor, "n speaker"]], Tensor]:
+    """What turns pooled voices into the prior's conditions; adapters are on the kit's prior afterwards."""
+    from v2f_core.studies.direct_speech import SpeechConditionSettings, train_speech_condition
+    from v2f_core.training import stage1, stage2
+
+    settings = row.settings(plan.profile, seed, plan.steps)
+    if row.speech:
+        of_speech = SpeechConditionSettings(steps=settings.steps, batch=settings.batch, seed=seed)
+        return train_speech_condition(kit.prior, kit.training, of_speech, folder / "speech.pt", {})
+    identity = row.identity(plan.profile, seed)
+    pairs = kit.training.pairs, kit.validation.pairs
+    started = stage1.train_stage1(*pairs, identity, folder / "stage1", {}, plan.device)
+    faces = kit.training, kit.validation
+    given = started, kit.prior, kit.arcface, *faces, settings, folder / "stage2"
+    return stage2.train_stage2(*given, {}, plan.device).cpu()
+
+
+def open_kit(plan: Plan) -> Kit:
+    """Everything that a run needs, from a profile; stores of embeddings and latents are made if they are not there."""
+    from minivox.bounds import informed
+    from v2f_core.data.layouts import open_dataset
+    from v2f_core.diffusion.prior import Prior
+    from v2f_core.evaluation.inputs import first_of_each_sex, photographs
+    from v2f_core.evaluation.judge import Judge
+    from v2f_core.evaluation.scorer import Scorer
+    from v2f_core.identity.arcface_torch import differentiable_arcface
+    from v2f_core.identity.faces import FacePack
+    from v2f_core.training.embeddings import embed_dataset
+    from v2f_core.training.latents import pair_faces, stored_latents
+    from v2f_core.training.pairs import pair_up
+
+    profile = plan.profile
+    manifest = open_dataset(profile)
+    voices, faces = embed_dataset(profile, manifest, plan.device)
+    prior = Prior.from_folder(profile.part("prior"), plan.device)
+    pack = FacePack.from_folder(profile.part("faces"), plan.device)
+    latents = stored_latents(profile, manifest, prior, pack)
+    training, validation = (
+        pair_faces(manifest, voices, faces, latents, split, prior.latent_shape) for split in ("train", "val")
+    )
+    validation = informed(validation, training)
+    everybody = pair_up(manifest, voices, faces, plan.split)
+    test = everybody.only(first_of_each_sex(everybody.sexes, min(plan.persons, len(everybody.persons))))
+    photos: list[Path | None] = [paths[0] for paths in photographs(manifest, faces, test, plan.split)]
+    scorer = Scorer(pack, Judge.from_folder(profile.part("judge"), plan.device))
+    return Kit(training, validation, test, photos, prior, scorer, differentiable_arcface(pack.arcface_path))
+
+
+def _guidance(row: Ablation, seed: int, plan: Plan, drawn: Callable[[float], np.ndarray], validation: Pairs) -> float:
+    """The scale under which the validation persons' faces are likest, found with the first seed and then kept."""
+    path = plan.run(row.system, 0) / "guidance.json"
+    if not path.exists():
+        if seed:
+            raise InputError(f"{path}: missing; run seed 0 of {row.system} first, which chooses the guidance")
+        truth = validation.gallery().numpy()
+        likeness = {scale: float((drawn(scale) * truth).sum(1).mean()) for scale in GUIDANCES}
+        with atomic_write(path) as temporary:
+            temporary.write_text(json.dumps(likeness, indent=2) + "\n", encoding="utf-8")
+    chosen = json.loads(path.read_text(encoding="utf-8"))
+    return float(max(chosen, key=chosen.__getitem__))
+
+
+def _share(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)

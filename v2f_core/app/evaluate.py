@@ -1,0 +1,235 @@
+"""``python -m v2f_core evaluate``: from a profile's weights and dataset to tables and report of every system."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from v2f_core.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from v2f_core.artefacts.profiles import Profile
+    from v2f_core.data.manifest import Manifest
+    from v2f_core.evaluation.controls import Bench
+    from v2f_core.evaluation.leaks import Control
+    from v2f_core.evaluation.scorer import Scorer
+    from v2f_core.evaluation.systems import Drawing, System
+    from v2f_core.identity.aligner import Aligner
+    from v2f_core.training.embeddings import Embeddings
+    from v2f_core.training.pairs import Pairs
+
+
+class Inputs(NamedTuple):
+    """What every table is made from."""
+
+    manifest: Manifest
+    voices: Embeddings
+    faces: Embeddings
+    aligner: Aligner
+    cosreg: Aligner
+    training: Pairs
+    validation: Pairs
+    test: Pairs
+    beyond: int  # test persons beyond the limit
+
+
+def evaluate(
+    out: str | Path = "outputs/evaluate",
+    profile: str | Profile | None = None,
+    systems: Collection[str] | None = None,
+    draws: int = 1,
+    steps: int = 10,
+    guidance: float | None = None,
+    limit: int | None = None,
+    stage2: Sequence[str | Path] = (),
+    labels: str | Path | None = None,
+    seed: int = 0,
+    tune: bool = False,
+    fid: bool = False,
+    device: str = "cpu",
+) -> Path:
+    """Stage I's table, and the report over systems and controls: ``report.html``, ``.md``, ``.json``, and CSV tables.
+
+    What was drawn is kept in the cache: a killed run goes on, and more systems can be added later.
+
+    Args:
+        out: folder for tables and report.
+        profile: name of a profile, or a profile.
+        systems: which rows get faces, of `evaluation.controls.DRAWABLE`; Stage I alone when None, none when empty.
+        draws: faces a person and system.
+        steps, guidance: of the sampler; guidance is the profile's when None.
+        limit: only so many test persons, as many of each sex.
+        stage2: folders of trained Stages II, each a row.
+        labels: CSV of ages and skin tones (MiniVox has its own).
+        seed: of the noise.
+        tune: choose every row's guidance on the validation persons, of `tuning.GUIDANCES`.
+        fid: FID and LPIPS too; their networks are downloaded at the first use.
+        device: where to embed, draw and score.
+    Returns:
+        the page.
+    Raises:
+        InputError: the profile, its parts, its dataset or the folder cannot be used; a control leaves chance; a scale
+            is given although it is to be chosen.
+    """
+    from minivox.bounds import known
+    from v2f_core.app import reporting
+    from v2f_core.app.generate import check_writable
+    from v2f_core.artefacts.profiles import Profile, load_profile
+    from v2f_core.evaluation import controls, report, stage1_report, tuning
+    from v2f_core.evaluation.inputs import check_splits
+    from v2f_core.evaluation.perception import Perception
+    from v2f_core.evaluation.systems import Drawing
+    from v2f_core.studies.direct_speech import stored_speech_condition
+
+    chosen = profile if isinstance(profile, Profile) else load_profile(profile)
+    drawn = chosen_rows(controls.NO_DSC if systems is None else ",".join(systems) or "none")
+    if tune and guidance is not None:
+        raise InputError(f"guidance {guidance:g} is given, and is to be chosen (tune); leave one out")
+    check_writable(Path(out))
+    perception = Perception(device) if fid else None  # before anything is drawn: it may have to be downloaded
+    drawing = Drawing(steps, chosen.guidance if guidance is None else guidance, seed)
+    inputs = load(chosen, limit, device)
+    table = stage1_table(inputs.aligner, inputs.training, inputs.test, {"CosReg": inputs.cosreg})
+    stage1_report.save(table, out)
+    bench = make_bench(inputs, chosen, drawing, draws, "test", device)
+    notes = [f"{inputs.beyond} persons of the test split are beyond the limit"] if inputs.beyond else []
+    scorers = {name.removesuffix("_sha256"): chosen.part(name.removesuffix("_sha256")) for name in bench.made}
+    learned, here = inputs.aligner.provenance.get("persons"), len(inputs.training.persons)
+    if learned not in (None, here):
+        notes.append(
+            f"the aligner has learned from {learned} persons; what is trained here to compare it with, CosReg and "
+            f"w/o ArcFace, from this dataset's {here}"
+        )
+    notes += check_splits(inputs.training, inputs.test, scorers, all_known=known(inputs.test))
+    judged = _controls(inputs, bench)
+    trained = [controls.Stage2.from_folder(folder, chosen.part("prior"), device) for folder in stage2]
+    net = None
+    if controls.NO_ARCFACE in drawn:
+        stores = (inputs.manifest, inputs.voices, inputs.faces)
+        net = stored_speech_condition(chosen, *stores, bench.prior, bench.scorer.pack, bench.folder)
+
+    def rows(of: Bench) -> Iterator[System]:
+        return controls.rows(of, inputs.aligner, inputs.cosreg, drawn, net, trained)
+
+    if tune:
+        validation = make_bench(inputs, chosen, drawing, 1, "val", device)
+        likeness = tuning.tuned(validation, rows)
+        bench = replace(bench, guidance=tuning.best(likeness))
+        notes.append(tuning.told(likeness, len(inputs.validation.persons)))
+    evaluated = reporting.evaluated(bench, inputs.manifest, chosen, list(rows(bench)), judged, labels, notes)
+    assembled = report.assemble(replace(evaluated, perception=perception))
+    report.save(assembled, out, dict(reporting.media(assembled, evaluated, inputs.manifest)))
+    return Path(out) / "report.html"
+
+
+def chosen_rows(text: str) -> tuple[str, ...]:
+    """The rows that a user names: separated by commas, or "all", or "none".
+
+    Raises:
+        InputError: there is no such row.
+
+    Example:
+        >>> chosen_rows("CosReg, oracle"), chosen_rows("none")
+        (('CosReg', 'oracle'), ())
+    """
+    from v2f_core.evaluation.controls import DRAWABLE
+
+    if text.strip() in ("all", "none"):
+        return DRAWABLE if text.strip() == "all" else ()
+    names = tuple(name.strip() for name in text.split(","))
+    if unknown := [name for name in names if name not in DRAWABLE]:
+        raise InputError(f"{unknown[0]}: no row that can be drawn; choose of {', '.join(DRAWABLE)}")
+    return names
+
+
+def load(profile: Profile, limit: int | None = None, device: str = "cpu") -> Inputs:
+    """Dataset, stored embeddings (extracted if need be), Stage I's aligner, and one trained by cosine regression."""
+    from v2f_core.data.layouts import open_dataset
+    from v2f_core.evaluation.inputs import first_of_each_sex
+    from v2f_core.identity.aligner import Aligner
+    from v2f_core.studies.cosreg import stored_cosreg
+    from v2f_core.training.embeddings import embed_dataset
+    from v2f_core.training.pairs import pair_up
+
+    aligner = Aligner.from_pretrained(profile.part("aligner"))
+    manifest = open_dataset(profile)
+    voices, faces = embed_dataset(profile, manifest, device)
+    training, validation, test = (pair_up(manifest, voices, faces, split) for split in ("train", "val", "test"))
+    cosreg, everybody = stored_cosreg(training, validation, aligner), len(test.persons)
+    if limit is not None:
+        test = test.only(first_of_each_sex(test.sexes, limit))
+    beyond = everybody - len(test.persons)
+    return Inputs(manifest, voices, faces, aligner, cosreg, training, validation, test, beyond)
+
+
+def make_bench(inputs: Inputs, profile: Profile, drawing: Drawing, draws: int, split: str, device: str) -> Bench:
+    """Prior, scorers and the photographs of a split's persons, and the cache folder for what is drawn."""
+    from v2f_core.artefacts.profiles import cache_folder
+    from v2f_core.artefacts.provenance import folder_hash
+    from v2f_core.diffusion.prior import Prior
+    from v2f_core.evaluation.controls import Bench
+    from v2f_core.evaluation.inputs import photographs
+
+    scorer, parts = _scorer(profile, device)
+    persons = inputs.test if split == "test" else inputs.validation
+    made = {f"{part}_sha256": folder_hash(profile.part(part)) for part in ("prior", *parts)}
+    prior = Prior.from_folder(profile.part("prior"), device).requires_grad_(False)
+    photos = photographs(inputs.manifest, inputs.faces, persons, split)
+    return Bench(inputs.training, persons, photos, prior, scorer, cache_folder() / "drawn", made, drawing, draws)
+
+
+def stage1_table(
+    aligner: Aligner, training: Pairs, test: Pairs, others: dict[str, Aligner] | None = None
+) -> pd.DataFrame:
+    """The table of :func:`v2f_core.evaluation.stage1_report.report`, with ceilings where the world is known."""
+    import numpy as np
+    import torch
+
+    from minivox.bounds import bounds, from_true_voices, known
+    from minivox.readable import rank_scores
+    from v2f_core.evaluation import stage1_report
+
+    systems = stage1_report.predictions(test, training, aligner)
+    with torch.no_grad():
+        systems |= {name: other(test.pooled_voices()).numpy() for name, other in (others or {}).items()}
+    ceilings, ranked = None, {}
+    if known(test) and known(training):
+        ceilings = bounds(test, training)
+        systems["true voice parameters"] = from_true_voices(training, test)
+        ranked = {"true voices, ranking by likelihood": rank_scores(training, test)}
+    return stage1_report.report(systems, test.gallery().numpy(), np.array(test.sexes), ceilings, ranked=ranked)
+
+
+def _scorer(profile: Profile, device: str) -> tuple[Scorer, list[str]]:
+    """ArcFace, with judge and second scorer as far as they are there, and the names of the parts that are."""
+    from v2f_core.evaluation.judge import Judge
+    from v2f_core.evaluation.scorer import Scorer
+    from v2f_core.identity.faces import FacePack
+
+    pack, parts = FacePack.from_folder(profile.part("faces"), device), ["faces"]
+    judge = second = None
+    with suppress(InputError):  # without a judge the report says that VFS is missing
+        judge, parts = Judge.from_folder(profile.part("judge"), device), [*parts, "judge"]
+    with suppress(InputError):  # the judge's features are the second scorer then
+        second, parts = FacePack.from_folder(profile.part("scorer"), device), [*parts, "scorer"]
+    return Scorer(pack, judge, second), parts
+
+
+def _controls(inputs: Inputs, bench: Bench) -> list[Control]:
+    import numpy as np
+
+    from v2f_core.evaluation.controls import RANDOM
+    from v2f_core.evaluation.leaks import control, judge_controls, shuffled_voice
+
+    def predict(voices: Any, persons: Sequence[str]) -> Any:
+        return inputs.aligner(voices)
+
+    photos = bench.gallery.identities
+    found = shuffled_voice(predict, inputs.test)
+    found += control(RANDOM, lambda order: photos[order], photos, np.array(inputs.test.sexes))
+    return judge_controls(found, predict, inputs.test)

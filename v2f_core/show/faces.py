@@ -1,0 +1,99 @@
+"""Faces in a notebook: a table of pictures with headings, each with a text for who cannot see it and a mark below.
+
+The pictures are embedded as WebP, some 2 kB each, a tenth of what they take inside a figure; headings are text of the
+page, readable in light and dark.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import UInt8
+
+from v2f_core.artefacts.profiles import load_profile
+from v2f_core.errors import InputError
+
+if TYPE_CHECKING:
+    from IPython.display import HTML
+
+_CELL = "padding:3px; text-align:center; vertical-align:bottom; font-weight:normal; white-space:nowrap"
+_SIDE = "padding:3px 8px; text-align:right; vertical-align:middle; font-weight:normal"
+
+
+def face_table(
+    rows: Sequence[Sequence[UInt8[np.ndarray, "_ _ 3"] | None]],
+    columns: Sequence[str] = (),
+    labels: Sequence[str] = (),
+    size: int = 110,
+) -> HTML:
+    """Faces in rows and columns.
+
+    Args:
+        rows: as many pictures in each; None leaves a place empty.
+        columns: the heading of each column, or none at all.
+        labels: what stands beside each row, or nothing at all.
+        size: side of a picture on the page, CSS pixels.
+
+    Raises:
+        InputError: rows of different lengths, or headings that are too few or too many.
+
+    Example:
+        >>> page = face_table([[np.zeros((8, 8, 3), np.uint8), None]], ["true", "drawn"], ["Ada"])
+        >>> 'alt="Ada, true"' in page.data, "synthetic" in page.data
+        (True, True)
+    """
+    from IPython.display import HTML
+
+    width = len(rows[0])
+    if {len(row) for row in rows} != {width} or len(columns) not in (0, width) or len(labels) not in (0, len(rows)):
+        raise InputError(
+            f"rows of {[len(row) for row in rows]} pictures, {len(columns)} column headings, {len(labels)} labels; "
+            "give rows of one length, and one heading a column, one label a row, or none"
+        )
+    lines = [f'<th style="{_CELL}">{html.escape(text)}</th>' for text in columns]
+    page = [f"<tr>{'<th></th>' if labels else ''}{''.join(lines)}</tr>"] if columns else []
+    for i, row in enumerate(rows):
+        cells = [f'<th style="{_SIDE}">{html.escape(labels[i])}</th>'] if labels else []
+        for j, face in enumerate(row):
+            said = ", ".join(text for text in (*labels[i : i + 1], *columns[j : j + 1]) if text) or "a face"
+            shown = "" if face is None else picture(face, size, said)
+            cells.append(f'<td style="{_CELL}">{shown}</td>')
+        page.append(f"<tr>{''.join(cells)}</tr>")
+    note = f'<caption style="caption-side:bottom; text-align:right; font-size:80%">{mark()}</caption>'
+    table = "\n".join(page).replace("<tr>", '<tr style="background:none; border:none">')
+    return HTML(f'<table style="border:none; border-collapse:collapse; margin-left:0">{note}\n{table}</table>')
+
+
+def mark() -> str:
+    """What a page says of its faces: all of MiniVox are synthetic; of other data only those that were drawn surely are.
+
+    Example:
+        >>> mark()
+        'all faces are synthetic'
+    """
+    return "all faces are synthetic" if load_profile().dataset_is_packed else "faces drawn by the model are synthetic"
+
+
+def picture(face: UInt8[np.ndarray, "_ _ 3"], size: int, said: str = "") -> str:
+    """An ``img`` element that holds its picture (WebP).
+
+    Args:
+        face: RGB.
+        size: side on the page, CSS pixels.
+        said: the alternative text.
+
+    Example:
+        >>> picture(np.zeros((8, 8, 3), np.uint8), 8, "black").startswith('<img src="data:image/webp;base64,')
+        True
+    """
+    from PIL import Image
+
+    data = io.BytesIO()
+    Image.fromarray(face).save(data, "WEBP", quality=80, method=6)
+    code = base64.b64encode(data.getvalue()).decode()
+    return f'<img src="data:image/webp;base64,{code}" width="{size}" height="{size}" alt="{html.escape(said)}">'

@@ -1,0 +1,248 @@
+"""One style for every figure: galleries of voices and faces, bars with intervals, training curves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from v2f_core.show import alt_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+WOMEN, MEN = "#b5446e", "#2f6690"
+OURS, REFERENCE, CEILING = "#d1603d", "#9aa0a6", "#3a7d44"
+SEX = {"f": WOMEN, "m": MEN}
+
+
+def use_style() -> None:
+    """Set matplotlib and seaborn to this package's style, for figures from here on; Jupyter gets a text with each.
+
+    Example:
+        >>> use_style()
+        >>> import matplotlib
+        >>> matplotlib.rcParams["axes.spines.top"]
+        False
+    """
+    import seaborn as sns
+
+    alt_text.speak()
+    sns.set_theme(
+        context="notebook",
+        style="ticks",
+        palette=[OURS, MEN, CEILING, WOMEN, REFERENCE],
+        rc={
+            "figure.dpi": 110,
+            "savefig.dpi": 160,
+            "savefig.bbox": "tight",
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.titlesize": 11,
+            "axes.labelsize": 10,
+            "legend.frameon": False,
+            "font.size": 10,
+            "image.interpolation": "nearest",
+        },
+    )
+
+
+@dataclass(frozen=True)
+class GalleryRow:
+    """One line of a gallery.
+
+    Attributes:
+        label: who is heard.
+        wave: the recording, mono.
+        generated: faces drawn from the voice.
+        truth: the speaker's real face; None where nobody knows it.
+        captions: one a generated face.
+    """
+
+    label: str
+    wave: Float[np.ndarray, " samples"]
+    generated: Sequence[UInt8[np.ndarray, "height width 3"]]
+    truth: UInt8[np.ndarray, "height width 3"] | None = None
+    captions: Sequence[str] = field(default_factory=tuple)
+
+
+def gallery(rows: Sequence[GalleryRow], title: str = "", rate: int = 16_000) -> Figure:
+    """Voice → true face | generated faces, one line a recording.
+
+    Example:
+        >>> face = np.zeros((8, 8, 3), np.uint8)
+        >>> figure = gallery([GalleryRow("Ada", np.zeros(1600, np.float32), [face] * 4, face)])
+        >>> len(figure.axes)  # spectrogram, true face, four generated
+        6
+    """
+    import matplotlib.pyplot as plt
+
+    use_style()
+    most = max(len(row.generated) for row in rows)
+    widths = [1.9, 1.0, *([1.0] * most)]
+    size = (1.35 * sum(widths), 1.5 * len(rows) + 0.7)
+    figure, axes = plt.subplots(
+        len(rows), len(widths), figsize=size, squeeze=False, layout="constrained", width_ratios=widths
+    )
+    for row, line in zip(rows, axes, strict=True):
+        _spectrogram(line[0], row.wave, rate)
+        line[0].set_ylabel(row.label, rotation=0, ha="right", va="center", fontsize=9)
+        _face(line[1], row.truth)
+        captions = [*row.captions, *([""] * most)]
+        for ax, face, caption in zip(line[2:], [*row.generated, *([None] * most)], captions, strict=False):
+            _face(ax, face)
+            ax.set_xlabel(caption, fontsize=8)
+    axes[0, 0].set_title("voice", fontsize=10)
+    axes[0, 1].set_title("true face", fontsize=10)
+    axes[0, 2].set_title("synthetic, from voice alone", fontsize=10, loc="left")
+    figure.suptitle(title, fontsize=12)
+    return figure
+
+
+def intervals(table: pd.DataFrame, value: str, ax: object = None, marks: Mapping[str, float] | None = None) -> Figure:
+    """Horizontal bars with their intervals, one a row of the table, and dashed lines at marks such as chance.
+
+    Args:
+        table: columns ``system``, ``value``, ``value low`` and ``value high`` for the given ``value``.
+        value: name of the column that is drawn.
+        ax: axes to draw into; else a new figure.
+        marks: name → position.
+
+    Example:
+        >>> import pandas as pd
+        >>> rows = [("mean face", 0.4, 0.38, 0.42), ("ours", 0.6, 0.55, 0.65)]
+        >>> table = pd.DataFrame(rows, columns=["system", "R@10", "R@10 low", "R@10 high"])
+        >>> intervals(table, "R@10", marks={"chance": 0.1}).axes[0].get_xlabel()
+        'R@10'
+    """
+    import matplotlib.pyplot as plt
+    from matplotlib.axes import Axes
+
+    if not isinstance(ax, Axes):
+        use_style()
+        _, ax = plt.subplots(figsize=(6.5, 0.42 * len(table) + 1), layout="constrained")
+    place = np.arange(len(table))[::-1]
+    low, high = table[value] - table[f"{value} low"], table[f"{value} high"] - table[value]
+    colours = [CEILING if "ceiling" in name else OURS if "full" in name else REFERENCE for name in table.system]
+    errors = np.nan_to_num(np.stack([low, high]).astype(float))
+    ax.barh(place, table[value], xerr=errors, color=colours, height=0.7, error_kw={"lw": 1})
+    ax.set_yticks(place, table.system)
+    ax.set_xlabel(value)
+    for name, position in (marks or {}).items():
+        ax.axvline(position, color="black", lw=0.8, ls="--")
+        ax.text(position, len(table) - 0.4, name, fontsize=8, ha="center")
+    figure = ax.get_figure()
+    assert figure is not None
+    return figure  # type: ignore[return-value]
+
+
+def history(table: pd.DataFrame, terms: Sequence[str] = ("total",)) -> Figure:
+    """Training and validation loss over the steps, one panel a term.
+
+    Args:
+        table: the ``history.csv`` of a training run.
+        terms: which columns, without their ``train_`` and ``val_``.
+
+    Example:
+        >>> import pandas as pd
+        >>> len(history(pd.DataFrame({"step": [1, 2], "train_total": [2.0, 1.0], "val_total": [2.0, 1.5]})).axes)
+        1
+    """
+    import matplotlib.pyplot as plt
+
+    use_style()
+    figure, axes = plt.subplots(1, len(terms), figsize=(3.6 * len(terms), 2.8), squeeze=False, layout="constrained")
+    for ax, term in zip(axes[0], terms, strict=True):
+        ax.plot(table.step, table[f"train_{term}"], color=REFERENCE, label="training")
+        ax.plot(table.step, table[f"val_{term}"], color=OURS, label="validation")
+        ax.set_title(term.replace("_", " "))
+        ax.set_xlabel("step")
+    axes[0, 0].legend()
+    return figure
+
+
+def forest(table: pd.DataFrame, metrics: Sequence[str], against: str) -> Figure:
+    """One panel a metric: every system's value and interval, with a dotted line at what they are compared with.
+
+    Where the table has paired gains, their interval is a thick bar about the value, and it is the one to read: a system
+    differs where its thick bar is clear of the dotted line. The thin one says what other persons would do to the value.
+
+    Args:
+        table: a row a system and metric, with ``value``, ``low`` and ``high``, and perhaps ``gain low`` and
+            ``gain high`` over ``against``.
+        metrics: the panels.
+        against: the system that the others are compared with.
+
+    Example:
+        >>> import pandas as pd
+        >>> row = {"metric": "cosine", "value": 0.2, "low": 0.1, "high": 0.3}
+        >>> figure = forest(pd.DataFrame([{**row, "system": "a"}, {**row, "system": "b"}]), ["cosine"], "a")
+        >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
+        ['a', 'b']
+    """
+    import matplotlib.pyplot as plt
+
+    use_style()
+    systems = list(dict.fromkeys(table.system))
+    figure, axes = plt.subplots(
+        1, len(metrics), figsize=(3.1 * len(metrics) + 1.5, 0.42 * len(systems) + 1.2), sharey=True, squeeze=False
+    )
+    for ax, metric in zip(axes[0], metrics, strict=True):
+        found = table[table.metric == metric].set_index("system")
+        base = found.value.get(against, np.nan)
+        for place, system in enumerate(systems):
+            if system not in found.index:
+                continue
+            row = found.loc[system]
+            colour, paired = REFERENCE if system == against else MEN, np.isfinite(row.get("gain low", np.nan))
+            if np.isfinite(row.get("low", np.nan)):
+                ax.plot([row.low, row.high], [place, place], color=colour, lw=1 if paired else 2)
+            if paired:
+                ax.plot(
+                    [base + row["gain low"], base + row["gain high"]],
+                    [place, place],
+                    color=colour,
+                    lw=4,
+                    solid_capstyle="butt",
+                )
+            ax.plot(row.value, place, "o", color=colour, ms=6)
+        if np.isfinite(base):
+            ax.axvline(base, color=REFERENCE, lw=0.8, ls=":", zorder=0)
+        ax.set_xlabel(metric)
+        ax.locator_params(axis="x", nbins=5)  # more, and the numbers touch
+    axes[0, 0].set_yticks(range(len(systems)), systems)
+    axes[0, 0].set_ylim(len(systems) - 0.5, -0.5)
+    figure.tight_layout()
+    return figure
+
+
+def _spectrogram(ax: object, wave: np.ndarray, rate: int) -> None:
+    from matplotlib.axes import Axes
+
+    assert isinstance(ax, Axes)
+    ax.set_xticks([])
+    ax.set_yticks([])
+    if len(wave) < 512:
+        return
+    frames = np.lib.stride_tricks.sliding_window_view(wave[: 3 * rate], 512)[::160] * np.hanning(512)
+    power = np.log10(np.abs(np.fft.rfft(frames)) ** 2 + 1e-7)[:, :160].T  # up to 5 kHz
+    ax.imshow(power, origin="lower", aspect="auto", cmap="magma", vmin=power.max() - 5)
+
+
+def _face(ax: object, face: np.ndarray | None) -> None:
+    from matplotlib.axes import Axes
+
+    assert isinstance(ax, Axes)
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.spines[:].set_visible(False)
+    if face is None:
+        ax.text(0.5, 0.5, "unknown", ha="center", va="center", fontsize=8, color=REFERENCE)
+        ax.set_xlim(0, 1)
+        ax.set_ylim(0, 1)
+    else:
+        ax.imshow(face)

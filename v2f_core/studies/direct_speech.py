@@ -1,0 +1,156 @@
+"""The ablation "w/o ArcFace" (Table 4): speech goes straight into the condition, with no identity in between.
+
+The paper's row is a "speech MLP straight into the condition", trained with "ℓ2 + reconstruction". Read here so: an MLP
+of g_φ's form gives the cross-attention tokens themselves, c = c_null + MLP(v_spk), and learns from the squared error of
+the frozen prior's noise prediction under c on the speaker's real face. (In a latent diffusion model the ℓ2 of the
+reconstructed latents is that same error, weighted over t.) No ArcFace net is asked in training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from v2f_core.errors import InputError
+from v2f_core.identity.aligner import Aligner
+from v2f_core.training.checkpoints import load_checkpoint, save_checkpoint, seeded
+
+if TYPE_CHECKING:
+    from v2f_core.artefacts.profiles import Profile
+    from v2f_core.data.manifest import Manifest
+    from v2f_core.diffusion.prior import Prior
+    from v2f_core.identity.faces import FacePack
+    from v2f_core.training.latents import FacePairs
+    from v2f_core.training.store import Embeddings
+
+
+@dataclass(frozen=True)
+class SpeechConditionSettings:
+    """How long and how fast; none of it stands in the paper."""
+
+    steps: int = 150
+    batch: int = 16
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    hidden_width: int = 384
+    windows: int = 3  # up to so many windows of a person are averaged into one training example
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.batch, self.windows) < 1:
+            raise InputError(
+                f"steps={self.steps}, batch={self.batch}, windows={self.windows}: expected at least 1 of each"
+            )
+
+
+class SpeechCondition(nn.Module):
+    """v_spk → cross-attention tokens; an untrained one gives the null condition to everybody.
+
+    Args:
+        speaker_width: of v_spk.
+        null: the tokens of the empty prompt, which are frozen.
+        hidden_width: of the two hidden layers.
+
+    Example:
+        >>> net = SpeechCondition(8, torch.zeros(1, 5, 6)).eval()
+        >>> net(torch.randn(3, 8)).shape
+        torch.Size([3, 5, 6])
+    """
+
+    def __init__(self, speaker_width: int, null: Float[Tensor, "1 tokens width"], hidden_width: int = 384) -> None:
+        super().__init__()
+        self.net = Aligner(speaker_width, hidden_width, null.numel()).net
+        last = self.net[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.register_buffer("null", null.detach().clone())
+
+    def forward(self, speaker_embedding: Float[Tensor, "batch speaker"]) -> Float[Tensor, "batch tokens width"]:
+        """The tokens of each speaker embedding."""
+        null = self.get_buffer("null")
+        return null + self.net(speaker_embedding).view(-1, *null.shape[1:])
+
+
+def train_speech_condition(
+    prior: Prior,
+    training: FacePairs,
+    settings: SpeechConditionSettings,
+    path: str | Path,
+    provenance: Mapping[str, Any],
+) -> SpeechCondition:
+    """Train on the faces of the training persons, or read what an earlier call trained from the same things.
+
+    Args:
+        prior: frozen here; its weights get no gradient.
+        training: voices with the latents of their speakers' faces.
+        settings: see :class:`SpeechConditionSettings`.
+        path: the file that the trained weights are kept in.
+        provenance: hashes of the inputs.
+    Returns:
+        the net, on the CPU.
+    Raises:
+        InputError: the file is of another training.
+    """
+    from tqdm import trange
+
+    training = training.to(prior.device)
+    made = {**provenance, **asdict(settings)}
+    generator = torch.Generator().manual_seed(settings.seed)
+    with seeded(settings.seed, prior.device):
+        with torch.no_grad():
+            null = prior.null(1)
+        net = SpeechCondition(training.wide.voice.shape[1], null, settings.hidden_width).to(prior.device)
+        if (state := load_checkpoint(path, made)) is not None:
+            net.load_state_dict(state)
+            return net.eval().cpu()
+        prior.requires_grad_(False)
+        optimiser = torch.optim.AdamW(net.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.steps)
+        with trange(settings.steps, desc="w/o ArcFace", unit="step", mininterval=1.0) as bar:
+            for _ in bar:
+                voice, _, faces = training.draw(settings.batch, settings.windows, generator)
+                z_0 = faces.latents
+                noise = torch.randn(z_0.shape, generator=generator).to(z_0)
+                t = torch.randint(len(prior.alphas_cumprod), (len(z_0),), generator=generator).to(z_0.device)
+                residual = F.mse_loss(prior.predict(prior.add_noise(z_0, noise, t), t, net(voice)), noise)
+                optimiser.zero_grad()
+                residual.backward()
+                optimiser.step()
+                schedule.step()
+                bar.set_postfix(residual=float(residual.detach()))
+    save_checkpoint(path, net.state_dict(), made)
+    return net.eval().cpu()
+
+
+def stored_speech_condition(
+    profile: Profile,
+    manifest: Manifest,
+    voices: Embeddings,
+    faces: Embeddings,
+    prior: Prior,
+    pack: FacePack,
+    folder: Path,
+) -> SpeechCondition:
+    """The net of a profile's training persons: trained on their latents (extracted if need be), or read from a folder.
+
+    Raises:
+        InputError: a part of the profile is missing, or too many pictures are bad.
+    """
+    from v2f_core.artefacts.provenance import folder_hash
+    from v2f_core.training.latents import pair_faces, stored_latents
+
+    latents = stored_latents(profile, manifest, prior, pack)
+    pairs = pair_faces(manifest, voices, faces, latents, "train", prior.latent_shape)
+    hashes = {name: folder_hash(profile.part(name)) for name in (profile.encoder, "prior")}
+    persons = hashlib.sha256("\n".join(pairs.wide.persons).encode()).hexdigest()
+    path = folder / f"speech_condition-{'-'.join([*(h[:8] for h in hashes.values()), persons[:8]])}.pt"
+    return train_speech_condition(prior, pairs, SpeechConditionSettings(), path, {**hashes, "persons": persons})
