@@ -28,6 +28,9 @@ def generate(
     num_images: Annotated[int, typer.Option("-n", "--num-images", min=1, help="How many faces.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same faces.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for the faces.")] = Path("outputs/generate"),
+    truncation: Annotated[
+        float, typer.Option(min=0, max=1, help="1: each face another person whom the voice allows; 0: all its mean.")
+    ] = 1.0,
     profile: ProfileName = None,
     device: Device = "cpu",
 ) -> None:
@@ -36,7 +39,7 @@ def generate(
 
     if device != "cpu":
         check_device(device)
-    generate(voice, num_images=num_images, seed=seed, out=out, profile=profile, device=device)
+    generate(voice, num_images, seed, out, profile, device=device, truncation=truncation)
 
 
 @app.command()

@@ -93,6 +93,33 @@ def stage1(
 
 
 @training.command()
+def posterior(
+    out: Annotated[Path, typer.Option(help="Folder for the posterior.")] = Path("runs/posterior"),
+    aligner: Annotated[Path | None, typer.Option(help="The aligner's folder; else the profile's.")] = None,
+    profile: ProfileName = None,
+    device: Device = "cpu",
+) -> None:
+    """p(z | v) for an aligner, in closed form from stored embeddings: seconds, and the same every time."""
+    from v2f_core.artefacts.provenance import folder_hash
+    from v2f_core.data.layouts import open_dataset
+    from v2f_core.identity.aligner import Aligner
+    from v2f_core.training.embeddings import embed_dataset
+    from v2f_core.training.pairs import pair_up
+    from v2f_core.training.posterior import train_posterior
+
+    chosen = load_profile(profile)
+    check_device(device)
+    trained, manifest = Aligner.from_pretrained(aligner or chosen.part("aligner")), open_dataset(chosen)
+    voices, faces = embed_dataset(chosen, manifest, device)
+    hashes = {f"{part}_sha256": folder_hash(chosen.part(part)) for part in (chosen.encoder, "faces")}
+    training, validation = (pair_up(manifest, voices, faces, split) for split in ("train", "val"))
+    fitted = train_posterior(training, validation, trained, {"dataset": manifest.root.name, **hashes})
+    fitted.save_pretrained(out)
+    nats = fitted.provenance["validation"]["nats that a voice tells"]
+    print(f"posterior: {out} (κ {fitted.kappa:g}; a voice tells {nats:.2f} nats of its face)")
+
+
+@training.command()
 def stage2(
     out: Annotated[Path, typer.Option(help="Folder for aligner, LoRA and histories.")] = Path("runs/stage2"),
     aligner: Annotated[Path | None, typer.Option(help="Folder of Stage I's aligner; else the profile's.")] = None,

@@ -17,6 +17,7 @@ from v2f_core.artefacts.files import atomic_write
 from v2f_core.artefacts.model_card import model_card
 from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
+from v2f_core.identity.posterior import IdentityPosterior
 from v2f_core.speech.encoders import load_encoder
 
 HUB = ("repo_id", "commit_message", "private", "token", "create_pr")
@@ -30,6 +31,7 @@ class SavedPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     """
 
     aligner: Aligner
+    posterior: IdentityPosterior | None
     speech_folder: Path | None
 
     def save_pretrained(
@@ -57,6 +59,8 @@ class SavedPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         folder = Path(save_directory)
         super().save_pretrained(folder, *args, **kwargs)
         self.aligner.save_pretrained(folder / "aligner")
+        if self.posterior is not None:
+            self.posterior.save_pretrained(folder / "posterior")
         shutil.copytree(self.speech_folder, folder / "speech_encoder", dirs_exist_ok=True)
         self._write_card(folder, hub.get("repo_id") or str(save_directory))
         if push_to_hub:
@@ -118,12 +122,15 @@ class SavedPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         shortened = config.get("ast_frames"), config.get("ast_positions", "cut")
         speech = load_encoder(config.get("encoder", "ast"), folder / "speech_encoder", *shortened)
         aligner = Aligner.from_pretrained(folder / "aligner")
+        drawn_from = folder / "posterior"
+        posterior = IdentityPosterior.from_pretrained(drawn_from, aligner) if drawn_from.is_dir() else None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             return super().from_pretrained(
                 folder,
                 speech_encoder=speech,
                 aligner=aligner,
+                posterior=posterior,
                 speech_folder=folder / "speech_encoder",
                 local_files_only=True,
                 use_safetensors=True,

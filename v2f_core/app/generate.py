@@ -24,6 +24,12 @@ if TYPE_CHECKING:
     from v2f_core.pipeline import Vox2FacePipeline
 
 
+WHOM = {
+    True: "identities drawn from p(z | v), one a face: persons who could have this voice",
+    False: "the point estimate of the identity, on every face",
+}
+
+
 def generate(
     voice: str | Path,
     num_images: int = 4,
@@ -32,6 +38,7 @@ def generate(
     profile: str | Profile | None = None,
     pipeline: Vox2FacePipeline | None = None,
     device: str = "cpu",
+    truncation: float | int = 1.0,
 ) -> Path:
     """Draw faces for a recording into a folder; on any error the folder stays as it was.
 
@@ -46,17 +53,20 @@ def generate(
         profile: name of a profile, or a profile.
         pipeline: use this one instead of loading the profile's.
         device: where to put the profile's.
+        truncation: 1 draws another identity for each face from p(z | v), 0 shows the point estimate on all.
     Returns:
         the path of the JSON.
     Raises:
         InputError: the recording, the profile, its parts or the folder cannot be used.
     """
     from v2f_core.artefacts.profiles import Profile, load_profile
+    from v2f_core.identity.posterior import check_truncation
     from v2f_core.speech.activity import read_speech
     from v2f_core.speech.audio import AudioWarning
 
     voice, out = Path(voice), Path(out)
     chosen = profile if isinstance(profile, Profile) else load_profile(profile)
+    check_truncation(truncation)
     check_writable(out)
     began = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
@@ -80,10 +90,18 @@ def generate(
     pipe = pipeline or Vox2FacePipeline.from_profile(chosen, device)
     loaded = time.perf_counter()
     seeds = [seed + i for i in range(num_images)]
-    result = pipe(windows, num_images=num_images, generator=[torch.Generator().manual_seed(s) for s in seeds])
+    generators = [torch.Generator().manual_seed(s) for s in seeds]
+    result = pipe(windows, num_images=num_images, truncation=truncation, generator=generators)
     drawn = time.perf_counter()
+    if result.truncation != truncation:
+        notes.append("no posterior: all faces are of the point estimate")
 
-    made = {"weights_sha256": weights, "guidance": pipe.config["guidance"], "steps": pipe.config["num_steps"]}
+    made = {
+        "weights_sha256": weights,
+        "guidance": pipe.config["guidance"],
+        "steps": pipe.config["num_steps"],
+        "truncation": result.truncation,
+    }
     names = [f"{voice.stem}_{i}.png" for i in range(num_images)]
     with staged(out) as stage:
         for name, image, s in zip(names, result.images, seeds, strict=True):
@@ -105,8 +123,12 @@ def generate(
             },
             "profile": chosen.name,
             **made,
-            "images": [{"file": name, "seed": s} for name, s in zip(names, seeds, strict=True)],
+            "images": [
+                {"file": name, "seed": s, "identity": [round(float(x), 7) for x in z]}
+                for name, s, z in zip(names, seeds, result.identities, strict=True)
+            ],
             "sheet": sheet,
+            "faces_show": WHOM[result.truncation > 0],
             "identity": [round(float(x), 7) for x in result.identity],
             "seconds": {
                 "read": round(heard - began, 3),

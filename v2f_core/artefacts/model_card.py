@@ -13,6 +13,7 @@ from v2f_core.artefacts.provenance import SYNTHETIC, folder_hash, versions
 PARTS = {
     "speech_encoder": "hears the voice",
     "aligner": "g_φ: from the voice's embedding to an identity on ArcFace's sphere",
+    "posterior": "p(z | v): the identities that a voice allows",
     "text_encoder": "P(·): from the identity to the tokens that the UNet attends to",
     "unet": "draws",
     "vae": "decodes what was drawn",
@@ -80,13 +81,16 @@ def model_card(folder: str | Path, name: str, provenance: Mapping[str, Any]) -> 
     folder = Path(folder)
     config = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     told = ("encoder", "guidance", "num_steps", "clip_seconds")
+    there = {part for part in PARTS if part != "posterior" or (folder / part).is_dir()}
     return CARD.format(
         licence="apache-2.0" if config.get("profile") == "mini" else "other",
         title=Path(name).name,
         version=versions("v2f-core")["v2f-core"],
         synthetic=SYNTHETIC,
         name=name,
-        parts="\n".join(f"| {part} | {does} | `{folder_hash(folder / part)}` |" for part, does in PARTS.items()),
+        parts="\n".join(
+            f"| {part} | {does} | `{folder_hash(folder / part)}` |" for part, does in PARTS.items() if part in there
+        ),
         settings=", ".join(f"{key} {config[key]}" for key in told),
         provenance=json.dumps(provenance, indent=2, sort_keys=True, ensure_ascii=False),
         terms=_terms(config.get("profile"), config["encoder"]),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Shaped
 
 from v2f_core.errors import InputError
 
@@ -96,9 +96,9 @@ def calibration(
 ) -> Calibration:
     """PIT and coverage of an attribute, such as the age read from each drawn identity and from the true face.
 
-    The truth's rank among n draws has n + 1 places, alike probable under the true distribution (Hamill 2001); the PIT is
-    a random point of that place, so that it is uniform for any n and for attributes with few values, such as sex. An
-    interval of level L holds the truth where |PIT − ½| ≤ L/2.
+    The truth's rank among n draws has n + 1 places, alike probable under the true distribution (Hamill 2001); the PIT
+    is a random point of that place, so that it is uniform for any n and for attributes with few values, such as sex.
+    An interval of level L holds the truth where |PIT − ½| ≤ L/2.
 
     Args:
         draws, truth: finite numbers; a class is given as 0 or 1.
@@ -124,9 +124,7 @@ def calibration(
     return Calibration(pit, {level: np.abs(pit - 0.5) <= level / 2 for level in levels})
 
 
-def drawn_shares(
-    drawn: Shaped[np.ndarray, "persons draws"], level: str
-) -> Float[np.ndarray, " persons"]:
+def drawn_shares(drawn: Shaped[np.ndarray, "persons draws"], level: str) -> Float[np.ndarray, " persons"]:
     """The share of each person's draws that show a level of an attribute, such as the darkest third of skin tone.
 
     Its mean over the persons of that level says how often they are drawn as what they are; its mean over everybody, how

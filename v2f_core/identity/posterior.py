@@ -3,15 +3,16 @@
 ẑ is a conditional mean. It is short before it is normalised, lies between all faces, and is nearly the same for all
 women and for all men. What a voice leaves open can only be drawn.
 
-InfoNCE (Eq. 9) learns κ·ẑᵀz = log p(z | v) − log p(z), up to a number for each voice (van den Oord et al. 2018, Eq. 4): what
-is heard *tilts* the faces there are, p(z | v) ∝ p(z)·exp(κ·ẑᵀz). A tilted Gaussian is a Gaussian of the same covariance
-whose mean has moved by κ·Σ·ẑ. So, within a sex s,
+InfoNCE (Eq. 9) learns κ·ẑᵀz = log p(z | v) − log p(z), up to a number for each voice (van den Oord et al. 2018, Eq. 4):
+what is heard *tilts* the faces there are, p(z | v) ∝ p(z)·exp(κ·ẑᵀz). A tilted Gaussian is a Gaussian of the same
+covariance whose mean has moved by κ·Σ·ẑ. So, within a sex s,
 
     z = x / ‖x‖,   x ~ N(m_s + κ·Σ_s·(ẑ − h_s), Σ_s),   Σ_s = between_s + within + floor
 
-with m_s the mean face and h_s the mean ẑ of that sex, taken off so that a voice like any other moves nothing. κ says how
-far a voice is believed. Which sex is itself heard: p(s | v) is a logistic function of ẑ. Before anything is heard nothing
-is tilted, and p(s) is the base rate. Normalising x makes it a *projected normal* (Mardia & Jupp 2000, section 3.5.6).
+with m_s the mean face and h_s the mean ẑ of that sex, taken off so that a voice like any other moves nothing. κ says
+how far a voice is believed. Which sex is itself heard: p(s | v) is a logistic function of ẑ. Before anything is heard
+nothing is tilted, and p(s) is the base rate. Normalising x makes it a *projected normal* (Mardia & Jupp 2000, section
+3.5.6).
 
 All this happens within the principal axes that identities use: in others a density would be one of rounding errors.
 """
@@ -30,16 +31,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from v2f_core.artefacts.files import atomic_write
+from v2f_core.artefacts.provenance import versions
 from v2f_core.errors import InputError
-from v2f_core.files import atomic_write
 from v2f_core.identity.aligner import CONFIG_NAME, WEIGHTS_NAME, Aligner
 from v2f_core.identity.sphere import check_unit, normalise, slerp
-from v2f_core.provenance import versions
 
 SEXES = ("f", "m")
 TENSORS = ("basis", "face_mean", "heard_mean", "between", "within", "gate")
-NODES, REACH = 64, 10.0  # of the integral over the radius: quadrature nodes, and widths to both sides of the mode
-SCORES_AT_ONCE = 1 << 16  # pairs of a voice and a face whose integrals are computed together: 32 MB of nodes
+NODES, BELOW, ABOVE = 56, 10.0, 16.0  # of the integral over the radius: nodes, and widths to both sides of the mode
+SCORES_AT_ONCE = 1 << 16  # pairs of a voice and a face whose integrals are computed together: 30 MB of nodes
 
 
 class IdentityPosterior(nn.Module):
@@ -93,13 +94,12 @@ class IdentityPosterior(nn.Module):
         width = aligner.settings["identity_width"]
         if width != len(basis) or len(gate) != basis.shape[1] + 1:
             raise InputError(
-                f"an aligner for identities of width {width}, a posterior for {len(basis)}: expected one face net for both"
+                f"an aligner for identities of width {width}, a posterior for {len(basis)}: expected one face net"
             )
         tensors = dict(zip(TENSORS, (basis, face_mean, heard_mean, between, within, gate), strict=True))
         if not (floor > 0 and math.isfinite(kappa) and all(bool(value.isfinite().all()) for value in tensors.values())):
             raise InputError("a posterior's number is NaN or infinite, or its floor is not positive; train it again")
-        self.settings = {"floor": floor, "kappa": kappa, "share": list(share)}
-        self.aligner = aligner
+        self.aligner, self.floor, self.kappa, self.share = aligner, floor, kappa, share
         self.provenance: dict[str, Any] = {}
         for name, value in tensors.items():
             self.register_buffer(name, value.detach().clone().float())
@@ -124,7 +124,7 @@ class IdentityPosterior(nn.Module):
         self,
         v: Float[Tensor, "*batch speaker"],
         n: int,
-        truncation: float = 1.0,
+        truncation: float | int = 1.0,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
     ) -> Float[Tensor, "*batch {n} dim"]:
         """Unit identities that the voice allows.
@@ -134,17 +134,16 @@ class IdentityPosterior(nn.Module):
             n: how many identities of each.
             truncation: the share of the way from ẑ to an honest draw, along the great circle: 0 is ẑ, 1 the draw.
                 Between them lies a picture of how sure one pretends to be.
-            generator: source of the noise, on the CPU; a list gives each of the n its own, so that one can be drawn
-                again alone. Truncation 0 takes no noise.
+            generator: source of the noise; a list gives each of the n its own, so that one can be drawn again alone.
+                Truncation 0 takes no noise.
         Raises:
             InputError: n below 1, a truncation outside [0, 1], another number of generators than n, or an embedding of
                 another width or not finite.
         """
         check_truncation(truncation)
         if n < 1 or (isinstance(generator, Sequence) and len(generator) != n):
-            count = len(generator) if isinstance(generator, Sequence) else "no"
-            raise InputError(f"n={n} identities, {count} generators: expected n from 1 on, and a generator for each or one")
-        estimate = self.mean(v)
+            raise InputError(f"n={n} identities: expected at least 1, and one generator or a list of as many")
+        estimate = self.mean(v).to(self.root.device)
         shape, dim = v.shape[:-1], estimate.shape[-1]
         point = estimate.reshape(-1, 1, dim).expand(-1, n, -1)
         if truncation == 0:
@@ -179,7 +178,7 @@ class IdentityPosterior(nn.Module):
         Raises:
             InputError: see :meth:`log_prob`.
         """
-        log_share = torch.tensor([self.settings["share"]], dtype=torch.float64, device=z.device).log()
+        log_share = torch.tensor([self.share], dtype=torch.float64, device=self.root.device).log()
         return self._log_density(z, self.face_mean.double()[:, None], log_share)[0]
 
     @torch.no_grad()
@@ -189,8 +188,8 @@ class IdentityPosterior(nn.Module):
         """log p(z | v) − log p(z): how much likelier each voice makes each face, in nats.
 
         The optimal score for telling which face is the voice's (Wang 2020, "Remarks on Optimal Scores for Speaker
-        Recognition"). The cosine with ẑ is what is left of it when all faces are alike probable before; it favours faces
-        near the mean, since these are near everybody's ẑ.
+        Recognition"). The cosine with ẑ is what is left of it when all faces are alike probable before; it favours
+        faces near the mean, since these are near everybody's ẑ.
 
         Raises:
             InputError: see :meth:`log_prob`.
@@ -199,25 +198,24 @@ class IdentityPosterior(nn.Module):
 
     def _heard(self, estimate: Tensor) -> tuple[Tensor, Tensor]:
         """Means of both sexes, (2, voices, axes), and log p(s | v), (voices, 2), in float64."""
-        heard = estimate.double() @ self.basis.double()
+        heard = estimate.to(self.root.device).double() @ self.basis.double()
         away = heard - self.heard_mean.double()[:, None]
-        means = self.face_mean.double()[:, None] + self.settings["kappa"] * away @ self.covariance
+        means = self.face_mean.double()[:, None] + self.kappa * away @ self.covariance
         odds = heard @ self.gate[:-1].double() + self.gate[-1].double()
         return means, torch.stack([nn.functional.logsigmoid(-odds), nn.functional.logsigmoid(odds)], dim=1)
 
     def _log_density(self, z: Tensor, means: Tensor, log_sex: Tensor) -> Tensor:
         if z.shape[-1] != len(self.basis):
             raise InputError(
-                f"identities of width {z.shape[-1]}: this posterior is of {len(self.basis)}; use the face net that it was "
-                "trained with"
+                f"identities of width {z.shape[-1]}: this posterior is of {len(self.basis)}; use the face net that it "
+                "was trained with"
             )
-        face = normalise(check_unit(z).double() @ self.basis.double())
+        face = normalise(check_unit(z).to(self.root.device).double() @ self.basis.double())
         parts = [projected_normal_log_prob(face, mean, root) for mean, root in zip(means, self.root, strict=True)]
         return torch.logsumexp(torch.stack(parts) + log_sex.T[:, :, None], dim=0).float()
 
     def save_pretrained(self, folder: str | Path, provenance: Mapping[str, Any] | None = None) -> None:
-        """Write ``model.safetensors`` (float16 on disk) and ``config.json``, each atomically. The aligner is not written:
-        its weights' hash is.
+        """Write ``model.safetensors`` and ``config.json``, each atomically; of the aligner only its weights' hash.
 
         Args:
             folder: made if missing.
@@ -235,9 +233,10 @@ class IdentityPosterior(nn.Module):
             "versions": versions("torch", "v2f-core"),
         }
         with atomic_write(folder / WEIGHTS_NAME) as temporary:
-            save_file({name: value.half().contiguous() for name, value in self._own().items()}, temporary)
+            save_file({name: getattr(self, name).cpu().contiguous() for name in TENSORS}, temporary)
         with atomic_write(folder / CONFIG_NAME) as temporary:
-            config = {"class": "IdentityPosterior", **self.settings, "provenance": self.provenance}
+            numbers = {"floor": self.floor, "kappa": self.kappa, "share": list(self.share)}
+            config = {"class": "IdentityPosterior", **numbers, "provenance": self.provenance}
             temporary.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     @classmethod
@@ -270,10 +269,20 @@ class IdentityPosterior(nn.Module):
                     f"{folder}: a posterior of other parts ({', '.join(differ)} differ); train one for these with "
                     "'python -m v2f_core posterior'"
                 )
-            tensors = {name: value.float() for name, value in load_file(folder / WEIGHTS_NAME).items()}
-            numbers = {name: float(config[name]) for name in ("floor", "kappa")}
-            women, men = config["share"]
-            posterior = cls(aligner, **tensors, **numbers, share=(float(women), float(men)))
+            tensors = load_file(folder / WEIGHTS_NAME)
+            women, men = map(float, config["share"])
+            posterior = cls(
+                aligner,
+                basis=tensors["basis"],
+                face_mean=tensors["face_mean"],
+                heard_mean=tensors["heard_mean"],
+                between=tensors["between"],
+                within=tensors["within"],
+                gate=tensors["gate"],
+                floor=float(config["floor"]),
+                kappa=float(config["kappa"]),
+                share=(women, men),
+            )
         except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             if isinstance(error, InputError):
                 raise
@@ -281,9 +290,6 @@ class IdentityPosterior(nn.Module):
             raise InputError(f"{folder}: not a posterior's folder, or damaged ({reason}); train it again") from error
         posterior.provenance = provenance
         return posterior.eval()
-
-    def _own(self) -> dict[str, Tensor]:
-        return {name: getattr(self, name) for name in TENSORS}
 
 
 def projected_normal_log_prob(
@@ -319,7 +325,7 @@ def weights_hash(aligner: Aligner) -> str:
     return digest.hexdigest()
 
 
-def check_truncation(truncation: float) -> None:
+def check_truncation(truncation: float | int) -> None:
     """Refuse a truncation outside [0, 1].
 
     Raises:
@@ -334,7 +340,7 @@ def _log_radial(precision: Tensor, along: Tensor, dim: int) -> Tensor:
     nodes, weights = (torch.from_numpy(part).to(along) for part in np.polynomial.legendre.leggauss(NODES))
     mode = (along + (along**2 + 4 * precision * (dim - 1)).sqrt()) / (2 * precision)
     width = (precision + (dim - 1) / mode**2).rsqrt()
-    low, high = (mode - REACH * width).clamp(min=0), mode + REACH * width
+    low, high = (mode - BELOW * width).clamp(min=0), mode + ABOVE * width
     radius = (low + high)[..., None] / 2 + (high - low)[..., None] / 2 * nodes
     exponent = (dim - 1) * radius.log() - 0.5 * precision[:, None] * radius**2 + along[..., None] * radius
     return torch.logsumexp(exponent + weights.log(), dim=-1) + ((high - low) / 2).log()
@@ -342,6 +348,6 @@ def _log_radial(precision: Tensor, along: Tensor, dim: int) -> Tensor:
 
 def _normal(shape: tuple[int, int, int], generator: torch.Generator | Sequence[torch.Generator] | None) -> Tensor:
     """Normal numbers; with a generator for each item of the second dimension, each item's come from its own."""
-    if not isinstance(generator, Sequence):
-        return torch.randn(shape, generator=generator)
-    return torch.stack([torch.randn(shape[0], shape[2], generator=one) for one in generator], dim=1)
+    if isinstance(generator, Sequence):
+        return torch.cat([_normal((shape[0], 1, shape[2]), one) for one in generator], dim=1)
+    return torch.randn(shape, generator=generator, device=None if generator is None else generator.device).cpu()

@@ -7,7 +7,7 @@ spread within a person from the photographs about them; and whatever is chosen i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,10 @@ from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.posterior import SEXES, IdentityPosterior
 from v2f_core.training.pairs import Pairs
 
-# What is tried: the share of both sexes' common spread in each one's own; floors as shares of an axis' mean variance; κ.
+# What is tried: the share of both sexes' common spread in each one's own; floors, shares of an axis' mean variance; κ.
 POOLED = (0.0, 0.25, 0.5, 0.75, 1.0)
 FLOORS = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1)
-KAPPAS = tuple(np.linspace(0, 12, 49).tolist())
+KAPPAS = tuple(np.linspace(0, 12, 25).tolist())
 EXPLAINED = 0.999  # of the photographs' squared length, by the axes that are kept
 
 
@@ -49,7 +49,7 @@ def train_posterior(
     basis = principal_axes(photos)
     photos, heard = photos @ basis, _heard(aligner, training) @ basis
     photos /= np.linalg.norm(photos, axis=1, keepdims=True)
-    persons = np.stack([photos[a:b].mean(axis=0) for a, b in zip(start[:-1], start[1:], strict=True)])
+    persons = np.stack([photos[a:b].mean(axis=0) for a, b in pairwise(start)])
     within, between = spreads(photos, persons, owner, sex)
 
     def build(pooled: float, floor: float, kappa: float = 0.0) -> IdentityPosterior:
@@ -171,5 +171,5 @@ def _sex(pairs: Pairs) -> Int[np.ndarray, " persons"]:
     return np.array([SEXES.index(sex) for sex in pairs.sexes])
 
 
-def _tensor(values: Float[np.ndarray, "..."]) -> torch.Tensor:
+def _tensor(values: Float[np.ndarray, ...]) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(values)).float()
