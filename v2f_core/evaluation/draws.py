@@ -16,7 +16,7 @@ from v2f_core.errors import InputError
 
 
 def energy_score(
-    draws: Float[np.ndarray, "persons draws dim"], truth: Float[np.ndarray, "persons dim"]
+    draws: Float[np.ndarray, "persons draws dim"], truth: Float[np.ndarray, "truths dim"]
 ) -> Float[np.ndarray, " persons"]:
     """E‖Z − z‖ − E‖Z − Z′‖/2 for each person, from draws Z; least in expectation for the true distribution.
 
@@ -90,7 +90,7 @@ class Calibration(NamedTuple):
 
 def calibration(
     draws: Float[np.ndarray, "persons draws"],
-    truth: Float[np.ndarray, " persons"],
+    truth: Float[np.ndarray, " truths"],
     levels: tuple[float, ...] = (0.5, 0.9),
     seed: int = 0,
 ) -> Calibration:
