@@ -14,6 +14,9 @@ from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.posterior import IdentityPosterior, projected_normal_log_prob, weights_hash
 from v2f_core.identity.sphere import angle, normalise
 
+PARTS = 2
+OWN = ("basis", "face_mean", "part", "heard_mean", "between", "within", "gate")
+
 
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
@@ -32,7 +35,8 @@ def build(aligner, kappa=2.0, gate=(3.0, -1.0, 0.5, 0.2), basis=None, seed=0, sp
     return IdentityPosterior(
         aligner,
         torch.eye(3) if basis is None else basis,
-        face_mean=0.5 * torch.randn(2, 3, generator=g),
+        face_mean=0.5 * torch.randn(2, PARTS, 3, generator=g),
+        part=torch.log_softmax(torch.randn(2, PARTS, generator=g), dim=1),
         heard_mean=0.3 * torch.randn(2, 3, generator=g),
         between=spread * torch.randn(2, 3, 3, generator=g),
         within=spread * torch.randn(3, 2, generator=g),
@@ -108,32 +112,39 @@ def test_the_ratio_is_that_of_the_densities_and_averages_to_one_before_the_voice
     np.testing.assert_allclose(ratio.double().exp().numpy() @ before, 1, atol=1e-3)
 
 
-def test_the_mean_moves_by_kappa_times_covariance_times_what_was_heard(aligner):
-    """Recomputed by tilting: N(m, Σ)·exp(κ·aᵀx) is N(m + κΣa, Σ) up to a factor, at any point."""
+def test_what_is_heard_tilts_the_faces_of_a_sex(aligner):
+    """Before projection, log p(x | s, v) − log p(x | s) is κ·aᵀx and a number of the voice's alone, at any x."""
     posterior, v = build(aligner, kappa=1.5), voices(1)
-    estimate = posterior.mean(v)[0].double().numpy()
-    means, _ = posterior._heard(posterior.mean(v))
-    rng = np.random.default_rng(0)
+    means, log_share = posterior._heard(posterior.mean(v))
+    estimate, x = posterior.mean(v)[0].double().numpy(), np.random.default_rng(0).standard_normal((6, 3))
     for s in (0, 1):
         b, w = posterior.between[s].double().numpy(), posterior.within.double().numpy()
         covariance = b @ b.T + w @ w.T + 1e-3 * np.eye(3)
+
+        def log_mixture(shares, centres, spread=covariance):
+            return np.log(sum(p * multivariate_normal(m, spread).pdf(x) for p, m in zip(shares, centres, strict=True)))
+
+        before = log_mixture(posterior.part[s].exp().double().numpy(), posterior.face_mean[s].double().numpy())
+        after = log_mixture(torch.softmax(log_share[0, s], dim=0).numpy(), means[0, s].numpy())
         a = 1.5 * (estimate - posterior.heard_mean[s].double().numpy())
-        plain = multivariate_normal(posterior.face_mean[s].double().numpy(), covariance)
-        tilted = multivariate_normal(means[s, 0].numpy(), covariance)
-        x = rng.standard_normal((5, 3))
-        np.testing.assert_allclose(np.ptp(tilted.logpdf(x) - plain.logpdf(x) - x @ a), 0, atol=1e-8)
+        np.testing.assert_allclose(np.ptp(after - before - x @ a), 0, atol=1e-5)
 
 
 def test_kappa_zero_hears_the_sex_alone(aligner):
     posterior, v = build(aligner, kappa=0.0), voices(2)
     points, _ = on_the_sphere(8)
     odds = (posterior.mean(v) @ posterior.gate[:3] + posterior.gate[3]).double().numpy()
-    women = np.exp(projected_normal_log_prob(points, posterior.face_mean[:1], posterior.root[0]).numpy())
-    men = np.exp(projected_normal_log_prob(points, posterior.face_mean[1:], posterior.root[1]).numpy())
-    share = 1 / (1 + np.exp(-odds))[:, None]
-    np.testing.assert_allclose(
-        posterior.log_prob(points, v).exp().numpy(), (1 - share) * women + share * men, rtol=1e-4
-    )
+    of_sex = [
+        sum(
+            float(posterior.part[s, k].exp())
+            * projected_normal_log_prob(points, posterior.face_mean[s, k : k + 1], posterior.root[s]).exp().numpy()
+            for k in range(PARTS)
+        )
+        for s in (0, 1)
+    ]
+    man = 1 / (1 + np.exp(-odds))[:, None]
+    found = posterior.log_prob(points, v).exp().numpy()
+    np.testing.assert_allclose(found, (1 - man) * of_sex[0] + man * of_sex[1], rtol=1e-4)
 
 
 def test_nothing_depends_on_how_the_space_is_turned(aligner):
@@ -170,29 +181,27 @@ def test_draws_have_the_density_that_is_stated(aligner):
     assert np.abs(found - expected).max() < 5 * 0.5 / np.sqrt(40_000)  # five standard errors of a share
 
 
-def test_draws_before_projection_have_mean_and_covariance(aligner):
-    """A far mean makes the sphere flat: the tangent part of x/‖x‖ is that of x over its length."""
-    aligner_only = build(aligner, kappa=0.0, gate=(0.0, 0.0, 0.0, -30.0), spread=0.02)
+def test_far_from_the_origin_the_sphere_is_flat_and_draws_have_the_covariance(aligner):
+    """The tangent part of x/‖x‖ is that of x over its length."""
+    small = build(aligner, spread=0.02)
+    centre, one = torch.tensor([[[2.0, 0, 0]], [[0, 2.0, 0]]]), torch.zeros(2, 1)
+    women = torch.tensor([0.0, 0.0, 0.0, -30.0])  # surely heard
     posterior = IdentityPosterior(
-        aligner,
-        torch.eye(3),
-        torch.tensor([[2.0, 0, 0], [0, 2.0, 0]]),
-        *(getattr(aligner_only, name) for name in ("heard_mean", "between", "within", "gate")),
-        floor=1e-6,
-        kappa=0.0,
+        aligner, torch.eye(3), centre, one, small.heard_mean, small.between, small.within, women, 1e-6, kappa=0.0
     )
     drawn = posterior.sample(voices(1)[0], 50_000, generator=seeded()).double()
-    expected = posterior.covariance[0, 1:, 1:] / 4
-    torch.testing.assert_close(torch.cov(drawn[:, 1:].T), expected, atol=0, rtol=0.05)
+    torch.testing.assert_close(torch.cov(drawn[:, 1:].T), posterior.covariance[0, 1:, 1:] / 4, atol=0, rtol=0.05)
 
 
 def test_the_sex_that_is_heard_is_drawn(aligner):
     sure = build(aligner, gate=(0.0, 0.0, 0.0, 1.2), spread=0.01)
     drawn = sure.sample(voices(1)[0], 20_000, generator=seeded())
-    means, log_sex = sure._heard(sure.mean(voices(1)))
-    nearer_to_men = (drawn @ normalise(means[1]).T.float() > drawn @ normalise(means[0]).T.float()).float().mean()
-    assert float(nearer_to_men) == pytest.approx(1 / (1 + math.exp(-1.2)), abs=0.02)
-    assert float(log_sex.exp().sum()) == pytest.approx(1)
+    means, log_share = sure._heard(sure.mean(voices(1)))
+    nearest = (drawn @ normalise(means[0].flatten(0, 1)).T.float()).argmax(dim=1)
+    man = 1 / (1 + math.exp(-1.2))
+    assert float((nearest >= PARTS).float().mean()) == pytest.approx(man, abs=0.02)
+    shares = torch.bincount(nearest, minlength=2 * PARTS) / len(drawn)
+    torch.testing.assert_close(shares.double(), log_share[0].exp().flatten(), atol=0.02, rtol=0)
 
 
 def test_truncation_zero_is_the_point_estimate_and_takes_no_noise(aligner):
@@ -293,7 +302,7 @@ def test_embeddings_and_identities_that_do_not_fit_are_refused(aligner):
     with pytest.raises(InputError, match="expected one face net"):
         IdentityPosterior(
             Aligner(4, 8, 5),
-            *(getattr(posterior, name) for name in ("basis", "face_mean", "heard_mean", "between", "within", "gate")),
+            *(getattr(posterior, name) for name in OWN),
         )
 
 
@@ -304,6 +313,6 @@ def test_no_factors_make_a_covariance_that_is_not_positive_definite(aligner):
     with pytest.raises(InputError, match="floor is not positive"):
         IdentityPosterior(
             aligner,
-            *(getattr(posterior, name) for name in ("basis", "face_mean", "heard_mean", "between", "within", "gate")),
+            *(getattr(posterior, name) for name in OWN),
             floor=0.0,
         )

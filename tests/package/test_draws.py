@@ -28,11 +28,14 @@ def pixels(output):
 
 @pytest.fixture(scope="module")
 def profile(tiny_profile, tmp_path_factory):
-    """The tiny profile with a posterior whose numbers mean nothing."""
+    """The tiny profile with a posterior whose numbers mean nothing, and a file in place of the face net."""
     folder, g = tmp_path_factory.mktemp("posterior"), seeded()
+    faces = tmp_path_factory.mktemp("faces")
+    (faces / "net.onnx").write_bytes(b"never loaded")
+    tiny_profile = replace(tiny_profile, faces=faces)
     aligner = Aligner.from_pretrained(tiny_profile.aligner)
     basis = torch.linalg.qr(torch.randn(512, 8, generator=g))[0]
-    small = [torch.randn(*shape, generator=g) for shape in ((2, 8), (2, 8), (2, 8, 8), (8, 8), (9,))]
+    small = [torch.randn(*shape, generator=g) for shape in ((2, 1, 8), (2, 1), (2, 8), (2, 8, 8), (8, 8), (9,))]
     made_from = {f"{part}_sha256": folder_hash(tiny_profile.part(part)) for part in ("ast", "faces")}
     IdentityPosterior(aligner, basis, *small).save_pretrained(folder, made_from)
     return replace(tiny_profile, posterior=folder)

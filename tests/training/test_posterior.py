@@ -8,7 +8,7 @@ from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.sphere import normalise
 from v2f_core.training.pairs import Pairs
-from v2f_core.training.posterior import principal_axes, spreads, train_posterior
+from v2f_core.training.posterior import principal_axes, train_posterior
 
 DIM, VIEWS = 6, 3
 
@@ -92,17 +92,33 @@ def test_the_same_persons_give_the_same_posterior(world, trained, aligner):
     )
 
 
-def test_within_and_between_are_told_apart():
-    """Means of photographs are scattered by the photographs too; what they add is taken off, so that both come back."""
-    g = np.random.default_rng(0)
-    between, within = np.diag([1.0, 0.2]), np.array([[0.3, 0.1], [0.1, 0.6]])
-    owner, sex = np.repeat(np.arange(6000), 2), np.arange(6000) % 2
-    person = g.multivariate_normal([0, 0], between, 6000) + 5.0 * sex[:, None]
-    photos = person[owner] + g.multivariate_normal([0, 0], within, 12_000)
-    means = photos.reshape(6000, 2, 2).mean(axis=1)
-    found_within, found_between = spreads(photos, means, owner, sex)
-    np.testing.assert_allclose(found_within, within, atol=0.04)
-    np.testing.assert_allclose(found_between, np.stack([between, between]), atol=0.07)
+def test_within_and_between_are_told_apart(world, trained):
+    """The photographs' scatter about their persons comes back, and the persons' own is the larger."""
+    photos = (world[0].face.double() @ trained.basis.double()).reshape(-1, VIEWS, trained.basis.shape[1])
+    photos = photos / photos.norm(dim=-1, keepdim=True)
+    about = (photos - photos.mean(dim=1, keepdim=True)).flatten(0, 1)
+    expected = about.T @ about / (len(photos) * (VIEWS - 1))
+    within = trained.within.double() @ trained.within.double().T
+    torch.testing.assert_close(within, expected, atol=1e-6, rtol=1e-3)
+    assert all((b @ b.T).trace() > 5 * within.trace() for b in trained.between)
+
+
+def test_several_gaussians_are_taken_where_faces_are_of_several_kinds(aligner):
+    """Two clumps in each sex: validation persons choose more than one part, and draws lie in both clumps."""
+
+    def clumped(pairs):
+        kind = torch.arange(len(pairs.persons)) // 2 % 2
+        push = torch.zeros(DIM)
+        push[3] = 1.5
+        face = pairs.face.reshape(-1, VIEWS, DIM) + torch.where(kind == 1, 1.0, -1.0)[:, None, None] * push
+        return Pairs(**{**pairs.__dict__, "face": normalise(face.reshape(-1, DIM))})
+
+    training, validation = (clumped(persons(count, aligner, seed)) for count, seed in ((600, 1), (200, 2)))
+    trained = train_posterior(training, validation, aligner)
+    assert trained.provenance["chosen"]["parts"] > 1
+    side = trained.sample(validation.pooled_voices(), 10, generator=torch.Generator().manual_seed(0))[..., 3]
+    assert float((side > 0).float().mean()) == pytest.approx(0.5, abs=0.1)
+    assert float((side.abs() < 0.3).float().mean()) < 0.1
 
 
 def test_principal_axes_hold_the_share_that_was_asked_for():

@@ -5,14 +5,16 @@ women and for all men. What a voice leaves open can only be drawn.
 
 InfoNCE (Eq. 9) learns κ·ẑᵀz = log p(z | v) − log p(z), up to a number for each voice (van den Oord et al. 2018, Eq. 4):
 what is heard *tilts* the faces there are, p(z | v) ∝ p(z)·exp(κ·ẑᵀz). A tilted Gaussian is a Gaussian of the same
-covariance whose mean has moved by κ·Σ·ẑ. So, within a sex s,
+covariance whose mean has moved by κ·Σ·ẑ; a tilted mixture of some is a mixture of these, each the likelier the more its
+mean agrees with ẑ. So, within a sex s, whose faces are a mixture of a few Gaussians k,
 
-    z = x / ‖x‖,   x ~ N(m_s + κ·Σ_s·(ẑ − h_s), Σ_s),   Σ_s = between_s + within + floor
+    z = x / ‖x‖,   x ~ N(m_sk + κ·Σ_s·a, Σ_s)  with p(k | s, v) ∝ p(k | s)·exp(κ·aᵀm_sk),   a = ẑ − h_s
 
-with m_s the mean face and h_s the mean ẑ of that sex, taken off so that a voice like any other moves nothing. κ says
-how far a voice is believed. Which sex is itself heard: p(s | v) is a logistic function of ẑ. Before anything is heard
-nothing is tilted, and p(s) is the base rate. Normalising x makes it a *projected normal* (Mardia & Jupp 2000, section
-3.5.6).
+with Σ_s = between_s + within + floor, and h_s the mean ẑ of that sex, taken off so that a voice like any other moves
+nothing. κ says how far a voice is believed. Which sex is itself heard: p(s | v) is a logistic function of ẑ. Before
+anything is heard nothing is tilted, and p(s) is the base rate. Normalising x makes it a *projected normal* (Mardia &
+Jupp 2000, section 3.5.6). One Gaussian a sex is the textbook's; a few keep what is flat or lopsided among faces, as
+age is.
 
 All this happens within the principal axes that identities use: in others a density would be one of rounding errors.
 """
@@ -23,6 +25,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -38,20 +41,21 @@ from v2f_core.identity.aligner import CONFIG_NAME, WEIGHTS_NAME, Aligner
 from v2f_core.identity.sphere import check_unit, normalise, slerp
 
 SEXES = ("f", "m")
-TENSORS = ("basis", "face_mean", "heard_mean", "between", "within", "gate")
+TENSORS = ("basis", "face_mean", "part", "heard_mean", "between", "within", "gate")
 NODES, BELOW, ABOVE = 56, 10.0, 16.0  # of the integral over the radius: nodes, and widths to both sides of the mode
 SCORES_AT_ONCE = 1 << 16  # pairs of a voice and a face whose integrals are computed together: 30 MB of nodes
 
 
 class IdentityPosterior(nn.Module):
-    """p(z | v) as a Gaussian in each sex, projected onto the sphere.
+    """p(z | v) as a mixture of Gaussians in each sex, projected onto the sphere.
 
     Args:
         aligner: g_φ, whose ẑ carries what was heard.
         basis: orthonormal columns, the axes that identities use; everything below is in their coordinates.
-        face_mean: m_s, the mean identity of each sex (women first).
+        face_mean: m_sk, the mean identities of each sex's parts (women first).
+        part: log p(k | s), the parts' shares.
         heard_mean: h_s, the mean ẑ of each sex.
-        between: a factor B_s of each sex's spread between persons, B_s·B_sᵀ.
+        between: a factor B_s of the spread between persons of one part, B_s·B_sᵀ.
         within: a factor W of the spread between photographs of one person, W·Wᵀ, the same for both sexes.
         gate: weights on ẑ, and last the intercept, of the log odds that the speaker is a man.
         floor: variance that every axis has besides, so that no covariance is singular.
@@ -62,7 +66,9 @@ class IdentityPosterior(nn.Module):
 
     Example:
         >>> aligner, eye = Aligner(speaker_width=4, hidden_width=8, identity_width=3).eval(), torch.eye(3)
-        >>> posterior = IdentityPosterior(aligner, eye, eye[:2], eye[:2], eye.expand(2, 3, 3), eye, torch.ones(4))
+        >>> one = torch.zeros(2, 1)  # log share of the one part of each sex
+        >>> spread = eye.expand(2, 3, 3), eye
+        >>> posterior = IdentityPosterior(aligner, eye, eye[:2, None], one, eye[:2], *spread, gate=torch.ones(4))
         >>> faces = posterior.sample(torch.ones(4), 5, generator=torch.Generator().manual_seed(0))
         >>> faces.shape, bool(torch.equal(posterior.sample(torch.ones(4), 1, truncation=0)[0], aligner(torch.ones(4))))
         (torch.Size([5, 3]), True)
@@ -70,6 +76,7 @@ class IdentityPosterior(nn.Module):
 
     basis: Tensor
     face_mean: Tensor
+    part: Tensor
     heard_mean: Tensor
     between: Tensor
     within: Tensor
@@ -81,7 +88,8 @@ class IdentityPosterior(nn.Module):
         self,
         aligner: Aligner,
         basis: Float[Tensor, "dim axes"],
-        face_mean: Float[Tensor, "2 axes"],
+        face_mean: Float[Tensor, "2 parts axes"],
+        part: Float[Tensor, "2 parts"],
         heard_mean: Float[Tensor, "2 axes"],
         between: Float[Tensor, "2 axes columns"],
         within: Float[Tensor, "axes other_columns"],
@@ -96,7 +104,7 @@ class IdentityPosterior(nn.Module):
             raise InputError(
                 f"an aligner for identities of width {width}, a posterior for {len(basis)}: expected one face net"
             )
-        tensors = dict(zip(TENSORS, (basis, face_mean, heard_mean, between, within, gate), strict=True))
+        tensors = dict(zip(TENSORS, (basis, face_mean, part, heard_mean, between, within, gate), strict=True))
         if not (floor > 0 and math.isfinite(kappa) and all(bool(value.isfinite().all()) for value in tensors.values())):
             raise InputError("a posterior's number is NaN or infinite, or its floor is not positive; train it again")
         self.aligner, self.floor, self.kappa, self.share = aligner, floor, kappa, share
@@ -148,11 +156,14 @@ class IdentityPosterior(nn.Module):
         point = estimate.reshape(-1, 1, dim).expand(-1, n, -1)
         if truncation == 0:
             return point.reshape(*shape, n, dim).clone()
-        means, log_sex = self._heard(estimate.reshape(-1, dim))
+        means, log_share = self._heard(estimate.reshape(-1, dim))
         noise = _normal((len(point), n, self.basis.shape[1] + 1), generator).to(means)
-        man = (torch.special.ndtr(noise[..., -1]) < log_sex[:, 1:].exp()).long()
-        drawn = means[:, :, None] + torch.einsum("sde,vne->svnd", self.root, noise[..., :-1])
-        drawn = torch.where(man[..., None] == 1, drawn[1], drawn[0])
+        # which part, by the last of the normal numbers: parts lie side by side between 0 and 1, women's first
+        ends = log_share.exp().flatten(1).cumsum(dim=1)[:, None, :-1].contiguous()
+        which = torch.searchsorted(ends.expand(-1, n, -1).contiguous(), torch.special.ndtr(noise[..., -1:]))
+        centre = means.flatten(1, 2).gather(1, which.expand(-1, -1, means.shape[-1]))
+        man = which >= means.shape[2]
+        drawn = centre + torch.where(man, noise[..., :-1] @ self.root[1].T, noise[..., :-1] @ self.root[0].T)
         faces = normalise((drawn @ self.basis.double().T).float())
         if truncation < 1:
             faces = slerp(point, faces, truncation)
@@ -178,8 +189,8 @@ class IdentityPosterior(nn.Module):
         Raises:
             InputError: see :meth:`log_prob`.
         """
-        log_share = torch.tensor([self.share], dtype=torch.float64, device=self.root.device).log()
-        return self._log_density(z, self.face_mean.double()[:, None], log_share)[0]
+        log_share = torch.tensor(self.share, dtype=torch.float64, device=self.root.device).log()[:, None]
+        return self._log_density(z, self.face_mean.double()[None], (log_share + self.part.double())[None])[0]
 
     @torch.no_grad()
     def log_ratio(
@@ -197,22 +208,28 @@ class IdentityPosterior(nn.Module):
         return self.log_prob(z, v) - self.log_prior(z)
 
     def _heard(self, estimate: Tensor) -> tuple[Tensor, Tensor]:
-        """Means of both sexes, (2, voices, axes), and log p(s | v), (voices, 2), in float64."""
+        """Means of the parts, (voices, 2, parts, axes), and log p(s, k | v), (voices, 2, parts), in float64."""
         heard = estimate.to(self.root.device).double() @ self.basis.double()
-        away = heard - self.heard_mean.double()[:, None]
-        means = self.face_mean.double()[:, None] + self.kappa * away @ self.covariance
+        tilt = self.kappa * (heard[:, None] - self.heard_mean.double())
+        moved = torch.einsum("vsd,sde->vse", tilt, self.covariance)
+        agreement = torch.einsum("vsd,skd->vsk", tilt, self.face_mean.double())
         odds = heard @ self.gate[:-1].double() + self.gate[-1].double()
-        return means, torch.stack([nn.functional.logsigmoid(-odds), nn.functional.logsigmoid(odds)], dim=1)
+        log_sex = torch.stack([nn.functional.logsigmoid(-odds), nn.functional.logsigmoid(odds)], dim=1)
+        log_part = torch.log_softmax(self.part.double() + agreement, dim=2)
+        return self.face_mean.double() + moved[:, :, None], log_sex[:, :, None] + log_part
 
-    def _log_density(self, z: Tensor, means: Tensor, log_sex: Tensor) -> Tensor:
+    def _log_density(self, z: Tensor, means: Tensor, log_share: Tensor) -> Tensor:
         if z.shape[-1] != len(self.basis):
             raise InputError(
                 f"identities of width {z.shape[-1]}: this posterior is of {len(self.basis)}; use the face net that it "
                 "was trained with"
             )
         face = normalise(check_unit(z).to(self.root.device).double() @ self.basis.double())
-        parts = [projected_normal_log_prob(face, mean, root) for mean, root in zip(means, self.root, strict=True)]
-        return torch.logsumexp(torch.stack(parts) + log_sex.T[:, :, None], dim=0).float()
+        densities = [
+            projected_normal_log_prob(face, means[:, s, k], self.root[s]) + log_share[:, s, k, None]
+            for s, k in product(range(2), range(means.shape[2]))
+        ]
+        return torch.logsumexp(torch.stack(densities), dim=0).float()
 
     def save_pretrained(self, folder: str | Path, provenance: Mapping[str, Any] | None = None) -> None:
         """Write ``model.safetensors`` and ``config.json``, each atomically; of the aligner only its weights' hash.
@@ -275,6 +292,7 @@ class IdentityPosterior(nn.Module):
                 aligner,
                 basis=tensors["basis"],
                 face_mean=tensors["face_mean"],
+                part=tensors["part"],
                 heard_mean=tensors["heard_mean"],
                 between=tensors["between"],
                 within=tensors["within"],

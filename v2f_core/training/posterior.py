@@ -19,21 +19,23 @@ from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.posterior import SEXES, IdentityPosterior
 from v2f_core.training.pairs import Pairs
 
-# What is tried: the share of both sexes' common spread in each one's own; floors, shares of an axis' mean variance; κ.
-POOLED = (0.0, 0.25, 0.5, 0.75, 1.0)
-FLOORS = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1)
+# What is tried: the share of both sexes' common spread in each one's own; floors, shares of an axis' mean variance; …
+POOLED = (0.0, 0.5, 1.0)
+FLOORS = (1e-6, 1e-3, 1e-2, 1e-1)
+PARTS, FEWEST = (1, 2, 4, 6), 50  # Gaussians in each sex, each with so many persons
 KAPPAS = tuple(np.linspace(0, 12, 25).tolist())
+TOGETHER = 16  # persons whose voices and faces are scored together, of which only their own count
 EXPLAINED = 0.999  # of the photographs' squared length, by the axes that are kept
 
 
 def train_posterior(
     training: Pairs, validation: Pairs, aligner: Aligner, provenance: Mapping[str, Any] | None = None
 ) -> IdentityPosterior:
-    """Fit the Gaussian posterior in closed form. It takes seconds, and the same inputs give the same posterior.
+    """Fit the posterior: a minute at most, and the same inputs give the same posterior.
 
     Two proper scores of validation persons decide: the log density of their photographs before anything is heard
-    chooses the covariance's shrinkage; then the mean log likelihood ratio with their own voice, the nats that a voice
-    tells of its face, chooses κ.
+    chooses the number of Gaussians and the covariance's shrinkage; then the mean log likelihood ratio with their own
+    voice, the nats that a voice tells of its face, chooses κ.
 
     Args:
         training, validation: persons of two splits, of both sexes.
@@ -50,16 +52,22 @@ def train_posterior(
     photos, heard = photos @ basis, _heard(aligner, training) @ basis
     photos /= np.linalg.norm(photos, axis=1, keepdims=True)
     persons = np.stack([photos[a:b].mean(axis=0) for a, b in pairwise(start)])
-    within, between = spreads(photos, persons, owner, sex)
+    about = photos - persons[owner]
+    within = about.T @ about / max(len(photos) - len(persons), 1)
+    tried = [parts for parts in PARTS if parts == 1 or parts * FEWEST <= min(np.bincount(sex))]
+    mixtures = {parts: [mixture(photos[sex[owner] == s], parts) for s in (0, 1)] for parts in tried}
+    gate, typical = _gate(heard, sex), float((photos.var(axis=0)).mean())
 
-    def build(pooled: float, floor: float, kappa: float = 0.0) -> IdentityPosterior:
-        mixed = np.stack([_root(pooled * between.mean(axis=0) + (1 - pooled) * own) for own in between])
+    def build(parts: int, pooled: float, floor: float, kappa: float = 0.0) -> IdentityPosterior:
+        shares, means, total = (np.stack(values) for values in zip(*mixtures[parts], strict=True))
+        mixed = pooled * total.mean(axis=0) + (1 - pooled) * total
         return IdentityPosterior(
             aligner,
             _tensor(basis),
-            _tensor(np.stack([persons[sex == s].mean(axis=0) for s in (0, 1)])),
+            _tensor(means),
+            _tensor(np.log(shares)),
             _tensor(np.stack([heard[sex == s].mean(axis=0) for s in (0, 1)])),
-            _tensor(mixed),
+            _tensor(np.stack([_root(spread - within) for spread in mixed])),
             _tensor(_root(within)),
             gate,
             floor * typical,
@@ -67,29 +75,36 @@ def train_posterior(
             (float((sex == 0).mean()), float((sex == 1).mean())),
         )
 
-    gate, typical = _gate(heard, sex), float(np.trace(within + between.mean(axis=0))) / basis.shape[1]
-    faces, voices = validation.face.float(), validation.pooled_voices()
-    whose = torch.repeat_interleave(torch.arange(len(validation.persons)), validation.face_start.diff())
-    prior = {grid: float(build(*grid).log_prior(faces).mean()) for grid in product(POOLED, FLOORS)}
-    shrinkage = max(prior, key=prior.__getitem__)
-    told = {
-        kappa: float(build(*shrinkage, kappa).log_ratio(faces, voices)[whose, torch.arange(len(faces))].mean())
-        for kappa in KAPPAS
-    }
+    faces = validation.face.float()
+    prior = {grid: float(build(*grid).log_prior(faces).mean()) for grid in product(tried, POOLED, FLOORS)}
+    shape = max(prior, key=prior.__getitem__)
+    told = {kappa: float(own_ratio(build(*shape, kappa), validation).mean()) for kappa in KAPPAS}
     kappa = max(told, key=told.__getitem__)
-    posterior = build(*shrinkage, kappa)
+    posterior = build(*shape, kappa)
     posterior.provenance = {
         **(provenance or {}),
         "persons": len(sex),
         "photographs": len(photos),
-        "chosen": {"pooled": shrinkage[0], "floor": shrinkage[1], "kappa": kappa, "axes": basis.shape[1]},
+        "chosen": dict(zip(("parts", "pooled", "floor", "kappa"), (*shape, kappa), strict=True)),
+        "axes": basis.shape[1],
         "validation": {
             "persons": len(validation.persons),
-            "nats of a photograph's density": round(prior[shrinkage], 4),
+            "nats of a photograph's density": round(prior[shape], 4),
             "nats that a voice tells": round(told[kappa], 4),
         },
     }
     return posterior.eval()
+
+
+def own_ratio(posterior: IdentityPosterior, pairs: Pairs) -> Float[torch.Tensor, " photos"]:
+    """The log likelihood ratio of each photograph with its own person's voice, in nats."""
+    voices, start, found = pairs.pooled_voices(), pairs.face_start.tolist(), []
+    for i in range(0, len(voices), TOGETHER):
+        j = min(i + TOGETHER, len(voices))
+        whose = torch.repeat_interleave(torch.arange(j - i), pairs.face_start[i : j + 1].diff())
+        ratio = posterior.log_ratio(pairs.face[start[i] : start[j]].float(), voices[i:j])
+        found.append(ratio[whose, torch.arange(len(whose))])
+    return torch.cat(found)
 
 
 def principal_axes(
@@ -107,29 +122,22 @@ def principal_axes(
     return np.ascontiguousarray(vectors[:, : min(count, len(values))])
 
 
-def spreads(
-    photos: Float[np.ndarray, "photos axes"],
-    persons: Float[np.ndarray, "persons axes"],
-    owner: Int[np.ndarray, " photos"],
-    sex: Int[np.ndarray, " persons"],
-) -> tuple[Float[np.ndarray, "axes axes"], Float[np.ndarray, "2 axes axes"]]:
-    """Covariance of photographs about their person, and of persons about the mean of their sex.
+def mixture(
+    photos: Float[np.ndarray, "photos axes"], parts: int
+) -> tuple[Float[np.ndarray, " parts"], Float[np.ndarray, "parts axes"], Float[np.ndarray, "axes axes"]]:
+    """Shares, means and the common covariance of a mixture of Gaussians, by expectation maximisation (seeded).
 
-    Means of k photographs spread by between + within/k: what the photographs add is taken off again.
-
-    Args:
-        photos, persons: identities, and each person's mean of them.
-        owner: whose each photograph is.
-        sex: 0 or 1, of each person.
+    Example:
+        >>> x = np.random.default_rng(0).standard_normal((200, 2)) + np.repeat([[-9.0, 0], [9.0, 0]], 100, axis=0)
+        >>> shares, means, covariance = mixture(x, 2)
+        >>> shares.round(2).tolist(), sorted(means[:, 0].round().tolist()), covariance.shape
+        ([0.5, 0.5], [-9.0, 9.0], (2, 2))
     """
-    about, count = photos - persons[owner], np.bincount(owner)
-    within = about.T @ about / max(len(photos) - len(persons), 1)
-    between = []
-    for s in (0, 1):
-        from_mean = persons[sex == s] - persons[sex == s].mean(axis=0)
-        spread = from_mean.T @ from_mean / max(len(from_mean) - 1, 1)
-        between.append(spread - within * (1 / count[sex == s]).mean())
-    return within, np.stack(between)
+    from sklearn.mixture import GaussianMixture
+
+    fitted = GaussianMixture(parts, covariance_type="tied", n_init=3, reg_covar=1e-9, max_iter=300, random_state=0)
+    fitted.fit(photos)
+    return fitted.weights_, fitted.means_, fitted.covariances_
 
 
 def _check(training: Pairs, validation: Pairs, aligner: Aligner) -> None:
