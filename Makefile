@@ -12,7 +12,7 @@ export UV_HTTP_TIMEOUT := 300
 unexport PYTHONPATH VIRTUAL_ENV PIP_FIND_LINKS UV_FIND_LINKS
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format lab notebooks book doctor lock clean
+.PHONY: help setup demo test test-slow test-wheel lint format lab notebooks book doctor lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -28,6 +28,9 @@ test: lint ## lint, unit tests, doctests and every notebook
 
 test-slow: $(READY) ## the exercises' solutions, another seed, a step at full size, faults that the notebooks must notice
 	$(BIN)/pytest -m slow -n 2 --dist load -p no:nbval
+
+test-wheel: ## the wheel, installed with plain pip into a fresh environment (PYTHON chooses; 6 GB), and its demo
+	.ci/wheel $(or $(PYTHON),python3)
 
 lint: $(READY) ## style, types and the one-way rooms
 	$(BIN)/ruff check .

@@ -20,7 +20,7 @@ import pandas as pd
 
 from v2f_core.errors import InputError
 from v2f_core.speech.audio import CLIP_SECONDS, OVERLAP
-from v2f_core.training.stage2_settings import Stage2Settings
+from v2f_core.training.stage2 import Stage2Settings
 
 PAPER = {"Stage I": 8.4, "Stage II, 20,000 steps": 34.2}  # hours on one A800 with 80 GB
 AST_WIDTH, LATENT = 768, 4 * 64 * 64 + 10  # numbers a window, and a photo: latents and five landmarks

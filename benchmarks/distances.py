@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from minivox.bounds import bounds
+from minivox.ceilings import bounds
 from v2f_core.app.evaluate import load, make_bench
 from v2f_core.artefacts.files import atomic_write
 from v2f_core.artefacts.profiles import load_profile
 from v2f_core.evaluation import controls, metrics
-from v2f_core.evaluation.stage1_report import ALL, WITHIN
+from v2f_core.evaluation.protocols import ALL, WITHIN
 from v2f_core.evaluation.systems import Drawing
 
 K = 10

@@ -22,17 +22,15 @@ import torch
 from jaxtyping import Float
 from PIL import Image
 
-from v2f_core.app.ablate import Kit, open_kit
+from v2f_core.app.ablate import Kit, Plan, made_of, open_kit
 from v2f_core.artefacts.files import atomic_write
 from v2f_core.artefacts.profiles import load_profile
 from v2f_core.evaluation import metrics
 from v2f_core.evaluation.intervals import bootstrap
-from v2f_core.evaluation.scorer import Faces
-from v2f_core.evaluation.systems import Drawing, draw_faces
+from v2f_core.evaluation.systems import Drawing, Faces, draw_faces
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.sphere import normalise
 from v2f_core.show.plots import MEN, OURS, REFERENCE, use_style
-from v2f_core.studies.plan import Plan, made_of
 
 RESULTS = Path("benchmarks/results")
 SHARES = (0.0, 0.02, 0.05, 0.1, 0.2)

@@ -9,26 +9,25 @@ under every scale, each person twice, and compared where it is as diverse as the
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float
 
-from v2f_core.app.ablate import Kit, open_kit
-from v2f_core.artefacts.files import atomic_write
+from v2f_core.app.ablate import Kit, Plan, open_kit
+from v2f_core.artefacts.files import atomic_write, folder_hash
 from v2f_core.artefacts.profiles import load_profile
-from v2f_core.artefacts.provenance import folder_hash
-from v2f_core.diffusion.lora_files import load_lora
+from v2f_core.diffusion.lora import load_lora
 from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
 from v2f_core.evaluation import metrics
 from v2f_core.evaluation.intervals import bootstrap, paired_difference
-from v2f_core.evaluation.scorer import Faces
-from v2f_core.evaluation.systems import Drawing, draw_faces
+from v2f_core.evaluation.systems import Drawing, Faces, draw_faces
 from v2f_core.identity.aligner import Aligner
-from v2f_core.studies.ablation import as_diverse
-from v2f_core.studies.plan import Plan
 
 
 def main() -> None:
@@ -65,6 +64,26 @@ def main() -> None:
     with atomic_write(chosen.out / "frontier.csv") as part:
         table.to_csv(part, index=False, float_format="%.5g")
     print(table.to_string(index=False))
+
+
+def as_diverse(
+    base: Sequence[Mapping[str, Float[np.ndarray, " n"]]], diversity: float
+) -> dict[str, Float[np.ndarray, " n"]] | None:
+    """The values that a system's persons would have where its faces are just so diverse: a fair comparison.
+
+    Args:
+        base: the system's values of every person by measure, "diversity" among them, under several guidance scales.
+        diversity: the mean wanted.
+    Returns:
+        the mixture of the two scales between which it lies; None where it lies beyond all.
+    """
+    ordered = sorted(base, key=lambda values: float(values["diversity"].mean()))
+    for less, more in pairwise(ordered):
+        low, high = less["diversity"].mean(), more["diversity"].mean()
+        if low <= diversity <= high:
+            share = (diversity - low) / (high - low)
+            return {name: (1 - share) * less[name] + share * more[name] for name in less}
+    return None
 
 
 def drawn(plan: Plan, kit: Kit, system: str, seed: int, guidance: float) -> tuple[np.ndarray, list[Faces]]:

@@ -6,7 +6,7 @@
 
 Extraction: AST-base on clips of 1.25 s, the VAE on 512 px, in fp32 and bf16; ArcFace, by torch, in fp32. Stage I at
 batch 128. Stage II's own step in bf16, LoRA r = 16 on UNet and text encoder of Stable Diffusion 1.5's size, f_arc of an
-iResNet-100's: every mode at the paper's batch of 16, then more batches, with and without gradient checkpointing; one
+iResNet-100's: every critic at the paper's batch of 16, then more batches, with and without gradient checkpointing; one
 look at the validation faces, as there is every 500 steps. Generation: 4 images, 25 steps, guidance 3.
 
 What does not fit into memory, or fails, is a row that says so. The table is written after each row, so that a machine
@@ -24,6 +24,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +32,19 @@ import pandas as pd
 import torch
 from random_nets import FULL, TINY, IResNet, Size, random_pairs, random_prior
 
-from v2f_core.artefacts.files import atomic_write
-from v2f_core.artefacts.provenance import versions
-from v2f_core.diffusion.consistency_settings import CHOICES, ConsistencySettings
+from v2f_core.artefacts.files import atomic_write, versions
+from v2f_core.diffusion.consistency import SelfConsistency
+from v2f_core.diffusion.lora import add_lora, lora_parameters
 from v2f_core.identity.aligner import Aligner
+from v2f_core.identity.losses import IdentityLoss
 from v2f_core.identity.sphere import normalise
 from v2f_core.speech.encoders import ASTEncoder
+from v2f_core.studies.critics import CRITICS
 from v2f_core.training import stage1, stage2
-from v2f_core.training.embeddings import WINDOWS_AT_ONCE, voice_embedder
-from v2f_core.training.precision import Precision, autocast
-from v2f_core.training.processes import trainer
+from v2f_core.training.embeddings import WINDOWS_AT_ONCE, Precision, autocast, voice_embedder
+from v2f_core.training.latents import FacePairs
 from v2f_core.training.stage1 import Stage1Settings
-from v2f_core.training.stage2_settings import Stage2Settings
+from v2f_core.training.stage2 import Stage2Settings
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 
@@ -101,41 +103,55 @@ def first_stage(size: Size, device: str) -> Iterator[dict[str, Any]]:
 
 
 def second_stage(size: Size, device: str) -> Iterator[dict[str, Any]]:
-    """Steps of Stage II, of every mode, then of the paper's at other batches."""
-    arcface, modes = IResNet(size.arcface).to(device), CHOICES["mode"]
-    tries: list[tuple[Any, int, bool]] = [(mode, size.batches[0], False) for mode in modes]
+    """Steps of Stage II, of every critic, then of the paper's at other batches."""
+    arcface = IResNet(size.arcface).to(device)
+    tries = [(name, size.batches[0], False) for name in CRITICS]
     tries += [("paper", batch, saving) for batch in size.batches for saving in (False, True)][1:]
-    for mode, batch, saving in tries:
-        settings = Stage2Settings(
-            batch=batch,
-            mixed_precision="bf16",
-            gradient_checkpointing=saving,
-            consistency=ConsistencySettings(mode),
-        )
-        how = f"bf16, {mode}" + (", gradient checkpointing" if saving else "")
-
-        def step(settings: Stage2Settings = settings) -> Callable[[], None]:
-            run = second_stage_run(size, device, arcface, settings)
-            return lambda: run.step(1)
-
+    for name, batch, saving in tries:
+        how = f"bf16, {name}" + (", gradient checkpointing" if saving else "")
+        parts = partial(second_stage_parts, size, device, arcface, name)
+        step = partial(second_stage_step, parts, batch, saving)
         yield row("Stage II", how, batch, "steps/s", size, device, step, each=1, prepare=True)
-    # between steps, in fp32: the paper's mode again, and the batch that bounds its memory
-    settings = Stage2Settings(batch=size.batches[0], monitored=size.monitored)
+    # between steps, in fp32: the paper's critic again, and the batch that bounds its memory
+    settings, once = Stage2Settings(batch=size.batches[0], monitored=size.monitored), replace(size, repeats=1)
 
-    def look() -> Callable[[], dict[str, float]]:
-        run = second_stage_run(size, device, arcface, settings)
-        return lambda: run.watch.look(0)
+    def look() -> Callable[[], Any]:
+        aligner, consistency, pairs, loss = second_stage_parts(size, device, arcface, "paper")
+        return lambda: stage2.evaluate(aligner, consistency, pairs, loss, settings)
 
-    once = replace(size, repeats=1)
     yield row("Stage II, look", "fp32, paper", settings.monitored, "looks/s", once, device, look, each=1, prepare=True)
 
 
-def second_stage_run(size: Size, device: str, arcface: IResNet, settings: Stage2Settings) -> Any:
-    """Stage II before its first step."""
-    prior, folder = random_prior(size, device), Path(tempfile.mkdtemp())
-    pairs, aligner = random_pairs(size, prior.latent_shape), Aligner(768)
-    accelerator = trainer(device, settings.mixed_precision, folder, tensorboard=False)
-    return stage2._Run(aligner, prior, arcface, pairs, pairs, settings, folder, {}, accelerator)
+def second_stage_parts(
+    size: Size, device: str, arcface: IResNet, name: str
+) -> tuple[Aligner, SelfConsistency, FacePairs, IdentityLoss]:
+    """Aligner, L_self with a prior that has adapters, persons, L_id."""
+    prior = random_prior(size, device)
+    add_lora(prior)
+    pairs = random_pairs(size, prior.latent_shape).to(device)
+    loss = stage1.identity_loss(pairs.pairs, Stage1Settings(), free=True).to(device)
+    return Aligner(768).to(device), SelfConsistency(prior, arcface, CRITICS[name]), pairs, loss
+
+
+def second_stage_step(parts: Callable[[], Any], batch: int, saving: bool) -> Callable[[], None]:
+    """One step of `train_stage2`, without its files."""
+    aligner, consistency, pairs, loss = parts()
+    if saving:
+        consistency.prior.unet.enable_gradient_checkpointing()
+    parameters = [*aligner.parameters(), *loss.parameters(), *lora_parameters(consistency.prior).values()]
+    optimiser, generator = torch.optim.AdamW(parameters, 1e-6), torch.Generator().manual_seed(0)
+
+    def step() -> None:
+        voice, label, faces = pairs.draw(batch, 1, generator)
+        with torch.autocast(voice.device.type, torch.bfloat16):
+            identity = aligner(voice)
+            total = loss(identity, faces.z_arc, label).total + consistency(identity, faces, generator).loss
+        optimiser.zero_grad()
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimiser.step()
+
+    return step
 
 
 def generation(size: Size, device: str) -> Iterator[dict[str, Any]]:

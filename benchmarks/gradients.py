@@ -8,24 +8,24 @@ L_id of the mini profile is some tens, L_self some hundredths: with λ_self = 1 
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from v2f_core.app.ablate import open_kit
+from v2f_core.app.ablate import Plan, open_kit
 from v2f_core.artefacts.files import atomic_write
 from v2f_core.artefacts.profiles import load_profile
 from v2f_core.diffusion.consistency import SelfConsistency
-from v2f_core.diffusion.consistency_settings import CHOICES, ConsistencySettings
 from v2f_core.identity.aligner import Aligner
-from v2f_core.studies.plan import Plan
+from v2f_core.studies.critics import CRITICS, cycle, likeness
 from v2f_core.training.stage1 import Stage1Settings, identity_loss
 
 BATCHES, BATCH = 8, 8
-CRITICS = {mode: ConsistencySettings(mode) for mode in CHOICES["mode"]}
-CRITICS |= {f"{mode}, among rivals": ConsistencySettings(mode, rival_temperature=0.1) for mode in ("cycle", "likeness")}
+RIVALS = {f"{of.__name__}, among rivals": partial(of, rival_temperature=0.1) for of in (cycle, likeness)}
+MEASURED = {**CRITICS, **RIVALS}
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
     settings = Stage1Settings(**profile.stage1)
     of_identity = identity_loss(kit.training.pairs, settings, free=not settings.fixed_centroids)
     generator, rows = torch.Generator().manual_seed(0), []
-    for name in ("L_id", *CRITICS):
+    for name in ("L_id", *MEASURED):
         values, lengths = [], []
         for _ in range(BATCHES):
             voice, label, faces = kit.training.draw(BATCH, settings.windows, generator)
@@ -48,7 +48,7 @@ def main() -> None:
             if name == "L_id":
                 loss: Tensor = of_identity(identity, faces.z_arc, label).total
             else:
-                critic = SelfConsistency(kit.prior, kit.arcface, CRITICS[name])
+                critic = SelfConsistency(kit.prior, kit.arcface, MEASURED[name])
                 loss = critic(identity, faces, generator).loss
             gradients = torch.autograd.grad(loss, list(aligner.parameters()))
             values.append(loss.item())

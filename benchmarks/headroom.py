@@ -26,11 +26,11 @@ import torch
 from jaxtyping import Float
 from tqdm import tqdm
 
-from minivox.bounds import bayes
 from minivox.build.prior_report import to_bytes
+from minivox.ceilings import bayes
 from v2f_core.artefacts.files import atomic_write
 from v2f_core.artefacts.profiles import Profile, load_profile
-from v2f_core.data.layouts import open_dataset
+from v2f_core.data.voxceleb import open_dataset
 from v2f_core.diffusion.prior import Prior
 from v2f_core.evaluation.metrics import bootstrap
 from v2f_core.identity.aligner import Aligner

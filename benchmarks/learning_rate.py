@@ -10,21 +10,19 @@ study, has a tenth of the adapters' rate, and λ_self has no warm-up. The runs l
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from v2f_core.app.ablate import open_kit
+from v2f_core.app.ablate import Plan, open_kit
 from v2f_core.artefacts.files import atomic_write
 from v2f_core.artefacts.profiles import load_profile
 from v2f_core.identity.aligner import Aligner
 from v2f_core.show import plots
-from v2f_core.studies.plan import Plan
-from v2f_core.training import stage2
-from v2f_core.training.stage2_settings import from_profile
+from v2f_core.studies.critics import BALANCED
+from v2f_core.training.stage2 import from_profile, train_stage2
 
 FAR, LOOKS, PAPER = 0.05, 10, 20_000 * 1e-6
 
@@ -50,15 +48,18 @@ def monitored(rate: float, seed: int, folder: Path) -> pd.DataFrame:
     profile = load_profile("mini")
     kit = open_kit(Plan(profile, folder, persons=10))  # a new prior each time: the last one has adapters
     steps = round(FAR / rate)
-    settings = replace(
-        from_profile(profile, seed, "paper", steps),
+    settings = from_profile(
+        profile,
+        seed=seed,
+        steps=steps,
+        weight_self=BALANCED["paper"],
         learning_rate=rate / 10,
         learning_rate_lora=rate,
         warmup=0,
         evaluate_every=max(1, steps // LOOKS),
     )
     aligner = Aligner.from_pretrained(profile.part("aligner"))
-    stage2.train_stage2(aligner, kit.prior, kit.arcface, kit.training, kit.validation, settings, folder, {})
+    train_stage2(aligner, kit.prior, kit.arcface, kit.training, kit.validation, settings, folder, {})
     found = pd.read_csv(folder / "monitors.csv")
     found.insert(0, "rate", rate)
     found.insert(2, "far", found.step * rate)

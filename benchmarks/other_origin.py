@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from v2f_core.artefacts.files import atomic_write
 from v2f_core.artefacts.profiles import load_profile
-from v2f_core.data.layouts import open_dataset
+from v2f_core.data.voxceleb import open_dataset
 from v2f_core.evaluation.metrics import bootstrap
 from v2f_core.identity.faces import FacePack
 from v2f_core.pipeline import Vox2FacePipeline

@@ -11,7 +11,7 @@ from PIL import Image
 
 from minivox.dataset import unpack
 from v2f_core.artefacts.files import atomic_write
-from v2f_core.data.layouts import read_layout
+from v2f_core.data.voxceleb import read_layout
 
 COLUMNS, ROWS, VIEWS, SIDE, GAP = 4, 3, 3, 104, 8
 

@@ -4,10 +4,10 @@
     python benchmarks/posterior.py --posterior runs/posterior --faces 2      # and two drawn faces a voice; an hour
     V2F_DATASET=build/large python benchmarks/posterior.py …        # the 1,000 test persons of MiniVox-L
 
-Everything is of test persons, of whom nothing was trained or chosen. Intervals are BCa over persons; kernel distances
-have ± a standard deviation over subsets. Skill is the way from a random face of the speaker's sex (0) to the exact
-posterior of the known world (1), both over the training persons' faces. Writes posterior.csv (one row a measure and
-system), posterior_fairness.csv and, with --faces, posterior_faces.csv.
+Everything is of test persons, of whom nothing was trained or chosen. Intervals are BCa over persons. Skill is the way
+from a random face of the speaker's sex (0) to the exact posterior of the known world (1), both over the training
+persons' faces. Writes posterior.csv (one row a measure and system), posterior_fairness.csv and, with --faces,
+posterior_faces.csv.
 """
 
 from __future__ import annotations
@@ -29,14 +29,12 @@ from sklearn.linear_model import Ridge, RidgeCV
 from sklearn.model_selection import GroupKFold, cross_val_predict
 
 from minivox import ceilings
-from minivox.bounds import people
+from minivox.ceilings import people
 from v2f_core.artefacts.files import atomic_write
 from v2f_core.artefacts.profiles import load_profile
-from v2f_core.data.layouts import open_dataset
+from v2f_core.data.voxceleb import open_dataset
 from v2f_core.diffusion.prior import Prior
 from v2f_core.evaluation import draws, metrics
-from v2f_core.evaluation.distribution import kernel_distance
-from v2f_core.evaluation.exhibits import thirds
 from v2f_core.evaluation.intervals import bootstrap
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.faces import FacePack
@@ -256,10 +254,11 @@ def fairness(
     """
     reader = world.readers[TONE]
     reference = reader.read(world.training.gallery().numpy())
-    speakers = np.array(thirds(reader.read(world.photos[0]), reference, TONES))
+    cuts = np.quantile(reference, [1 / 3, 2 / 3])
+    speakers = np.array(TONES)[np.searchsorted(cuts, reader.read(world.photos[0]))]
     for truncation, identities in drawn.items():
         tones = reader.read(identities)
-        levels = np.array(thirds(tones.ravel(), reference, TONES)).reshape(tones.shape)
+        levels = np.array(TONES)[np.searchsorted(cuts, tones)]
         for level in (TONES[0], TONES[-1]):
             shares = draws.drawn_shares(levels, level)
             about = {"truncation": truncation, "third": level}
@@ -325,16 +324,9 @@ def _recall(values: Float[np.ndarray, "n n"]) -> Float[np.ndarray, " n"]:
 def _distances(
     world: World, name: str, faces: Float[np.ndarray, "m dim"], sex: Shaped[np.ndarray, " m"]
 ) -> Iterator[dict[str, Any]]:
-    parts = [kernel_distance(faces[sex == s], world.photos[0][world.sex == s]) for s in ("f", "m")]
-    value, deviation = (float(np.mean([part[i] for part in parts])) for i in (0, 1))
-    yield {
-        "measure": "kernel distance to real faces within sex",
-        "system": name,
-        "value": value,
-        "low": value - deviation,
-        "high": value + deviation,
-        "n": len(faces),
-    }
+    parts = [metrics.kernel_distance(faces[sex == s], world.photos[0][world.sex == s]) for s in ("f", "m")]
+    measure = "kernel distance to real faces within sex"
+    yield {"measure": measure, "system": name, "value": float(np.mean(parts)), "n": len(faces)}
 
 
 def _photo_sex(pairs: Pairs) -> Shaped[np.ndarray, " photos"]:

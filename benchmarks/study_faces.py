@@ -19,14 +19,13 @@ import pandas as pd
 from frontier import drawn
 from PIL import Image
 
-from v2f_core.app.ablate import open_kit
+from v2f_core.app.ablate import Plan, open_kit
 from v2f_core.artefacts.files import atomic_write
 from v2f_core.artefacts.profiles import load_profile
 from v2f_core.evaluation import metrics
 from v2f_core.evaluation.intervals import bootstrap, paired_difference
 from v2f_core.identity.faces import FacePack
 from v2f_core.show.plots import use_style
-from v2f_core.studies.plan import Plan
 
 SHOWN = 8
 

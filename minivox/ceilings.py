@@ -12,13 +12,24 @@ E[z | u] is a weighted mean over a pool of persons, with weights p(u | face of t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import replace
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Int
 
 from minivox import world
 from minivox.world import Person
+from v2f_core.evaluation.protocols import ALL, WITHIN
+from v2f_core.evaluation.tables import Ceiling
+
+if TYPE_CHECKING:
+    from v2f_core.training.latents import FacePairs
+    from v2f_core.training.pairs import Pairs
+
+POOL = "ceiling"  # persons drawn for the ceilings alone
 
 
 class Estimate(NamedTuple):
@@ -130,24 +141,55 @@ def recall(
     return Estimate.of(hits)
 
 
-def rank_curve(
-    scores: Float[np.ndarray, "n n"], groups: Int[np.ndarray, " n"], gallery: int, seed: int = 0
-) -> dict[str, list[float]]:
-    """R@k for every k up to a gallery's size, drawn as for `recall`, with 95 % of the Monte-Carlo error about it.
+# --- of a test split
 
-    Example:
-        >>> rank_curve(np.eye(6), np.zeros(6, int), gallery=2)
-        {'value': [1.0, 1.0], 'low': [1.0, 1.0], 'high': [1.0, 1.0]}
+
+def people(pairs: Pairs) -> list[Person]:
+    """The persons of MiniVox's world behind some pairs."""
+    return [world.named(name, sex) for name, sex in zip(pairs.persons, pairs.sexes, strict=True)]
+
+
+def known(pairs: Pairs) -> bool:
+    """Whether all of them are persons of MiniVox's world, whose true factors are known."""
+    return all(name.partition("_")[0] in world.NAMES for name in pairs.persons)
+
+
+def bounds(test: Pairs, pool: Pairs) -> dict[str, Ceiling]:
+    """The ceilings over all and within sex, for galleries as large as the test persons'.
+
+    The best cosine, C_mean, needs identities: it is of the test voices, with the posterior taken over the faces of
+    ``pool``. The best retrieval and matching, C_rank, need only the graph: they are over 1,600 persons of their own.
     """
-    g = np.random.default_rng(seed)
-    ranks = np.empty(len(scores), int)
-    for i, row in enumerate(scores):
-        others = np.flatnonzero((groups == groups[i]) & (np.arange(len(row)) != i))
-        ranks[i] = 1 + (row[g.choice(others, gallery - 1, replace=False)] >= row[i]).sum()
-    value = (ranks[:, None] <= np.arange(1, gallery + 1)).mean(0)
-    error = 1.96 * np.sqrt(value * (1 - value) / len(scores))
-    ends = {"value": value, "low": np.clip(value - error, 0, 1), "high": np.clip(value + error, 0, 1)}
-    return {name: [round(float(x), 5) for x in curve] for name, curve in ends.items()}
+    scores = log_likelihood(people(test), people(pool))
+    parts = pool.face.split(pool.face_start.diff().tolist())
+    best, _ = mean_and_sample(scores, np.stack([part.mean(dim=0).numpy() for part in parts]))
+    size = len(test.persons)
+    return {ALL: Ceiling(best.value, *_rank(size)), WITHIN: Ceiling(best.value, *_rank(size // 2, within=True))}
+
+
+@cache
+def _rank(gallery: int, within: bool = False, persons: int = 1600) -> tuple[float, float]:
+    drawn = world.population(POOL, persons)
+    scores = log_likelihood(drawn, drawn)
+    group = np.array([within and person.sex == world.MALE for person in drawn]).astype(int)
+    hits = recall(scores, group, min(10, gallery), gallery)
+    return hits.value, matching(scores, group[:, None] == group).value
+
+
+def bayes(training: Pairs, asked: Pairs) -> Float[np.ndarray, "n dim"]:
+    """The Bayes ẑ of some persons: the unit mean of the training faces, weighted by their likelihood given the true
+    voice parameters u. Nobody who knows these faces and hears everything does better by cosine."""
+    scores = log_likelihood(people(asked), people(training))
+    mean = expected_identity(scores, training.centroids().numpy())
+    return (mean / np.linalg.norm(mean, axis=1, keepdims=True)).astype(np.float32)
+
+
+def informed(validation: FacePairs, training: FacePairs) -> FacePairs:
+    """The validation persons with their Bayes ẑ, if all are of MiniVox's world; else as they are."""
+    if not (known(validation.wide) and known(training.wide)):
+        return validation
+    ideal = torch.from_numpy(bayes(training.pairs, validation.pairs))
+    return replace(validation, bayes=ideal.to(validation.wide.face.device))
 
 
 def _logsumexp(x: np.ndarray) -> np.ndarray:

@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from v2f_core.diffusion.consistency import FaceBatch
+from v2f_core.diffusion.lora import lora_parameters
 from v2f_core.identity.faces import TEMPLATE
 from v2f_core.identity.sphere import normalise
 from v2f_core.training.latents import FacePairs
@@ -53,6 +55,32 @@ class Recogniser(nn.Module):
 
     def forward(self, crops):
         return normalise(torch.nn.functional.adaptive_avg_pool2d(crops, 4).flatten(1) @ self.weight)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def unit(rows, seed):
+    return normalise(torch.randn(rows, 512, generator=seeded(seed)))
+
+
+def four_faces():
+    """Three women and a man, each with landmarks of their own."""
+    return FaceBatch(
+        latents=torch.randn(4, *SHAPE, generator=seeded(1)),
+        landmarks=torch.from_numpy(TEMPLATE * 32 / 112) + torch.arange(4).view(-1, 1, 1),
+        z_arc=unit(4, 2),
+        women=torch.tensor([True, True, False, True]),
+    )
+
+
+def wake(prior, scale=0.1):
+    """Adapters that do something: B is no longer zero."""
+    with torch.no_grad():
+        for name, parameter in lora_parameters(prior).items():
+            if "lora_B" in name:
+                parameter.copy_(scale * torch.randn(parameter.shape, generator=seeded(len(name))))
 
 
 def people(persons, seed):

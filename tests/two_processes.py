@@ -2,7 +2,6 @@
 
 import os
 import signal
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +15,12 @@ from torch import nn
 
 from v2f_core.artefacts.profiles import MINI_ASSETS
 from v2f_core.data.manifest import COLUMNS, Manifest
-from v2f_core.diffusion.consistency import SelfConsistency
-from v2f_core.diffusion.consistency_settings import ConsistencySettings
+from v2f_core.diffusion.consistency import SelfConsistency, denoise, paper, teacher
 from v2f_core.diffusion.lora import add_lora, lora_parameters
 from v2f_core.diffusion.prior import Prior
 from v2f_core.identity.aligner import Aligner
-from v2f_core.identity.contrast import InfoNCE
 from v2f_core.identity.faces import Face, FacePack
-from v2f_core.identity.losses import AMSoftmax, IdentityLoss
+from v2f_core.identity.losses import AMSoftmax, IdentityLoss, InfoNCE
 from v2f_core.identity.sphere import normalise
 from v2f_core.speech.encoders import load_encoder
 from v2f_core.training import stage1, stage2
@@ -32,13 +29,13 @@ from v2f_core.training.latents import latent_embedder
 from v2f_core.training.pairs import Pairs
 from v2f_core.training.processes import average_gradients, gather, join
 from v2f_core.training.stage1 import Stage1Settings
-from v2f_core.training.stage2_settings import Stage2Settings
+from v2f_core.training.stage2 import Stage2Settings
 from v2f_core.training.store import extract
 
 PERSONS, VOICE, FACE = 12, 6, 10
 LABEL = torch.tensor([0, 1, 2, 3, 4, 4, 5, 6])  # a person of both processes' shares: no negative of herself
 SETTINGS = Stage1Settings(
-    steps=6, batch=8, learning_rate=1e-2, hidden_width=8, dropout=0.0, evaluate_every=3, weight_relational=1.0
+    steps=6, batch=8, learning_rate=1e-2, hidden_width=8, dropout=0.0, evaluate_every=3, weight_cosine=1.0
 )
 
 
@@ -53,8 +50,8 @@ def parts():
         net.weight.copy_(draw(FACE, VOICE, seed=1))
         net.bias.copy_(draw(FACE, seed=2))
     classes = AMSoftmax(PERSONS, FACE, scale=8.0, margin=0.2, generator=torch.Generator().manual_seed(3))
-    contrast = InfoNCE(temperature=0.2, two_sided=True, duplicate_above=0.3, duplicate_weight=0.5)
-    return net, IdentityLoss(classes, contrast, 1.0, 1.0, 1.0, 1.0)
+    contrast = InfoNCE(temperature=0.2)
+    return net, IdentityLoss(classes, contrast, 1.0, 1.0, 1.0)
 
 
 def loss_and_gradients(rank, processes):
@@ -128,14 +125,7 @@ def encode(data, root, store):
     return extract(data, items, embed, store, {"what": "latents"}, max_bad=0.5, batch=2, shard=2)
 
 
-# each way in which the rows of a batch meet: others' identities, others' faces, the batch's mean, drawn copies
-CONSISTENCIES = {
-    "paper": ConsistencySettings("paper", condition_dropout=0.3),
-    "contrast": ConsistencySettings("contrast", temperature=1.0),
-    "another's face": ConsistencySettings("teacher", z_t_from="other"),
-    "a drawn face": ConsistencySettings("cycle", z_t_from="generated", generated_steps=2),
-    "copies": ConsistencySettings("likeness", copies=3),
-}
+CRITICS = {"paper": paper, "denoise": denoise, "teacher": teacher}
 QUICK = Stage2Settings(
     steps=4,
     batch=6,
@@ -148,7 +138,6 @@ QUICK = Stage2Settings(
     monitored=2,
     monitor_bands=2,
     identity=Stage1Settings(windows=2, weight_cosine=1.0),
-    consistency=CONSISTENCIES["paper"],
 )
 
 
@@ -161,45 +150,48 @@ def untrained(root):
     return aligner, Prior.from_folder(root / "prior")
 
 
-def stage2_gradients(root, consistency, batch=6):
-    """L_id + L_self of one batch, of which this process hears and looks at its share, and all gradients."""
+def stage2_gradients(root, critic, batch=6):
+    """L_id + L_self of one batch, of which this process maps and looks at its share, and all gradients."""
     (aligner, prior), generator = untrained(root), torch.Generator().manual_seed(7)
     add_lora(prior, 2, 2.0, generator)
     for name, parameter in lora_parameters(prior).items():
         if "lora_B" in name:  # else no gradient reaches A
             parameter.data.normal_(generator=generator, std=0.1)
     voice, label, faces = people(8, seed=1).draw(batch, 2, generator)
-    critic = SelfConsistency(prior, Recogniser(), consistency)
-    share = join()
-    part = batch // share[1]
-    identity = gather(aligner(voice[share[0] * part : (share[0] + 1) * part]))
+    consistency = SelfConsistency(prior, Recogniser(), critic)
+    process, processes = join()
+    own = slice(process * batch // processes, (process + 1) * batch // processes)
     loss = IdentityLoss(AMSoftmax(8, 512, generator=generator), InfoNCE(), 1.0, 1.0, 1.0)
-    own = critic(identity, faces, generator, share).loss
-    (loss(identity, faces.z_arc, label).total + own).backward()
+    view = consistency.look(faces, generator)
+    identity = aligner(voice[own])
+    l_self = consistency.judge(view[own], identity, faces[own]).loss
+    (loss(gather(identity), faces.z_arc, label).total + l_self).backward()
     parameters = [*aligner.parameters(), *loss.parameters(), *lora_parameters(prior).values()]
     average_gradients(parameters)
-    return [own.detach(), *(parameter.grad for parameter in parameters)]
+    return [l_self.detach(), *(parameter.grad for parameter in parameters)]
 
 
-def train_stage2(root, folder, accumulated=1):
-    world, settings = (people(8, seed=1), people(5, seed=2)), replace(QUICK, gradient_accumulation=accumulated)
+def train_stage2(root, folder, critic=paper):
+    world = people(8, seed=1), people(5, seed=2)
     aligner, prior = untrained(root)
-    stage2.train_stage2(aligner, prior, Recogniser(), *world, settings, folder, {}, tensorboard=True)
+    nets = aligner, prior, Recogniser()
+    stage2.train_stage2(*nets, *world, QUICK, folder, {}, tensorboard=True, critic=critic)
     return {**aligner.state_dict(), **{name: p.detach() for name, p in lora_parameters(prior).items()}}
 
 
-def ask_to_stop_in(number):
-    """Let this process get a SIGTERM during one step; who called is asked in place of ending."""
-    asked, step = [], stage2._Run.step
+def terminated_in(number, asked):
+    """The paper's critic, which sends this process a SIGTERM in one step; the handler only takes note of it."""
     signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
+    steps = []
 
-    def stopped(self, at):
-        step(self, at)
-        if at == number:
+    def critic(view, identity, faces):
+        steps.append(identity.requires_grad)
+        if identity.requires_grad and sum(steps) == number:
             os.kill(os.getpid(), signal.SIGTERM)
+        return paper(view, identity, faces)
 
-    stage2._Run.step = stopped
-    return asked
+    critic.__name__ = "paper"
+    return critic
 
 
 def one_of_two(rank: int, folder: str, root: str) -> None:
@@ -211,10 +203,10 @@ def one_of_two(rank: int, folder: str, root: str) -> None:
     torch.save(loss_and_gradients(rank, 2), Path(folder) / f"{rank}.pt")
     trained = train(Path(folder) / "stage1")
     torch.save(trained.state_dict(), Path(folder) / f"trained-{rank}.pt")
-    found = {name: stage2_gradients(Path(root), asked) for name, asked in CONSISTENCIES.items()}
+    found = {name: stage2_gradients(Path(root), critic) for name, critic in CRITICS.items()}
     torch.save(found, Path(folder) / f"stage2-gradients-{rank}.pt")
-    asked = ask_to_stop_in(2) if rank else []  # one of the two alone
-    train_stage2(Path(root), Path(folder) / "stage2", accumulated=3)  # and goes on in one part
+    asked = []
+    train_stage2(Path(root), Path(folder) / "stage2", terminated_in(2, asked) if rank else paper)  # one of the two
     before = torch.load(Path(folder) / "stage2" / "checkpoint.pt", weights_only=True)["state"]["step"]
     torch.save([before, bool(asked)], Path(folder) / f"stopped-{rank}.pt")
     torch.save(train_stage2(Path(root), Path(folder) / "stage2"), Path(folder) / f"stage2-{rank}.pt")

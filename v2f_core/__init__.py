@@ -10,22 +10,22 @@ Example:
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from v2f_core.artefacts.profiles import Profile, load_profile
-    from v2f_core.data.layouts import open_dataset, read_layout
     from v2f_core.data.manifest import Manifest
+    from v2f_core.data.voxceleb import open_dataset, read_layout
     from v2f_core.diffusion.consistency import FaceBatch, SelfConsistency
     from v2f_core.diffusion.lora import add_lora, without_lora
     from v2f_core.diffusion.prior import Prior
     from v2f_core.errors import InputError
     from v2f_core.evaluation.judge import Judge
     from v2f_core.identity.aligner import Aligner
-    from v2f_core.identity.contrast import InfoNCE
     from v2f_core.identity.faces import FacePack
-    from v2f_core.identity.losses import AMSoftmax, IdentityLoss
+    from v2f_core.identity.losses import AMSoftmax, IdentityLoss, InfoNCE
     from v2f_core.identity.posterior import IdentityPosterior
     from v2f_core.pipeline import Vox2FacePipeline
     from v2f_core.speech.audio import read_clips
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from v2f_core.training.stage1 import train_stage1
     from v2f_core.training.stage2 import train_stage2
 
+# onnxruntime queues events about its use and looks up a host for them, unless this is set before it is imported
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 __version__ = "0.1.0"
 _MODULES = {
     "AMSoftmax": "identity.losses",
@@ -44,7 +47,7 @@ _MODULES = {
     "FacePack": "identity.faces",
     "IdentityLoss": "identity.losses",
     "IdentityPosterior": "identity.posterior",
-    "InfoNCE": "identity.contrast",
+    "InfoNCE": "identity.losses",
     "InputError": "errors",
     "Judge": "evaluation.judge",
     "Manifest": "data.manifest",
@@ -57,10 +60,10 @@ _MODULES = {
     "embed_dataset": "training.embeddings",
     "load_encoder": "speech.encoders",
     "load_profile": "artefacts.profiles",
-    "open_dataset": "data.layouts",
+    "open_dataset": "data.voxceleb",
     "pair_up": "training.pairs",
     "read_clips": "speech.audio",
-    "read_layout": "data.layouts",
+    "read_layout": "data.voxceleb",
     "train_posterior": "training.posterior",
     "train_stage1": "training.stage1",
     "train_stage2": "training.stage2",

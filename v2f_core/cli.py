@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from v2f_core.artefacts.profiles import load_profile
-from v2f_core.cli_training import Device, ProfileName, check_device, training
 from v2f_core.errors import InputError
+
+if TYPE_CHECKING:
+    from v2f_core.artefacts.profiles import Profile
+    from v2f_core.artefacts.weights import Origin
 
 app = typer.Typer(
     help="From a voice alone, a face.",
@@ -19,14 +22,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.add_typer(training)  # without a name: its commands stand beside these
+Device = Annotated[Literal["cpu", "cuda", "mps"], typer.Option(help="Where to compute.")]
+ProfileName = Annotated[str | None, typer.Option(help="mini or full; else V2F_PROFILE, else mini.")]
+Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same result.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Training steps; else the profile's.")]
 
 
 @app.command()
 def generate(
     voice: Annotated[Path, typer.Argument(help="A recording: WAV, FLAC, OGG, MP3 or M4A.")],
     num_images: Annotated[int, typer.Option("-n", "--num-images", min=1, help="How many faces.")] = 4,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same faces.")] = 0,
+    seed: Seed = 0,
     out: Annotated[Path, typer.Option(help="Folder for the faces.")] = Path("outputs/generate"),
     truncation: Annotated[
         float, typer.Option(min=0, max=1, help="1: each face another person whom the voice allows; 0: all its mean.")
@@ -35,11 +41,11 @@ def generate(
     device: Device = "cpu",
 ) -> None:
     """Faces for a recorded voice: PNGs, a contact sheet, and a JSON with the identity."""
+    one_thread(profile)
+    chosen = open_profile(profile, device)
     from v2f_core.app.generate import generate
 
-    if device != "cpu":
-        check_device(device)
-    generate(voice, num_images, seed, out, profile, device=device, truncation=truncation)
+    generate(voice, num_images, seed, out, chosen, device, truncation)
 
 
 @app.command()
@@ -48,9 +54,155 @@ def demo(
     profile: ProfileName = None,
 ) -> None:
     """The main job on the built-in data: voices to faces, a gallery and a table."""
+    one_thread(profile)
+    chosen = open_profile(profile)
     from v2f_core.app.demo import demo
 
-    demo(out=out, profile=profile)
+    demo(out=out, profile=chosen)
+
+
+@app.command()
+def extract(
+    profile: ProfileName = None,
+    device: Device = "cpu",
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read the files.")] = 0,
+    precision: Annotated[
+        Literal["fp32", "bf16"] | None, typer.Option(help="Of the speech encoder; else bf16 on cuda, fp32 elsewhere.")
+    ] = None,
+) -> None:
+    """Embed every voice and face of the profile's dataset once, into the cache; goes on where it was stopped."""
+    one_thread(profile)
+    chosen = open_profile(profile, device)
+    from v2f_core.app.train import extract
+
+    extract(chosen, device, workers, precision)
+
+
+@app.command()
+def stage1(
+    out: Annotated[Path, typer.Option(help="Folder for the aligner and its history.")] = Path("runs/stage1"),
+    steps: Steps = None,
+    seed: Seed = 0,
+    profile: ProfileName = None,
+    device: Device = "cpu",
+    unfreeze: Annotated[
+        int | None, typer.Option(min=0, help="Train from waveforms, and so many upper layers of the encoder with it.")
+    ] = None,
+    aligner: Annotated[
+        Path | None, typer.Option(help="With --unfreeze: an aligner's folder to start from; else a new one.")
+    ] = None,
+    noise: Annotated[
+        tuple[float, float] | None, typer.Option(help="With --unfreeze: dB of noise, from, to; inf inf for none.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=0, help="With --unfreeze: processes that read the recordings.")] = 0,
+) -> None:
+    """Stage I: train the aligner on stored embeddings, extracted first if need be, or from waveforms; goes on where it
+    was stopped."""
+    if unfreeze is None and (aligner or noise or workers):
+        raise InputError(
+            "--aligner, --noise and --workers belong to --unfreeze; give it too (0 trains the aligner alone)"
+        )
+    chosen = open_profile(profile, device)
+    from v2f_core.app import train
+
+    if unfreeze is None:
+        train.stage1(chosen, out, steps, seed, device)
+    else:
+        train.stage1_from_waveforms(chosen, out, unfreeze, aligner, noise, steps, seed, device, workers)
+
+
+@app.command()
+def posterior(
+    out: Annotated[Path, typer.Option(help="Folder for the posterior.")] = Path("runs/posterior"),
+    aligner: Annotated[Path | None, typer.Option(help="The aligner's folder; else the profile's.")] = None,
+    profile: ProfileName = None,
+    device: Device = "cpu",
+) -> None:
+    """p(z | v) for an aligner, from stored embeddings: a minute at most, and the same every time."""
+    one_thread(profile)
+    chosen = open_profile(profile, device)
+    from v2f_core.app.train import posterior
+
+    posterior(chosen, out, aligner, device)
+
+
+@app.command()
+def stage2(
+    out: Annotated[Path, typer.Option(help="Folder for aligner, LoRA and histories.")] = Path("runs/stage2"),
+    aligner: Annotated[Path | None, typer.Option(help="Folder of Stage I's aligner; else the profile's.")] = None,
+    mode: Annotated[
+        Literal["paper", "denoise", "teacher", "contrast", "cycle", "likeness"] | None,
+        typer.Option(help="Which L_self, with a λ_self that suits it; else the paper's with the profile's λ_self."),
+    ] = None,
+    steps: Steps = None,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="Less memory, a third more time, the same step.")
+    ] = False,
+    seed: Seed = 0,
+    profile: ProfileName = None,
+    device: Device = "cpu",
+) -> None:
+    """Stage II: aligner and LoRA together, with the prior as critic; goes on where it was stopped."""
+    if mode == "contrast" and gradient_checkpointing:  # it would compute again with adapters that were frozen before
+        raise InputError("--mode contrast and --gradient-checkpointing do not go together; leave one out")
+    chosen = open_profile(profile, device)
+    from v2f_core.app.train import stage2
+
+    stage2(chosen, out, aligner, mode, steps, gradient_checkpointing, seed, device)
+
+
+@app.command()
+def evaluate(
+    out: Annotated[Path, typer.Option(help="Folder for tables and report.")] = Path("outputs/evaluate"),
+    systems: Annotated[
+        str, typer.Option(help="Which rows get faces: names with commas between, all, or none.")
+    ] = "w/o DSC (Stage I)",
+    draws: Annotated[int, typer.Option(min=1, help="Faces a person and row.")] = 1,
+    steps: Annotated[int, typer.Option(min=1, help="Solver steps of a face.")] = 10,
+    guidance: Annotated[float | None, typer.Option(help="Guidance scale; else the profile's.")] = None,
+    tune: Annotated[bool, typer.Option("--tune", help="Choose every row's guidance on validation persons.")] = False,
+    fid: Annotated[bool, typer.Option("--fid", help="FID and LPIPS too (340 MB are downloaded once).")] = False,
+    limit: Annotated[int | None, typer.Option(help="Only so many test persons, women and men alike.")] = None,
+    stage2: Annotated[list[Path] | None, typer.Option(help="Folder of a trained Stage II; may be repeated.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="CSV of person, age, skin tone.")] = None,
+    seed: Seed = 0,
+    profile: ProfileName = None,
+    device: Device = "cpu",
+) -> None:
+    """Every system beside its controls: tables and a page to look at; goes on where it was stopped."""
+    one_thread(profile)
+    from v2f_core.app.evaluate import chosen_rows, evaluate
+
+    rows, chosen = chosen_rows(systems), open_profile(profile, device)
+    page = evaluate(out, chosen, rows, draws, steps, guidance, limit, stage2 or (), labels, seed, tune, fid, device)
+    print(f"tables and report: {page}")
+
+
+@app.command()
+def ablate(
+    table: Annotated[str, typer.Argument(help="table4, modes, attempts, chosen, sources, parts or rank.")],
+    out: Annotated[Path, typer.Option(help="Folder for the runs and, in it, the results.")] = Path("runs/ablate"),
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from 0.")] = 3,
+    steps: Steps = None,
+    persons: Annotated[int, typer.Option(min=10, help="Persons at most, women and men alike.")] = 1000,
+    split: Annotated[Literal["test", "val"], typer.Option(help="Whose: val while you still choose.")] = "test",
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at the same time.")] = 1,
+    profile: ProfileName = None,
+    device: Device = "cpu",
+) -> None:
+    """A table of ablations over seeds: trained, drawn, measured; goes on where it was stopped."""
+    chosen = open_profile(profile, device)
+    from v2f_core.app.ablate import SHOWN, Plan, ablate
+    from v2f_core.show.plots import forest
+    from v2f_core.studies import ablation
+    from v2f_core.studies.ablations import WITHOUT
+
+    plan = Plan(chosen, out, steps, persons, split=split, device=device)
+    name = table if split == "test" else f"{table}_{split}"
+    summary = ablation.save(ablate(table, seeds, plan, jobs), name, out / "results", SHOWN)
+    forest(summary, SHOWN, WITHOUT).savefig(out / "results" / f"{name}.png")
+    print(ablation.markdown(summary, SHOWN))
+    print(f"results: {out / 'results'}")
 
 
 @app.command()
@@ -64,9 +216,9 @@ def scan(
     ] = 0.05,
 ) -> None:
     """Look a dataset through: who is in it, who is not and why, the split; writes manifest.parquet into it."""
-    from v2f_core.data.scan import scan, summary
+    from v2f_core.data.voxceleb import scan, summary
 
-    for line in summary(scan(root or load_profile("full").dataset, hashes, max_bad)):
+    for line in summary(scan(root or open_profile("full").dataset, hashes, max_bad)):
         print(line)
 
 
@@ -91,27 +243,60 @@ def fetch(
     ] = False,
 ) -> None:
     """Bring the full profile's weights: from a folder, the hub's cache, or a download; goes on where it was stopped."""
-    from v2f_core.artefacts.origins import ORIGINS, Origin
-    from v2f_core.artefacts.weights import fetch
+    from v2f_core.artefacts.weights import ORIGINS, fetch
 
     def agree(origin: Origin) -> bool:
-        print(f"{origin.name} ({origin.page}, {origin.megabytes:.0f} MB): {origin.licence}. {origin.consent}.")
-        asked = "Do you agree, and is your use within these terms? (--accept agrees beforehand)"
-        return accept or typer.confirm(asked, err=True)
+        print(f"{origin.name} ({origin.page}, {origin.megabytes} MB): {origin.licence}. {origin.consent}.")
+        question = "Do you agree, and is your use within these terms? (--accept agrees beforehand)"
+        return accept or typer.confirm(question, err=True)
 
-    root, failed = load_profile("full").prior.parent, []
+    root, failures = open_profile("full").prior.parent, []
     for part in parts or ORIGINS:
         try:
             for line in fetch(part, root / part, agree, local):
                 print(f"{part}/{line}")
         except InputError as error:
-            failed.append(str(error))
-    if failed:
-        raise InputError("; ".join(dict.fromkeys(failed)))
+            failures.append(str(error))
+    if failures:
+        raise InputError("; ".join(dict.fromkeys(failures)))
+
+
+def one_thread(profile: str | None) -> None:
+    """Let the miniature compute with one thread: its nets are so small that two only wait for each other.
+
+    It must be called before torch is imported. The user's own OMP_NUM_THREADS is kept.
+
+    Example:
+        >>> one_thread("full")  # its nets want every core
+    """
+    if (profile or os.environ.get("V2F_PROFILE") or "mini") == "mini":
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def open_profile(name: str | None, device: str = "cpu") -> Profile:
+    """The profile, after a look that the device is there.
+
+    Raises:
+        InputError: there is no such profile, or this machine's torch cannot use the device.
+    """
+    from v2f_core.artefacts.profiles import load_profile
+
+    profile = load_profile(name)
+    if device != "cpu":
+        import torch
+
+        try:
+            torch.empty(1, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise InputError(f"{device}: this machine's torch cannot use it; choose another --device") from error
+    return profile
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; what a user can mend is one line on stderr and exit code 2.
+
+    OMP_WAIT_POLICY is set to PASSIVE, unless the user chose otherwise: PyTorch's waiting threads then sleep. Spinning,
+    they take the cores from those that work, and twice the time is gone.
 
     Raises:
         SystemExit: always, with the exit code.
@@ -121,6 +306,7 @@ def main(arguments: list[str] | None = None) -> None:
         Traceback (most recent call last):
         SystemExit: 0
     """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read once, when torch is imported
     try:
         app(arguments, prog_name="python -m v2f_core")
     except InputError as error:

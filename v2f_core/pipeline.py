@@ -1,46 +1,67 @@
-"""The whole way as one diffusers pipeline: a recording in, faces out (Eq. 5)."""
+"""The whole way as one diffusers pipeline: a recording in, faces out (Eq. 5); it is saved and shared like others."""
 
 from __future__ import annotations
 
+import json
 import logging
+import os
+import shutil
+import tempfile
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import diffusers
+import huggingface_hub
+import numpy as np
 import torch
-from diffusers import AutoencoderKL, SchedulerMixin, UNet2DConditionModel
+from diffusers import AutoencoderKL, DiffusionPipeline, SchedulerMixin, UNet2DConditionModel
+from diffusers.image_processor import VaeImageProcessor
+from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 from PIL.Image import Image
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from v2f_core.artefacts.files import folder_hash
+from v2f_core.artefacts.model_card import write_card
 from v2f_core.artefacts.profiles import Profile, load_profile
-from v2f_core.artefacts.provenance import folder_hash
-from v2f_core.diffusion.lora_files import fuse_lora
+from v2f_core.diffusion.lora import fuse_lora
 from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.posterior import IdentityPosterior, check_truncation
-from v2f_core.saving import SavedPipeline
-from v2f_core.speech.activity import read_speech, speech_clips
-from v2f_core.speech.audio import CLIP_SECONDS
+from v2f_core.speech.activity import Activity, speech_clips
+from v2f_core.speech.audio import CLIP_SECONDS, read_audio
 from v2f_core.speech.encoders import ASTEncoder, ECAPAEncoder, load_encoder
 
 logger = logging.getLogger(__name__)
-AT_ONCE = 8  # images denoised together: bounds the memory of a request for many
+LONGEST = 3600.0  # seconds of a recording that are heard
+MAX_WINDOWS = 256  # of a recording, spread evenly over its speech
+WINDOWS_AT_ONCE, IMAGES_AT_ONCE = 64, 8  # bound the memory of a long recording and of a request for many faces
+# the classes that model_index.json may ask for; a scheduler may be any of diffusers'
+CLASSES = {
+    "vae": ("diffusers", "AutoencoderKL"),
+    "unet": ("diffusers", "UNet2DConditionModel"),
+    "text_encoder": ("transformers", "CLIPTextModel"),
+    "tokenizer": ("transformers", "CLIPTokenizer"),
+}
+
+Voice = str | Path | Float32[Tensor, " samples"] | Float32[Tensor, "windows clip"] | Float[np.ndarray, " samples"]
 
 
 @dataclass
 class Vox2FaceOutput(BaseOutput):
-    """What a voice gave.
+    """Faces of a voice.
 
     Attributes:
         images: PIL images, RGB.
         identity: ẑ, the predicted point on the sphere of faces, float32 of norm 1.
         identities: whom each image shows: draws from p(z | v), or ẑ for all.
-        truncation: 0 where all images show ẑ, 1 where each shows an honest draw; see ``Vox2FacePipeline.__call__``.
+        truncation: 0 where all images show ẑ, 1 where each shows an honest draw.
         windows: how many 1.25 s windows of the recording were heard.
     """
 
@@ -51,12 +72,43 @@ class Vox2FaceOutput(BaseOutput):
     windows: int
 
 
-class Vox2FacePipeline(SavedPipeline):
+def hear(voice: Voice, seconds: float = CLIP_SECONDS) -> tuple[Float32[Tensor, "windows clip"], Activity | None]:
+    """A voice's windows, from its first word to its last.
+
+    Args:
+        voice: a recording's path, its samples (mono, 16 kHz), or windows already cut, which are given back.
+        seconds: length of a window.
+    Returns:
+        the windows, at most 256, and what was measured in the recording; None for windows already cut. An
+        ``AudioWarning`` tells of too little speech or too much noise.
+    Raises:
+        InputError: the recording cannot be used.
+
+    Example:
+        >>> word = 0.2 * np.random.default_rng(0).standard_normal(32_000).astype(np.float32)
+        >>> pause = 0.005 * word[:16_000]
+        >>> windows, activity = hear(np.concatenate([pause, pause, word, pause]))
+        >>> windows.shape, activity.speech
+        (torch.Size([3, 20000]), 2.0)
+    """
+    if isinstance(voice, str | Path):
+        voice = read_audio(voice, LONGEST)
+    if isinstance(voice, np.ndarray):
+        voice = torch.from_numpy(voice).float()
+    if voice.ndim == 2:
+        return voice, None
+    windows, activity = speech_clips(voice, seconds)
+    while len(windows) > MAX_WINDOWS:
+        windows = windows[::2]
+    return windows, activity
+
+
+class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     """a → v_spk → z ~ p(z | v) → P(z) → DPM-Solver++ → VAE decode (Eq. 5, where z is ẑ: truncation 0).
 
     The diffusers and transformers parts are registered as usual, so that ``pipe.unet``, ``pipe.to``, another
-    ``pipe.scheduler``, adapters, offloading, attention slicing and ``save_pretrained`` work; beside them stand the
-    speech encoder and the aligner, in folders of their own.
+    ``pipe.scheduler``, adapters (those of Stable Diffusion's pipeline), offloading, attention slicing and
+    ``save_pretrained`` work; beside them stand the speech encoder and the aligner, in folders of their own.
 
     Args:
         vae, text_encoder, tokenizer, unet, scheduler: of a :class:`~v2f_core.diffusion.prior.Prior`.
@@ -141,31 +193,33 @@ class Vox2FacePipeline(SavedPipeline):
         """
         chosen = profile if isinstance(profile, Profile) else load_profile(profile)
         prior = Prior.from_folder(chosen.part("prior"))
-        which = {None: chosen.last_stage, 1: "aligner", 2: "adapted"}[stage]
-        folder = chosen.part(which)
-        if which == "adapted":
+        last = {None: chosen.last_stage, 1: "aligner", 2: "adapted"}[stage]
+        folder = chosen.part(last)
+        if last == "adapted":
             if (folder / "lora").is_dir():
                 fuse_lora(prior, folder / "lora")
             folder = folder / "aligner"
-        aligner, drawn_from = Aligner.from_pretrained(folder), chosen.posterior_of(which)
+        aligner, posterior, drawn_from = Aligner.from_pretrained(folder), None, chosen.posterior_of(last)
+        if drawn_from is not None:
+            posterior = IdentityPosterior.from_pretrained(drawn_from, aligner, made_from(chosen))
         speech_folder = chosen.part(chosen.encoder)
         pipe = cls(
-            prior.vae,
-            prior.text_encoder,
-            prior.tokenizer,
-            prior.unet,
-            prior.scheduler,
-            load_encoder(chosen.encoder, speech_folder, chosen.ast_frames, chosen.ast_positions),
-            aligner,
-            chosen.encoder,
-            chosen.guidance,
-            chosen.steps,
-            chosen.clip_seconds,
-            speech_folder,
-            chosen.ast_frames,
-            chosen.ast_positions,
-            chosen.name,
-            None if drawn_from is None else IdentityPosterior.from_pretrained(drawn_from, aligner, made_from(chosen)),
+            vae=prior.vae,
+            text_encoder=prior.text_encoder,
+            tokenizer=prior.tokenizer,
+            unet=prior.unet,
+            scheduler=prior.scheduler,
+            speech_encoder=load_encoder(chosen.encoder, speech_folder, chosen.ast_frames, chosen.ast_positions),
+            aligner=aligner,
+            encoder=chosen.encoder,
+            guidance=chosen.guidance,
+            num_steps=chosen.steps,
+            clip_seconds=chosen.clip_seconds,
+            speech_folder=speech_folder,
+            ast_frames=chosen.ast_frames,
+            ast_positions=chosen.ast_positions,
+            profile=chosen.name,
+            posterior=posterior,
         )
         return pipe.to(device)
 
@@ -188,37 +242,39 @@ class Vox2FacePipeline(SavedPipeline):
         prior = Prior(self.unet, self.vae, self.text_encoder, self.tokenizer, self.scheduler)
         return prior.compute_on(self._execution_device)
 
-    def identify(
-        self, voice: str | Path | Float32[Tensor, " samples"] | Float32[Tensor, "windows samples"]
-    ) -> tuple[Float32[Tensor, 512], int]:
-        """ẑ of a voice, and how many windows were heard.
+    @torch.no_grad()
+    def speaker(self, windows: Float32[Tensor, "windows clip"]) -> Float32[Tensor, " speaker"]:
+        """v_spk: the mean of the windows' embeddings."""
+        parts = [self.speech_encoder.embed(part.to(self._execution_device)) for part in windows.split(WINDOWS_AT_ONCE)]
+        return torch.cat(parts).float().mean(dim=0)
 
-        Args:
-            voice: a recording's path or its samples (mono, 16 kHz), of which what lies before and after the speech is
-                left out, with an ``AudioWarning`` if they tell little of a voice; or windows already cut.
+    @torch.no_grad()
+    def identify(self, voice: Voice) -> tuple[Float32[Tensor, 512], int]:
+        """ẑ of a voice (see :func:`hear`), and how many windows were heard.
+
         Raises:
             InputError: the recording cannot be used.
         """
-        speaker, windows = self.hear(voice)
-        with torch.no_grad():
-            return self.aligner(speaker).cpu(), windows
+        windows, _ = hear(voice, self.config["clip_seconds"])
+        return self.aligner(self.speaker(windows)).cpu(), len(windows)
 
     @torch.no_grad()
-    def hear(
-        self, voice: str | Path | Float32[Tensor, " samples"] | Float32[Tensor, "windows samples"]
-    ) -> tuple[Float32[Tensor, " speaker"], int]:
-        """v_spk of a voice, the mean over its windows, and how many these are; see :meth:`identify`."""
-        if not isinstance(voice, Tensor):
-            windows, _ = read_speech(voice, self.config["clip_seconds"])
-        else:
-            windows = speech_clips(voice, self.config["clip_seconds"])[0] if voice.ndim == 1 else voice
-        parts = [self.speech_encoder.embed(part.to(self._execution_device)) for part in windows.split(64)]
-        return torch.cat(parts).float().mean(dim=0), len(windows)
+    def identities(
+        self,
+        speaker: Float32[Tensor, " speaker"],
+        num_images: int,
+        truncation: float | int = 1.0,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+    ) -> Float32[Tensor, "images 512"]:
+        """The identity that each image is drawn under: a draw from p(z | v) each, or ẑ = g_φ(v_spk) (Eq. 4) for all."""
+        if self.posterior is None or truncation == 0:
+            return self.aligner(speaker).cpu().expand(num_images, -1)
+        return self.posterior.sample(speaker, num_images, truncation, generator).cpu()
 
     @torch.no_grad()
     def __call__(
         self,
-        voice: str | Path | Float32[Tensor, " samples"] | Float32[Tensor, "windows samples"],
+        voice: Voice,
         num_images: int = 4,
         truncation: float | int = 1.0,
         guidance: float | None = None,
@@ -228,7 +284,7 @@ class Vox2FacePipeline(SavedPipeline):
         """Draw faces for a voice.
 
         Args:
-            voice: a recording's path, its samples (mono, 16 kHz), or windows already cut.
+            voice: a recording's path, its samples (mono, 16 kHz), or windows already cut (see :func:`hear`).
             num_images: how many faces.
             truncation: 1 draws an identity from p(z | v) for each face; 0 shows the point estimate ẑ on all, as the
                 paper does; between them the way from ẑ to the draw. Without a posterior all show ẑ, which is logged,
@@ -238,50 +294,126 @@ class Vox2FacePipeline(SavedPipeline):
         Raises:
             InputError: the recording cannot be used, or a number makes no sense.
         """
-        from diffusers.image_processor import VaeImageProcessor
-
         if num_images < 1:
             raise InputError(f"num_images={num_images}: expected at least 1")
         if isinstance(generator, list) and len(generator) != num_images:
             raise InputError(f"{len(generator)} generators for {num_images} images: expected one an image")
         check_truncation(truncation)
-        speaker, windows = self.hear(voice)
-        prior = self.prior
-        # the noise of the picture first: with another truncation the same seed keeps pose and light
+        windows, _ = hear(voice, self.config["clip_seconds"])
+        speaker, prior = self.speaker(windows), self.prior
+        if self.posterior is None and truncation > 0:
+            logger.warning("no posterior: all faces are of the point estimate (make one: python -m v2f_core posterior)")
+            truncation = 0.0
+        # the picture's noise first: with another truncation the same seed keeps pose and light
         noise = randn_tensor((num_images, *prior.latent_shape), generator=generator, device=prior.device)
-        identity, identities, truncation = self._whom(speaker, num_images, truncation, generator)
-        faces = [
-            prior.sample(
-                identities[start : start + AT_ONCE],
-                num_steps=self.config["num_steps"] if num_steps is None else num_steps,
-                guidance=self.config["guidance"] if guidance is None else guidance,
-                generator=generator[start : start + AT_ONCE] if isinstance(generator, list) else generator,
-                noise=part,
+        identities = self.identities(speaker, num_images, truncation, generator)
+        faces = []
+        for start in range(0, num_images, IMAGES_AT_ONCE):
+            part = slice(start, start + IMAGES_AT_ONCE)
+            faces.append(
+                prior.sample(
+                    identities[part],
+                    num_steps=self.config["num_steps"] if num_steps is None else num_steps,
+                    guidance=self.config["guidance"] if guidance is None else guidance,
+                    generator=generator[part] if isinstance(generator, list) else generator,
+                    noise=noise[part],
+                )
             )
-            for start, part in zip(range(0, num_images, AT_ONCE), noise.split(AT_ONCE), strict=True)
-        ]
         self.maybe_free_model_hooks()
         images = VaeImageProcessor.numpy_to_pil(VaeImageProcessor.pt_to_numpy(torch.cat(faces).float() / 2 + 0.5))
         return Vox2FaceOutput(
-            images=images, identity=identity, identities=identities, truncation=truncation, windows=windows
+            images=images,
+            identity=self.aligner(speaker).cpu(),
+            identities=identities,
+            truncation=float(truncation),
+            windows=len(windows),
         )
 
-    def _whom(
-        self,
-        speaker: Float32[Tensor, " speaker"],
-        count: int,
-        truncation: float | int,
-        generator: torch.Generator | list[torch.Generator] | None,
-    ) -> tuple[Float32[Tensor, 512], Float32[Tensor, "images 512"], float]:
-        """ẑ, the identities to draw, and the truncation that they really have."""
-        identity = self.aligner(speaker).cpu()
-        if self.posterior is None and truncation > 0:
-            logger.warning(
-                "no posterior: all faces are of the point estimate; 'python -m v2f_core posterior' makes one"
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[Any], *args: Any, push_to_hub: bool = False, **kwargs: Any
+    ) -> None:
+        """Write the diffusion parts in Stable Diffusion's layout, ``aligner`` and ``speech_encoder`` beside them, and a
+        model card, in place of one that lies there.
+
+        Args:
+            save_directory: made if missing.
+            *args, **kwargs: diffusers' own.
+            push_to_hub: refused; :meth:`push_to_hub` uploads.
+        Raises:
+            InputError: the speech encoder was not loaded from a folder, so that there is none to copy; or adapters are
+                loaded that are not part of the weights.
+        """
+        if push_to_hub:
+            raise InputError("push_to_hub=True: expected pipe.push_to_hub('owner/name'), which saves and uploads")
+        if self.speech_folder is None:
+            raise InputError("the speech encoder has no folder to copy; give speech_folder when making the pipeline")
+        if self.get_list_adapters():
+            raise InputError(
+                f"adapters are loaded ({self.get_list_adapters()}); pipe.fuse_lora() and then "
+                "pipe.unload_lora_weights() make them part of what is saved, the second alone takes them off"
             )
-        if self.posterior is None or truncation == 0:
-            return identity, identity.expand(count, -1), 0.0
-        return identity, self.posterior.sample(speaker, count, truncation, generator).cpu(), float(truncation)
+        folder = Path(save_directory)
+        super().save_pretrained(folder, *args, **kwargs)
+        self.aligner.save_pretrained(folder / "aligner")
+        if self.posterior is not None:
+            self.posterior.save_pretrained(folder / "posterior")
+        shutil.copytree(self.speech_folder, folder / "speech_encoder", dirs_exist_ok=True)
+        write_card(folder, str(save_directory), self.aligner.provenance)
+
+    def push_to_hub(self, repo_id: str, private: bool | None = None, token: str | None = None, **options: Any) -> str:
+        """Upload the pipeline with its model card; a repository that is missing is made.
+
+        Args:
+            repo_id: ``owner/name``.
+            private, token: as in diffusers.
+            **options: of ``huggingface_hub.upload_folder``, such as ``commit_message`` and ``create_pr``.
+        Returns:
+            the upload's address.
+        Raises:
+            InputError: see :meth:`save_pretrained`.
+
+        Example:
+            >>> pipe = Vox2FacePipeline.from_profile("mini")  # doctest: +SKIP
+            >>> pipe.push_to_hub("me/vox2face", private=True)  # doctest: +SKIP
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            repo_id = huggingface_hub.create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
+            write_card(Path(folder), repo_id, self.aligner.provenance)
+            options = {"commit_message": f"Upload {type(self).__name__}", **options}
+            upload = huggingface_hub.upload_folder(repo_id=repo_id, folder_path=folder, token=token, **options)
+            return str(upload)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[Any], **kwargs: Any) -> Any:
+        """Load what :meth:`save_pretrained` wrote: a folder, or a hub id, which is taken from the cache or downloaded.
+
+        Args:
+            pretrained_model_name_or_path: the folder, or ``owner/name``.
+            **kwargs: diffusers' own; ``revision``, ``token``, ``cache_dir``, ``local_files_only`` for the hub.
+        Raises:
+            InputError: the folder is missing or is not such a pipeline's, or asks for classes that are no part of one;
+                the hub has no such repository, or cannot be reached.
+        """
+        hub = ("revision", "token", "cache_dir", "force_download", "local_files_only")
+        folder = _saved_folder(pretrained_model_name_or_path, {key: kwargs.pop(key) for key in hub if key in kwargs})
+        config = _read_index(folder / "model_index.json")
+        shortened = config.get("ast_frames"), config.get("ast_positions", "cut")
+        aligner, posterior = Aligner.from_pretrained(folder / "aligner"), None
+        if (folder / "posterior").is_dir():
+            posterior = IdentityPosterior.from_pretrained(folder / "posterior", aligner)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            return super().from_pretrained(
+                folder,
+                speech_encoder=load_encoder(config.get("encoder", "ast"), folder / "speech_encoder", *shortened),
+                aligner=aligner,
+                posterior=posterior,
+                speech_folder=folder / "speech_encoder",
+                local_files_only=True,
+                use_safetensors=True,
+                **kwargs,
+            )
 
 
 def made_from(profile: Profile) -> dict[str, str]:
@@ -291,3 +423,38 @@ def made_from(profile: Profile) -> dict[str, str]:
         InputError: one of them is missing or damaged.
     """
     return {f"{part}_sha256": folder_hash(profile.part(part)) for part in (profile.encoder, "faces")}
+
+
+def _read_index(path: Path) -> dict[str, Any]:
+    """model_index.json. diffusers imports the modules that it names, so that only known ones may stand there."""
+    if not path.is_file():
+        raise InputError(f"{path.parent}: no pipeline here ({path.name} is missing); give a saved pipeline's folder")
+    try:
+        config = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error}); save or download the pipeline again") from error
+    for name, value in config.items():
+        if not isinstance(value, list) and name != "_class_name":
+            continue
+        known = value == "Vox2FacePipeline" if name == "_class_name" else tuple(value) == CLASSES.get(name)
+        if name == "scheduler" and value[:1] == ["diffusers"] and len(value) == 2:
+            scheduler = getattr(diffusers, str(value[1]), None)
+            known = isinstance(scheduler, type) and issubclass(scheduler, SchedulerMixin)
+        if not known:
+            raise InputError(f"{path}: {name} is {value!r}, refused; no Vox2FacePipeline was saved with such a part")
+    return config
+
+
+def _saved_folder(name: str | os.PathLike[Any], options: dict[str, Any]) -> Path:
+    """The folder itself, or that of the hub's cache where the repository ``owner/name`` is or now comes to lie."""
+    folder = Path(name)
+    if folder.exists() or not isinstance(name, str) or name.count("/") != 1 or name.startswith((".", "~", "/")):
+        return folder
+    try:
+        return Path(huggingface_hub.snapshot_download(name, **options))
+    except Exception as error:  # the hub's own, and those of the HTTP library that it uses
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(
+            f"{name}: no such folder, and not to be had from the Hugging Face Hub ({reason}); check the name, the "
+            "network, HF_HUB_OFFLINE, and for a private or gated repository that you are logged in (hf auth login)"
+        ) from error

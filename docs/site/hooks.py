@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 ROOT = Path(__file__).resolve().parents[2]
 CODE = re.compile(r"(```.*?```|`[^`\n]+`)", flags=re.S)
 MATH = re.compile(r"\$\$(?P<block>.+?)\$\$|\$(?P<inline>[^$\n]+)\$", flags=re.S)
+GUIDES = ("docs/*.md", "benchmarks/results/study_log.md")
 HEAVIEST = 1_000_000  # bytes a page
 TAG = re.compile(r"\\tag\{(.+?)\}")
 # linked to, but no pages
@@ -31,14 +32,18 @@ def pages(*patterns: str) -> list[str]:
 
 
 def modules() -> list[str]:
-    """The dotted names of all modules that are not private; a package counts if something is written in it."""
-    found = []
-    for path in sorted((ROOT / "v2f_core").rglob("*.py")):
+    """The dotted names of all modules that are not private; a package counts if something is written in it.
+
+    Of MiniVox its world and dataset, not the programs that made its assets.
+    """
+    paths = [*sorted((ROOT / "v2f_core").rglob("*.py")), *sorted((ROOT / "minivox").glob("*.py"))]
+    names = []
+    for path in paths:
         parts = path.relative_to(ROOT).with_suffix("").parts
         parts = parts[:-1] if parts[-1] == "__init__" else parts
         if path.stat().st_size and not any(part.startswith("_") for part in parts):
-            found.append(".".join(parts))
-    return found
+            names.append(".".join(parts))
+    return names
 
 
 def title(page: str) -> str:
@@ -54,13 +59,13 @@ def navigation() -> list[dict[str, Any]]:
     """The site's table of contents: each entry a title with a page, or with entries of its own."""
     rooms: dict[str, list[dict[str, str]]] = {}
     for module in modules():
-        _, *rest = module.split(".")
-        room = rest[0] if rest and (ROOT / "v2f_core" / rest[0]).is_dir() else "v2f_core"
+        package, *rest = module.split(".")
+        room = rest[0] if rest and (ROOT / package / rest[0]).is_dir() else package
         rooms.setdefault(room, []).append({".".join(rest) or module: f"api/{module}.md"})
     return [
         {"Home": "index.md"},
         {"Notebooks": [{title(page): page} for page in pages("notebooks/*.ipynb")]},
-        {"Guides": [{title(page): page} for page in pages("docs/*.md")]},
+        {"Guides": [{title(page): page} for page in pages(*GUIDES)]},
         {"Data cards": [{title(page): page} for page in pages("data_cards/*.md")]},
         {"API": [{room: entries} for room, entries in rooms.items()]},
     ]
@@ -126,7 +131,7 @@ def on_files(files: Any, config: Any) -> Any:
 
     theirs = [file for file in files if file.src_dir != config.docs_dir]
     copies = Path(tempfile.mkdtemp(prefix="book-"))
-    sources = dict.fromkeys(pages("docs/*.md", "data_cards/*.md", *ASIDE), ROOT)
+    sources = dict.fromkeys(pages(*GUIDES, "data_cards/*.md", *ASIDE), ROOT)
     sources |= {page: prepared(page, copies) for page in pages("notebooks/*.ipynb")}
     found = [File(page, str(root), config.site_dir, config.use_directory_urls) for page, root in sources.items()]
     found.append(File.generated(config, "index.md", abs_src_path=str(ROOT / "README.md")))
@@ -143,7 +148,7 @@ def on_page_content(content: str, page: Any, config: Any, files: Any) -> str:
     """Links of notebooks point to pages; Sphinx's roles, which docstrings use, become plain code."""
     if page.file.src_uri.endswith(".ipynb"):
         return re.sub(r'href="(?![a-z]+:)([^"#]+)\.(?:ipynb|md)(#[^"]*)?"', r'href="\1.html\2"', content)
-    return re.sub(r":(?:class|func|data|mod|meth|attr):<code>~?(?:v2f_core\.[\w.]*\.)?", "<code>", content)
+    return re.sub(r":(?:class|func|data|mod|meth|attr):<code>~?(?:(?:v2f_core|minivox)\.[\w.]*\.)?", "<code>", content)
 
 
 def on_post_page(output: str, page: Any, config: Any) -> str:

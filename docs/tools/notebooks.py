@@ -2,6 +2,7 @@
 
 python docs/tools/notebooks.py                        # every notebook in notebooks/
 python docs/tools/notebooks.py notebooks/00_*.ipynb   # some
+python docs/tools/notebooks.py --check                # whether they are stored as they should be, without running them
 
 The mini profile is used. Kept: text, tables, pictures (of 256 colours) and their alternative text, players, counts.
 Removed: widgets and their state, timings, progress bars (stderr), and metadata that differs from machine to machine.
@@ -150,17 +151,32 @@ def faults(book: NotebookNode) -> Iterator[str]:
         yield f"{size:,} bytes, expected at most {BYTES:,}"
 
 
+def check(path: Path) -> None:
+    """Make sure that a stored notebook keeps the rules of `faults`.
+
+    Raises:
+        InputError: it breaks one.
+    """
+    import nbformat
+
+    if wrong := list(faults(nbformat.read(path, as_version=4))):
+        raise InputError(f"{path}: {'; '.join(wrong)}; run it with python docs/tools/notebooks.py {path}")
+
+
 def main() -> None:
-    """Run the notebooks given, or all of them; exit with 2 at the first that fails."""
+    """Run or check the notebooks given, or all of them; exit with 2 at the first that fails."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paths", type=Path, nargs="*", help="default: every notebook in notebooks/")
-    for path in parser.parse_args().paths or sorted(Path("notebooks").glob("*.ipynb")):
+    parser.add_argument("--check", action="store_true", help="look at stored notebooks without running them")
+    arguments = parser.parse_args()
+    for path in arguments.paths or sorted(Path("notebooks").glob("*.ipynb")):
         start = time.perf_counter()
         try:
-            run(path)
+            (check if arguments.check else run)(path)
         except InputError as error:
             parser.exit(2, f"{error}\n")
-        print(f"{path}: {time.perf_counter() - start:.0f} s, {path.stat().st_size / 1000:.0f} kB")
+        if not arguments.check:
+            print(f"{path}: {time.perf_counter() - start:.0f} s, {path.stat().st_size / 1000:.0f} kB")
 
 
 if __name__ == "__main__":

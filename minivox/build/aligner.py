@@ -11,9 +11,9 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from v2f_core.artefacts.files import folder_hash
 from v2f_core.artefacts.profiles import load_profile
-from v2f_core.artefacts.provenance import folder_hash
-from v2f_core.data.layouts import read_layout
+from v2f_core.data.voxceleb import read_layout
 from v2f_core.identity.faces import FacePack
 from v2f_core.speech.encoders import load_encoder
 from v2f_core.training.embeddings import extract_faces, extract_voices

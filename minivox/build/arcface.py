@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from minivox.build.checkpoint import Checkpoint
 from v2f_core.artefacts.files import atomic_write
-from v2f_core.evaluation.verification import equal_error_rate
+from v2f_core.evaluation.metrics import equal_error_rate
 from v2f_core.identity.faces import CROP, align
 
 HELD_OUT = 300

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from minivox.build.voice.ingredients import fetch_meter
-from v2f_core.evaluation import verification
+from v2f_core.evaluation import metrics
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -60,4 +60,4 @@ def equal_error_rate(vectors: Float[np.ndarray, "clips d"], person: Int[np.ndarr
         >>> equal_error_rate(np.eye(2)[[0, 0, 1, 1]], np.array([0, 0, 1, 1]))
         0.0
     """
-    return verification.equal_error_rate(*verification.pair_cosines(vectors, person))
+    return metrics.equal_error_rate(*metrics.pair_cosines(vectors, person))

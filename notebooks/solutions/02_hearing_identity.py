@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from v2f_core.evaluation.verification import error_rates
+from v2f_core.evaluation.metrics import error_rates
 
 
 def how_many(samples, length=20_000):

@@ -1,7 +1,9 @@
 """Solutions to notebook 08. Copy a function over the one in its exercise's cell, then run the checker."""
 
-from v2f_core.diffusion.consistency_settings import ConsistencySettings
+from functools import partial
+
 from v2f_core.diffusion.lora import without_lora
+from v2f_core.studies import critics
 
 
 def hearing(adapted_true, adapted_shuffled, frozen_true, frozen_shuffled):
@@ -11,7 +13,7 @@ def hearing(adapted_true, adapted_shuffled, frozen_true, frozen_shuffled):
 
 def blind_critic():
     """Exercise 2. Only `cycle` asks for whom was asked for and needs no true face; the anchor is the leash."""
-    return ConsistencySettings(mode="cycle", z_t_from="generated", anchor=1.0)
+    return partial(critics.generated, critic=partial(critics.anchored, critic=critics.cycle))
 
 
 def leash(model, z_t, t, identity):

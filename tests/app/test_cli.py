@@ -1,40 +1,16 @@
 """The command line: a user's mistake is one line on stderr and exit code 2, nothing half-written."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+import torch
 
 from v2f_core import cli
 from v2f_core.errors import InputError
-
-ROOT = Path(__file__).parents[2]
-
-
-def run(*arguments, **environment):
-    """The real thing, in a process of its own."""
-    command = [sys.executable, "-m", "v2f_core", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True)
 
 
 def call(*arguments):
     with pytest.raises(SystemExit) as end:
         cli.main(list(map(str, arguments)))
     return end.value.code
-
-
-def test_help_names_every_command():
-    done = run("--help")
-    assert done.returncode == 0
-    for command in ("generate", "demo", "extract", "stage1", "evaluate", "doctor", "fetch"):
-        assert f"  {command} " in done.stdout
-
-
-def test_an_unknown_command_is_refused(capsys):
-    assert call("dance") == 2
-    assert "dance" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [["generate", "voice.wav", "-n", "0"], ["generate", "voice.wav", "--seed", "-1"]])
@@ -61,7 +37,7 @@ def test_any_other_error_is_not_hidden(monkeypatch):
         cli.main(["doctor"])
 
 
-@pytest.mark.parametrize("command", ["generate voice.wav", "demo", "extract", "stage1", "evaluate"])
+@pytest.mark.parametrize("command", ["generate voice.wav", "demo", "extract", "stage1", "stage2", "ablate rank"])
 def test_an_unknown_profile_is_refused_by_every_command(command, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert call(*command.split(), "--profile", "huge") == 2
@@ -71,8 +47,6 @@ def test_an_unknown_profile_is_refused_by_every_command(command, tmp_path, monke
 
 @pytest.mark.parametrize("command", ["extract", "stage1", "generate voice.wav"])
 def test_a_device_that_is_not_there_is_refused(command, monkeypatch, capsys):
-    import torch
-
     def empty(*_, device):
         raise RuntimeError(f"no {device}\nhere")
 
@@ -86,3 +60,8 @@ def test_a_device_that_is_not_there_is_refused(command, monkeypatch, capsys):
 def test_the_doctor_s_verdict_is_the_exit_code(monkeypatch, code):
     monkeypatch.setattr("v2f_core.app.doctor.doctor", lambda profile: code)
     assert call("doctor") == code
+
+
+def test_options_of_unfreezing_need_it(capsys):
+    assert call("stage1", "--workers", 2) == 2
+    assert "belong to --unfreeze" in capsys.readouterr().err

@@ -1,7 +1,5 @@
 """The demo: who is shown follows a rule, and what is drawn says that it is synthetic."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,6 +7,7 @@ import soundfile
 import torch
 from PIL import Image
 
+import minivox
 from v2f_core.app import demo
 from v2f_core.data.manifest import COLUMNS, Manifest
 from v2f_core.pipeline import Vox2FacePipeline
@@ -34,20 +33,18 @@ def dataset(tmp_path):
 
 
 def test_the_first_women_and_men_by_name_are_shown_in_turn_then_the_other_voice(dataset):
-    heard = list(demo.recordings(*dataset, clip_seconds=1.25))
-    assert [voice.name for voice in heard] == ["P3", "P0", "P5", "P1", "P6", "P2", "other_voice"]
-    assert len(heard[0].windows) == 2 * 2  # 1.875 s: two windows of each of two recordings
-    assert heard[0].photo == dataset[0].root / "P3.png"
-    assert heard[-1].photo is None
+    shown = list(demo.speakers(*dataset, clip_seconds=1.25))
+    assert [speaker.name for speaker in shown] == ["P3", "P0", "P5", "P1", "P6", "P2", "other_voice"]
+    assert len(shown[0].windows) == 2 * 2  # 1.875 s: two windows of each of two recordings
+    assert shown[0].photo == dataset[0].root / "P3.png"
+    assert shown[-1].photo is None
 
 
 def test_every_drawn_face_is_written_and_labelled(dataset, tiny_profile, tmp_path):
-    pipe = Vox2FacePipeline.from_profile(tiny_profile)
-    heard = list(demo.recordings(*dataset, clip_seconds=1.25))[-2:]
     out = tmp_path / "out"
     out.mkdir()
-    shown = demo.draw(pipe, heard, out, seed=3, made={"steps": 2})
-    demo.save_gallery(shown, out / "gallery.png", {"steps": 2})
+    shown = list(demo.speakers(*dataset, clip_seconds=1.25))[-2:]
+    demo.draw(Vox2FacePipeline.from_profile(tiny_profile), shown, out, seed=3, made={"steps": 2})
     names = [f"{name}_{seed}.png" for name in ("P2", "other_voice") for seed in range(3, 7)]
     assert sorted(path.name for path in out.iterdir()) == sorted([*names, "gallery.png"])
     for path in out.iterdir():
@@ -57,4 +54,4 @@ def test_every_drawn_face_is_written_and_labelled(dataset, tiny_profile, tmp_pat
 
 def test_the_other_voice_is_small_and_ships():
     assert demo.OTHER_VOICE.stat().st_size < 60_000
-    assert demo.OTHER_VOICE.is_relative_to(Path(demo.__file__).parent)
+    assert str(demo.OTHER_VOICE.parent) in minivox.__path__

@@ -1,17 +1,20 @@
 """The doctor: every line says OK or what to do, and the exit code says whether the miniature can be used."""
 
 import json
+import re
+import tomllib
 from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 from types import SimpleNamespace
 
 import onnxruntime
 import pytest
 import torch
+from packaging.requirements import Requirement
 
 from v2f_core.app import doctor
 from v2f_core.app.doctor import Check
-from v2f_core.artefacts import integrity, profiles
-from v2f_core.artefacts.files import sha256
+from v2f_core.artefacts import files, profiles
 from v2f_core.artefacts.profiles import PARTS
 
 
@@ -19,19 +22,18 @@ from v2f_core.artefacts.profiles import PARTS
 def assets(tmp_path, monkeypatch):
     """Whole assets, nothing unpacked, no full-size weights."""
     folder = tmp_path / "assets"
-    hashes = {}
-    for name in [f"{part}/weights" for part in PARTS] + [
-        f"minivox/{kind}.tar" for kind in ("faces", "voices", "tables")
-    ]:
+    names = [f"{part}/weights" for part in PARTS] + [f"minivox/{kind}.tar" for kind in ("faces", "voices", "tables")]
+    for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(name)
-        hashes[name] = sha256(folder / name)
-    (folder / "SHA256.json").write_text(json.dumps(hashes))
+    (folder / "SHA256.json").write_text(json.dumps({name: files.sha256(folder / name) for name in names}))
     monkeypatch.setattr(profiles, "MINI_ASSETS", folder)
     monkeypatch.setenv("V2F_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("V2F_FULL", raising=False)
-    monkeypatch.setattr(doctor, "_packages", lambda: [])
-    integrity.damaged_assets.cache_clear()
+    monkeypatch.setenv("V2F_FULL", str(tmp_path / "big"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(doctor, "packages", lambda section: [])
+    files.damaged_files.cache_clear()
+    files.pin_once.cache_clear()
     return folder
 
 
@@ -44,21 +46,22 @@ def test_all_is_well(assets, capsys):
     out = capsys.readouterr().out
     assert "The mini profile is ready" in out
     assert "needed only for the other profile" in out
-
-
-def test_every_part_is_looked_at(assets):
     assert {*PARTS, "MiniVox"} <= set(section("The mini profile"))
-    assert {*PARTS, "scorer", "adapted", "dataset"} == set(section("The full profile"))
+    assert {*PARTS, "scorer", "adapted", "posterior", "dataset"} == set(section("The full profile"))
 
 
-def test_a_missing_part_makes_it_unusable(assets, capsys):
+def test_a_missing_or_damaged_part_or_dataset_makes_the_miniature_unusable(assets, capsys):
     (assets / "prior" / "weights").unlink()
     (assets / "prior").rmdir()
+    (assets / "judge" / "weights").write_text("other")
+    (assets / "minivox" / "voices.tar").unlink()
     assert doctor.doctor() == 1
     out = capsys.readouterr().out
-    assert "not usable yet: 1 thing to mend" in out
+    assert "not usable yet: 3 things to mend" in out
     assert "missing  prior" in out
-    assert "get it again" in out
+    assert "damaged  judge" in out
+    assert "missing  MiniVox" in out
+    assert out.count("get it again") == 3
 
 
 def test_a_part_that_this_version_does_not_ship_is_named_but_not_needed(assets, capsys):
@@ -72,52 +75,33 @@ def test_a_part_that_this_version_does_not_ship_is_named_but_not_needed(assets, 
     assert "this version has no weights of it" in out
 
 
-def test_a_damaged_part_makes_it_unusable(assets):
-    (assets / "judge" / "weights").write_text("other")
-    assert doctor.doctor() == 1
-    line = section("The mini profile")["judge"]
-    assert line.found
-    assert "get it again" in line.remedy
-
-
-def test_a_missing_dataset_makes_it_unusable(assets):
-    (assets / "minivox" / "voices.tar").unlink()
-    assert doctor.doctor() == 1
-
-
-def test_full_size_weights_are_not_needed_but_named(assets, tmp_path):
-    full = section("The full profile")
-    assert not any(check.needed for check in full.values())
-    assert str(tmp_path / "cache" / "full" / "ast") in full["ast"].remedy
-
-
 def test_a_dataset_is_looked_at_from_outside(assets, tmp_path, monkeypatch):
-    monkeypatch.setenv("V2F_DATASET", str(tmp_path / "data"))
+    data = tmp_path / "data"
+    monkeypatch.setenv("V2F_DATASET", str(data))
     assert "put or link HQ-VoxCeleb's faces" in section("The full profile")["dataset"].remedy
-    (tmp_path / "data" / "HQ-VoxCeleb" / "vox1").mkdir(parents=True)
+    (data / "HQ-VoxCeleb" / "vox1").mkdir(parents=True)
     line = section("The full profile")["dataset"]  # one level too deep
-    assert line.found == str(tmp_path / "data")
-    assert line.remedy.endswith(f"perhaps {tmp_path / 'data' / 'HQ-VoxCeleb'}")
-    monkeypatch.setenv("V2F_DATASET", str(tmp_path / "data" / "HQ-VoxCeleb"))
-    line = section("The full profile")["dataset"]
-    assert (line.found.startswith("vox1 in "), line.remedy) == (True, "")
-    (tmp_path / "data" / "pairs.csv").touch()  # a dataset of one's own
-    monkeypatch.setenv("V2F_DATASET", str(tmp_path / "data"))
+    assert (line.found, line.remedy.endswith(f"perhaps {data / 'HQ-VoxCeleb'}")) == (str(data), True)
+    (data / "pairs.csv").touch()  # a dataset of one's own
     assert section("The full profile")["dataset"].found.startswith("pairs.csv in ")
 
 
-def test_full_size_weights_that_are_there_are_found(assets, tmp_path, monkeypatch):
-    monkeypatch.setenv("V2F_FULL", str(tmp_path / "big"))
-    (tmp_path / "big" / "ast").mkdir(parents=True)
-    (tmp_path / "big" / "ast" / "model.safetensors").write_text("weights")
-    assert section("The full profile")["ast"].remedy.startswith(
-        "lacks config.json, preprocessor_config.json of what is"
-    )
+def test_full_size_weights_are_named_and_found_and_their_change_is_noticed(assets, tmp_path):
+    full = section("The full profile")
+    assert not any(check.needed for check in full.values())
+    assert str(tmp_path / "big" / "ast") in full["ast"].remedy
+    ast = tmp_path / "big" / "ast"
+    ast.mkdir(parents=True)
+    (ast / "model.safetensors").write_text("weights")
+    assert section("The full profile")["ast"].remedy.startswith("lacks config.json, preprocessor_config.json of what")
     for name in ("config.json", "preprocessor_config.json"):
-        (tmp_path / "big" / "ast" / name).write_text("{}")
-    integrity.pin_once.cache_clear()
-    found = section("The full profile")["ast"]
-    assert (found.remedy, "SHA-256 as at first use" in found.found) == ("", True)
+        (ast / name).write_text("{}")
+    line = section("The full profile")["ast"]
+    assert (line.remedy, "SHA-256 as at first use" in line.found) == ("", True)
+    (ast / "model.safetensors").write_text("other")
+    files.pin_once.cache_clear()
+    remedy = section("The full profile")["ast"].remedy
+    assert remedy.startswith(f"{ast / 'model.safetensors'}: not what it was at its first use")
 
 
 def test_the_full_profile_is_asked_for_its_own_parts(assets, capsys):
@@ -129,30 +113,59 @@ def test_the_full_profile_is_asked_for_its_own_parts(assets, capsys):
     assert "The full profile is not usable yet: 5 things to mend" in out  # ast, faces, prior, aligner, dataset
 
 
-def test_a_package_that_is_missing_or_too_old_is_named(monkeypatch):
-    monkeypatch.setattr(
-        doctor, "requires", lambda _: ["numpy>=1", "numpy>=99", "no-such-thing>=2", 'ruff ; extra == "test"']
-    )
-    monkeypatch.setattr(doctor, "FRAGILE", ())
-    fine, old, missing = doctor._packages()
+def absent(name):
+    raise PackageNotFoundError(name)
+
+
+def test_a_package_that_is_missing_too_old_or_broken_is_named(monkeypatch):
+    lines = ["numpy>=1", "numpy>=99", "no-such-thing>=2", 'ruff ; extra == "test"']
+    monkeypatch.setattr(doctor, "requires", lambda _: lines)
+    monkeypatch.setattr(doctor, "FRAGILE", ("no_such_module",))
+    fine, old, missing, broken = doctor.packages("A")
     assert (fine.name, fine.remedy) == ("numpy", "")
     assert old.remedy == 'pip install "numpy>=99"'
     assert (missing.found, missing.remedy) == ("", 'pip install "no-such-thing>=2"')
+    assert broken.found == "fails: No module named 'no_such_module'"
 
 
 def test_onnx_runtime_for_gpus_is_onnx_runtime(monkeypatch):
-    there = {"onnxruntime-gpu": "1.31.0"}
+    installed = {"onnxruntime-gpu": "1.31.0"}
     monkeypatch.setattr(doctor, "requires", lambda _: ["onnxruntime>=1.24,<2"])
     monkeypatch.setattr(doctor, "FRAGILE", ())
-    monkeypatch.setattr(doctor, "version", lambda name: there.get(name) or absent(name))
-    (check,) = doctor._packages()
+    monkeypatch.setattr(doctor, "version", lambda name: installed.get(name) or absent(name))
+    (check,) = doctor.packages("A")
     assert (check.found, check.remedy) == ("1.31.0", "")
-    there.clear()
-    assert next(doctor._packages()).remedy == 'pip install "onnxruntime<2,>=1.24"'
 
 
-def absent(name):
-    raise PackageNotFoundError(name)
+def fails(name):
+    raise RuntimeError("compiled with different CUDA versions\nand more")
+
+
+@pytest.mark.parametrize(
+    ("torch_there", "release", "vision"),
+    [("2.9.1+cu128", "2.9", "0.24"), ("2.15.0", "2.11", "0.26"), ("2.3.1", "2.8", "0.23"), ("", "2.11", "0.26")],
+)
+def test_packages_that_were_not_made_for_each_other_are_mended_with_pip(monkeypatch, torch_there, release, vision):
+    """To the versions that fit the torch that is there, within pyproject.toml's ranges."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    ranges = {r.name: r.specifier for r in map(Requirement, project["dependencies"])}
+    monkeypatch.setattr(doctor, "import_module", fails)
+    monkeypatch.setattr(doctor, "requires", lambda _: [])
+    monkeypatch.setattr(doctor, "FRAGILE", ("torchaudio", "cv2", "soundfile"))
+    monkeypatch.setattr(
+        doctor, "version", lambda name: torch_there if name == "torch" and torch_there else absent(name)
+    )
+    audio, cv2, soundfile = doctor.packages("A")
+    assert audio.found == "fails: compiled with different CUDA versions"
+    wanted = [Requirement(line) for line in re.findall(r'"([^"]+)"', audio.remedy)]
+    assert [(r.name, str(r.specifier)) for r in wanted] == [
+        ("torch", f"=={release}.*"),
+        ("torchaudio", f"=={release}.*"),
+        ("torchvision", f"=={vision}.*"),
+    ]
+    assert all(ranges[r.name].contains(str(r.specifier)[2:-1] + "0") for r in wanted)
+    assert "opencv-python-headless" in cv2.remedy
+    assert "--force-reinstall" in soundfile.remedy
 
 
 def test_a_gpu_is_named_and_what_runs_the_face_nets(monkeypatch):
@@ -160,20 +173,9 @@ def test_a_gpu_is_named_and_what_runs_the_face_nets(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: gpu)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "H100")
-    assert doctor._device().found.startswith("H100, 80 GiB (ONNX Runtime uses the CPU: install onnxruntime-gpu")
+    assert doctor.device("A").found.startswith("H100, 80 GiB (ONNX Runtime uses the CPU: install onnxruntime-gpu")
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
-    assert doctor._device().found == "H100, 80 GiB (ONNX Runtime uses CUDA)"
-
-
-def test_a_package_that_does_not_load_is_named(monkeypatch):
-    monkeypatch.setattr(doctor, "requires", lambda _: [])
-    monkeypatch.setattr(doctor, "FRAGILE", ("no_such_module",))
-    (check,) = doctor._packages()
-    assert check.found == "fails: No module named 'no_such_module'"
-
-
-def test_this_environment_s_device_is_told():
-    assert doctor._device().remedy == ""
+    assert doctor.device("A").found == "H100, 80 GiB (ONNX Runtime uses CUDA)"
 
 
 def test_each_line_has_one_verdict(monkeypatch, capsys):

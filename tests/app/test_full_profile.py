@@ -28,12 +28,11 @@ from transformers import (
 )
 
 from minivox.dataset import unpack
-from v2f_core.artefacts.files import sha256
-from v2f_core.artefacts.origins import ORIGINS, VGGFACE2_JUDGE
+from v2f_core.artefacts.files import folder_hash, sha256
 from v2f_core.artefacts.profiles import MINI_ASSETS, load_profile
-from v2f_core.artefacts.provenance import folder_hash
+from v2f_core.artefacts.weights import ORIGINS, VGGFACE2_JUDGE
 from v2f_core.cli import main
-from v2f_core.data.layouts import read_layout
+from v2f_core.data.voxceleb import read_layout
 from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
 from v2f_core.evaluation.judge import Judge
@@ -268,9 +267,9 @@ def test_a_small_voxceleb_goes_from_its_folders_to_a_report(full, small_voxceleb
     assert pd.read_csv(root / "adapted" / "history.csv").step.tolist() == [0, 1]
     how = ("--steps", "1", "--guidance", "1", "--out", str(tmp_path / "report"))
     run("evaluate", "--profile", "full", "--stage2", str(root / "adapted"), *how)
-    told = json.loads((tmp_path / "report" / "report.json").read_text())
-    assert told["about"]["profile"] == "full"
-    assert told["about"]["weights_sha256"]["aligner"] == folder_hash(root / "aligner")
+    told = json.loads((tmp_path / "report" / "about.json").read_text())
+    assert told["profile"] == "full"
+    assert told["weights_sha256"]["aligner"] == folder_hash(root / "aligner")
     assert (tmp_path / "report" / "report.html").stat().st_size > 10_000
     # faces are drawn with what Stage II left
     voice = next((root / "dataset").rglob("*.m4a"))
@@ -285,10 +284,6 @@ def megabytes(net):
     return sum(tensor.numel() * 4 for tensor in net.state_dict().values()) / 1e6
 
 
-def of(part, ending):
-    return sum(f.megabytes for o in ORIGINS[part] for target, f in o.files.items() if target.endswith(ending))
-
-
 def test_the_classes_at_full_size_weigh_what_the_published_files_weigh():
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from torchvision.models import resnet50
@@ -297,15 +292,11 @@ def test_the_classes_at_full_size_weigh_what_the_published_files_weigh():
     blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
     with torch.device("meta"):
         nets = {
-            of("ast", "safetensors"): ASTForAudioClassification(ASTConfig(num_labels=527)),
-            of("prior", "unet/diffusion_pytorch_model.safetensors"): UNet2DConditionModel(
-                sample_size=64, cross_attention_dim=768, attention_head_dim=8
-            ),
-            of("prior", "text_encoder/model.safetensors"): CLIPTextModel(text),
-            of("prior", "vae/diffusion_pytorch_model.safetensors"): AutoencoderKL(
-                **blocks, block_out_channels=(128, 256, 512, 512), layers_per_block=2
-            ),
-            of("judge", "safetensors"): resnet50(num_classes=VGGFACE2_JUDGE["n_classes"]),
+            346: ASTForAudioClassification(ASTConfig(num_labels=527)),
+            3440: UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8),
+            492: CLIPTextModel(text),
+            335: AutoencoderKL(**blocks, block_out_channels=(128, 256, 512, 512), layers_per_block=2),
+            164: resnet50(num_classes=VGGFACE2_JUDGE["n_classes"]),
         }
     for published, net in nets.items():
         assert megabytes(net) == pytest.approx(published, rel=0.01)

@@ -14,11 +14,8 @@ import pytest
 import torch
 
 from v2f_core.diffusion.lora import lora_parameters
-from v2f_core.diffusion.lora_files import save_lora
 from v2f_core.identity.aligner import Aligner
-from v2f_core.training import stage2
-from v2f_core.training.processes import trainer
-from v2f_core.training.stage2_settings import Stage2Settings
+from v2f_core.training.stage2 import Stage2Settings, train_stage2
 
 pytestmark = pytest.mark.slow
 
@@ -37,28 +34,18 @@ def nets():
     sys.modules.pop("random_nets")
 
 
-@pytest.fixture
-def run(nets, tmp_path):
-    """A training with the paper's adapters on both nets, before its first step."""
-    settings = Stage2Settings(batch=2, warmup=0, learning_rate_lora=1e-3)
-    assert (settings.rank, settings.consistency.mode) == (16, "paper")
+def test_a_step_reaches_what_is_trained_and_its_file_fits_a_plain_pipeline(nets, tmp_path, capsys):
+    """One test, so that nowhere two of such trainings stand side by side."""
+    settings = Stage2Settings(steps=1, batch=2, warmup=0, learning_rate_lora=1e-3, monitored=2, monitor_bands=1)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         prior, arcface = nets.random_prior(nets.FULL, "cpu"), nets.IResNet(nets.FULL.arcface)
         pairs, aligner = nets.random_pairs(nets.FULL, LATENTS), Aligner()
-        accelerator = trainer("cpu", settings.mixed_precision, tmp_path, tensorboard=False)
-        return stage2._Run(aligner, prior, arcface, pairs, pairs, settings, tmp_path, {}, accelerator)
-
-
-def test_a_step_reaches_what_is_trained_and_its_file_fits_a_plain_pipeline(run, nets, tmp_path, capsys):
-    """One test, so that nowhere two of such trainings stand side by side."""
-    rank_16_stands_on_unet_and_text_encoder(run)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        run.step(1)
-    aligner_and_adapters_moved_and_nothing_else(run)
+        train_stage2(aligner, prior, arcface, pairs, pairs, settings, tmp_path, {})
+    rank_16_stands_on_unet_and_text_encoder(prior)
+    aligner_and_adapters_moved_and_nothing_else(aligner, prior, arcface)
     step = peak()
-    a_plain_pipeline_takes_the_file(run.prior, nets, tmp_path)
+    a_plain_pipeline_takes_the_file(prior, nets, tmp_path / "lora")
     with capsys.disabled():
         print(
             f"\nStage II at full size, 2 faces of {8 * LATENTS[1]} px: {step:.1f} GiB; and a pipeline: {peak():.1f} GiB"
@@ -71,25 +58,25 @@ def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
 
 
-def rank_16_stands_on_unet_and_text_encoder(run):
+def rank_16_stands_on_unet_and_text_encoder(prior):
     # every attention has four projections: 32 attentions in the UNet, 12 in CLIP-L
-    names = [name for name in lora_parameters(run.prior) if "lora_A" in name]
+    names = [name for name in lora_parameters(prior) if "lora_A" in name]
     assert sum(name.startswith("unet") for name in names) == 4 * 32
     assert sum(name.startswith("text_encoder") for name in names) == 4 * 12
-    assert all(16 in parameter.shape for parameter in lora_parameters(run.prior).values())
+    assert all(16 in parameter.shape for parameter in lora_parameters(prior).values())
 
 
-def aligner_and_adapters_moved_and_nothing_else(run):
-    adapters = lora_parameters(run.prior)
+def aligner_and_adapters_moved_and_nothing_else(aligner, prior, arcface):
+    adapters = lora_parameters(prior)
     for name, parameter in adapters.items():
         assert parameter.grad is not None, name
         if "lora_B" in name:  # A gets no gradient while B is zero
             assert parameter.grad.abs().max() > 0, name
             assert parameter.abs().max() > 0, name
-    assert all(parameter.grad.abs().max() > 0 for parameter in run.aligner.parameters())
+    assert all(parameter.grad.abs().max() > 0 for parameter in aligner.parameters())
     frozen = [
         parameter
-        for net in (run.prior.unet, run.prior.text_encoder, run.prior.vae, run.arcface)
+        for net in (prior.unet, prior.text_encoder, prior.vae, arcface)
         for name, parameter in net.named_parameters()
         if "lora_" not in name
     ]
@@ -100,7 +87,6 @@ def aligner_and_adapters_moved_and_nothing_else(run):
 def a_plain_pipeline_takes_the_file(prior, nets, folder):
     from diffusers import StableDiffusionPipeline
 
-    save_lora(prior, folder)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         plain = nets.random_prior(nets.FULL, "cpu")  # the same weights again, without adapters

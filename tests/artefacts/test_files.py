@@ -1,12 +1,22 @@
-"""Files are whole or absent, whatever happens while they are written."""
+"""Files are whole or absent, whatever happens while they are written, and are compared with their hashes."""
 
 import errno
+import json
 from pathlib import Path
 
 import pytest
 from safetensors import SafetensorError
 
-from v2f_core.artefacts.files import atomic_write
+from v2f_core.artefacts.files import (
+    atomic_write,
+    check_writable,
+    folder_hash,
+    is_plain_name,
+    pin,
+    safe_name,
+    sha256,
+    staged,
+)
 from v2f_core.errors import InputError
 
 
@@ -30,7 +40,7 @@ def test_a_file_is_replaced_as_a_whole(path):
 
 
 @pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), FileNotFoundError(2, "no such file")])
-def test_what_goes_wrong_leaves_the_old_file_and_nothing_else(path, error):
+def test_an_error_leaves_the_old_file_and_nothing_else(path, error):
     with pytest.raises(type(error)):
         write(path, error)
     assert path.read_text() == "old"
@@ -46,22 +56,59 @@ def test_what_goes_wrong_leaves_the_old_file_and_nothing_else(path, error):
     ],
     ids=["Python", "Arrow", "safetensors"],
 )
-def test_a_full_disk_is_named_with_the_way_out_and_a_rerun_goes_on(path, error):
+def test_a_full_disk_is_named_with_the_way_out(path, error):
     with pytest.raises(InputError, match="disk is full, nothing was written; free room and run it again") as caught:
         write(path, error)
     assert str(path) in str(caught.value)
     assert path.read_text() == "old"
-    assert list(path.parent.iterdir()) == [path]
-    write(path)
-    assert path.read_text() == "new"
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a disk that is always full")
-def test_a_disk_that_is_really_full(path):
-    with pytest.raises(InputError, match="disk is full"), atomic_write(path):
-        Path("/dev/full").write_bytes(bytes(100_000))
 
 
 def test_a_folder_that_is_a_file_is_named(path):
     with pytest.raises(InputError, match="cannot be written"):
         write(path / "deeper.json")
+    with pytest.raises(InputError, match=r"weights\.json: a file, not a folder"):
+        check_writable(path / "deeper")
+
+
+def test_staged_files_appear_together_or_not_at_all(tmp_path):
+    def fail():
+        with staged(tmp_path / "new") as stage:
+            (stage / "half").touch()
+            raise InputError("no")
+
+    with pytest.raises(InputError):
+        fail()
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_hash_of_a_folder_depends_on_names_and_contents_but_not_on_a_training_s_leftovers(tmp_path):
+    (tmp_path / "a").write_text("1")
+    first = folder_hash(tmp_path)
+    (tmp_path / "checkpoint.pt").write_text("2")
+    assert folder_hash(tmp_path) == first
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert folder_hash(tmp_path) != first
+
+
+def test_a_file_that_changes_after_its_first_use_is_noticed(tmp_path):
+    folder = tmp_path / "ast"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    pin(folder)
+    table = tmp_path / "SHA256.json"
+    assert json.loads(table.read_text()) == {"ast/config.json": sha256(folder / "config.json")}
+    (folder / "config.json").write_text("other")
+    with pytest.raises(InputError, match=r"config\.json: not what it was at its first use .* delete its line"):
+        pin(folder)
+    table.write_text("{,}")
+    with pytest.raises(InputError, match=r"SHA256\.json: cannot be read as JSON .*delete it to have every file's hash"):
+        pin(folder)
+
+
+@pytest.mark.parametrize("name", ["../x", "/x", "a\\b", "..", "", "con", "x" * 300, "new\nline", "ends. ", "ünï?"])
+def test_any_text_becomes_a_file_s_name_inside_its_folder(tmp_path, name):
+    (tmp_path / f"{safe_name(name)}.png").touch()
+    assert [path.parent for path in tmp_path.rglob("*.png")] == [tmp_path]
+    assert is_plain_name(safe_name(name))
+    assert safe_name(name) != safe_name(name + "?")
+    assert len(Path(safe_name(name)).name.encode()) < 120

@@ -13,10 +13,8 @@ from diffusers import LCMScheduler, StableDiffusionPipeline, UNet2DConditionMode
 from fakes import spoken
 from peft import LoraConfig, get_peft_model_state_dict
 
-from v2f_core.diffusion.lora import add_lora, lora_parameters
-from v2f_core.diffusion.lora_files import save_lora
+from v2f_core.diffusion.lora import add_lora, lora_parameters, save_lora
 from v2f_core.diffusion.prior import Prior
-from v2f_core.diffusion.solving import solve
 from v2f_core.errors import InputError
 from v2f_core.pipeline import Vox2FacePipeline
 
@@ -124,14 +122,6 @@ def test_another_scheduler_is_followed(pipe, whole, name):
     assert (found - usual).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("name", ["HeunDiscreteScheduler", "UniPCMultistepScheduler", "EulerDiscreteScheduler"])
-def test_any_scheduler_draws_the_same_for_the_same_seed(pipe, whole, voice, name):
-    pipe.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config)
-    once, again = (drawn(pipe, voice, num_steps=4) for _ in range(2))
-    assert np.array_equal(once, again)
-    assert not np.array_equal(once, drawn(whole, voice, num_steps=4))
-
-
 def test_the_scheduler_stays_as_it_was(pipe, voice):
     """Solvers keep a history: that of one drawing must not reach the next."""
     before = pipe.scheduler.timesteps.clone()
@@ -148,10 +138,11 @@ def test_the_scheduler_is_saved_with_the_pipeline(pipe, voice, tmp_path):
 
 
 @pytest.mark.parametrize("steps", [0, 51])
-def test_steps_that_a_scheduler_cannot_make_are_refused(steps):
+def test_steps_that_a_scheduler_cannot_make_are_refused(steps, pipe):
     """LCM was distilled over 50 steps."""
+    pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
     with pytest.raises(InputError, match=f"num_steps {steps}"):
-        solve(lambda z, t: z, LCMScheduler(), torch.zeros(1, 4, 4, 4), steps)
+        pipe.prior.denoise(torch.zeros(1, *pipe.prior.latent_shape), pipe.prior.null(1), steps)
 
 
 # --- LCM-LoRA: few steps without guidance
@@ -232,9 +223,8 @@ def test_loaded_adapters_are_saved_only_as_part_of_the_weights(few, voice, tmp_p
 # --- memory
 
 
-@pytest.mark.parametrize("size", ["auto", "max"])
-def test_sliced_attention_gives_the_same_faces(pipe, whole, voice, size):
-    pipe.enable_attention_slicing(size)
+def test_sliced_attention_gives_the_same_faces(pipe, whole, voice):
+    pipe.enable_attention_slicing("max")
     processors = {type(processor).__name__ for processor in pipe.unet.attn_processors.values()}
     assert processors == {"SlicedAttnProcessor"}
     assert np.abs(drawn(pipe, voice) - drawn(whole, voice)).max() <= 1

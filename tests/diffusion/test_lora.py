@@ -9,8 +9,17 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from v2f_core.diffusion.lora import add_lora, lora_parameters, lora_report, merged, without_lora
-from v2f_core.diffusion.lora_files import WEIGHTS_NAME, load_lora, save_lora
+from v2f_core.diffusion.lora import (
+    WEIGHTS_NAME,
+    add_lora,
+    fuse_lora,
+    load_lora,
+    lora_parameters,
+    lora_report,
+    merged,
+    save_lora,
+    without_lora,
+)
 from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
 from v2f_core.identity.sphere import normalise
@@ -122,6 +131,11 @@ def test_switched_off_it_is_the_base_and_afterwards_on_again(prior):
     with pytest.raises(ZeroDivisionError), without_lora(prior):
         raise ZeroDivisionError
     same(on, outputs(prior), atol=0, rtol=0)
+    assert all(parameter.requires_grad for parameter in lora_parameters(prior).values())
+    prior.requires_grad_(False)
+    with without_lora(prior):
+        pass
+    assert not any(parameter.requires_grad for parameter in prior.parameters())  # frozen adapters stay frozen
 
 
 def test_merged_weights_do_the_same_and_are_put_back_bit_for_bit(prior):
@@ -165,9 +179,8 @@ def test_a_file_goes_back_where_it_came_from(prior, tiny_profile, tmp_path):
     load_lora(fresh, tmp_path)
     same(outputs(prior), outputs(fresh), atol=0, rtol=0)
     assert all(p.requires_grad == ("lora_" in name) for name, p in fresh.named_parameters())
-    other = adapted(Prior.from_folder(tiny_profile.prior), seed=8)  # into adapters that are there already
-    load_lora(other, tmp_path)
-    same(outputs(prior), outputs(other), atol=0, rtol=0)
+    with pytest.raises(InputError, match="has LoRA adapters already"):
+        load_lora(fresh, tmp_path)
 
 
 def test_the_same_adapters_give_the_same_bytes_without_a_path_in_them(prior, tiny_profile, tmp_path):
@@ -218,15 +231,15 @@ def test_plain_diffusers_in_a_fresh_process_gives_the_same_numbers(prior, tiny_p
             assert (prior.text_encoder(given["words"]).last_hidden_state - words).abs().max() > 1e-2
 
 
-def test_a_file_of_another_rank_or_alpha_is_refused_and_nothing_changed(prior, tiny_profile, tmp_path):
+def test_a_fused_file_is_part_of_the_weights(prior, tiny_profile, tmp_path):
     save_lora(adapted(prior), tmp_path)
-    for rank, alpha in ((RANK + 1, ALPHA), (RANK, ALPHA + 1)):
-        other = Prior.from_folder(tiny_profile.prior)
-        add_lora(other, rank, alpha, seeded())
-        before = {name: value.clone() for name, value in other.state_dict().items()}
-        with pytest.raises(InputError, match=rf"rank {RANK} and alpha {ALPHA}, but this prior's adapters have {rank}"):
-            load_lora(other, tmp_path)
-        assert all(torch.equal(value, before[name]) for name, value in other.state_dict().items())
+    fused = Prior.from_folder(tiny_profile.prior)
+    base = outputs(fused)
+    fuse_lora(fused, tmp_path)
+    assert lora_parameters(fused) == {}
+    same(outputs(prior), outputs(fused), atol=1e-4, rtol=1e-4)
+    differ(base, outputs(fused))
+    add_lora(fused)  # it may be adapted again
 
 
 def rewrite(path, change, **metadata):
@@ -253,7 +266,7 @@ def test_a_file_without_metadata_a_missing_and_a_broken_one_are_refused(prior, t
     save_lora(adapted(prior), tmp_path)
     fresh = Prior.from_folder(tiny_profile.prior)
     save_file(load_file(tmp_path / WEIGHTS_NAME), tmp_path / WEIGHTS_NAME)
-    with pytest.raises(InputError, match="tells no rank and alpha"):
+    with pytest.raises(InputError, match="has no rank and alpha"):
         load_lora(fresh, tmp_path)
     (tmp_path / WEIGHTS_NAME).write_bytes(b"no weights")
     with pytest.raises(InputError, match="damaged"):

@@ -1,11 +1,16 @@
-"""Probes on identities that hold sex and age by construction; agreement counted by hand; nobody lost in the strata."""
+"""Labels, groups, probes on identities that hold sex and age by construction, and failures counted by hand."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from v2f_core.errors import InputError
-from v2f_core.evaluation.attributes import age_bands, agreement, fit_probes, strata_of
+from v2f_core.evaluation.attributes import AGE, TONE, attributes, failures, fit_probes, read_labels, truth_of
+
+
+def unit(x):
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
 def world(n, seed=0, noise=0.3):
@@ -13,17 +18,49 @@ def world(n, seed=0, noise=0.3):
     g = np.random.default_rng(seed)
     women, ages = g.random(n) < 0.5, g.uniform(18, 80, n)
     z = np.hstack([np.where(women, 1, -1)[:, None], (ages[:, None] - 49) / 18, noise * g.standard_normal((n, 10))])
-    return z / np.linalg.norm(z, axis=1, keepdims=True), np.where(women, "f", "m"), ages
+    return unit(z), np.where(women, "f", "m"), ages
 
 
-@pytest.fixture(scope="module")
-def probes():
-    return fit_probes(*world(400))
+# --- labels and groups
 
 
-def test_probes_are_scikit_learns_and_read_other_persons(probes):
+def test_labels_that_are_not_there_are_unknown_and_not_guessed(tmp_path):
+    (tmp_path / "l.csv").write_text("person,age,skin tone\nAda,25,0.1\nBea,50,\nCoe,70,0.9\n")
+    labels = read_labels(tmp_path / "l.csv")
+    np.testing.assert_array_equal(truth_of(labels, ["Bea", "Nobody", "Ada"], AGE), [50, np.nan, 25])
+    np.testing.assert_array_equal(truth_of(pd.DataFrame(), ["Ada"], AGE), [np.nan])
+    table = attributes(labels, ["Ada", "Bea", "Dee"], np.array(["f", "f", "m"]), ["Ada", "Coe"])
+    assert table["sex"].tolist() == ["women", "women", "men"]
+    assert table["age band"].tolist() == ["under 30", "45 to 59", ""]
+    assert table[TONE].tolist() == ["light", "", ""]
+    assert attributes(pd.DataFrame(), ["Ada"], np.array([""]), ["Coe"]).sex.tolist() == [""]
+
+
+def test_thirds_of_skin_tone_are_those_of_the_training_persons():
+    labels = pd.DataFrame({TONE: [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.05, 0.35, 0.9]}, index=list("abcdefxyz"))
+    assert attributes(labels, list("xyz"), np.array(list("fff")), list("abcdef"))[TONE].tolist() == [
+        "light",
+        "medium",
+        "dark",
+    ]
+
+
+@pytest.mark.parametrize(
+    "text", ["age\n3\n", "person,age\nAda,old\n", "person,height\nAda,3\n", "person,age\nA,1\nA,2\n"]
+)
+def test_labels_that_make_no_sense_are_refused(text, tmp_path):
+    (tmp_path / "l.csv").write_text(text)
+    with pytest.raises(InputError, match=r"l\.csv"):
+        read_labels(tmp_path / "l.csv")
+
+
+# --- probes
+
+
+def test_probes_are_scikit_learns_and_read_other_persons():
     z, sexes, ages = world(200, seed=1)
     train, train_sexes, train_ages = world(400)
+    probes = fit_probes(train, train_sexes, train_ages)
     assert (probes.sex(z) == sexes).mean() > 0.98
     assert (probes.sex(z) == LogisticRegression(C=100.0, max_iter=1000).fit(train, train_sexes).predict(z)).all()
     off = np.abs(probes.age(z) - ages).mean()
@@ -31,71 +68,51 @@ def test_probes_are_scikit_learns_and_read_other_persons(probes):
     assert off < 0.5 * np.abs(ages - probes.mean_age).mean()
 
 
-def test_identities_that_tell_nothing_are_read_at_chance(probes):
-    _, sexes, ages = world(600, seed=2)
-    z = world(600, seed=3)[0]  # other persons
-    table = agreement(probes, z, sexes, ages).iloc[0]
-    assert table["sex agreement low"] < 0.5 < table["sex agreement high"]
-    assert table["age error"] > table["age error, mean age"] > 12
+def test_an_undetected_face_has_no_sex_and_no_age_and_few_ages_teach_nothing():
+    z, sexes, ages = world(50)
+    probes = fit_probes(z, sexes, ages)
+    assert probes.sex(np.zeros((2, 12))).tolist() == ["", ""]
+    assert np.isnan(probes.age(np.zeros((2, 12)))).all()
+    assert np.isnan(fit_probes(z, sexes, np.where(np.arange(50) < 9, ages, np.nan)).age(z)).all()
+    assert np.isnan(fit_probes(z, sexes).age(z)).all()
 
 
-def test_agreement_by_strata_is_counted_by_hand(probes):
-    z, sexes, ages = world(60, seed=4)
-    z[:3] = 0
-    ages[3] = np.nan
-    bands = age_bands(ages, (18.0, 50.0, 80.0, 100.0))
-    table = agreement(probes, z, sexes, ages, {"sex": strata_of(sexes, ["f", "m"]), "age": bands}, resamples=50)
-    assert table.level.tolist() == ["all", "f", "m", "18-50", "50-80", "80-100"]
-    members = {
-        "all": np.full(60, True),
-        "f": sexes == "f",
-        "m": sexes == "m",
-        "18-50": (ages >= 18) & (ages < 50),
-        "50-80": (ages >= 50) & (ages < 80),
-        "80-100": np.full(60, False),
-    }
-    for row in table.to_dict("records"):
-        of = members[row["level"]]
-        hits = [probes.sex(z[i : i + 1])[0] == sexes[i] for i in np.flatnonzero(of)]
-        years = [abs(probes.age(z[i : i + 1])[0] - ages[i]) for i in np.flatnonzero(of) if i > 3]
-        guessed = [abs(probes.mean_age - ages[i]) for i in np.flatnonzero(of) if i > 3]
-        assert (row["n"], row["undetected"], row["age unknown"]) == (of.sum(), of[:3].sum(), of[3])
-        assert row["age error n"] == len(years)
-        if of.any():
-            assert row["sex agreement"] == pytest.approx(np.mean(hits))
-            assert row["age error"] == pytest.approx(np.mean(years))
-            assert row["age error, mean age"] == pytest.approx(np.mean(guessed))
-            assert row["sex agreement low"] <= row["sex agreement"] <= row["sex agreement high"]
-    assert table.n.iloc[-1] == 0
-    assert np.isnan(table["sex agreement"].iloc[-1])
-
-
-def test_an_undetected_face_has_no_sex_and_no_age(probes):
-    lost = np.zeros((2, 12))
-    assert probes.sex(lost).tolist() == ["", ""]
-    assert np.isnan(probes.age(lost)).all()
-    assert agreement(probes, lost, np.array(["f", "m"]))["sex agreement"].tolist() == [0]
-
-
-def test_without_ages_there_is_no_age_error():
-    z, sexes, _ = world(50)
-    row = agreement(fit_probes(z, sexes), z, sexes, resamples=50).iloc[0]
-    assert np.isnan(row["age error"])
-    assert (row["age error n"], row["age unknown"]) == (0, 50)
-
-
-def test_labels_outside_the_levels_belong_to_no_stratum():
-    assert strata_of(["f", "", "m"], ["m", "f"]).codes.tolist() == [1, -1, 0]
-    assert age_bands(np.array([17.9, 18.0, 30.0, 79.9, 80.0, np.nan])).codes.tolist() == [-1, 0, 1, 3, -1, -1]
-
-
-def test_what_cannot_be_learned_is_refused(probes):
+def test_sex_cannot_be_learned_from_one_sex_or_from_no_face():
     z, sexes, _ = world(20)
     with pytest.raises(InputError, match="row 4 is an undetected face"):
         fit_probes(np.where(np.arange(20)[:, None] == 4, 0, z), sexes)
     with pytest.raises(InputError, match=r"\['f'\]: expected persons of both"):
         fit_probes(z, np.full(20, "f"))
-    with pytest.raises(InputError, match="0 known ages"):
-        fit_probes(z, sexes, np.full(20, np.nan))
-    with pytest.raises(InputError, match="20 identities, but truth or strata of"):
-        agreement(probes, z, sexes, strata={"sex": strata_of(["f"])})
+
+
+# --- failures
+
+
+def test_failures_are_counted_against_real_photographs():
+    g = np.random.default_rng(0)
+    mean = unit(g.normal(size=(1, 16)))[0]
+    real = unit(g.normal(size=(40, 16)) + mean)
+    drawn = real.copy()
+    drawn[0] = 0  # no face
+    drawn[1] = drawn[2] = mean  # collapsed
+    sex = np.array(["f", "m"] * 20)
+    heard = sex.copy()
+    heard[[0, 5, 6]] = ["m", "f", "m"]  # the first has no face to judge
+    age = np.full(40, 40.0)
+    age[39] = np.nan
+    probed = {"sex": (sex, heard, sex), "age": (age, age + np.where(np.arange(40) == 7, 30, 1), age + 1)}
+    kinds = {kind["kind"]: kind for kind in failures(drawn, real, mean, probed)}
+    assert kinds["no face found"]["examples"] == [0]
+    assert (kinds["wrong sex"]["count"], kinds["wrong sex"]["n"], kinds["wrong sex"]["real share"]) == (2, 39, 0)
+    assert (kinds["wrong age"]["examples"], kinds["wrong age"]["n"]) == ([7], 38)
+    assert {1, 2} <= set(kinds["collapse to the mean face"]["examples"])
+    assert kinds["collapse to the mean face"]["real share"] == pytest.approx(2 / 39, abs=0.03)
+    share = kinds["wrong sex"]["share"]
+    assert share["low"] < share["value"] < share["high"]
+    assert share["value"] == pytest.approx(2 / 39)
+
+
+def test_who_is_not_asked_cannot_fail():
+    faces = np.zeros((4, 3))
+    (no_face, *_) = failures(faces, np.eye(4, 3), np.eye(3)[0], {}, asked=np.array([True, True, False, False]))
+    assert (no_face["n"], no_face["count"]) == (2, 2)

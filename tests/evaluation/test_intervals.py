@@ -139,5 +139,83 @@ def test_what_cannot_be_compared_is_refused(ours, theirs, message):
 
 
 def test_a_group_of_one_person_cannot_be_resampled():
-    with pytest.raises(InputError, match="within groups"):
+    with pytest.raises(InputError, match="in each group"):
         intervals.paired_difference(np.ones(3), np.ones(3), np.array(["f", "f", "m"]))
+
+
+# --- several tests at once
+
+
+def holm_by_steps(p):
+    """Step down: the corrected p is the smallest level at which the procedure rejects."""
+    order, adjusted, so_far = sorted(range(len(p)), key=lambda i: p[i]), [0.0] * len(p), 0.0
+    for step, i in enumerate(order):
+        so_far = max(so_far, min(1.0, (len(p) - step) * p[i]))
+        adjusted[i] = so_far
+    return adjusted
+
+
+@given(st.lists(st.floats(0, 1, allow_subnormal=False), min_size=1, max_size=8))
+def test_holm_by_steps_and_never_below_p_nor_above_bonferroni(p):
+    adjusted = intervals.holm(np.array(p))
+    np.testing.assert_allclose(adjusted, holm_by_steps(p))
+    assert (adjusted >= p).all()
+    assert (adjusted <= np.minimum(1, len(p) * np.array(p)) + 1e-12).all()
+
+
+def test_holm_keeps_the_rate_of_families_with_a_false_finding():
+    p = np.random.default_rng(0).random((4000, 10))
+    assert np.mean([intervals.holm(row).min() < 0.05 for row in p]) == pytest.approx(0.05, abs=0.01)
+
+
+@pytest.mark.parametrize("bad", [1.2, -0.1, np.nan])
+def test_holm_refuses_what_is_no_p(bad):
+    with pytest.raises(InputError, match="between 0 and 1"):
+        intervals.holm(np.array([0.5, bad]))
+
+
+# --- how many persons
+
+
+def mcnemar_finds(persons, gain, discordant, times=20_000):
+    shares = [(discordant + gain) / 2, (discordant - gain) / 2, 1 - discordant]
+    b, c, _ = np.random.default_rng(0).multinomial(persons, shares, times).T
+    return np.mean(np.abs(b - c) > stats.norm.ppf(0.975) * np.sqrt(np.maximum(b + c, 1e-9)))
+
+
+@pytest.mark.parametrize(("gain", "discordant"), [(0.023, 0.43), (0.023, 0.1), (0.1, 0.3)])
+def test_so_many_persons_show_the_gain_in_80_percent_of_simulated_studies(gain, discordant):
+    persons = intervals.paired_persons(gain, discordant)
+    assert mcnemar_finds(persons, gain, discordant) == pytest.approx(0.8, abs=0.02)
+    assert intervals.paired_power(persons, gain, discordant) == pytest.approx(0.8, abs=0.005)
+
+
+@pytest.mark.parametrize("discordant", [0.43, 0.1])
+def test_the_papers_378_persons_seldom_show_its_gain(discordant):
+    simulated = mcnemar_finds(378, 0.023, discordant)
+    assert intervals.paired_power(378, 0.023, discordant) == pytest.approx(simulated, abs=0.02)
+    assert simulated < 0.35
+
+
+@given(st.floats(0.05, 0.95), st.floats(0.05, 0.95))
+def test_discordance_of_unrelated_hits_is_a_product_and_of_the_most_alike_is_the_gain(p, q):
+    assert intervals.discordance(p, q) == pytest.approx(p * (1 - q) + q * (1 - p))
+    low, high = sorted([p, q])
+    most = low * (1 - high) / np.sqrt(p * (1 - p) * q * (1 - q))
+    assert intervals.discordance(p, q, most - 1e-9) == pytest.approx(high - low, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: intervals.paired_persons(0.1, 0.05),
+        lambda: intervals.paired_persons(0.0, 0.05),
+        lambda: intervals.paired_power(10, 0.1, 1.5),
+        lambda: intervals.discordance(1.3, 0.3),
+        lambda: intervals.discordance(0.9, 0.1, correlation=0.9),
+        lambda: intervals.paired_persons(0.1, 0.2, power=1.0),
+    ],
+)
+def test_impossible_studies_are_refused(call):
+    with pytest.raises(InputError):
+        call()

@@ -7,14 +7,15 @@ import pytest
 import torch
 
 from v2f_core.errors import InputError
-from v2f_core.evaluation import leaks
+from v2f_core.evaluation.controls import derangement, derangements
 from v2f_core.evaluation.leaks import (
+    check_splits,
     contamination,
     control,
-    derangements,
     judge_controls,
     shuffled_measures,
     shuffled_voice,
+    twins,
 )
 from v2f_core.identity.sphere import normalise
 from v2f_core.training.pairs import Pairs
@@ -113,6 +114,11 @@ def test_derangements_within_sex_stay_within_and_are_repeatable():
     np.testing.assert_array_equal(orders, derangements(sexes, 7, 20, seed=3))
 
 
+def test_of_one_person_there_is_no_derangement():
+    with pytest.raises(InputError, match="at least 2"):
+        derangement(1, seed=0)
+
+
 def other_persons(seed=9, names="Q"):
     starts = torch.arange(6)
     return Pairs(
@@ -136,7 +142,7 @@ def test_twins_are_found_among_many_as_by_comparing_all():
     ours, theirs = unit(60, seed=3), unit(500, seed=4)
     theirs[[7, 90, 91]] = torch.nn.functional.normalize(ours[[3, 20, 20]] + 1e-4 * unit(3, seed=5), dim=1)
     expected = [(i, j) for i, j in (ours @ theirs.T > 0.9999).nonzero().tolist()]
-    assert sorted(leaks._twins(ours, theirs, 0.9999)) == expected == [(3, 7), (20, 90), (20, 91)]
+    assert sorted(twins(ours, theirs, 0.9999)) == expected == [(3, 7), (20, 90), (20, 91)]
 
 
 def test_one_photograph_under_two_names_is_found(test_persons):
@@ -150,3 +156,31 @@ def test_splits_of_two_encoders_are_refused(test_persons):
     other = Pairs(**{**other_persons().__dict__, "voice": unit(5, 8)})
     with pytest.raises(InputError, match="expected one encoder"):
         contamination(other, test_persons)
+
+
+def pairs(names, seed):
+    g, n = torch.Generator().manual_seed(seed), len(names)
+    starts = torch.arange(n + 1)
+    faces = torch.nn.functional.normalize(torch.randn(n, 16, generator=g), dim=1)
+    return Pairs(names, ["f", "m"] * (n // 2), torch.randn(n, 8, generator=g), starts, faces, starts)
+
+
+def test_splits_that_share_somebody_are_refused():
+    training, test = pairs(list("abcdef"), 0), pairs(list("uvwxyz"), 1)
+    assert check_splits(training, test, {}) == []
+    with pytest.raises(InputError, match="u and u: the same name"):
+        check_splits(Pairs(**{**training.__dict__, "persons": list("abcdeu")}), test, {})
+    training.face[2] = test.face[3]
+    with pytest.raises(InputError, match="x and c: the same photograph"):
+        check_splits(training, test, {})
+
+
+def test_persons_whom_a_scorer_knows_are_warned_of(tmp_path):
+    training, test = pairs(list("abcdef"), 0), pairs(list("uvwxyz"), 1)
+    with pytest.warns(UserWarning, match="not known"):
+        notes = check_splits(training, test, {"judge": tmp_path})
+    assert len(notes) == 1
+    assert check_splits(training, test, {"judge": tmp_path}, all_known=True) == []
+    (tmp_path / "training_persons.txt").write_text("zoe\nw\n")
+    with pytest.warns(UserWarning, match="judge was trained on 1 of the test persons: w"):
+        check_splits(training, test, {"judge": tmp_path})

@@ -1,4 +1,7 @@
-"""Metrics recomputed with loops, scipy and scikit-learn; their chance levels, bounds and ties."""
+"""Every measure recomputed with loops, scipy and scikit-learn; chance levels, bounds and ties."""
+
+import math
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -85,10 +88,27 @@ def test_an_undetected_face_is_as_far_as_cosine_0_from_either_side():
     assert metrics.l2(missed, face).tolist() == metrics.l2(face, missed).tolist() == [2**0.5, 2**0.5]
 
 
-@pytest.mark.parametrize("k", [0, 4])
-def test_recall_outside_the_gallery_is_refused(k):
+def test_in_a_gallery_of_k_faces_or_fewer_everybody_is_found():
+    assert metrics.recall(np.zeros((3, 3)), 3).tolist() == metrics.recall(-np.eye(3), 10).tolist() == [1, 1, 1]
+    with pytest.raises(InputError, match="at least 1"):
+        metrics.recall(np.eye(3), 0)
+
+
+def test_a_choice_among_more_faces_than_there_are_is_refused():
     with pytest.raises(InputError, match="gallery of 3"):
-        metrics.recall(np.eye(3), k)
+        metrics.matching(np.eye(3), of=4)
+
+
+@given(st.integers(0, 10_000), st.integers(2, 6))
+def test_matching_among_n_is_the_mean_over_all_choices_of_rivals(seed, of):
+    """Every choice of N − 1 rivals is tried; of faces that tie at the top each is taken alike."""
+    scores = np.random.default_rng(seed).integers(0, 4, (6, 6)).astype(float)
+    for i, value in enumerate(metrics.matching(scores, of)):
+        won = []
+        for rivals in combinations([scores[i, j] for j in range(6) if j != i], of - 1):
+            tied = sum(rival == scores[i, i] for rival in rivals)
+            won.append(0 if max(rivals) > scores[i, i] else 1 / (tied + 1))
+        assert value == pytest.approx(np.mean(won))
 
 
 @given(few_levels)
@@ -98,6 +118,11 @@ def test_within_a_group_equals_the_measure_on_the_group_alone(scores):
     for sex in "fm":
         of = groups == sex
         assert values[of].tolist() == metrics.matching(scores[of][:, of]).tolist()
+
+
+def test_a_person_of_no_group_has_no_value():
+    values = metrics.within(metrics.rank, np.eye(4), np.array(["f", "", "f", ""]))
+    np.testing.assert_array_equal(values, [1, np.nan, 1, np.nan])
 
 
 def test_knowing_sex_alone_doubles_recall_over_all_and_is_worth_nothing_within_sex():
@@ -114,6 +139,53 @@ def test_skill_is_0_at_the_reference_and_1_at_the_ceiling():
     assert metrics.skill(0.7, 0.4, 0.7) == 1
     with pytest.raises(InputError, match="no room"):
         metrics.skill(0.5, 0.6, 0.6)
+
+
+# --- same person or not
+
+SCORES = st.lists(st.integers(-5, 5), min_size=1, max_size=12).map(lambda x: np.array(x, float))
+
+
+@given(SCORES, SCORES)
+def test_error_rates_are_counts(same, different):
+    for threshold, missed, accepted in zip(*metrics.error_rates(same, different), strict=True):
+        assert missed == pytest.approx(sum(s < threshold for s in same) / len(same))
+        assert accepted == pytest.approx(sum(s >= threshold for s in different) / len(different))
+
+
+@given(SCORES, SCORES)
+def test_only_the_order_of_scores_counts(same, different):
+    assert metrics.equal_error_rate(np.exp(same), np.exp(different)) == pytest.approx(
+        metrics.equal_error_rate(same, different)
+    )
+
+
+def test_two_gaussians_meet_at_their_middle():
+    rng = np.random.default_rng(0)
+    same, different = rng.normal(2, 1, 40_000), rng.normal(0, 1, 40_000)
+    expected = 0.5 * math.erfc(1 / math.sqrt(2))  # both tails beyond one standard deviation
+    assert metrics.equal_error_rate(same, different) == pytest.approx(expected, abs=0.005)
+
+
+def test_chance_and_reversed_scores():
+    scores = np.random.default_rng(0).random(20_000)
+    assert metrics.equal_error_rate(scores[:10_000], scores[10_000:]) == pytest.approx(0.5, abs=0.02)
+    assert metrics.equal_error_rate(np.zeros(5), np.ones(5)) == 1.0  # always wrong: the score has the wrong sign
+
+
+def test_pairs_are_each_counted_once():
+    z = np.random.default_rng(0).normal(size=(6, 4))
+    person = np.array([0, 0, 1, 1, 1, 2])
+    same, different = metrics.pair_cosines(z, person)
+    pairs = [(i, j) for i in range(6) for j in range(i + 1, 6)]
+    assert same == pytest.approx([z[i] @ z[j] for i, j in pairs if person[i] == person[j]])
+    assert different == pytest.approx([z[i] @ z[j] for i, j in pairs if person[i] != person[j]])
+
+
+@pytest.mark.parametrize(("same", "different", "message"), [([], [1.0], "0 pairs of one"), ([math.nan], [1.0], "NaN")])
+def test_scores_that_cannot_be_compared_are_refused(same, different, message):
+    with pytest.raises(InputError, match=message):
+        metrics.error_rates(np.array(same), np.array(different))
 
 
 # --- diversity
@@ -194,3 +266,55 @@ def test_rows_that_are_no_distribution_are_refused(bad):
 def test_fewer_images_than_splits_are_refused():
     with pytest.raises(InputError, match="4 images in 5 splits"):
         metrics.vfs(np.eye(4))
+
+
+# --- kernel distance
+
+
+def cloud(n, dim=6, seed=0, shift=1.0):
+    return unit(np.random.default_rng(seed).standard_normal((n, dim)) + shift * np.eye(dim)[0])
+
+
+def mmd_by_loops(x, y):
+    def mean(a, b, diagonal):
+        return np.mean([(a[i] @ b[j] + 1) ** 3 for i in range(len(a)) for j in range(len(b)) if diagonal or i != j])
+
+    return mean(x, x, False) + mean(y, y, False) - 2 * mean(x, y, True)
+
+
+@given(st.integers(0, 10_000))
+def test_kernel_distance_by_loops_in_any_order_and_rotation(seed):
+    x, y = cloud(9, seed=seed), cloud(7, seed=seed + 1, shift=0.5)
+    distance = metrics.kernel_distance(x, y)
+    assert distance == pytest.approx(mmd_by_loops(x, y))
+    turn = np.linalg.qr(np.random.default_rng(seed).standard_normal((6, 6)))[0]
+    assert metrics.kernel_distance(x[::-1] @ turn, y @ turn) == pytest.approx(distance)
+    assert metrics.kernel_distance(y, x) == pytest.approx(distance)
+
+
+def test_large_clouds_are_summed_in_blocks():
+    x, y = cloud(2100, seed=1), cloud(1500, seed=2, shift=0.9)
+    kernels = [(a @ b.T + 1) ** 3 for a, b in ((x, x), (y, y), (x, y))]
+    off = [(k.sum() - np.trace(k)) / (len(k) * (len(k) - 1)) for k in kernels[:2]]
+    assert metrics.kernel_distance(x, y) == pytest.approx(sum(off) - 2 * kernels[2].mean())
+
+
+@pytest.mark.parametrize("n", [10, 50])
+def test_kernel_distance_of_one_kind_is_0_on_average_however_few(n):
+    values = [metrics.kernel_distance(cloud(n, seed=2 * i), cloud(n, seed=2 * i + 1)) for i in range(300)]
+    assert np.mean(values) == pytest.approx(0, abs=4 * np.std(values) / 300**0.5)
+    assert min(values) < 0
+
+
+def test_one_face_for_all_is_far_from_a_varied_crowd():
+    crowd = cloud(200, seed=3)
+    near = metrics.kernel_distance(cloud(200, seed=4), crowd)
+    assert metrics.kernel_distance(np.tile(unit(crowd.mean(0)), (200, 1)), crowd) > 10 * abs(near)
+
+
+def test_undetected_faces_are_in_no_cloud_and_few_faces_are_refused():
+    x, y = cloud(30, seed=1), cloud(30, seed=2)
+    assert metrics.kernel_distance(np.vstack([x, np.zeros((3, 6))]), y) == metrics.kernel_distance(x, y)
+    for wrong in (x[:3], np.zeros((9, 6)), np.full((9, 6), np.nan)):
+        with pytest.raises(InputError, match="at least 4"):
+            metrics.kernel_distance(wrong, y)

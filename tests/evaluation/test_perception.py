@@ -9,8 +9,7 @@ from PIL import Image
 from v2f_core.errors import InputError
 from v2f_core.evaluation import tables
 from v2f_core.evaluation.perception import Perception
-from v2f_core.evaluation.scorer import Faces
-from v2f_core.evaluation.systems import System
+from v2f_core.evaluation.systems import Faces, System
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +54,7 @@ def images(tmp_path_factory):
 
 def features(perception, paths):
     pixels = [torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1)[None] for path in paths]
-    return torch.cat([perception._fid.inception(image) for image in pixels]).double().numpy()
+    return torch.cat([perception.inception.inception(image) for image in pixels]).double().numpy()
 
 
 def test_fid_by_its_formula(perception, images):
@@ -68,7 +67,7 @@ def test_fid_by_its_formula(perception, images):
 
 
 def test_lpips_by_its_formula_and_of_an_image_with_itself(perception, images):
-    net = perception._lpips.net
+    net = perception.alexnet.net
     found = perception.lpips(images[:2], images[4:6])
     shift, scale = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])
     for value, a, b in zip(found, images[:2], images[4:6], strict=True):
@@ -102,20 +101,12 @@ def test_the_table_of_sets_says_fid_of_all_faces_and_lpips_of_every_two_of_a_per
     real = faces(images[:4])
     two = System("two", "", faces=(faces(images[4:]), faces([*images[5:], None])))
     one = System("one", "", faces=(faces(images[4:]),), asked=np.array([True, True, True, False]))
-    table = tables.sets([two, one], real, Numbers()).set_index("system")
+    table = tables.set_table([two, one], real, Numbers()).set_index("system")
     assert table.FID["two"] == 4567_567_0123
     assert table.LPIPS["two"] == (45 + 56 + 67) / 3  # nobody has a face to set beside 7
     assert table.FID["one"] == 456_0123
     assert np.isnan(table.LPIPS["one"])
-    assert "FID" not in tables.sets([two], real).columns
-
-
-def test_one_image_or_two_sizes_are_refused(perception, images, tmp_path):
-    with pytest.raises(InputError, match="1 generated images; expected at least 2"):
-        perception.fid(images[:1], images)
-    Image.new("RGB", (32, 64)).save(tmp_path / "narrow.png")
-    with pytest.raises(InputError, match=r"narrow\.png: 64 × 64 and 32 × 64 pixels"):
-        perception.lpips(images[:1], [tmp_path / "narrow.png"])
+    assert "FID" not in tables.set_table([two], real).columns
 
 
 def test_without_weights_one_line_says_which_files_and_where(monkeypatch, tmp_path):

@@ -1,114 +1,84 @@
-"""Who is in which gallery, counted by hand; who falls out; and that no person is on both sides."""
+"""Galleries: who stands in which, who in none, and what chance finds there."""
 
 import numpy as np
+import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+import torch
 
+from v2f_core.data.manifest import COLUMNS, Manifest
 from v2f_core.errors import InputError
 from v2f_core.evaluation import metrics
-from v2f_core.evaluation import protocols as p
-from v2f_core.evaluation.intervals import bootstrap
+from v2f_core.evaluation.protocols import ALL, SF2F, WITHIN, chance, first_of_each_sex, galleries, photographs, sizes
+from v2f_core.training.embeddings import Embeddings
+from v2f_core.training.pairs import pair_up
 
 
-def names(n):
-    return [f"person {i:03d}" for i in range(n)]
+def test_everybody_stands_in_one_gallery_and_with_their_sex_in_another():
+    labels = galleries(list("fmfmm"))
+    assert list(labels) == [ALL, WITHIN]
+    assert (sizes(labels[ALL]), sizes(labels[WITHIN])) == ([5], [2, 3])
 
 
-labels = st.lists(st.sampled_from(["f, 18-30", "f, 30-45", "m, 18-30", "m, 30-45", None]), min_size=4, max_size=30)
+def test_300_persons_bring_three_galleries_of_100_and_the_rest_stand_in_none():
+    labels = galleries(["f", "m"] * 155)[SF2F]
+    assert [sorted(set(labels[i : i + 100])) for i in (0, 100, 200)] == [["1-100"], ["101-200"], ["201-300"]]
+    assert set(labels[300:]) == {""}
+    assert sizes(labels) == [100, 100, 100]
+    assert SF2F not in galleries(["f", "m"] * 149)
 
 
-def test_sf2f_cuts_the_list_at_100_200_300():
-    protocol = p.sf2f(names(378))
-    assert [g.members.tolist() for g in protocol.galleries] == [[*range(100)], [*range(100, 200)], [*range(200, 300)]]
-    assert list(protocol.left_out) == names(378)[300:]
-    assert protocol.chance(10) == pytest.approx(0.1)
-    assert p.everybody(names(378)).chance(10) == pytest.approx(0.026, abs=0.0005)
+def test_who_is_alone_of_their_sex_or_of_unknown_sex_is_sought_among_all_only():
+    labels = galleries(["f", "f", "m", "", ""])
+    assert labels[WITHIN].tolist() == ["f", "f", "", "", ""]
+    assert list(galleries(["", ""])) == [ALL]
+    assert list(galleries(["f", "m"])) == [ALL]
 
 
-@pytest.mark.parametrize(
-    ("persons", "galleries", "size", "possible"),
-    [(40, 3, 100, "0 of 100, or 3 of 13"), (200, 3, 100, "2 of 100, or 3 of 66"), (5, 0, 2, "2 of 2"), (5, 2, 1, "1")],
-)
-def test_an_impossible_gallery_says_what_is_possible(persons, galleries, size, possible):
-    with pytest.raises(InputError, match=possible):
-        p.sf2f(names(persons), galleries, size)
+def test_one_person_is_no_gallery():
+    with pytest.raises(InputError, match="at least 2 test persons"):
+        galleries(["f"])
 
 
-@given(labels, st.integers(2, 4))
-def test_everybody_is_in_exactly_one_gallery_or_left_out_for_a_reason(strata, least):
-    levels = ["f, 18-30", "f, 30-45", "m, 18-30", "m, 30-45", "m, 45-60"]
-    persons = names(len(strata))
-    if max(strata.count(level) for level in levels) < least:
-        with pytest.raises(InputError, match="no gallery"):
-            p.stratified("same sex and age", persons, strata, levels, least)
-        return
-    protocol = p.stratified("same sex and age", persons, strata, levels, least)
-    inside = [persons[i] for g in protocol.galleries for i in g.members]
-    assert sorted([*inside, *protocol.left_out]) == persons
-    assert all(len(g.members) >= least and {strata[i] for i in g.members} == {g.name} for g in protocol.galleries)
-    assert set(protocol.empty) == {level for level in levels if level not in strata}
+@pytest.mark.parametrize(("sexes", "k"), [("f" * 12 + "m" * 8, 10), ("f" * 6 + "m" * 6, 10), ("f" * 30 + "m" * 10, 5)])
+def test_chance_is_what_random_orders_find_and_never_above_1(sexes, k):
+    labels = galleries(list(sexes))[WITHIN]
+    g, n = np.random.default_rng(0), len(sexes)
+    hits = [metrics.within(lambda s: metrics.recall(s, k), g.random((n, n)), labels) for _ in range(400)]
+    by_gallery = [np.mean([h[labels == name].mean() for h in hits]) for name in "fm"]
+    assert chance(labels, k) == pytest.approx(np.mean(by_gallery), abs=0.02)
+    assert chance(labels, k) <= 1
 
 
-@given(st.integers(0, 1000))
-def test_an_answer_is_the_measure_on_each_gallery_alone(seed):
-    g = np.random.default_rng(seed)
-    sex, scores = g.permutation(list("fffmmmm")), g.standard_normal((7, 7))
-    found = p.stratified("same sex", names(7), sex.tolist()).answer(metrics.matching, scores)
-    back = np.empty(7)
-    back[found.rows] = found.values
-    assert back.tolist() == metrics.within(metrics.matching, scores, sex).tolist()
-    assert (sex[found.rows] == found.groups).all()
+def test_a_limit_takes_the_first_of_each_sex_alike():
+    sexes = ["f"] * 20 + ["m"] * 20
+    assert first_of_each_sex(sexes, 9) == [*range(5), *range(20, 24)]
+    assert first_of_each_sex(sexes, 100) == list(range(40))
+    with pytest.raises(InputError, match="at least 8 persons"):
+        first_of_each_sex(sexes, 7)
 
 
-def test_galleries_count_alike_in_the_interval():
-    scores = np.eye(12)
-    scores[:10, :10] = 1  # the ten women cannot be told apart, the two men can
-    found = p.stratified("same sex", names(12), list("ffffffffffmm")).answer(metrics.matching, scores)
-    assert bootstrap(found.values, groups=found.groups).value == pytest.approx((0.5 + 1) / 2)
+def test_photographs_follow_the_identities_and_skip_what_was_skipped(tmp_path):
+    rows = [
+        (who, sex, "test", "face", "", f"{who}/{i}.png") for who, sex in (("Bea", "f"), ("Ada", "f")) for i in (0, 1)
+    ]
+    rows += [(who, "f", "test", "voice", "v", f"{who}.wav") for who in ("Ada", "Bea")]
+    manifest = Manifest(tmp_path, pd.DataFrame(rows, columns=COLUMNS))
+    faces = Embeddings(torch.eye(3), ["Ada/1.png", "Bea/0.png", "Bea/1.png"], [("Ada/0.png", "dark")], {})
+    voices = Embeddings(torch.eye(2), ["Ada.wav", "Bea.wav"], [], {})
+    test = pair_up(manifest, voices, faces, "test")
+    found = photographs(manifest, faces, test)
+    assert found == [[tmp_path / "Ada/1.png"], [tmp_path / "Bea/0.png", tmp_path / "Bea/1.png"]]
+    for person, paths in enumerate(found):  # path k is identity k
+        part = test.face[test.face_start[person] : test.face_start[person + 1]]
+        expected = [faces.vectors[faces.items.index(path.relative_to(tmp_path).as_posix())] for path in paths]
+        torch.testing.assert_close(part, torch.stack(expected))
 
 
-def test_chance_and_table_tell_sizes_and_who_is_missing():
-    strata = p.crossed(list("ffffmm"), ["young"] * 4 + ["old", None])
-    protocol = p.stratified(
-        "sex and age", names(6), strata, ["f, young", "m, old", "m, young"], left_out={"X": "no voice"}
-    )
-    assert protocol.left_out == {
-        "X": "no voice",
-        "person 004": "1 in stratum 'm, old': fewer than 2",
-        "person 005": "no label",
-    }
-    assert protocol.empty == ("m, young",)
-    (row,) = protocol.table().to_dict("records")
-    assert (row["persons"], row["chance of R@1"], row["chance of R@10"]) == (4, 0.25, 1)
-    assert (row["left out"], row["empty strata"]) == (3, 1)
-
-
-@pytest.mark.parametrize(
-    ("strata", "levels", "message"),
-    [
-        (["f"], None, "1 labels of 3"),
-        (["f", "f", "q"], ["f", "m"], "'q' is none of f, m"),
-        (list("abc"), None, "1 in stratum"),
-    ],
-)
-def test_strata_that_make_no_gallery_are_refused(strata, levels, message):
-    with pytest.raises(InputError, match=message):
-        p.stratified("s", names(3), strata, levels)
-
-
-# --- nobody on both sides
-
-
-def test_persons_in_two_splits_are_named():
-    p.check_disjoint({"train": names(3), "val": [], "test": ["Zoe"]})
-    with pytest.raises(InputError, match=r"7 persons in both train and test: person 000, .*person 004, …; take"):
-        p.check_disjoint({"train": names(9), "val": ["Zoe"], "test": names(7)})
-
-
-def test_a_scorer_that_knows_test_persons_is_warned_of():
-    assert p.check_scorer("judge", ["Zoe"], names(3)) == []
-    with pytest.warns(UserWarning, match="judge was trained on 1 person of the test: person 001"):
-        assert p.check_scorer("judge", ["person 001"], names(3)) == ["person 001"]
-    with pytest.warns(UserWarning, match="not known"):
-        assert p.check_scorer("ArcFace", None, names(3)) == []
+def test_photographs_of_another_split_are_asked_for_by_its_name(tmp_path):
+    rows = [(who, "f", split, "face", "", f"{who}.png") for who, split in (("Ada", "test"), ("Bea", "val"))]
+    rows += [(who, "f", split, "voice", "v", f"{who}.wav") for who, split in (("Ada", "test"), ("Bea", "val"))]
+    manifest = Manifest(tmp_path, pd.DataFrame(rows, columns=COLUMNS))
+    faces = Embeddings(torch.eye(2), ["Ada.png", "Bea.png"], [], {})
+    voices = Embeddings(torch.eye(2), ["Ada.wav", "Bea.wav"], [], {})
+    found = photographs(manifest, faces, pair_up(manifest, voices, faces, "val"), "val")
+    assert found == [[tmp_path / "Bea.png"]]

@@ -1,19 +1,21 @@
-"""The tables over systems: each number against a loop; misses are counted; small galleries, empty groups not hidden."""
+"""The engine of every table: each number against a loop; pairing by name; misses, small galleries and seeds."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from minivox.ceilings import rank_curve
 from v2f_core.errors import InputError
-from v2f_core.evaluation import exhibits, metrics, person_values, tables
-from v2f_core.evaluation.scorer import Faces
-from v2f_core.evaluation.stage1_report import ALL, WITHIN, Ceiling
-from v2f_core.evaluation.systems import System
+from v2f_core.evaluation import metrics, protocols, tables
+from v2f_core.evaluation.controls import MEAN, SEX_MEAN
+from v2f_core.evaluation.protocols import ALL, WITHIN
+from v2f_core.evaluation.systems import Faces, System
+from v2f_core.evaluation.tables import Ceiling
 
 N = 24
-SEXES = np.array(["f", "m"] * (N // 2))
+SEXES = ["f", "m"] * (N // 2)
 PERSONS = [f"P{i:02d}" for i in range(N)]
+GALLERIES = protocols.galleries(SEXES)
+BEST = {ALL: Ceiling(0.9, 0.8, 0.9), WITHIN: Ceiling(0.9, 1.0, 0.9)}
 
 
 def unit(x):
@@ -38,31 +40,40 @@ def systems(gallery):
     noisy = [faces(unit(truth + 0.1 * g.normal(size=truth.shape)), seed) for seed in (1, 2)]
     lost = noisy[0].identities.copy()
     lost[:3] = 0
-    asked = np.arange(N) >= 4
     mean = np.repeat(unit(truth.mean(0)[None]), N, axis=0)
-    return {
-        "mean face": System("mean face", "", mean),
-        "noisy": System("noisy", "", noisy[0].identities, tuple(noisy)),
-        "lossy": System("lossy", "", None, (faces(lost, 3),)),
-        "some": System("some", "", None, (noisy[0],), asked),
-        "shuffled": System("shuffled", "", truth, shuffles=np.stack([np.roll(np.arange(N), k) for k in (1, 2, 3)])),
-    }
+    of_sex = np.stack([unit(truth[i % 2 :: 2].mean(0)[None])[0] for i in range(N)])
+    rolled = np.stack([np.roll(np.arange(N), k) for k in (1, 2, 3)])
+    rows = [
+        System("noisy", "", noisy[0].identities, tuple(noisy)),  # before its reference: the order must not matter
+        System(MEAN, "", mean),
+        System(SEX_MEAN, "", of_sex),
+        System("lossy", "", None, (faces(lost, 3),)),
+        System("some", "", None, (noisy[0],), np.arange(N) >= 4, shown=True),
+        System("shuffled", "", truth, shuffles=rolled),
+        System("ranked", "", scores=np.arange(N * N, dtype=float).reshape(N, N)),
+    ]
+    return {row.name: row for row in rows}
 
 
 @pytest.fixture(scope="module")
-def table(systems, gallery):
-    reference = {ALL: systems["mean face"], WITHIN: systems["mean face"]}
-    best = {ALL: Ceiling(1.0, 1.0, 1.0), WITHIN: Ceiling(1.0, 1.0, 1.0)}
-    found = tables.likeness(systems.values(), gallery, person_values.protocols(PERSONS, SEXES), reference, best, 200)
-    return found.set_index(["gallery", "by", "system"])
+def tidy(systems, gallery):
+    return tables.likeness(list(systems.values()), gallery, PERSONS, GALLERIES, BEST)
+
+
+@pytest.fixture(scope="module")
+def table(tidy):
+    return tables.likeness_table(tidy, GALLERIES, BEST, resamples=200).set_index(["gallery", "by", "system"])
+
+
+# --- likeness and retrieval
 
 
 def test_draws_are_averaged_before_persons(table, systems, gallery):
-    expected = [metrics.cosine(draw.identities, gallery.identities).mean() for draw in systems["noisy"].faces]
+    by_draw = [metrics.cosine(draw.identities, gallery.identities) for draw in systems["noisy"].faces]
     row = table.loc[ALL, "face", "noisy"]
-    assert row["cosine"] == pytest.approx(np.mean(expected))
-    assert row["draws"] == 2
-    assert row["cosine low"] < row["cosine"] < row["cosine high"]
+    assert row["cosine"] == pytest.approx(np.mean(by_draw))
+    ends = metrics.bootstrap(np.mean(by_draw, axis=0), resamples=200)
+    assert (row["cosine low"], row["cosine high"]) == pytest.approx(ends[1:])
 
 
 def test_an_undetected_face_is_a_miss_that_counts(table, systems, gallery):
@@ -76,136 +87,168 @@ def test_an_undetected_face_is_a_miss_that_counts(table, systems, gallery):
 def test_persons_who_are_not_asked_are_queries_no_more_but_stay_in_the_gallery(table, systems, gallery):
     row = table.loc[ALL, "face", "some"]
     values = metrics.cosine(systems["noisy"].faces[0].identities, gallery.identities)
-    assert row["n"] == N - 4
+    assert (row["n"], row["gallery size"]) == (N - 4, N)
     assert row["cosine"] == pytest.approx(values[4:].mean())
-    assert row["gallery size"] == N
 
 
 def test_within_sex_is_a_loop_over_two_galleries(table, systems, gallery):
-    scores = metrics.score_matrix(systems["noisy"].predicted, gallery.identities)
-    parts = [metrics.matching(scores[np.ix_(s == SEXES, s == SEXES)]).mean() for s in "fm"]
-    assert table.loc[WITHIN, "ẑ", "noisy"]["1:2 matching"] == pytest.approx(np.mean(parts))
-    assert table.loc[WITHIN, "ẑ", "noisy"]["gallery size"] == N // 2
+    scores, sexes = metrics.score_matrix(systems["noisy"].predicted, gallery.identities), np.array(SEXES)
+    parts = [scores[np.ix_(s == sexes, s == sexes)] for s in "fm"]
+    row = table.loc[WITHIN, "ẑ", "noisy"]
+    assert row["1:2 matching"] == pytest.approx(np.mean([metrics.matching(part).mean() for part in parts]))
+    assert row["R@5"] == pytest.approx(np.mean([metrics.recall(part, 5).mean() for part in parts]))
+    assert row["gallery size"] == N // 2
 
 
-def test_shuffles_are_averaged(table, systems, gallery):
+def test_derangements_are_averaged_and_have_no_ranks(table, tidy, systems, gallery):
     truth = gallery.identities
     scores = metrics.score_matrix(truth, truth)
     expected = np.mean([metrics.recall(scores[order], 5).mean() for order in systems["shuffled"].shuffles])
     assert table.loc[ALL, "ẑ", "shuffled"]["R@5"] == pytest.approx(expected)
+    assert tables.RANK not in set(tidy[tidy.system == "shuffled"].metric)
 
 
-def test_skill_is_0_for_the_reference_and_near_1_for_the_best(table):
-    assert table.loc[ALL, "ẑ", "mean face"]["skill, cosine"] == pytest.approx(0, abs=1e-6)
-    assert table.loc[ALL, "ẑ", "noisy"]["skill, R@10"] == pytest.approx(1)
+def test_the_ranks_of_a_person_give_every_recall(tidy, table):
+    ranks = tidy[(tidy.metric == tables.RANK) & (tidy.system == "noisy") & (tidy.by == "ẑ") & (tidy.gallery == ALL)]
+    assert (ranks.value <= 5).mean() == table.loc[ALL, "ẑ", "noisy"]["R@5"]
 
 
-def test_the_second_scorer_ranks_but_shows_no_cosine(table):
+def test_skill_counts_from_the_reference_of_the_same_persons_to_the_ceiling(table, systems, gallery):
+    for where, reference in ((ALL, MEAN), (WITHIN, SEX_MEAN)):
+        base = metrics.cosine(systems[reference].predicted, gallery.identities).mean()
+        row = table.loc[where, "ẑ", "noisy"]
+        assert row["skill, cosine"] == pytest.approx((row["cosine"] - base) / (0.9 - base))
+        assert table.loc[where, "ẑ", reference]["skill, cosine"] == pytest.approx(0, abs=1e-6)
+        chance = 10 / len(set(PERSONS)) if where == ALL else 10 / 12
+        assert row["skill, R@10"] == pytest.approx((row["R@10"] - chance) / (BEST[where].recall - chance))
+    assert np.isnan(table.loc[ALL, "face", "some"]["skill, cosine"])  # it was shown a true face
+
+
+def test_the_second_scorer_ranks_but_shows_no_cosine_and_no_skill(table):
     row = table.loc[ALL, "second scorer", "noisy"]
-    assert np.isnan(row["cosine"])
+    assert np.isnan(row[["cosine", "skill, R@10"]].astype(float)).all()
     assert 0 <= row["1:2 matching"] <= 1
 
 
-def test_measures_that_a_gallery_is_too_small_for_are_left_out(gallery):
-    few = Faces(gallery.identities[:8], gallery.posteriors[:8], gallery.features[:8], [None] * 8)
-    system = System("x", "", few.identities)
-    found = tables.likeness([system], few, person_values.protocols(PERSONS[:8], SEXES[:8]), {}, resamples=50)
-    assert "R@5" in found.columns
-    assert "R@10" not in found.columns
-    assert np.isnan(found.set_index("gallery").loc[WITHIN, "R@5"])
-    with pytest.raises(InputError):
-        person_values.protocols(PERSONS[:1], SEXES[:1])
+def test_scores_rank_faces_without_an_identity(table, systems):
+    row = table.loc[ALL, "ẑ", "ranked"]
+    assert np.isnan(row["cosine"])
+    assert row["1:2 matching"] == pytest.approx(metrics.matching(systems["ranked"].scores).mean())
 
 
-def test_300_persons_bring_sf2f_s_galleries():
-    persons = [f"P{i:03d}" for i in range(310)]
-    found = person_values.protocols(persons, np.array(["f", "m"] * 155))
-    assert [protocol.name for protocol in found] == [ALL, WITHIN, "SF2F 3x100"]
-    truth = unit(np.random.default_rng(0).normal(size=(310, 8)))
-    values = person_values.person_values([truth], truth, found[2])["R@1"]
-    assert np.isnan(values[300:]).all()
-    assert (values[:300] == 1).all()
+def test_chance_and_ceiling_stand_below_and_chance_is_never_above_1(table):
+    assert table.loc[(ALL, slice(None), "chance"), "R@10"].item() == pytest.approx(10 / N)
+    assert table.loc[(WITHIN, slice(None), "ceiling"), "cosine"].item() == 0.9
+    few = tables.identity_table({"x": np.eye(6)}, np.eye(6), np.array(list("ffffmm")), resamples=50)
+    rows = few.set_index(["gallery", "system"])
+    assert rows.loc[(ALL, "chance"), "R@10"] == 1  # a gallery of six: everybody is among the ten best
+    assert rows.loc[(WITHIN, "chance"), "R@5"] == 1
+    assert rows.loc[(ALL, "x"), "R@10"] == 1
+
+
+# --- the engine
+
+
+def fake(gain=0.05, noise=0.0, seeds=(0, 1, 2)):
+    g = np.random.default_rng(0)
+    hard, persons = g.normal(size=60), [f"P{i}" for i in range(60)]
+    parts = []
+    for system, extra in (("old", 0.0), ("new", gain)):
+        for seed in seeds:
+            value = hard + extra + 0.1 * seed + noise * g.normal(size=60)
+            same = {"system": system, "seed": seed}
+            parts.append(pd.DataFrame({**same, "person": persons, "metric": "cosine", "value": value}))
+            parts.append(pd.DataFrame([{**same, "person": "", "metric": "VFS", "value": 2.0 + seed}]))
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_seeds_are_averaged_first_and_their_spread_stands_apart():
+    rows = fake(noise=0.01)
+    row = tables.summarise(rows).set_index(["system", "metric"]).loc[("new", "cosine")]
+    cosines = rows[(rows.system == "new") & (rows.metric == "cosine")]
+    by_person = cosines.groupby("person", sort=False).value.mean()
+    assert tuple(row[["value", "low", "high"]]) == pytest.approx(metrics.bootstrap(by_person.to_numpy()))
+    assert row["seed sd"] == pytest.approx(cosines.groupby("seed").value.mean().std())
+    assert (row.n, row.seeds) == (60, 3)
+
+
+def test_a_gain_is_paired_by_name_and_not_by_place():
+    rows = fake(noise=0.01)
+    turned = pd.concat([rows[rows.system == "old"], rows[rows.system == "new"].iloc[::-1]])
+    for part in (rows, turned):
+        row = tables.summarise(part, against="old").set_index(["system", "metric"]).loc[("new", "cosine")]
+        assert row.gain == pytest.approx(0.05, abs=0.01)
+        assert row["gain high"] - row["gain low"] < 0.02  # pairing takes out how hard persons are
+        assert row.high - row.low > 0.4
+
+
+def test_a_measure_of_all_images_has_its_spread_over_seeds_and_no_interval():
+    row = tables.summarise(fake(), against="old").set_index(["system", "metric"]).loc[("new", "VFS")]
+    assert (row.value, row["seed sd"]) == (3, 1)
+    assert np.isnan(row[["n", "low", "gain"]].astype(float)).all()
+
+
+def test_galleries_count_alike():
+    stratum, value = ["f"] * 90 + ["m"] * 10, np.r_[np.zeros(90), np.ones(10)]
+    rows = pd.DataFrame({"metric": "R@1", "person": [f"P{i}" for i in range(100)], "stratum": stratum, "value": value})
+    row = tables.summarise(rows).iloc[0]
+    assert (row["value"], row["low"], row["high"]) == (0.5, 0.5, 0.5)
+
+
+def test_one_person_has_a_value_and_no_interval():
+    row = tables.summarise(pd.DataFrame([{"metric": "cosine", "person": "Ada", "value": 0.3}])).iloc[0]
+    assert row.value == 0.3
+    assert "low" not in row
+
+
+def test_systems_measured_on_other_persons_are_not_compared():
+    rows = fake()
+    with pytest.raises(InputError, match="new and old were measured on different persons"):
+        tables.summarise(rows[(rows.system != "new") | (rows.person != "P3")], against="old")
+
+
+def test_markdown_shows_intervals_and_gains_and_leaves_out_what_is_missing():
+    text = tables.markdown(tables.wide(tables.summarise(fake(), "old"), ("cosine", "VFS")), ("cosine", "VFS", "L2"))
+    head, _, old, new = text.strip().split("\n")
+    assert head == "| system | cosine | VFS |"
+    assert "<br>" not in old
+    assert "<br>+0.050 [+0.050, +0.050]" in new
+    assert new.endswith("| 3.000 |")
+
+
+def test_a_table_is_written_with_the_same_bytes_each_time(tmp_path):
+    for name in ("a.csv.gz", "b.csv.gz"):
+        tables.write(tmp_path, name, fake())
+    assert (tmp_path / "a.csv.gz").read_bytes() == (tmp_path / "b.csv.gz").read_bytes()
+    pd.testing.assert_frame_equal(
+        pd.read_csv(tmp_path / "a.csv.gz", keep_default_na=False), fake(), check_dtype=False, rtol=1e-5
+    )
+
+
+# --- sets and groups
 
 
 def test_sets_have_their_size_and_their_misses_beside_them(systems, gallery):
-    found = tables.sets(systems.values(), gallery).set_index("system")
+    found = tables.set_table(systems.values(), gallery).set_index("system")
     assert "shuffled" not in found.index
     assert found.loc["lossy", "undetected"] == 3
     assert found.loc["noisy", "images"] == 2 * N
-    assert found.loc["noisy", "VFS images"] == 2 * N // 5
     posteriors = np.concatenate([draw.posteriors for draw in systems["noisy"].faces])
-    assert found.loc["noisy", "VFS"] == pytest.approx(metrics.vfs(posteriors).value)
+    score = metrics.vfs(posteriors)
+    assert tuple(found.loc["noisy", ["VFS", "VFS images"]]) == pytest.approx((score.value, 2 * N // 5))
+    features = np.concatenate([draw.features for draw in systems["noisy"].faces])
+    assert found.loc["noisy", "kernel distance"] == metrics.kernel_distance(features, gallery.features)
+    drawn = np.stack([draw.identities for draw in systems["noisy"].faces], axis=1)
+    assert found.loc["noisy", "diversity"] == pytest.approx(metrics.diversity(drawn).mean())
     assert found.loc["some", "images"] == N - 4
-    assert np.isfinite(found.loc["noisy", ["kernel distance", "Fréchet distance", "diversity"]].astype(float)).all()
     blind = System("x", "", None, (faces(gallery.identities, judged=False),))
-    assert "VFS" not in tables.sets([blind], gallery).columns
+    assert "VFS" not in tables.set_table([blind], gallery).columns
 
 
-def test_groups_are_those_of_the_labels_with_empty_and_small_ones_shown(systems, gallery):
+def test_groups_are_those_of_the_labels(systems, gallery, tidy):
     ages = pd.Categorical(["young"] * 20 + ["old"] * 3 + [""], ["young", "middle", "old", ""])
-    found = tables.fairness([systems["noisy"]], gallery, pd.DataFrame({"age": ages}), 100)
-    by_face = found[found.by == "face"].set_index("group")
-    assert by_face.n.to_dict() == {"young": 20, "middle": 0, "old": 3}
-    assert by_face.few.to_dict() == {"young": False, "middle": True, "old": True}
+    rows = tables.group_table(tidy[tidy.system == "noisy"], pd.DataFrame({"age": ages}, index=PERSONS), 100)
+    by_face = rows[rows.by == "face"].set_index("group")
+    assert by_face.n.to_dict() == {"young": 20, "old": 3}  # nobody is of middle age
     draws = [metrics.cosine(draw.identities, gallery.identities)[:20] for draw in systems["noisy"].faces]
     assert by_face.loc["young", "cosine"] == pytest.approx(np.mean(draws))
-    assert np.isnan(by_face.loc["middle", "cosine"])
-    assert np.isnan(by_face.loc["old", "VFS"])
-    assert by_face.loc["young", "VFS images"] == 20
-
-
-def test_a_rank_curve_ends_at_1_and_meets_the_recalls(systems, gallery):
-    all_of_them = person_values.protocols(PERSONS, SEXES)[0]
-    curve = exhibits.rank_curve([systems["noisy"].predicted], gallery.identities, all_of_them)
-    scores = metrics.score_matrix(systems["noisy"].predicted, gallery.identities)
-    assert curve[-1] == 1
-    assert curve[4] == pytest.approx(metrics.recall(scores, 5).mean(), abs=1e-5)
-
-
-def test_the_ceiling_s_curve_of_blind_guesses_is_chance():
-    scores = np.random.default_rng(0).normal(size=(800, 800))
-    found = rank_curve(scores, np.zeros(800, int), 20)
-    np.testing.assert_allclose(found["value"], np.arange(1, 21) / 20, atol=0.06)
-    assert all(low <= v <= high for low, v, high in zip(found["low"], found["value"], found["high"], strict=True))
-
-
-def test_exhibits_are_chosen_by_rank():
-    values = np.arange(30.0)
-    found = exhibits.by_rank(values, 4)
-    assert found == {"best": [29, 28, 27, 26], "median": [16, 15, 14, 13], "worst": [3, 2, 1, 0]}
-    assert {len(rows) for rows in exhibits.by_rank(values[:5]).values()} == {1}
-
-
-def test_failures_are_counted_against_real_photographs():
-    g = np.random.default_rng(0)
-    mean = unit(g.normal(size=(1, 16)))[0]
-    real = unit(g.normal(size=(40, 16)) + mean)
-    drawn = real.copy()
-    drawn[0] = 0  # no face
-    drawn[1] = drawn[2] = mean  # collapsed
-    sex = np.array(["f", "m"] * 20)
-    heard = sex.copy()
-    heard[[0, 5, 6]] = ["m", "f", "m"]  # the first has no face to judge
-    age = np.full(40, 40.0)
-    age[39] = np.nan
-    probed = {"sex": (sex, heard, sex), "age": (age, age + np.where(np.arange(40) == 7, 30, 1), age + 1)}
-    found = {kind["kind"]: kind for kind in exhibits.failures(drawn, real, mean, probed)}
-    assert found["no face found"]["examples"] == [0]
-    assert found["wrong sex"]["count"] == 2
-    assert found["wrong sex"]["n"] == 39
-    assert found["wrong sex"]["real share"] == 0
-    assert found["wrong age"]["examples"] == [7]
-    assert found["wrong age"]["n"] == 38
-    assert {1, 2} <= set(found["collapse to the mean face"]["examples"])
-    assert found["collapse to the mean face"]["real share"] == pytest.approx(2 / 39, abs=0.03)
-
-
-def test_histograms_hold_every_pair_once():
-    z = unit(np.random.default_rng(0).normal(size=(10, 8)))
-    found = exhibits.histograms([z], z, np.array(list("ffffffmmmm")))
-    assert {name: round(sum(shares), 3) for name, shares in found["shares"].items()} == {
-        "own face": 1.0,
-        "same sex": 1.0,
-        "other sex": 1.0,
-    }
-    assert found["shares"]["own face"][-1] == 1

@@ -13,11 +13,9 @@ import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 
 from v2f_core.errors import InputError
-from v2f_core.identity import faces
 from v2f_core.identity.arcface_torch import align_batch, differentiable_arcface
 from v2f_core.identity.faces import TEMPLATE, FacePack, align, find_nets, similarity
 
-MINI = Path(__file__).parents[2] / "v2f_core" / "mini" / "assets" / "faces"
 LANDMARKS = (TEMPLATE * 0.9 + [12, 6]).astype(np.float32)  # where the toy detector sees its face, in 128 pixels
 
 
@@ -133,19 +131,16 @@ def test_an_unknown_device_is_an_input_error(folder: Path) -> None:
         FacePack.from_folder(folder, device="abacus")
 
 
-def test_onnx_runtime_without_cuda_takes_the_cpu_and_says_so(
-    folder: Path, pack: FacePack, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_onnx_runtime_without_cuda_takes_the_cpu_and_says_so(folder: Path, pack: FacePack) -> None:
     """What `make setup` installs has no CUDA: torch may compute on a GPU all the same."""
     import onnxruntime
 
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has CUDA")
     crops = np.random.default_rng(0).integers(0, 256, (2, 112, 112, 3), np.uint8)
     with pytest.warns(UserWarning, match="faces are found and embedded on the CPU.*onnxruntime-gpu"):
         there = FacePack.from_folder(folder, device="cuda:1")
     np.testing.assert_array_equal(there.embed_aligned(crops), pack.embed_aligned(crops))
-    with_cuda = [("CUDAExecutionProvider", {"device_id": 1}), "CPUExecutionProvider"]
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
-    assert faces._providers("cuda:1") == with_cuda
 
 
 # --- detection and alignment ----------------------------------------------------------------------------------------
@@ -159,9 +154,17 @@ def test_detection_gives_landmarks_in_pixels_of_the_image_whatever_its_size(pack
     assert large.area == pytest.approx(16 * face.area, rel=1e-4)
 
 
-def test_faces_come_largest_first(pack: FacePack, image: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    boxes = np.array([[0, 0, 10, 10, 0.99], [0, 0, 50, 50, 0.6]], np.float32)
-    monkeypatch.setattr(pack._detector, "detect", lambda *_: (boxes, np.stack([LANDMARKS, LANDMARKS + 1])))
+def test_faces_come_largest_first(image: np.ndarray) -> None:
+    class Detector:
+        """Stands in for insightface's: two faces, the surer one smaller."""
+
+        def prepare(self, **_: object) -> None: ...
+
+        def detect(self, _: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            boxes = np.array([[0, 0, 10, 10, 0.99], [0, 0, 50, 50, 0.6]], np.float32)
+            return boxes, np.stack([LANDMARKS, LANDMARKS + 1])
+
+    pack = FacePack(Detector(), None, Path("arcface.onnx"))
     assert [round(face.score, 2) for face in pack.detect(image)] == [0.6, 0.99]
 
 
@@ -205,12 +208,6 @@ def test_embedding_is_insightfaces(pack: FacePack, folder: Path, image: np.ndarr
     ours, found = pack.embed([image])
     assert found.tolist() == [True]
     assert float(ours[0] @ face.normed_embedding) > 0.9999
-
-
-def test_swapping_red_and_blue_changes_the_identity(pack: FacePack, image: np.ndarray) -> None:
-    crop = align(image, LANDMARKS)
-    right, swapped = pack.embed_aligned([crop, crop[..., ::-1]])
-    assert float(right @ swapped) < 0.99
 
 
 def test_identities_are_unit_and_do_not_depend_on_the_batch(pack: FacePack) -> None:
@@ -299,16 +296,3 @@ def test_batch_alignment_finds_its_pixels_in_bf16_too() -> None:
     exact = align_batch(x, points)
     with torch.autocast("cpu", torch.bfloat16):
         assert float((align_batch(x.bfloat16(), points) - exact).abs().max()) < 0.01
-
-
-# --- the shipped miniature ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.skipif(not list(MINI.glob("*.onnx")), reason="the miniature pack is not built yet")
-def test_the_miniature_pack_has_insightfaces_interface_and_a_twin() -> None:
-    pack = FacePack.from_folder(MINI)
-    crops = np.random.default_rng(2).integers(0, 256, (3, 112, 112, 3), dtype=np.uint8)
-    twin = differentiable_arcface(pack.arcface_path)
-    ours = twin(torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 127.5 - 1)
-    np.testing.assert_allclose(ours.numpy(), pack.embed_aligned(crops), atol=1e-4)
-    assert not pack.detect(np.full((128, 128, 3), 127, np.uint8))

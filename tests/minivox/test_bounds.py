@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from minivox import bounds, world
-from minivox import ceilings as ceilings_of_the_world
-from v2f_core.evaluation.stage1_report import ALL, WITHIN
+from minivox import ceilings as of_the_world
+from minivox import readable, world
+from v2f_core.evaluation.protocols import ALL, WITHIN
 from v2f_core.identity.sphere import normalise
 from v2f_core.training.latents import FacePairs
 from v2f_core.training.pairs import Pairs
@@ -25,7 +25,7 @@ def pairs(indices, identities):
 
 
 def persons(indices):
-    return bounds.people(pairs(indices, torch.zeros(len(indices), 8)))
+    return of_the_world.people(pairs(indices, torch.zeros(len(indices), 8)))
 
 
 def faces(indices, look):
@@ -44,9 +44,9 @@ def test_the_persons_behind_the_names_are_those_of_the_world():
 
 def test_a_world_is_known_where_all_names_are_of_it():
     some = pairs(range(3), torch.zeros(3, 8))
-    assert bounds.known(some)
+    assert of_the_world.known(some)
     some.persons[1] = "A.J._Buckley"
-    assert not bounds.known(some)
+    assert not of_the_world.known(some)
 
 
 def test_faces_that_follow_from_the_voice_are_predicted_from_it():
@@ -56,7 +56,7 @@ def test_faces_that_follow_from_the_voice_are_predicted_from_it():
         return (1 if man else -1) * np.ones(8) + 0.3 * voice @ mix
 
     training, test = pairs(TRAIN, faces(TRAIN, look)), pairs(TEST, faces(TEST, look))
-    predicted = bounds.from_true_voices(training, test)
+    predicted = readable.from_true_voices(training, test)
     np.testing.assert_allclose(np.linalg.norm(predicted, axis=1), 1, atol=1e-5)
     assert (predicted * test.gallery().numpy()).sum(1).mean() > 0.97
 
@@ -64,7 +64,7 @@ def test_faces_that_follow_from_the_voice_are_predicted_from_it():
 def test_faces_that_have_nothing_to_do_with_the_voice_are_not():
     g = np.random.default_rng(1)
     training, test = (pairs(i, faces(i, lambda *_: g.normal(size=64))) for i in (TRAIN, TEST))
-    assert abs((bounds.from_true_voices(training, test) * test.gallery().numpy()).sum(1).mean()) < 0.06
+    assert abs((readable.from_true_voices(training, test) * test.gallery().numpy()).sum(1).mean()) < 0.06
 
 
 def test_the_bayes_identity_is_the_mean_of_the_faces_that_could_own_the_voice():
@@ -74,8 +74,8 @@ def test_the_bayes_identity_is_the_mean_of_the_faces_that_could_own_the_voice():
         return np.concatenate([[3.0 if man else -3.0], (face - np.mean(face)) / 5])
 
     training, asked = pairs(TRAIN, faces(TRAIN, look)), pairs(TEST, faces(TEST, look))
-    found = bounds.bayes(training, asked)
-    scores = ceilings_of_the_world.log_likelihood(persons(TEST), persons(TRAIN))
+    found = of_the_world.bayes(training, asked)
+    scores = of_the_world.log_likelihood(persons(TEST), persons(TRAIN))
     for i in (0, 7):
         mean = sum(
             np.exp(score) * z for score, z in zip(scores[i] - scores[i].max(), training.face.numpy(), strict=True)
@@ -83,7 +83,7 @@ def test_the_bayes_identity_is_the_mean_of_the_faces_that_could_own_the_voice():
         np.testing.assert_allclose(found[i], mean / np.linalg.norm(mean), atol=1e-5)
     one_a_sex = pairs(TRAIN, faces(TRAIN, lambda voice, face, man: np.eye(8)[int(man)]))
     own = np.eye(8)[[int(person.sex == world.MALE) for person in persons(TEST)]]
-    assert (bounds.bayes(one_a_sex, asked) * own).sum(1).min() > 0.95
+    assert (of_the_world.bayes(one_a_sex, asked) * own).sum(1).min() > 0.95
 
 
 def test_only_persons_of_the_world_get_a_bayes_identity():
@@ -91,10 +91,10 @@ def test_only_persons_of_the_world_get_a_bayes_identity():
     everybody = faces(TEST, lambda voice, face, man: g.normal(size=512))
     known = FacePairs(pairs(TEST, torch.cat([everybody, torch.zeros(len(TEST), 4 + 10)], 1)), (4, 1, 1))
     strangers = FacePairs(replace(known.wide, persons=[f"A.J._{i}" for i in TEST]), (4, 1, 1))
-    ideal = bounds.informed(known, known).bayes
+    ideal = of_the_world.informed(known, known).bayes
     assert ideal is not None
-    np.testing.assert_allclose(ideal.numpy(), bounds.bayes(known.pairs, known.pairs))
-    assert bounds.informed(strangers, known).bayes is bounds.informed(known, strangers).bayes is None
+    np.testing.assert_allclose(ideal.numpy(), of_the_world.bayes(known.pairs, known.pairs))
+    assert of_the_world.informed(strangers, known).bayes is of_the_world.informed(known, strangers).bayes is None
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def ceilings():
     def look(voice, face, man):
         return np.concatenate([[3.0 if man else -3.0], (face - np.mean(face)) / 5])
 
-    return bounds.bounds(pairs(TEST, faces(TEST, look)), pairs(TRAIN, faces(TRAIN, look)))
+    return of_the_world.bounds(pairs(TEST, faces(TEST, look)), pairs(TRAIN, faces(TRAIN, look)))
 
 
 def test_ceilings_are_harder_within_sex_and_above_chance(ceilings):

@@ -12,7 +12,7 @@ from minivox import dataset as packed
 from minivox import world
 from minivox.build import base_speech, large, minivox
 from minivox.build.pack import write_hashes
-from v2f_core.data.layouts import read_layout
+from v2f_core.data.voxceleb import read_layout
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 from minivox import dataset as minivox
 from minivox.build.__main__ import STAGES
 from v2f_core.artefacts.profiles import PARTS, load_profile
-from v2f_core.data.layouts import read_layout
+from v2f_core.data.voxceleb import read_layout
 
 ROOT = Path(__file__).parents[2]
 

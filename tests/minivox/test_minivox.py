@@ -11,7 +11,7 @@ import pytest
 from minivox.build.pack import write_hashes
 from minivox.dataset import factors
 from v2f_core.data import packed as minivox
-from v2f_core.data.layouts import read_layout
+from v2f_core.data.voxceleb import read_layout
 from v2f_core.errors import InputError
 
 FILES = {
@@ -135,7 +135,7 @@ def test_a_damaged_archive_is_named(packed, tmp_path, name):
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", json.dumps({"minivox/faces.tar": "0"})])
 def test_a_damaged_table_of_hashes_is_named(packed, tmp_path, text):
     (packed.parent / "SHA256.json").write_text(text)
-    with pytest.raises(InputError, match=r"SHA256\.json: damaged"):
+    with pytest.raises(InputError, match=r"SHA256\.json: (cannot be read as JSON|no hash of minivox/)"):
         minivox.unpack(tmp_path / "cache", packed)
 
 

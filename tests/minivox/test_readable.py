@@ -50,7 +50,7 @@ def test_ranking_by_likelihood_is_ranking_by_distance_in_units_of_what_is_missed
     shown = shown / shown.mean(1, keepdims=True) * 20 - 20
     precision = np.eye(5) + mix @ mix.T / noise**2
     mean = shown @ mix.T / noise**2 @ np.linalg.inv(precision)
-    u = readable._voices(test)
+    u = readable.voices(test)
     away = u[:, None] - mean[None]
     exact = -0.5 * np.einsum("ijk,kl,ijl->ij", away, precision, away)
     women = np.arange(len(u)) % 2 == 0

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def book():
     """The site's hooks, which only MkDocs loads otherwise."""
-    spec = importlib.util.spec_from_file_location("book_hooks", ROOT / "book" / "hooks.py")
+    spec = importlib.util.spec_from_file_location("book_hooks", ROOT / "docs" / "site" / "hooks.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -46,7 +46,7 @@ def test_every_public_module_has_its_page(book):
         private = any(part.startswith("_") for part in path.relative_to(ROOT).parts)
         assert (f"api/{name}.md" in found) != private, name
     assert "api/v2f_core.md" in found
-    assert "api/v2f_core.mini.md" not in found  # an empty __init__
+    assert "api/v2f_core.data.md" not in found  # an empty __init__
 
 
 def test_notebooks_are_listed_by_their_headings_and_in_order(book):
@@ -57,7 +57,7 @@ def test_notebooks_are_listed_by_their_headings_and_in_order(book):
 
 
 def test_whatever_a_page_links_to_is_part_of_the_site(book):
-    guides = book.pages("README.md", "docs/*.md", "data_cards/*.md")
+    guides = book.pages("README.md", *book.GUIDES, "data_cards/*.md")
     there = {*guides, *book.pages("notebooks/*.ipynb", *book.ASIDE)}
     for page in guides:
         for link in re.findall(r"\]\(([^):#]+?)(?:#[^)]*)?\)", (ROOT / page).read_text(encoding="utf-8")):

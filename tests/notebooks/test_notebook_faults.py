@@ -24,10 +24,10 @@ FacePack.embed_aligned = lambda self, crops, batch=64: right(self, np.asarray(cr
 
 SHUFFLED_SPLIT = """
 import numpy as np
-from v2f_core.data import layouts
+from v2f_core.data import voxceleb
 from v2f_core.data.manifest import Manifest
 
-right = layouts.read_layout
+right = voxceleb.read_layout
 
 
 def shuffled(*arguments, **settings):
@@ -37,21 +37,21 @@ def shuffled(*arguments, **settings):
     return Manifest(manifest.root, manifest.table.assign(split=manifest.table.person.map(other)), manifest.left_out)
 
 
-layouts.read_layout = shuffled
+voxceleb.read_layout = shuffled
 """
 
 SIGN = """
-from v2f_core.identity.losses import MarginSoftmax
+from v2f_core.identity.losses import AMSoftmax
 
-right = MarginSoftmax.forward
-MarginSoftmax.forward = lambda self, identity, label: -right(self, identity, label)
+right = AMSoftmax.forward
+AMSoftmax.forward = lambda self, identity, label: -right(self, identity, label)
 """
 
 SOMEBODY_ELSE = """
-from v2f_core.diffusion.strategies import Look
+from v2f_core.diffusion.consistency import View
 
-right = Look.recognise
-Look.recognise = lambda self, noise, c: right(self, noise, c).roll(1, dims=0)
+right = View.recognise
+View.recognise = lambda self, prediction: right(self, prediction).roll(1, dims=0)
 """
 
 SLOW = pytest.mark.slow

@@ -51,6 +51,16 @@ def test_a_run_notebook_holds_results_and_nothing_volatile(stored):
     assert book["metadata"] == {"kernelspec": notebooks.KERNEL, "language_info": {"name": "python"}}
 
 
+def test_a_stored_notebook_is_checked_without_being_run(stored):
+    notebooks.check(stored)
+    book = nbformat.read(stored, as_version=4)
+    book.cells[1].execution_count = 7
+    changed = stored.with_name("changed.ipynb")
+    nbformat.write(book, changed)
+    with pytest.raises(InputError, match=r"changed\.ipynb: execution counts that are not 1..n; run it with"):
+        notebooks.check(changed)
+
+
 def test_a_notebook_runs_in_its_own_folder(stored):
     assert (stored.parent / "here").exists()
 
@@ -137,7 +147,7 @@ def test_the_first_cell_leads_to_the_notebooks_before_and_after(path):
 @pytest.mark.parametrize("path", SERIES, ids=lambda path: path.name)
 def test_a_kernel_without_the_package_is_told_what_to_do(path, monkeypatch):
     source = next(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code")
-    for name in ("v2f_core", "v2f_core.artefacts.provenance"):
+    for name in ("v2f_core", "v2f_core.artefacts.files"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ModuleNotFoundError, match=r"make lab.*choose the kernel"):
         exec(source.replace("%matplotlib inline", ""), {})

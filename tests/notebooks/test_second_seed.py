@@ -50,7 +50,7 @@ pytestmark = pytest.mark.slow
 def aligner(tmp_path_factory):
     """Stage I with another seed, on the persons of the package."""
     from v2f_core.artefacts.profiles import load_profile
-    from v2f_core.data.layouts import open_dataset
+    from v2f_core.data.voxceleb import open_dataset
     from v2f_core.training.embeddings import embed_dataset
     from v2f_core.training.pairs import pair_up
     from v2f_core.training.stage1 import Stage1Settings, train_stage1

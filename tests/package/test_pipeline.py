@@ -10,8 +10,7 @@ import torch
 from fakes import spoken
 from PIL import Image
 
-from v2f_core.diffusion.lora import add_lora, lora_parameters
-from v2f_core.diffusion.lora_files import save_lora
+from v2f_core.diffusion.lora import add_lora, lora_parameters, save_lora
 from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner

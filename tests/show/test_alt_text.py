@@ -10,7 +10,7 @@ from nbformat import v4
 from PIL import Image
 
 import notebooks
-from v2f_core.show.alt_text import described
+from v2f_core.show.plots import described
 
 
 def test_panels_are_named_with_what_they_show():
@@ -54,7 +54,7 @@ def test_panels_that_say_the_same_are_named_once_and_a_long_text_is_cut():
 def test_a_notebook_that_is_run_keeps_the_text_and_at_most_256_colours(tmp_path):
     path = tmp_path / "a.ipynb"
     source = (
-        "%matplotlib inline\nimport matplotlib.pyplot as plt\nimport numpy as np\nfrom v2f_core import plots\n"
+        "%matplotlib inline\nimport matplotlib.pyplot as plt\nimport numpy as np\nfrom v2f_core.show import plots\n"
         "plots.use_style()\nplt.imshow(np.random.default_rng(0).random((64, 64, 3)))\nplt.title('noise')\nplt.show()"
     )
     filling = [v4.new_markdown_cell("…") for _ in range(notebooks.CELLS[0])]

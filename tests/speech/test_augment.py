@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from v2f_core.errors import InputError
-from v2f_core.speech import augment
 from v2f_core.speech.augment import Augmentation, add_noise, mask
 
 OFF = (float("inf"), float("inf"))
@@ -30,10 +29,9 @@ def test_each_clip_gets_the_ratio_it_was_given():
 
 
 @pytest.mark.parametrize("colour", [0.0, 1.0, 2.0])
-def test_power_falls_with_frequency_as_the_colour_says(colour, monkeypatch):
-    monkeypatch.setattr(augment, "COLOURS", (colour, colour))
+def test_power_falls_with_frequency_as_the_colour_says(colour):
     waves = voices(16)
-    noise = (add_noise(waves, torch.full((16,), 20.0), generator()) - waves).numpy()
+    noise = (add_noise(waves, torch.full((16,), 20.0), generator(), (colour, colour)) - waves).numpy()
     power = (np.abs(np.fft.rfft(noise)) ** 2).mean(0)
     octaves = [power[low : 2 * low].mean() for low in (250, 500, 1000, 2000, 4000)]
     slope = np.polyfit(range(5), np.log2(octaves), 1)[0]
@@ -77,12 +75,6 @@ def test_one_stretch_of_frames_and_one_of_bands_becomes_the_mean():
         np.testing.assert_allclose(after.numpy()[hidden], float(before.mean()), atol=1e-6)
         widths.add(len(frames))
     assert {0, 10} <= widths  # both ends are drawn
-
-
-def test_every_frame_can_be_hidden():
-    hidden = mask(torch.randn(2000, 20, 4, generator=generator(1)), 0.3, generator(2))
-    before = torch.randn(2000, 20, 4, generator=generator(1))
-    assert ((before != hidden).all(2).float().mean(0) > 0.02).all()
 
 
 def test_no_mask_is_no_change_at_all():

@@ -9,10 +9,10 @@ from fakes import people
 from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
 from v2f_core.studies.cosreg import stored_cosreg, train_cosreg
-from v2f_core.training.finetune_settings import FinetuneSettings
 from v2f_core.training.stage1 import Stage1Settings, train_stage1
+from v2f_core.training.waveforms import WaveformSettings
 
-SETTINGS = Stage1Settings(steps=2, batch=4, hidden_width=8, evaluate_every=1, weight_relational=0.5)
+SETTINGS = Stage1Settings(steps=2, batch=4, hidden_width=8, evaluate_every=1)
 
 
 def told(provenance):
@@ -27,10 +27,12 @@ def equal(one, other):
 
 def test_it_is_stage_i_with_the_cosine_alone(tmp_path):
     world = people(7, seed=1).pairs, people(5, seed=2).pairs
-    alone = replace(SETTINGS, weight_am=0.0, weight_info=0.0, weight_cosine=1.0, weight_relational=0.0)
+    alone = replace(SETTINGS, weight_am=0.0, weight_info=0.0, weight_cosine=1.0)
     expected = train_stage1(*world, alone, tmp_path, {})
     assert equal(train_cosreg(*world, told({"settings": asdict(SETTINGS)})), expected)
-    from_waveforms = told({"settings": asdict(FinetuneSettings(identity=SETTINGS))})
+    of_version_0_1 = told({"settings": {**asdict(SETTINGS), "two_sided": False, "weight_relational": 0.0}})
+    assert equal(train_cosreg(*world, of_version_0_1), expected)
+    from_waveforms = told({"settings": asdict(WaveformSettings(identity=SETTINGS))})
     assert equal(train_cosreg(*world, from_waveforms), expected)
 
 

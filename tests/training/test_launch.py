@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from minivox.dataset import unpack
-from v2f_core.data.layouts import read_layout
+from v2f_core.data.voxceleb import read_layout
 
 LAUNCH = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
 

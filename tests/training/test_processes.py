@@ -1,24 +1,19 @@
 """Two real processes share a batch and get the loss, the gradients and the training of one."""
 
-import os
-
 import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
 from two_processes import (
-    CONSISTENCIES,
+    CRITICS,
     FACE,
     LABEL,
-    PERSONS,
-    SETTINGS,
     VOICE,
     draw,
     encode,
     hear,
     loss_and_gradients,
     one_of_two,
-    pairs,
     parts,
     photograph,
     record,
@@ -29,7 +24,6 @@ from two_processes import (
 
 from v2f_core.errors import InputError
 from v2f_core.identity.sphere import normalise
-from v2f_core.training import stage1
 from v2f_core.training.checkpoints import seeded
 from v2f_core.training.processes import only_one
 
@@ -87,9 +81,9 @@ def test_two_processes_train_the_aligner_of_one(two, tmp_path):
 # --- Stage II
 
 
-@pytest.mark.parametrize("name", CONSISTENCIES)
+@pytest.mark.parametrize("name", CRITICS)
 def test_two_processes_give_stage_ii_the_gradients_of_one(name, two, tiny_profile):
-    alone = stage2_gradients(tiny_profile.prior.parent, CONSISTENCIES[name])
+    alone = stage2_gradients(tiny_profile.prior.parent, CRITICS[name])
     shared = [torch.load(two / f"stage2-gradients-{rank}.pt", weights_only=True)[name] for rank in range(2)]
     torch.testing.assert_close((shared[0][0] + shared[1][0]) / 2, alone[0], atol=1e-5, rtol=1e-5)
     for both in shared:
@@ -99,7 +93,7 @@ def test_two_processes_give_stage_ii_the_gradients_of_one(name, two, tiny_profil
 
 
 def test_two_processes_train_stage_ii_as_one_does_though_stopped_and_started_again(two, tiny_profile, tmp_path):
-    """Stopped after the second step, in three parts each, and gone on with in one."""
+    """Stopped after the second step, and continued."""
     alone = train_stage2(tiny_profile.prior.parent, tmp_path)
     for rank, asked in ((0, False), (1, True)):
         # one got the signal, both stopped after the same step; a checkpoint was not due then
@@ -115,36 +109,7 @@ def test_two_processes_train_stage_ii_as_one_does_though_stopped_and_started_aga
     assert len(list((two / "stage2" / "tensorboard").rglob("events*"))) == 2  # a file a run, not one a process
 
 
-def test_one_process_is_a_plain_loop(tmp_path):
-    """Stage I written down again, without processes: the same bytes."""
-    from v2f_core.identity.aligner import Aligner
-
-    training, generator = pairs(PERSONS, 10), torch.Generator().manual_seed(0)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        aligner = Aligner(VOICE, SETTINGS.hidden_width, FACE, SETTINGS.dropout).train()
-        loss = stage1.identity_loss(training, SETTINGS, free=True)
-        optimiser = torch.optim.AdamW(
-            [*aligner.parameters(), *loss.parameters()], lr=SETTINGS.learning_rate, weight_decay=SETTINGS.weight_decay
-        )
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, SETTINGS.steps)
-        at = {}
-        for step in range(1, SETTINGS.steps + 1):
-            voice, face, label = training.draw(SETTINGS.batch, SETTINGS.windows, generator)
-            optimiser.zero_grad()
-            loss(aligner(voice), face, label).total.backward()
-            optimiser.step()
-            schedule.step()
-            at[step] = {name: value.half() for name, value in aligner.state_dict().items()}
-    kept = train(tmp_path)
-    found = load_file(tmp_path / "model.safetensors")
-    assert all(torch.equal(value, at[kept.provenance["step"]][name]) for name, value in found.items())
-
-
-def test_more_processes_than_rows_and_what_runs_in_one(monkeypatch):
-    monkeypatch.setattr(stage1, "join", lambda device: (0, 9))
-    with pytest.raises(InputError, match="9 processes: there are fewer rows in a batch"):
-        train(os.devnull)
+def test_a_task_of_one_process_refuses_a_launcher(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputError, match="2 processes: this runs in one"):
         only_one("this")

@@ -1,7 +1,7 @@
 """``python -m v2f_core ablate``: the systems of a table, trained, drawn and measured over seeds, into one tidy CSV.
 
-Every (system, seed) has a folder in which it is trained, and in it one for each set of persons who are drawn, so that
-what was chosen on validation persons need not be trained again for the test; a run that was killed goes on there.
+Every (system, seed) has a folder in which it is trained, and in it one for each set of persons whose faces are drawn:
+what was chosen on validation persons need not be trained again for the test. A run that was killed continues there.
 Everybody's face starts from the same noise under every system of a seed. Guidance is chosen for each system by the
 likeness of faces of the validation persons, with the first seed.
 """
@@ -10,31 +10,79 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
+import torch
 from jaxtyping import Float
+from torch import Tensor, nn
 
-from v2f_core.artefacts.files import atomic_write
+from minivox.ceilings import informed
+from v2f_core.artefacts.files import atomic_write, folder_hash
+from v2f_core.artefacts.profiles import Profile
+from v2f_core.data.voxceleb import open_dataset
+from v2f_core.diffusion.consistency import paper
+from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
-from v2f_core.evaluation.tuning import GUIDANCES
+from v2f_core.evaluation.controls import GUIDANCES
+from v2f_core.evaluation.judge import Judge
+from v2f_core.evaluation.protocols import first_of_each_sex, photographs
+from v2f_core.evaluation.systems import Drawing, Faces, Scorer, best_of, draw_faces
+from v2f_core.identity.arcface_torch import differentiable_arcface
+from v2f_core.identity.faces import FacePack
+from v2f_core.studies.ablation import tidy
 from v2f_core.studies.ablations import Ablation, table
-from v2f_core.studies.plan import Plan, claim, made_of
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from torch import Tensor, nn
-
-    from v2f_core.diffusion.prior import Prior
-    from v2f_core.evaluation.scorer import Faces, Scorer
-    from v2f_core.training.latents import FacePairs
-    from v2f_core.training.pairs import Pairs
+from v2f_core.studies.direct_speech import SpeechConditionSettings, train_speech_condition
+from v2f_core.training.embeddings import embed_dataset
+from v2f_core.training.latents import FacePairs, pair_faces, stored_latents
+from v2f_core.training.pairs import Pairs, pair_up
+from v2f_core.training.stage1 import train_stage1
+from v2f_core.training.stage2 import train_stage2
 
 SHOWN = ("cosine", "cosine of ẑ", "R@10", "R@10 within sex", "second scorer", "diversity", "VFS")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all runs of a table have in common.
+
+    Attributes:
+        profile: parts, dataset and settings.
+        folder: of all runs; tables share the systems that they have in common.
+        steps: of Stage II; None: the profile's.
+        persons: this many persons at most are drawn, women and men alike.
+        drawn_steps: of the sampler.
+        varied: of this many persons a second face is drawn, for diversity.
+        split: who is drawn: "test", or "val" while systems are still being chosen.
+        device: where to train and draw.
+    """
+
+    profile: Profile
+    folder: Path
+    steps: int | None = None
+    persons: int = 1000
+    drawn_steps: int = 10
+    varied: int = 100
+    split: str = "test"
+    device: str = "cpu"
+
+    def run(self, system: str, seed: int) -> Path:
+        """The folder in which a system is trained with a seed.
+
+        Example:
+            >>> from v2f_core.artefacts.profiles import load_profile
+            >>> Plan(load_profile("mini"), Path("runs")).run("w/o DSC", 0).name
+            'no-DSC-0'
+        """
+        letters = [letter if letter.isalnum() or letter == "_" else " " for letter in system.replace("w/o", "no")]
+        return self.folder / "-".join([*"".join(letters).split(), str(seed)])
 
 
 class Kit(NamedTuple):
@@ -61,8 +109,6 @@ def ablate(name: str, seeds: int, plan: Plan, jobs: int = 1) -> pd.DataFrame:
     Raises:
         InputError: no such table; a part of the profile cannot be used; a training broke.
     """
-    import pandas as pd
-
     rows = table(name)
     first = [(row, 0) for row in rows]  # these choose the guidance for the rest
     rest = [(row, seed) for seed in range(1, seeds) for row in rows]
@@ -73,18 +119,16 @@ def ablate(name: str, seeds: int, plan: Plan, jobs: int = 1) -> pd.DataFrame:
                 measured(row, seed, plan)
         else:
             threads = max(1, (os.cpu_count() or 1) // jobs)
-            with ProcessPoolExecutor(jobs, get_context("spawn"), _share, (threads,)) as pool:
+            with ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
                 list(pool.map(measured, *zip(*part, strict=True), [plan] * len(part)))
     return pd.concat([measured(row, seed, plan) for row, seed in first + rest], ignore_index=True)
 
 
 def measured(row: Ablation, seed: int, plan: Plan) -> pd.DataFrame:
     """Train, draw and measure one system with one seed, as far as that was not done before."""
-    import pandas as pd
-
     run = plan.run(row.system, seed)
-    done = run / plan.drawn / "persons.csv"
-    common = {"steps": plan.steps, "drawn_steps": plan.drawn_steps, "row": repr(row), "seed": seed}
+    done = run / f"{plan.split}-{plan.persons}" / "persons.csv"
+    common = {"steps": plan.steps, "drawn_steps": plan.drawn_steps, "row": row.described, "seed": seed}
     claim(run, common | made_of(plan.profile))
     claim(done.parent, {"varied": plan.varied})
     if not done.exists():
@@ -94,13 +138,59 @@ def measured(row: Ablation, seed: int, plan: Plan) -> pd.DataFrame:
     return pd.read_csv(done, keep_default_na=False)
 
 
+def open_kit(plan: Plan) -> Kit:
+    """Everything that a run needs, from a profile; stores of embeddings and latents are made if they are not there."""
+    profile = plan.profile
+    manifest = open_dataset(profile)
+    voices, faces = embed_dataset(profile, manifest, plan.device)
+    prior = Prior.from_folder(profile.part("prior"), plan.device)
+    pack = FacePack.from_folder(profile.part("faces"), plan.device)
+    latents = stored_latents(profile, manifest, prior, pack)
+    training, validation = (
+        pair_faces(manifest, voices, faces, latents, split, prior.latent_shape) for split in ("train", "val")
+    )
+    validation = informed(validation, training)
+    everybody = pair_up(manifest, voices, faces, plan.split)
+    test = everybody.only(first_of_each_sex(everybody.sexes, min(plan.persons, len(everybody.persons))))
+    photos: list[Path | None] = [paths[0] for paths in photographs(manifest, faces, test, plan.split)]
+    scorer = Scorer(pack, Judge.from_folder(profile.part("judge"), plan.device))
+    return Kit(training, validation, test, photos, prior, scorer, differentiable_arcface(pack.arcface_path))
+
+
+def claim(folder: Path, plan: Mapping[str, object]) -> None:
+    """Write down what a folder is for, in plan.json.
+
+    Raises:
+        InputError: it is for something else.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp()) / "teacher-0"
+        >>> claim(folder, {"seed": 0})
+        >>> claim(folder, {"seed": 1})
+        Traceback (most recent call last):
+        v2f_core.errors.InputError: …/teacher-0: holds a run with other settings; choose another folder …
+    """
+    path, text = folder / "plan.json", json.dumps(plan, indent=2, ensure_ascii=False) + "\n"
+    if path.exists() and path.read_text(encoding="utf-8") != text:
+        raise InputError(f"{folder}: holds a run with other settings; choose another folder with --out, or delete it")
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def made_of(profile: Profile) -> dict[str, object]:
+    """What of a profile decides a run: settings, and weights by their hashes, wherever they lie."""
+    weights = {part: hash_once(profile.part(part)) for part in (profile.encoder, "prior", "faces", "judge")}
+    clips = [profile.clip_seconds, profile.ast_frames, profile.ast_positions]
+    stages = {"stage1": dict(profile.stage1), "stage2": dict(profile.stage2)}
+    return {"dataset": str(profile.dataset), "clips": clips, **weights, **stages}
+
+
+hash_once = cache(folder_hash)  # each folder of weights is read once in a process
+
+
 def _run(row: Ablation, seed: int, plan: Plan, folder: Path) -> pd.DataFrame:
     """The tidy rows of one system with one seed."""
-    import torch
-
-    from v2f_core.evaluation.systems import Drawing, best_of, draw_faces
-    from v2f_core.studies.ablation import tidy
-
     kit = open_kit(plan)
     condition = _train(row, seed, plan, kit, folder)
     kit.prior.requires_grad_(False)
@@ -129,50 +219,15 @@ def _train(
     row: Ablation, seed: int, plan: Plan, kit: Kit, folder: Path
 ) -> Callable[[Float[Tensor, "n speaker"]], Tensor]:
     """What turns pooled voices into the prior's conditions; adapters are on the kit's prior afterwards."""
-    from v2f_core.studies.direct_speech import SpeechConditionSettings, train_speech_condition
-    from v2f_core.training import stage1, stage2
-
     settings = row.settings(plan.profile, seed, plan.steps)
     if row.speech:
         of_speech = SpeechConditionSettings(steps=settings.steps, batch=settings.batch, seed=seed)
         return train_speech_condition(kit.prior, kit.training, of_speech, folder / "speech.pt", {})
-    identity = row.identity(plan.profile, seed)
-    pairs = kit.training.pairs, kit.validation.pairs
-    started = stage1.train_stage1(*pairs, identity, folder / "stage1", {}, plan.device)
-    faces = kit.training, kit.validation
-    given = started, kit.prior, kit.arcface, *faces, settings, folder / "stage2"
-    return stage2.train_stage2(*given, {}, plan.device).cpu()
-
-
-def open_kit(plan: Plan) -> Kit:
-    """Everything that a run needs, from a profile; stores of embeddings and latents are made if they are not there."""
-    from minivox.bounds import informed
-    from v2f_core.data.layouts import open_dataset
-    from v2f_core.diffusion.prior import Prior
-    from v2f_core.evaluation.inputs import first_of_each_sex, photographs
-    from v2f_core.evaluation.judge import Judge
-    from v2f_core.evaluation.scorer import Scorer
-    from v2f_core.identity.arcface_torch import differentiable_arcface
-    from v2f_core.identity.faces import FacePack
-    from v2f_core.training.embeddings import embed_dataset
-    from v2f_core.training.latents import pair_faces, stored_latents
-    from v2f_core.training.pairs import pair_up
-
-    profile = plan.profile
-    manifest = open_dataset(profile)
-    voices, faces = embed_dataset(profile, manifest, plan.device)
-    prior = Prior.from_folder(profile.part("prior"), plan.device)
-    pack = FacePack.from_folder(profile.part("faces"), plan.device)
-    latents = stored_latents(profile, manifest, prior, pack)
-    training, validation = (
-        pair_faces(manifest, voices, faces, latents, split, prior.latent_shape) for split in ("train", "val")
-    )
-    validation = informed(validation, training)
-    everybody = pair_up(manifest, voices, faces, plan.split)
-    test = everybody.only(first_of_each_sex(everybody.sexes, min(plan.persons, len(everybody.persons))))
-    photos: list[Path | None] = [paths[0] for paths in photographs(manifest, faces, test, plan.split)]
-    scorer = Scorer(pack, Judge.from_folder(profile.part("judge"), plan.device))
-    return Kit(training, validation, test, photos, prior, scorer, differentiable_arcface(pack.arcface_path))
+    persons = kit.training.pairs, kit.validation.pairs
+    aligner = train_stage1(*persons, settings.identity, folder / "stage1", {}, plan.device)
+    nets, faces = (aligner, kit.prior, kit.arcface), (kit.training, kit.validation)
+    critic = row.critic or paper  # without L_self it is looked at only
+    return train_stage2(*nets, *faces, settings, folder / "stage2", {}, plan.device, critic=critic).cpu()
 
 
 def _guidance(row: Ablation, seed: int, plan: Plan, drawn: Callable[[float], np.ndarray], validation: Pairs) -> float:
@@ -185,11 +240,5 @@ def _guidance(row: Ablation, seed: int, plan: Plan, drawn: Callable[[float], np.
         likeness = {scale: float((drawn(scale) * truth).sum(1).mean()) for scale in GUIDANCES}
         with atomic_write(path) as temporary:
             temporary.write_text(json.dumps(likeness, indent=2) + "\n", encoding="utf-8")
-    chosen = json.loads(path.read_text(encoding="utf-8"))
-    return float(max(chosen, key=chosen.__getitem__))
-
-
-def _share(threads: int) -> None:
-    import torch
-
-    torch.set_num_threads(threads)
+    likeness = json.loads(path.read_text(encoding="utf-8"))
+    return float(max(likeness, key=likeness.__getitem__))

@@ -1,4 +1,4 @@
-"""``python -m v2f_core evaluate``: from a profile's weights and dataset to tables and report of every system."""
+"""``python -m v2f_core evaluate``: from a profile's weights and dataset to tables and a report of every system."""
 
 from __future__ import annotations
 
@@ -6,22 +6,37 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
+import pandas as pd
+import torch
+
+from minivox.ceilings import bounds, known
+from minivox.dataset import factors
+from minivox.readable import from_true_voices, rank_scores
+from v2f_core.app.generate import check_writable
+from v2f_core.app.report import Evaluation, write_report
+from v2f_core.artefacts.files import folder_hash
+from v2f_core.artefacts.profiles import Profile, cache_folder, load_profile
+from v2f_core.data.manifest import Manifest
+from v2f_core.data.voxceleb import open_dataset
+from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from v2f_core.artefacts.profiles import Profile
-    from v2f_core.data.manifest import Manifest
-    from v2f_core.evaluation.controls import Bench
-    from v2f_core.evaluation.leaks import Control
-    from v2f_core.evaluation.scorer import Scorer
-    from v2f_core.evaluation.systems import Drawing, System
-    from v2f_core.identity.aligner import Aligner
-    from v2f_core.training.embeddings import Embeddings
-    from v2f_core.training.pairs import Pairs
+from v2f_core.evaluation import controls, tables
+from v2f_core.evaluation.attributes import AGE, TONE, read_labels
+from v2f_core.evaluation.controls import DRAWABLE, Bench, Stage2
+from v2f_core.evaluation.judge import Judge
+from v2f_core.evaluation.leaks import Control, check_splits, control, judge_controls, shuffled_voice
+from v2f_core.evaluation.perception import Perception
+from v2f_core.evaluation.protocols import first_of_each_sex, photographs
+from v2f_core.evaluation.systems import Drawing, Scorer, System
+from v2f_core.identity.aligner import Aligner
+from v2f_core.identity.faces import FacePack
+from v2f_core.studies.cosreg import stored_cosreg
+from v2f_core.studies.direct_speech import stored_speech_condition
+from v2f_core.training.embeddings import Embeddings, embed_dataset
+from v2f_core.training.pairs import Pairs, pair_up
 
 
 class Inputs(NamedTuple):
@@ -53,21 +68,21 @@ def evaluate(
     fid: bool = False,
     device: str = "cpu",
 ) -> Path:
-    """Stage I's table, and the report over systems and controls: ``report.html``, ``.md``, ``.json``, and CSV tables.
+    """Stage I's table, tables of all systems and controls, and a report of them; see docs/evaluation.md for the files.
 
-    What was drawn is kept in the cache: a killed run goes on, and more systems can be added later.
+    Drawn faces are kept in the cache: a killed run goes on, and more systems can be added later.
 
     Args:
         out: folder for tables and report.
         profile: name of a profile, or a profile.
-        systems: which rows get faces, of `evaluation.controls.DRAWABLE`; Stage I alone when None, none when empty.
+        systems: the rows that get faces, of `controls.DRAWABLE`; Stage I alone when None, none when empty.
         draws: faces a person and system.
         steps, guidance: of the sampler; guidance is the profile's when None.
         limit: only so many test persons, as many of each sex.
         stage2: folders of trained Stages II, each a row.
         labels: CSV of ages and skin tones (MiniVox has its own).
         seed: of the noise.
-        tune: choose every row's guidance on the validation persons, of `tuning.GUIDANCES`.
+        tune: choose every row's guidance on the validation persons, of `controls.GUIDANCES`.
         fid: FID and LPIPS too; their networks are downloaded at the first use.
         device: where to embed, draw and score.
     Returns:
@@ -76,38 +91,23 @@ def evaluate(
         InputError: the profile, its parts, its dataset or the folder cannot be used; a control leaves chance; a scale
             is given although it is to be chosen.
     """
-    from minivox.bounds import known
-    from v2f_core.app import reporting
-    from v2f_core.app.generate import check_writable
-    from v2f_core.artefacts.profiles import Profile, load_profile
-    from v2f_core.evaluation import controls, report, stage1_report, tuning
-    from v2f_core.evaluation.inputs import check_splits
-    from v2f_core.evaluation.perception import Perception
-    from v2f_core.evaluation.systems import Drawing
-    from v2f_core.studies.direct_speech import stored_speech_condition
-
     chosen = profile if isinstance(profile, Profile) else load_profile(profile)
-    drawn = chosen_rows(controls.NO_DSC if systems is None else ",".join(systems) or "none")
+    drawn = (controls.NO_DSC,) if systems is None else chosen_rows(",".join(systems) or "none")
     if tune and guidance is not None:
         raise InputError(f"guidance {guidance:g} is given, and is to be chosen (tune); leave one out")
     check_writable(Path(out))
     perception = Perception(device) if fid else None  # before anything is drawn: it may have to be downloaded
-    drawing = Drawing(steps, chosen.guidance if guidance is None else guidance, seed)
     inputs = load(chosen, limit, device)
-    table = stage1_table(inputs.aligner, inputs.training, inputs.test, {"CosReg": inputs.cosreg})
-    stage1_report.save(table, out)
+    tables.save_identity_table(
+        stage1_table(inputs.aligner, inputs.training, inputs.test, {"CosReg": inputs.cosreg}), out
+    )
+    drawing = Drawing(steps, chosen.guidance if guidance is None else guidance, seed)
     bench = make_bench(inputs, chosen, drawing, draws, "test", device)
-    notes = [f"{inputs.beyond} persons of the test split are beyond the limit"] if inputs.beyond else []
     scorers = {name.removesuffix("_sha256"): chosen.part(name.removesuffix("_sha256")) for name in bench.made}
-    learned, here = inputs.aligner.provenance.get("persons"), len(inputs.training.persons)
-    if learned not in (None, here):
-        notes.append(
-            f"the aligner has learned from {learned} persons; what is trained here to compare it with, CosReg and "
-            f"w/o ArcFace, from this dataset's {here}"
-        )
+    notes = _notes(inputs)
     notes += check_splits(inputs.training, inputs.test, scorers, all_known=known(inputs.test))
     judged = _controls(inputs, bench)
-    trained = [controls.Stage2.from_folder(folder, chosen.part("prior"), device) for folder in stage2]
+    trained = [Stage2.from_folder(folder, chosen.part("prior"), device) for folder in stage2]
     net = None
     if controls.NO_ARCFACE in drawn:
         stores = (inputs.manifest, inputs.voices, inputs.faces)
@@ -117,14 +117,22 @@ def evaluate(
         return controls.rows(of, inputs.aligner, inputs.cosreg, drawn, net, trained)
 
     if tune:
-        validation = make_bench(inputs, chosen, drawing, 1, "val", device)
-        likeness = tuning.tuned(validation, rows)
-        bench = replace(bench, guidance=tuning.best(likeness))
-        notes.append(tuning.told(likeness, len(inputs.validation.persons)))
-    evaluated = reporting.evaluated(bench, inputs.manifest, chosen, list(rows(bench)), judged, labels, notes)
-    assembled = report.assemble(replace(evaluated, perception=perception))
-    report.save(assembled, out, dict(reporting.media(assembled, evaluated, inputs.manifest)))
-    return Path(out) / "report.html"
+        likeness = controls.tuned(make_bench(inputs, chosen, drawing, 1, "val", device), rows)
+        bench = replace(bench, guidance=controls.best_scales(likeness))
+        notes.append(_tuning_note(likeness, len(inputs.validation.persons)))
+    in_world = known(inputs.test) and known(inputs.training)
+    evaluation = Evaluation(
+        bench=bench,
+        manifest=inputs.manifest,
+        profile=chosen,
+        systems=list(rows(bench)),
+        controls=judged,
+        labels=labels_of(inputs.manifest, labels),
+        ceilings=bounds(inputs.test, inputs.training) if in_world else {},
+        notes=notes,
+        perception=perception,
+    )
+    return write_report(evaluation, Path(out))
 
 
 def chosen_rows(text: str) -> tuple[str, ...]:
@@ -137,8 +145,6 @@ def chosen_rows(text: str) -> tuple[str, ...]:
         >>> chosen_rows("CosReg, oracle"), chosen_rows("none")
         (('CosReg', 'oracle'), ())
     """
-    from v2f_core.evaluation.controls import DRAWABLE
-
     if text.strip() in ("all", "none"):
         return DRAWABLE if text.strip() == "all" else ()
     names = tuple(name.strip() for name in text.split(","))
@@ -149,13 +155,6 @@ def chosen_rows(text: str) -> tuple[str, ...]:
 
 def load(profile: Profile, limit: int | None = None, device: str = "cpu") -> Inputs:
     """Dataset, stored embeddings (extracted if need be), Stage I's aligner, and one trained by cosine regression."""
-    from v2f_core.data.layouts import open_dataset
-    from v2f_core.evaluation.inputs import first_of_each_sex
-    from v2f_core.identity.aligner import Aligner
-    from v2f_core.studies.cosreg import stored_cosreg
-    from v2f_core.training.embeddings import embed_dataset
-    from v2f_core.training.pairs import pair_up
-
     aligner = Aligner.from_pretrained(profile.part("aligner"))
     manifest = open_dataset(profile)
     voices, faces = embed_dataset(profile, manifest, device)
@@ -168,33 +167,26 @@ def load(profile: Profile, limit: int | None = None, device: str = "cpu") -> Inp
 
 
 def make_bench(inputs: Inputs, profile: Profile, drawing: Drawing, draws: int, split: str, device: str) -> Bench:
-    """Prior, scorers and the photographs of a split's persons, and the cache folder for what is drawn."""
-    from v2f_core.artefacts.profiles import cache_folder
-    from v2f_core.artefacts.provenance import folder_hash
-    from v2f_core.diffusion.prior import Prior
-    from v2f_core.evaluation.controls import Bench
-    from v2f_core.evaluation.inputs import photographs
-
-    scorer, parts = _scorer(profile, device)
+    """Prior, scorers and the photographs of a split's persons, and the cache folder for drawn faces."""
+    pack, parts = FacePack.from_folder(profile.part("faces"), device), ["faces"]
+    judge = second = None
+    with suppress(InputError):  # without a judge the report says that VFS is missing
+        judge, parts = Judge.from_folder(profile.part("judge"), device), [*parts, "judge"]
+    with suppress(InputError):  # the judge's features are the second scorer then
+        second, parts = FacePack.from_folder(profile.part("scorer"), device), [*parts, "scorer"]
     persons = inputs.test if split == "test" else inputs.validation
     made = {f"{part}_sha256": folder_hash(profile.part(part)) for part in ("prior", *parts)}
     prior = Prior.from_folder(profile.part("prior"), device).requires_grad_(False)
     photos = photographs(inputs.manifest, inputs.faces, persons, split)
+    scorer = Scorer(pack, judge, second)
     return Bench(inputs.training, persons, photos, prior, scorer, cache_folder() / "drawn", made, drawing, draws)
 
 
 def stage1_table(
     aligner: Aligner, training: Pairs, test: Pairs, others: dict[str, Aligner] | None = None
 ) -> pd.DataFrame:
-    """The table of :func:`v2f_core.evaluation.stage1_report.report`, with ceilings where the world is known."""
-    import numpy as np
-    import torch
-
-    from minivox.bounds import bounds, from_true_voices, known
-    from minivox.readable import rank_scores
-    from v2f_core.evaluation import stage1_report
-
-    systems = stage1_report.predictions(test, training, aligner)
+    """The table of :func:`v2f_core.evaluation.tables.identity_table`, with ceilings where the world is known."""
+    systems = controls.predictions(test, training, aligner)
     with torch.no_grad():
         systems |= {name: other(test.pooled_voices()).numpy() for name, other in (others or {}).items()}
     ceilings, ranked = None, {}
@@ -202,34 +194,43 @@ def stage1_table(
         ceilings = bounds(test, training)
         systems["true voice parameters"] = from_true_voices(training, test)
         ranked = {"true voices, ranking by likelihood": rank_scores(training, test)}
-    return stage1_report.report(systems, test.gallery().numpy(), np.array(test.sexes), ceilings, ranked=ranked)
+    return tables.identity_table(systems, test.gallery().numpy(), np.array(test.sexes), ceilings, ranked)
 
 
-def _scorer(profile: Profile, device: str) -> tuple[Scorer, list[str]]:
-    """ArcFace, with judge and second scorer as far as they are there, and the names of the parts that are."""
-    from v2f_core.evaluation.judge import Judge
-    from v2f_core.evaluation.scorer import Scorer
-    from v2f_core.identity.faces import FacePack
-
-    pack, parts = FacePack.from_folder(profile.part("faces"), device), ["faces"]
-    judge = second = None
-    with suppress(InputError):  # without a judge the report says that VFS is missing
-        judge, parts = Judge.from_folder(profile.part("judge"), device), [*parts, "judge"]
-    with suppress(InputError):  # the judge's features are the second scorer then
-        second, parts = FacePack.from_folder(profile.part("scorer"), device), [*parts, "scorer"]
-    return Scorer(pack, judge, second), parts
+def labels_of(manifest: Manifest, path: str | Path | None) -> pd.DataFrame:
+    """Ages and skin tones by person: of a CSV, else the true ones of MiniVox or of a set made like it, else none."""
+    if path is not None:
+        return read_labels(path)
+    if not (manifest.root / "factors.csv").is_file():
+        return pd.DataFrame()
+    return factors(manifest.root).rename(columns={"face_skin_tone": TONE})[[AGE, TONE]]
 
 
 def _controls(inputs: Inputs, bench: Bench) -> list[Control]:
-    import numpy as np
-
-    from v2f_core.evaluation.controls import RANDOM
-    from v2f_core.evaluation.leaks import control, judge_controls, shuffled_voice
-
     def predict(voices: Any, persons: Sequence[str]) -> Any:
         return inputs.aligner(voices)
 
     photos = bench.gallery.identities
-    found = shuffled_voice(predict, inputs.test)
-    found += control(RANDOM, lambda order: photos[order], photos, np.array(inputs.test.sexes))
-    return judge_controls(found, predict, inputs.test)
+    judged = shuffled_voice(predict, inputs.test)
+    judged += control(controls.RANDOM, lambda order: photos[order], photos, np.array(inputs.test.sexes))
+    return judge_controls(judged, predict, inputs.test)
+
+
+def _notes(inputs: Inputs) -> list[str]:
+    notes = [f"{inputs.beyond} persons of the test split are beyond the limit"] if inputs.beyond else []
+    learned, here = inputs.aligner.provenance.get("persons"), len(inputs.training.persons)
+    if learned not in (None, here):
+        notes.append(
+            f"the aligner has learned from {learned} persons; CosReg and w/o ArcFace, trained here to compare it with, "
+            f"from this dataset's {here}"
+        )
+    return notes
+
+
+def _tuning_note(likeness: dict[str, dict[float, float]], persons: int) -> str:
+    chosen = controls.best_scales(likeness)
+    rows = [
+        f"{name} {chosen[name]:g} ({', '.join(f'{scale:g}: {value:.3f}' for scale, value in by_scale.items())})"
+        for name, by_scale in likeness.items()
+    ]
+    return f"guidance was chosen for each row by the cosine of {persons} validation persons: {'; '.join(rows)}"

@@ -3,31 +3,45 @@
 from __future__ import annotations
 
 import json
-import os
+import re
 import sys
-import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from v2f_core.artefacts.files import sha256
-from v2f_core.artefacts.provenance import SYNTHETIC, folder_hash, versions
+import matplotlib
+import numpy as np
+import torch
+from jaxtyping import Float32
+from PIL import Image
+from torch import Tensor
+from transformers.utils import logging
+
+from v2f_core.artefacts.files import (
+    SYNTHETIC,
+    check_writable,
+    folder_hash,
+    png_fields,
+    png_text,
+    safe_name,
+    sha256,
+    staged,
+    versions,
+)
+from v2f_core.artefacts.profiles import Profile, load_profile
 from v2f_core.errors import InputError
-
-if TYPE_CHECKING:
-    from PIL.PngImagePlugin import PngInfo
-
-    from v2f_core.artefacts.profiles import Profile
-    from v2f_core.pipeline import Vox2FacePipeline
-
+from v2f_core.identity.posterior import check_truncation
+from v2f_core.pipeline import Vox2FacePipeline, hear
+from v2f_core.show.plots import GalleryRow, gallery
+from v2f_core.speech.audio import AudioWarning
 
 WHOM = {
     True: "identities drawn from p(z | v), one a face: persons who could have this voice",
     False: "the point estimate of the identity, on every face",
 }
+LONGEST_LABEL = 40  # signs of a recording's name on the contact sheet
 
 
 def generate(
@@ -36,14 +50,14 @@ def generate(
     seed: int = 0,
     out: str | Path = "outputs/generate",
     profile: str | Profile | None = None,
-    pipeline: Vox2FacePipeline | None = None,
     device: str = "cpu",
     truncation: float | int = 1.0,
 ) -> Path:
     """Draw faces for a recording into a folder; on any error the folder stays as it was.
 
     Writes ``<name>_<i>.png`` (image i has seed ``seed + i``), ``<name>_sheet.png`` and ``<name>.json``, where name is
-    the recording's. What it did, and what it thinks of the recording, is told on stdout and stderr.
+    the recording's; where other files have that name, part of the recording's hash is added to it. Doubts about the
+    recording are printed on stderr and stand in the JSON.
 
     Args:
         voice: the recording.
@@ -51,189 +65,156 @@ def generate(
         seed: of the first face.
         out: folder; made if missing.
         profile: name of a profile, or a profile.
-        pipeline: use this one instead of loading the profile's.
-        device: where to put the profile's.
+        device: where to draw.
         truncation: 1 draws another identity for each face from p(z | v), 0 shows the point estimate on all.
     Returns:
         the path of the JSON.
     Raises:
         InputError: the recording, the profile, its parts or the folder cannot be used.
     """
-    from v2f_core.artefacts.profiles import Profile, load_profile
-    from v2f_core.identity.posterior import check_truncation
-    from v2f_core.speech.activity import read_speech
-    from v2f_core.speech.audio import AudioWarning
-
     voice, out = Path(voice), Path(out)
     chosen = profile if isinstance(profile, Profile) else load_profile(profile)
     check_truncation(truncation)
     check_writable(out)
-    began = time.perf_counter()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", AudioWarning)
-        windows, found = read_speech(voice, chosen.clip_seconds)  # a bad recording fails before any model is loaded
-    notes = [str(warning.message) for warning in caught if issubclass(warning.category, AudioWarning)]
-    before, after = found.left_out
-    if before or after:
-        notes.append(f"{voice}: {before:.2f} s before and {after:.2f} s after the speech were left out")
-    for note in notes:
-        print(f"note: {note}", file=sys.stderr)
-    heard = time.perf_counter()
+    clock = [time.perf_counter()]
+    windows, heard, notes = listen(voice, chosen.clip_seconds)  # a bad recording fails before any model is loaded
+    clock.append(time.perf_counter())
 
-    import torch
-    from transformers.utils import logging
-
-    from v2f_core.pipeline import Vox2FacePipeline
-
-    logging.disable_progress_bar()  # the bar over loading weights is no news to who asks for faces
-    weights = {part: folder_hash(chosen.part(part)) for part in (chosen.encoder, chosen.last_stage, "prior")}
-    pipe = pipeline or Vox2FacePipeline.from_profile(chosen, device)
-    loaded = time.perf_counter()
+    logging.disable_progress_bar()  # of loading weights
+    made = provenance(chosen)
+    pipe = Vox2FacePipeline.from_profile(chosen, device)
+    clock.append(time.perf_counter())
     seeds = [seed + i for i in range(num_images)]
     generators = [torch.Generator().manual_seed(s) for s in seeds]
     result = pipe(windows, num_images=num_images, truncation=truncation, generator=generators)
-    drawn = time.perf_counter()
+    clock.append(time.perf_counter())
     if result.truncation != truncation:
         notes.append("no posterior: all faces are of the point estimate")
+    made["truncation"] = result.truncation
 
-    made = {
-        "weights_sha256": weights,
-        "guidance": pipe.config["guidance"],
-        "steps": pipe.config["num_steps"],
-        "truncation": result.truncation,
-    }
-    names = [f"{voice.stem}_{i}.png" for i in range(num_images)]
     with staged(out) as stage:
-        for name, image, s in zip(names, result.images, seeds, strict=True):
-            image.save(stage / name, pnginfo=png_text({**made, "seed": s}))
-        sheet = f"{voice.stem}_sheet.png"
-        contact_sheet(
-            stage / sheet, voice.name, windows[::2].flatten().numpy(), result.images, seeds, {**made, "seeds": seeds}
-        )
+        stem, digest = result_names(out, voice)
+        if stem != voice.stem:
+            print(
+                f"note: {voice.stem} is no safe name, or other files have it: the faces are {stem}_*.png",
+                file=sys.stderr,
+            )
+        files = [f"{stem}_{i}.png" for i in range(num_images)]
+        for file, image, s in zip(files, result.images, seeds, strict=True):
+            image.save(stage / file, pnginfo=png_text({**made, "seed": s}))
+        captions = [f"seed {s}" for s in seeds]
+        label = voice.name if len(voice.name) <= LONGEST_LABEL else f"{voice.name[: LONGEST_LABEL - 1]}…"
+        row = GalleryRow(label, waveform(windows), [np.asarray(image) for image in result.images], None, captions)
+        save_gallery([row], stage / f"{stem}_sheet.png", {**made, "seeds": seeds})
         report = {
             "notice": SYNTHETIC,
-            "voice": {
-                "file": voice.name,
-                "sha256": sha256(voice),
-                "windows": result.windows,
-                "seconds": round(found.seconds, 2),
-                "left_out": [round(before, 2), round(after, 2)],
-                "speech": round(found.speech, 2),
-                "snr_db": round(found.snr, 1) if found.speech else None,
-            },
+            "voice": {"file": voice.name, "sha256": digest, "windows": result.windows, **heard},
             "profile": chosen.name,
             **made,
-            "images": [
-                {"file": name, "seed": s, "identity": [round(float(x), 7) for x in z]}
-                for name, s, z in zip(names, seeds, result.identities, strict=True)
-            ],
-            "sheet": sheet,
             "faces_show": WHOM[result.truncation > 0],
+            "images": [
+                {"file": file, "seed": s, "identity": [round(float(x), 7) for x in z]}
+                for file, s, z in zip(files, seeds, result.identities, strict=True)
+            ],
+            "sheet": f"{stem}_sheet.png",
             "identity": [round(float(x), 7) for x in result.identity],
-            "seconds": {
-                "read": round(heard - began, 3),
-                "load": round(loaded - heard, 3),
-                "draw": round(drawn - loaded, 3),
-            },
+            "seconds": dict(zip(("read", "load", "draw"), np.diff(clock).round(3).tolist(), strict=True)),
             "notes": notes,
             "versions": versions("v2f-core", "torch", "diffusers", "transformers"),
         }
         text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
-        (stage / f"{voice.stem}.json").write_text(text, encoding="utf-8")
-    print(f"{num_images} faces of {voice.name} ({result.windows} windows heard): {out / sheet}")
-    return out / f"{voice.stem}.json"
+        (stage / f"{stem}.json").write_text(text, encoding="utf-8")
+    print(f"{num_images} faces of {voice.name} ({result.windows} windows heard): {out / report['sheet']}")
+    return out / f"{stem}.json"
 
 
-def png_text(made: dict[str, Any]) -> PngInfo:
-    """The text chunks of a generated picture: that it is synthetic, made by which weights and seed, of nobody.
+def listen(path: Path, seconds: float) -> tuple[Float32[Tensor, "windows clip"], dict[str, Any], list[str]]:
+    """A recording's windows, what was measured in it, and its doubts as lines, which are printed on stderr too.
 
-    Example:
-        >>> import io
-        >>> from PIL import Image
-        >>> file = io.BytesIO()
-        >>> Image.new("RGB", (2, 2)).save(file, "PNG", pnginfo=png_text({"seed": 7}))
-        >>> sorted(Image.open(file).text)
-        ['Description', 'Software', 'Source', 'v2f_core']
-        >>> Image.open(file).text["v2f_core"]
-        '{"synthetic": true, "seed": 7}'
+    Raises:
+        InputError: the recording cannot be used.
     """
-    from PIL.PngImagePlugin import PngInfo
-
-    info = PngInfo()
-    for key, value in png_fields(made).items():
-        info.add_text(key, value)
-    return info
-
-
-def png_fields(made: dict[str, Any]) -> dict[str, str]:
-    """The same text as a dictionary, for figures that matplotlib writes."""
-    return {
-        "Description": SYNTHETIC,
-        "Software": f"v2f-core {versions('v2f-core')['v2f-core']}",
-        "Source": "a generative model (Vox2Face)",
-        "v2f_core": json.dumps({"synthetic": True, **made}),
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", AudioWarning)
+        windows, activity = hear(path, seconds)
+    assert activity is not None  # it is for windows already cut
+    doubts = [str(warning.message) for warning in caught if issubclass(warning.category, AudioWarning)]
+    before, after = activity.left_out
+    if before or after:
+        doubts.append(f"{before:.2f} s before and {after:.2f} s after the speech were left out")
+    notes = [doubt if doubt.startswith(str(path)) else f"{path}: {doubt}" for doubt in doubts]
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    heard = {
+        "seconds": round(activity.seconds, 2),
+        "left_out": [round(before, 2), round(after, 2)],
+        "speech": round(activity.speech, 2),
+        "snr_db": round(activity.snr, 1) if activity.speech else None,
     }
+    return windows, heard, notes
 
 
-def contact_sheet(
-    path: Path, label: str, wave: Any, images: Sequence[Any], seeds: Sequence[int], made: dict[str, Any]
-) -> None:
-    """One picture with the voice and all its faces."""
-    import matplotlib
+def provenance(profile: Profile) -> dict[str, Any]:
+    """What a drawn face is made by, other than its seed."""
+    weights = {part: folder_hash(profile.part(part)) for part in (profile.encoder, profile.last_stage, "prior")}
+    if posterior := profile.posterior_of(profile.last_stage):
+        weights["posterior"] = folder_hash(posterior)
+    return {"weights_sha256": weights, "guidance": profile.guidance, "steps": profile.steps}
+
+
+def waveform(windows: Float32[Tensor, "windows clip"]) -> Float32[np.ndarray, " samples"]:
+    """The recording that overlapping windows were cut from, as good as a spectrogram needs it."""
+    return windows[::2].flatten().numpy()
+
+
+def save_gallery(rows: Sequence[GalleryRow], path: Path, made: dict[str, Any], title: str = "") -> None:
+    """A picture with one line a recording: voice → true face | generated faces, labelled as synthetic."""
+    import matplotlib.pyplot as plt
 
     matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    import numpy as np
-
-    from v2f_core.show.plots import GalleryRow, gallery
-
-    row = GalleryRow(label, wave, [np.asarray(image) for image in images], captions=[f"seed {s}" for s in seeds])
-    figure = gallery([row])
+    figure = gallery(rows, title)
     figure.savefig(path, metadata=png_fields(made))
     plt.close(figure)
 
 
-def check_writable(folder: Path) -> None:
-    """Make sure that a folder can be made or written to, without making it.
+def result_names(folder: Path, recording: Path) -> tuple[str, str]:
+    """The beginning of the names of a recording's results, and the recording's SHA-256.
+
+    Only the recording's own earlier results are overwritten: where other files have its name, digits of the hash are
+    added.
 
     Raises:
-        InputError: it cannot, or it is a file.
+        InputError: other files have every such name.
 
     Example:
-        >>> check_writable(Path(__file__) / "faces")
-        Traceback (most recent call last):
-        v2f_core.errors.InputError: ...generate.py: a file, not a folder; choose another folder with --out
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> _ = (folder / "ada.wav").write_bytes(b"a voice")
+        >>> result_names(folder, folder / "ada.wav")[0]
+        'ada'
+        >>> _ = (folder / "ada.json").write_text("another's")
+        >>> result_names(folder, folder / "ada.wav")[0]
+        'ada-e2c67f15'
     """
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not there.is_dir():
-        raise InputError(f"{there}: a file, not a folder; choose another folder with --out")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise InputError(f"{there}: no permission to write here; choose another folder with --out")
+    digest, name = sha256(recording), safe_name(recording.stem)
+    for stem in (name, f"{name}-{digest[:8]}", f"{name}-{digest}"):
+        form = re.compile(rf"{re.escape(stem)}(_\d+\.png|_sheet\.png|\.json)", re.IGNORECASE)
+        present = [path for path in folder.iterdir() if form.fullmatch(path.name)]
+        if not present or _are_results(present, folder / f"{stem}.json", digest):
+            return stem, digest
+    raise InputError(f"{folder}: other files are named {name}-{digest}; choose another folder with --out")
 
 
-@contextmanager
-def staged(folder: Path) -> Iterator[Path]:
-    """Give a temporary folder whose files move into ``folder`` together when the block ends well, else vanish.
-
-    Raises:
-        InputError: the folder cannot be written to.
-
-    Example:
-        >>> target = Path(tempfile.mkdtemp()) / "faces"
-        >>> with staged(target) as stage:
-        ...     _ = (stage / "0.png").write_bytes(b"whole")
-        >>> [path.name for path in target.iterdir()]
-        ['0.png']
-    """
-    existed = folder.exists()
+def _are_results(paths: Sequence[Path], report: Path, digest: str) -> bool:
+    """Whether files are earlier results of a recording: its report, and pictures that say they are drawn."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as name:
-            yield Path(name)
-            for path in sorted(Path(name).iterdir()):
-                path.replace(folder / path.name)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written to ({error.strerror}); choose another with --out") from error
-    finally:
-        if not existed and folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+        if json.loads(report.read_text(encoding="utf-8"))["voice"]["sha256"] != digest:
+            return False
+        for path in paths:
+            if path.suffix == ".png":
+                with Image.open(path) as image:
+                    if "v2f_core" not in image.info:
+                        return False
+    except (OSError, ValueError, LookupError, TypeError, SyntaxError):
+        return False
+    return all(path.name.startswith(report.stem) for path in paths)

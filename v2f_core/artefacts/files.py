@@ -1,20 +1,69 @@
-"""Files that are whole or absent: atomic writes, and hashes for provenance."""
+"""Files that are whole or absent, that say what made them, and that are compared with the hashes kept beside them."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import re
 import tempfile
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from v2f_core.errors import InputError
 
+if TYPE_CHECKING:
+    from PIL.PngImagePlugin import PngInfo
+
 HASHES = "SHA256.json"  # beside folders of weights: relative path -> SHA-256
 DISK_FULL = re.compile(rf"(?:errno|os error) {errno.ENOSPC}\b", re.I)  # as Python, Arrow and Rust (safetensors) put it
+NO_FILE_NAME = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.I)  # what Windows does not take
+LONGEST_NAME = 100  # bytes; file systems take 255, of which endings and temporary names need some
+BESIDE_WEIGHTS = frozenset({"checkpoint.pt", "tensorboard"})  # what a training leaves in the folder of its weights
+SYNTHETIC = (
+    "Synthetic: drawn by a model from a voice. No likeness of any person: a voice does not determine a face. "
+    "Not for identification."
+)
+
+
+# --- names
+
+
+def is_plain_name(text: str) -> bool:
+    """Whether a name is only a name: no part of a path, and nothing that a terminal or file system cannot show.
+
+    Example:
+        >>> is_plain_name("id10001"), is_plain_name("Zoë O'Neil"), is_plain_name("../x"), is_plain_name("a\\nb")
+        (True, True, False, False)
+    """
+    return text.strip() not in ("", ".", "..") and not any(
+        sign in "/\\" or unicodedata.category(sign) in ("Cc", "Cs") for sign in text
+    )
+
+
+def safe_name(text: str) -> str:
+    """Any text as the beginning of a file's name: inside its folder, on every system, and different for every text.
+
+    Safe text stays as it is; other text gets eight digits of its SHA-256.
+
+    Example:
+        >>> safe_name("id10001"), safe_name("../x"), safe_name("10:30")
+        ('id10001', '_x-d6b96a97', '10_30-b90e3a3d')
+    """
+    name = "".join(c if is_plain_name(c + "x") and c not in '<>:"|?*' else "_" for c in text).strip(" .")
+    name = name.encode("utf-8")[:LONGEST_NAME].decode("utf-8", "ignore")
+    if name == text and name and not NO_FILE_NAME.match(name):
+        return name
+    return f"{name or 'unnamed'}-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+
+
+# --- writing
 
 
 @contextmanager
@@ -27,7 +76,6 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         InputError: the folder cannot be written to, or the disk is full.
 
     Example:
-        >>> import tempfile
         >>> target = Path(tempfile.mkdtemp()) / "deep" / "note.txt"
         >>> with atomic_write(target) as temporary:
         ...     _ = temporary.write_text("whole")
@@ -59,11 +107,114 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """Give a temporary folder whose files move into ``folder`` together when the block ends well, else vanish.
+
+    Raises:
+        InputError: the folder cannot be written to.
+
+    Example:
+        >>> target = Path(tempfile.mkdtemp()) / "faces"
+        >>> with staged(target) as stage:
+        ...     _ = (stage / "0.png").write_bytes(b"whole")
+        >>> [path.name for path in target.iterdir()]
+        ['0.png']
+    """
+    existed = folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as name:
+            yield Path(name)
+            for path in sorted(Path(name).iterdir()):
+                path.replace(folder / path.name)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written to ({error.strerror}); choose another with --out") from error
+    finally:
+        if not existed and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def check_writable(folder: Path) -> None:
+    """Make sure that a folder can be made or written to, without making it.
+
+    Raises:
+        InputError: it cannot, or it is a file.
+
+    Example:
+        >>> check_writable(Path(__file__) / "faces")
+        Traceback (most recent call last):
+        v2f_core.errors.InputError: ...files.py: a file, not a folder; choose another folder with --out
+    """
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise InputError(f"{existing}: a file, not a folder; choose another folder with --out")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(f"{existing}: no permission to write here; choose another folder with --out")
+
+
+# --- provenance
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """The installed version of each package; "source" where the package runs from its source tree, not installed.
+
+    Example:
+        >>> sorted(versions("torch", "v2f-core"))
+        ['torch', 'v2f-core']
+    """
+    installed = {}
+    for package in packages:
+        try:
+            installed[package] = version(package)
+        except PackageNotFoundError:
+            installed[package] = "source"
+    return installed
+
+
+def png_fields(made: dict[str, Any]) -> dict[str, str]:
+    """The text chunks of a generated picture: that it is synthetic, made by which weights and seed, of nobody.
+
+    As a dictionary, for figures that matplotlib writes; :func:`png_text` gives the same for PIL.
+
+    Example:
+        >>> png_fields({"seed": 7})["v2f_core"]
+        '{"synthetic": true, "seed": 7}'
+    """
+    return {
+        "Description": SYNTHETIC,
+        "Software": f"v2f-core {versions('v2f-core')['v2f-core']}",
+        "Source": "a generative model (Vox2Face)",
+        "v2f_core": json.dumps({"synthetic": True, **made}),
+    }
+
+
+def png_text(made: dict[str, Any]) -> PngInfo:
+    """:func:`png_fields` for ``Image.save(..., pnginfo=…)``.
+
+    Example:
+        >>> import io
+        >>> from PIL import Image
+        >>> file = io.BytesIO()
+        >>> Image.new("RGB", (2, 2)).save(file, "PNG", pnginfo=png_text({"seed": 7}))
+        >>> sorted(Image.open(file).text)
+        ['Description', 'Software', 'Source', 'v2f_core']
+    """
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    for key, value in png_fields(made).items():
+        info.add_text(key, value)
+    return info
+
+
+# --- hashes
+
+
 def sha256(path: str | Path) -> str:
     """The SHA-256 of a file's bytes, as 64 hexadecimal digits.
 
     Example:
-        >>> import tempfile
         >>> empty = Path(tempfile.mkdtemp()) / "empty"
         >>> empty.touch()
         >>> sha256(empty)[:8]
@@ -71,3 +222,109 @@ def sha256(path: str | Path) -> str:
     """
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folder_hash(folder: str | Path) -> str:
+    """One SHA-256 for all files of a folder: of their sorted relative names and contents.
+
+    It names a set of weights wherever the folder lies. A training's checkpoint and curves beside the weights do not
+    count, since they hold the hour.
+
+    Raises:
+        InputError: the folder is missing.
+
+    Example:
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> _ = (folder / "weights").write_bytes(b"1")
+        >>> one = folder_hash(folder)
+        >>> _ = (folder / "weights").write_bytes(b"2")
+        >>> one == folder_hash(folder)
+        False
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; expected a folder of weights")
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        if not BESIDE_WEIGHTS & set(path.relative_to(folder).parts):
+            digest.update(f"{path.relative_to(folder).as_posix()}\0{sha256(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def read_hashes(table: Path) -> dict[str, str]:
+    """SHA256.json as relative path → SHA-256; empty where there is no such file.
+
+    Raises:
+        InputError: it is not JSON: lines may be deleted by hand, and a comma is soon forgotten.
+
+    Example:
+        >>> read_hashes(Path("nowhere") / HASHES)
+        {}
+    """
+    if not table.is_file():
+        return {}
+    try:
+        return dict(json.loads(table.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(
+            f"{table}: cannot be read as JSON ({error}); mend it, or delete it to have every file's hash taken anew"
+        ) from error
+
+
+@cache
+def damaged_files(folder: Path) -> tuple[Path, ...]:
+    """The files of a folder that are missing or differ from the hashes kept beside it; looked at once a process.
+
+    Example:
+        >>> root = Path(tempfile.mkdtemp())
+        >>> (root / "judge").mkdir()
+        >>> _ = (root / HASHES).write_text(json.dumps({"judge/model.safetensors": "0" * 64}))
+        >>> [path.name for path in damaged_files(root / "judge")]
+        ['model.safetensors']
+    """
+    hashes = {folder.parent / name: digest for name, digest in read_hashes(folder.parent / HASHES).items()}
+    return tuple(
+        path
+        for path, digest in hashes.items()
+        if path.is_relative_to(folder) and (not path.is_file() or sha256(path) != digest)
+    )
+
+
+def pin(folder: str | Path) -> None:
+    """Write the SHA-256 of a folder's files into SHA256.json beside it; those that stand there already must agree.
+
+    Where the table cannot be written, nothing is pinned.
+
+    Raises:
+        InputError: a file differs from its hash there, or the table cannot be read.
+
+    Example:
+        >>> folder = Path(tempfile.mkdtemp()) / "ast"
+        >>> folder.mkdir()
+        >>> _ = (folder / "config.json").write_text("{}")
+        >>> pin(folder)
+        >>> list(read_hashes(folder.parent / HASHES))
+        ['ast/config.json']
+    """
+    folder = Path(folder)
+    table = folder.parent / HASHES
+    known = read_hashes(table)
+    hashes = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
+        entry = path.relative_to(folder.parent).as_posix()
+        hashes[entry] = sha256(path)
+        if known.get(entry, hashes[entry]) != hashes[entry]:
+            raise InputError(
+                f"{path}: not what it was at its first use ({table} says so); delete it and fetch it again, or, if you "
+                "trust the change, delete its line there"
+            )
+    if hashes.keys() <= known.keys() or not os.access(folder.parent, os.W_OK):
+        return
+    with atomic_write(table) as temporary:
+        temporary.write_text(json.dumps({**known, **hashes}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+@cache
+def pin_once(folder: Path) -> None:
+    """:func:`pin`, once a process: hashing gigabytes takes seconds."""
+    pin(folder)

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from v2f_core.artefacts.origins import ORIGINS
-from v2f_core.artefacts.provenance import SYNTHETIC, folder_hash, versions
+from v2f_core.artefacts.files import SYNTHETIC, atomic_write, folder_hash, versions
+from v2f_core.artefacts.weights import ORIGINS
 
 PARTS = {
     "speech_encoder": "hears the voice",
@@ -68,30 +68,32 @@ How the aligner was trained, as its own file tells it:
 """
 
 
-def model_card(folder: str | Path, name: str, provenance: Mapping[str, Any]) -> str:
-    """The card of a pipeline that was just saved.
+def write_card(folder: Path, name: str, provenance: Mapping[str, Any]) -> None:
+    """Write the README.md of a pipeline that was just saved.
 
     Args:
         folder: where it was saved; its parts are hashed and its ``model_index.json`` is read.
         name: what it will be loaded by: a hub id or a folder.
         provenance: the aligner's.
     Raises:
-        InputError: a part's folder is missing.
+        InputError: a part's folder is missing, or the card cannot be written.
     """
-    folder = Path(folder)
+    with atomic_write(folder / "README.md") as temporary:
+        temporary.write_text(_card(folder, name, provenance), encoding="utf-8")
+
+
+def _card(folder: Path, name: str, provenance: Mapping[str, Any]) -> str:
     config = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    told = ("encoder", "guidance", "num_steps", "clip_seconds")
-    there = {part for part in PARTS if part != "posterior" or (folder / part).is_dir()}
+    shown = ("encoder", "guidance", "num_steps", "clip_seconds")
+    parts = {part: does for part, does in PARTS.items() if part != "posterior" or (folder / part).is_dir()}
     return CARD.format(
         licence="apache-2.0" if config.get("profile") == "mini" else "other",
         title=Path(name).name,
         version=versions("v2f-core")["v2f-core"],
         synthetic=SYNTHETIC,
         name=name,
-        parts="\n".join(
-            f"| {part} | {does} | `{folder_hash(folder / part)}` |" for part, does in PARTS.items() if part in there
-        ),
-        settings=", ".join(f"{key} {config[key]}" for key in told),
+        parts="\n".join(f"| {part} | {does} | `{folder_hash(folder / part)}` |" for part, does in parts.items()),
+        settings=", ".join(f"{key} {config[key]}" for key in shown),
         provenance=json.dumps(provenance, indent=2, sort_keys=True, ensure_ascii=False),
         terms=_terms(config.get("profile"), config["encoder"]),
     )

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import copyreg
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal
 
-from v2f_core.artefacts.files import HASHES
-from v2f_core.artefacts.integrity import damaged_assets, is_listed, pin_once
-from v2f_core.artefacts.origins import ORIGINS
+from v2f_core.artefacts.files import HASHES, damaged_files, pin_once, read_hashes
+from v2f_core.artefacts.weights import ORIGINS, from_caches, how_to_get
 from v2f_core.errors import InputError
 
 MINI_ASSETS = Path(__file__).parents[2] / "minivox" / "assets"
@@ -20,14 +17,6 @@ RESTORE = "get it again (git checkout -- minivox/assets, or reinstall v2f-core)"
 UNTRAINED = "this version has no weights of it; python -m minivox.build makes them"
 PARTS = ("ast", "ecapa", "faces", "prior", "judge", "aligner")
 OPTIONAL = ("scorer", "adapted", "posterior")
-
-
-def _read_only(settings: dict[str, Any]) -> MappingProxyType[str, Any]:
-    return MappingProxyType(settings)
-
-
-# so that a profile can be sent to another process, settings and all
-copyreg.pickle(MappingProxyType, lambda view: (_read_only, (dict(view),)))
 
 
 @dataclass(frozen=True)
@@ -53,9 +42,9 @@ class Profile:
         guidance: classifier-free guidance scale of the sampler.
         steps: steps of DPM-Solver++.
         stage1: settings of Stage I other than the defaults of `Stage1Settings`.
-        finetune: those of Stage I from waveforms other than the defaults of `FinetuneSettings`; under "identity" what
+        finetune: those of Stage I from waveforms other than the defaults of `WaveformSettings`; under "identity" what
             differs from ``stage1``.
-        stage2: settings of Stage II other than the defaults of `Stage2Settings`; under "consistency" those of L_self.
+        stage2: settings of Stage II other than the defaults of `Stage2Settings`.
         published: the parts are others' published weights (`artefacts.origins`): taken from the hub's cache where
             they lie there whole; their hashes are written down at their first use.
 
@@ -83,9 +72,9 @@ class Profile:
     clip_seconds: float = 1.25
     guidance: float = 3.0
     steps: int = 25
-    stage1: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
-    finetune: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
-    stage2: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    stage1: Mapping[str, Any] = field(default_factory=dict)
+    finetune: Mapping[str, Any] = field(default_factory=dict)
+    stage2: Mapping[str, Any] = field(default_factory=dict)
     published: bool = False
 
     def part(self, name: str) -> Path:
@@ -100,8 +89,6 @@ class Profile:
             Traceback (most recent call last):
             v2f_core.errors.InputError: nose: no such part of a profile; parts are ast, ecapa, faces, …
         """
-        from v2f_core.artefacts import weights
-
         if name not in PARTS + OPTIONAL:
             raise InputError(f"{name}: no such part of a profile; parts are {', '.join(PARTS + OPTIONAL)}")
         folder: Path | None = getattr(self, name)
@@ -109,12 +96,12 @@ class Profile:
             raise InputError(f"{name}: the {self.name} profile has none; choose another profile")
         theirs = self.published and name in ORIGINS
         if theirs:
-            weights.from_caches(name, folder)
+            from_caches(name, folder)
         if not folder.is_dir() or not any(folder.iterdir()):
             raise InputError(f"{folder}: the {self.name} profile's {name} is missing; {self.remedy(name)}")
         if theirs:
             pin_once(folder)
-        elif damaged := damaged_assets(folder):
+        elif damaged := damaged_files(folder):
             raise InputError(f"{damaged[0]}: differs from its hash in {HASHES}; {self.remedy(name)}")
         return folder
 
@@ -140,16 +127,16 @@ class Profile:
         return self.part("posterior")
 
     def ships(self, name: str) -> bool:
-        """Whether the hashes beside a part's folder list files of it: what a checkout should therefore hold."""
-        return is_listed(getattr(self, name))
+        """Whether the hashes beside a part's folder list files of it; true where there are no hashes."""
+        folder: Path = getattr(self, name)
+        hashes = read_hashes(folder.parent / HASHES)
+        return not hashes or any(file.startswith(f"{folder.name}/") for file in hashes)
 
     def remedy(self, name: str) -> str:
         """What to do about a missing or damaged part, as the end of a sentence."""
         if getattr(self, name).is_relative_to(MINI_ASSETS):
             return RESTORE if self.ships(name) else UNTRAINED
         if self.published and name in ORIGINS:
-            from v2f_core.artefacts.weights import how_to_get
-
             return f"{how_to_get(name)}; or set V2F_FULL to the folder that holds it"
         stage = {"adapted": "stage2", "posterior": "posterior"}.get(name, "stage1")
         command = f"python -m v2f_core {stage} --profile {self.name} --out {getattr(self, name)}"
@@ -210,10 +197,10 @@ def _mini() -> Profile:
         image_size=128,
         dataset=MINI_ASSETS / "minivox",
         dataset_is_packed=True,
-        guidance=2.0,  # chosen on validation persons, see GUIDANCES in build/prior_report.py
-        stage1=MappingProxyType(stage1),
-        finetune=MappingProxyType(finetune),
-        stage2=MappingProxyType(stage2),
+        guidance=2.0,  # chosen on validation persons, see GUIDANCES in minivox/build/prior_report.py
+        stage1=stage1,
+        finetune=finetune,
+        stage2=stage2,
     )
 
 
@@ -227,12 +214,12 @@ def _full() -> Profile:
         dataset=root / "dataset",
         scorer=root / "scorer",
         ast_frames=128,  # a clip of 1.25 s; the published 1,024 cost ten times as much
-        stage2=MappingProxyType({"mixed_precision": "bf16"}),  # the paper: "mixed precision"
+        stage2={"mixed_precision": "bf16"},  # the paper: "mixed precision"
         published=True,
     )
 
 
-_PROFILES = {"mini": _mini, "full": _full}
+PROFILES = {"mini": _mini, "full": _full}
 
 
 def load_profile(name: str | None = None) -> Profile:
@@ -249,9 +236,9 @@ def load_profile(name: str | None = None) -> Profile:
         v2f_core.errors.InputError: medium: no such profile; choose mini or full (--profile or V2F_PROFILE)
     """
     name = name or os.environ.get("V2F_PROFILE") or "mini"
-    if name not in _PROFILES:
-        raise InputError(f"{name}: no such profile; choose {' or '.join(_PROFILES)} (--profile or V2F_PROFILE)")
-    profile = _PROFILES[name]()
+    if name not in PROFILES:
+        raise InputError(f"{name}: no such profile; choose {' or '.join(PROFILES)} (--profile or V2F_PROFILE)")
+    profile = PROFILES[name]()
     if chosen := os.environ.get("V2F_DATASET"):
         return replace(profile, dataset=Path(chosen).expanduser().absolute(), dataset_is_packed=False)
     return profile

@@ -1,41 +1,129 @@
-"""Brings the full profile's weights to where it looks for them: from a local folder, the hub's cache, or a download.
+"""The full profile's weights: who publishes them, under which terms, and how they come to where the profile looks.
 
-A part appears whole or not at all: files gather in ``.NAME.partial`` beside it, which a stopped run leaves behind and
-the next one goes on with. Nothing whose terms ask for consent is downloaded without it, nothing at all when
-HF_HUB_OFFLINE is set. The SHA-256 of every file is written into SHA256.json at its first use and compared ever after.
+Files of the Hugging Face Hub go through its own cache and are linked from there. Nothing whose terms ask for consent is
+downloaded without it, and nothing at all when HF_HUB_OFFLINE is set. Pickles are read safely and stored as safetensors.
+What is known of the weights, their training data and their leaks, stands in ``data_cards/weights.md``.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from v2f_core.artefacts.download import download, from_hub
-from v2f_core.artefacts.files import atomic_write
-from v2f_core.artefacts.integrity import pin
-from v2f_core.artefacts.origins import ORIGINS, VGGFACE2_JUDGE, Origin, Published
-from v2f_core.artefacts.placing import named_disk_errors, put, unzip_one
+from v2f_core.artefacts.files import atomic_write, pin, sha256
+from v2f_core.artefacts.pickles import bin_to_safetensors, vggface2_to_safetensors
 from v2f_core.errors import InputError
 
-Wanted = tuple[Origin, str, Published]  # who publishes it, its path in our folder, and theirs
+AGAIN = "run it again, it goes on from here"
 SPARE = 200  # megabytes to leave free on the disk
+# Face nets in Caffe's manner: pixels 0 to 255 in BGR less these means, nothing else
+VGGFACE2_JUDGE = {
+    "architecture": "resnet50_caffe",
+    "n_classes": 8631,
+    "size": 224,
+    "channels": "BGR",
+    "mean": [91.4953, 103.8827, 131.0912],
+    "scale": 1.0,
+}
 
 
-def missing(part: str, folder: str | Path) -> list[Wanted]:
-    """What a part's folder lacks of what is published for it.
+# --- what is published
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A publisher's repository, archive or form, and which of its files belong into a part's folder.
+
+    Attributes:
+        name: the hub's id; else the archive's or file's own name.
+        licence: as its publisher states it.
+        megabytes: of a whole download, as its publisher shows it.
+        files: path in our folder → path in the repository or archive. A pickle becomes safetensors on the way.
+        consent: what has to be agreed to before a download; "" if nothing.
+        archive: address of a zip that holds the files.
+        form: page of those who give it out by hand; it cannot be downloaded by a program.
+    """
+
+    name: str
+    licence: str
+    megabytes: int
+    files: Mapping[str, str]
+    consent: str = ""
+    archive: str = ""
+    form: str = ""
+
+    @property
+    def page(self) -> str:
+        """Where a person reads about it."""
+        return self.form or self.archive or f"https://huggingface.co/{self.name}"
+
+
+def _same(files: str) -> dict[str, str]:
+    return {file: file for file in files.split()}
+
+
+_RELEASES = "https://github.com/deepinsight/insightface/releases/download/v0.7"
+_RESEARCH = "non-commercial research only"
+_INSIGHTFACE = f"InsightFace's models are for {_RESEARCH}"
+_ARC2FACE, _MIT = "FoivosPar/Arc2Face", "MIT as stated"
+_WEBFACE = (
+    "Arc2Face states MIT; its face nets were trained on WebFace42M, which is given out for non-commercial research"
+)
+_OPENRAIL = "CreativeML Open RAIL-M forbids some uses, impersonation without consent among them"
+_FACES, _SCORER = _same("scrfd_10g_bnkps.onnx"), _same("det_10g.onnx w600k_r50.onnx")
+_AST = _same("config.json preprocessor_config.json model.safetensors")
+_ECAPA = _same("hyperparams.yaml label_encoder.txt embedding_model.ckpt mean_var_norm_emb.ckpt classifier.ckpt")
+_UNET = {
+    "unet/config.json": "arc2face/config.json",
+    "unet/diffusion_pytorch_model.safetensors": "arc2face/diffusion_pytorch_model.safetensors",
+    "text_encoder/config.json": "encoder/config.json",
+    "text_encoder/model.safetensors": "encoder/pytorch_model.bin",
+}
+_REST_OF_PRIOR = _same(
+    "model_index.json vae/config.json vae/diffusion_pytorch_model.safetensors tokenizer/vocab.json "
+    "tokenizer/merges.txt tokenizer/tokenizer_config.json tokenizer/special_tokens_map.json "
+    "scheduler/scheduler_config.json"
+)
+_JUDGE = {"model.safetensors": "resnet50_ft_weight.pkl"}
+
+ORIGINS: Mapping[str, tuple[Origin, ...]] = {
+    "ast": (Origin("MIT/ast-finetuned-audioset-10-10-0.4593", "BSD-3-Clause", 346, _AST),),
+    "ecapa": (Origin("speechbrain/spkrec-ecapa-voxceleb", "Apache-2.0", 89, _ECAPA),),
+    "faces": (
+        Origin("antelopev2", _RESEARCH, 361, _FACES, _INSIGHTFACE, archive=f"{_RELEASES}/antelopev2.zip"),
+        # Arc2Face was conditioned on this net, not on antelopev2's own glintr100
+        Origin(_ARC2FACE, _MIT, 261, _same("arcface.onnx"), _WEBFACE),
+    ),
+    "prior": (
+        Origin(_ARC2FACE, _MIT, 3932, _UNET, _WEBFACE),
+        Origin("stable-diffusion-v1-5/stable-diffusion-v1-5", "CreativeML Open RAIL-M", 337, _REST_OF_PRIOR, _OPENRAIL),
+    ),
+    "judge": (
+        Origin(
+            "resnet50_ft_weight.pkl", "not stated", 164, _JUDGE, form="https://github.com/cydonia999/VGGFace2-pytorch"
+        ),
+    ),
+    # a face net that the generator was not conditioned on
+    "scorer": (Origin("buffalo_l", _RESEARCH, 326, _SCORER, _INSIGHTFACE, archive=f"{_RELEASES}/buffalo_l.zip"),),
+}
+
+
+def missing(part: str, folder: str | Path) -> list[tuple[Origin, str]]:
+    """What a part's folder lacks of what is published for it: publisher and path in the folder.
 
     Example:
-        >>> [target for _, target, _ in missing("ast", "nowhere")]
+        >>> [target for _, target in missing("ast", "nowhere")]
         ['config.json', 'preprocessor_config.json', 'model.safetensors']
     """
-    folder = Path(folder)
     return [
-        (origin, target, published)
-        for origin in ORIGINS[part]
-        for target, published in origin.files.items()
-        if not (folder / target).is_file()
+        (origin, target) for origin in ORIGINS[part] for target in origin.files if not (Path(folder) / target).is_file()
     ]
 
 
@@ -52,27 +140,24 @@ def how_to_get(part: str) -> str:
     size = sum(origin.megabytes for origin in ORIGINS[part])
     licences = ", ".join(dict.fromkeys(origin.licence for origin in ORIGINS[part]))
     if first.form:
-        return (
-            f"get {first.name} ({size:.0f} MB; licence {licences}) from {first.form}, then {command} --local ITS_FOLDER"
-        )
-    return f"{command} ({size:.0f} MB; {licences})"
+        return f"get {first.name} ({size} MB; licence {licences}) from {first.form}, then {command} --local ITS_FOLDER"
+    return f"{command} ({size} MB; {licences})"
+
+
+# --- bringing it
 
 
 def fetch(
-    part: str,
-    folder: str | Path,
-    agree: Callable[[Origin], bool],
-    local: str | Path | None = None,
-    online: bool = True,
+    part: str, folder: str | Path, agree: Callable[[Origin], bool], local: str | Path | None = None, online: bool = True
 ) -> list[str]:
     """Complete a part's folder; a stopped run is taken up where it was.
 
     Args:
-        part: a name in `v2f_core.artefacts.origins.ORIGINS`.
-        folder: where the part belongs; its parent holds SHA256.json.
+        part: a name in :data:`ORIGINS`.
+        folder: where the part belongs. SHA256.json in its parent gets every file's hash.
         agree: asked once for each publisher with terms before anything of theirs is downloaded.
         local: a folder that holds published files, under their publisher's name, as unpacked or as downloaded.
-        online: whether what is not at hand may be downloaded.
+        online: whether files that are in no cache may be downloaded.
     Returns:
         One line for each file: where it came from.
     Raises:
@@ -90,103 +175,186 @@ def fetch(
     if local is not None and not Path(local).expanduser().is_dir():
         raise InputError(f"{local}: no such folder; give --local one that holds files as their publishers name them")
     folder = Path(folder)
-    place = folder if folder.is_dir() and any(folder.iterdir()) else folder.with_name(f".{folder.name}.partial")
-    report, away = [], []
-    for origin, target, published in missing(part, place):
-        if source := _at_hand(origin, published, local, place.parent):
-            with named_disk_errors(place / target):
-                put(source, place / target, published)
+    report, downloads = [], []
+    for origin, target in missing(part, folder):
+        if source := _at_hand(origin, target, local, folder.parent):
+            _place(source, folder / target)
             report.append(f"{target}: from {source}")
         else:
-            away.append((origin, target, published))
-    _may_download(part, away, place, agree, online)
-    for origin, target, published in away:
-        with named_disk_errors(place / target):
-            source = _downloaded(origin, published, place.parent)
-            put(source, place / target, published)
+            downloads.append((origin, target))
+    _check_downloads(part, downloads, folder, agree, online)
+    for origin, target in downloads:
+        _place(_download(origin, target, folder.parent), folder / target)
         report.append(f"{target}: from {origin.page}")
-    if part == "judge" and not (place / "config.json").exists():
-        with atomic_write(place / "config.json") as temporary:
+    if part == "judge" and not (folder / "config.json").exists():
+        with atomic_write(folder / "config.json") as temporary:
             temporary.write_text(json.dumps(VGGFACE2_JUDGE, indent=2) + "\n", encoding="utf-8")
-    pin(place, folder.name)
-    if place != folder:
-        shutil.rmtree(folder, ignore_errors=True)  # an empty one
-        place.rename(folder)
+    pin(folder)
     shutil.rmtree(folder.parent / ".downloads", ignore_errors=True)
     return report
 
 
 def from_caches(part: str, folder: str | Path) -> None:
-    """Fill a part's folder, if there is none yet, where the hub's and insightface's caches hold all of it.
+    """Fill a part's empty folder where the hub's and insightface's caches hold all of it.
 
     Raises:
-        InputError: the folder is there, but not whole. What else lies in it must not stand in for what is missing:
+        InputError: the folder holds a part that is not whole. Other files must not stand in for what is missing:
             antelopev2's own ArcFace is not the one that Arc2Face knows.
     """
     folder = Path(folder)
+    lacking = missing(part, folder)
     if folder.is_dir() and any(folder.iterdir()):
-        if lacking := [target for _, target, _ in missing(part, folder)]:
-            raise InputError(f"{folder}: lacks {', '.join(lacking)} of what is published for it; {how_to_get(part)}")
-        return
-    if all(_at_hand(origin, file) for origin in ORIGINS[part] for file in origin.files.values()):
+        if lacking:
+            names = ", ".join(target for _, target in lacking)
+            raise InputError(f"{folder}: lacks {names} of what is published for it; {how_to_get(part)}")
+    elif all(_at_hand(origin, target) for origin, target in lacking):
         fetch(part, folder, agree=lambda _: False, online=False)
 
 
-def _at_hand(
-    origin: Origin, published: Published, local: str | Path | None = None, root: Path | None = None
-) -> Path | None:
-    """A published file in a local folder or a cache, whatever it was unpacked into."""
-    name = Path(published.path).name
+def _at_hand(origin: Origin, target: str, local: str | Path | None = None, root: Path | None = None) -> Path | None:
+    """A published file in a local folder or a cache, in whatever folder it was unpacked."""
+    path = Path(origin.files[target])
     folders = [Path("~/.insightface/models").expanduser() / origin.name] if origin.archive else []
     if local is not None:
         base = Path(local).expanduser()
         folders = [base / origin.name, base / origin.name.rpartition("/")[2], base, *folders]
         if origin.archive and root and (base / f"{origin.name}.zip").is_file():
-            return unzip_one(base / f"{origin.name}.zip", name, root / ".downloads" / origin.name)
+            return _unzip(base / f"{origin.name}.zip", path.name, root / ".downloads" / origin.name)
     for folder in folders:
-        nested = (folder / origin.name / name,) if origin.archive else ()  # as antelopev2.zip unpacks
-        for candidate in (folder / published.path, *nested):
+        for candidate in (folder / path, folder / origin.name / path.name):  # as antelopev2.zip unpacks
             if candidate.is_file():
                 return candidate
     if origin.archive or origin.form:
         return None
     from huggingface_hub import constants, try_to_load_from_cache
 
-    cached = try_to_load_from_cache(origin.name, published.path, cache_dir=constants.HF_HUB_CACHE)
+    cached = try_to_load_from_cache(origin.name, path.as_posix(), cache_dir=constants.HF_HUB_CACHE)
     return Path(cached) if isinstance(cached, str) else None
 
 
-def _may_download(part: str, away: list[Wanted], place: Path, agree: Callable[[Origin], bool], online: bool) -> None:
+def _check_downloads(
+    part: str, downloads: list[tuple[Origin, str]], folder: Path, agree: Callable[[Origin], bool], online: bool
+) -> None:
     """Refuse what cannot or must not be downloaded, before the first byte."""
     from huggingface_hub import is_offline_mode
 
-    if not away:
+    if not downloads:
         return
-    for origin, _, published in away:
+    for origin, target in downloads:
         if origin.form:
-            raise InputError(f"{part}: {published.path} is given out by hand; {how_to_get(part)}")
+            raise InputError(f"{part}: {origin.files[target]} is given out by hand; {how_to_get(part)}")
         if not online or is_offline_mode():
             raise InputError(
-                f"{part}: {published.path} of {origin.name} is not here, and nothing may be downloaded "
+                f"{part}: {origin.files[target]} of {origin.name} is not here, and nothing may be downloaded "
                 f"(HF_HUB_OFFLINE); copy it into a folder and give that as --local, or go online: {how_to_get(part)}"
             )
-    origins = list({origin.name: origin for origin, _, _ in away}.values())
-    needed = sum(published.megabytes for _, _, published in away) + sum(o.archive_megabytes for o in origins) + SPARE
-    there = next(folder for folder in place.absolute().parents if folder.exists())
-    free = shutil.disk_usage(there).free / 1e6
+    origins = {origin.name: origin for origin, _ in downloads}.values()
+    needed = sum(origin.megabytes for origin in origins) + SPARE
+    disk = next(path for path in folder.absolute().parents if path.exists())
+    free = shutil.disk_usage(disk).free / 1e6
     if free < needed:
-        raise InputError(
-            f"{there}: {free:.0f} MB free, {part} takes {needed:.0f} MB; free some, or set V2F_FULL elsewhere"
-        )
+        raise InputError(f"{disk}: {free:.0f} MB free, {part} takes {needed} MB; free some, or set V2F_FULL elsewhere")
     for origin in origins:
         if origin.consent and not agree(origin):
             raise InputError(f"{part}: {origin.name} is not downloaded without consent to its terms: {origin.consent}")
 
 
-def _downloaded(origin: Origin, published: Published, root: Path) -> Path:
+def _download(origin: Origin, target: str, root: Path) -> Path:
+    """A published file in the hub's cache, or out of its archive; goes on where an earlier download broke off."""
+    import huggingface_hub
+    from huggingface_hub.file_download import http_get
+
+    path = origin.files[target]
     if not origin.archive:
-        return from_hub(origin.name, published.path)
+        with _download_errors(f"{origin.name}/{path}", origin.page):
+            return Path(huggingface_hub.hf_hub_download(origin.name, path))
     archive = root / ".downloads" / f"{origin.name}.zip"
     if not archive.is_file():
-        download(origin.archive, archive)
-    return unzip_one(archive, Path(published.path).name, root / ".downloads" / origin.name)
+        archive.parent.mkdir(parents=True, exist_ok=True)
+        part = archive.with_suffix(".part")
+        with _download_errors(origin.archive, origin.page), part.open("ab") as file:
+            http_get(origin.archive, file, resume_size=file.tell(), displayed_filename=archive.name)
+        part.replace(archive)
+    return _unzip(archive, Path(path).name, root / ".downloads" / origin.name)
+
+
+@contextmanager
+def _download_errors(what: str, page: str) -> Iterator[None]:
+    """Turn an error of the hub's library, or of the HTTP library below it, into one line that says what to do."""
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        way_out = f"agree to its terms on {page}, then log in here with 'hf auth login' or set HF_TOKEN"
+        raise InputError(f"{what}: access is restricted; {way_out}") from error
+    except errors.LocalEntryNotFoundError as error:
+        raise InputError(f"{what}: the hub cannot be reached; run it again, or give --local") from error
+    except (errors.RepositoryNotFoundError, errors.EntryNotFoundError) as error:
+        raise InputError(f"{what}: no longer published there; look at {page}") from error
+    except errors.HfHubHTTPError as error:
+        reason = " ".join(str(error).split())[:200]
+        way_out = "run it again later, or get it by hand and give --local"
+        raise InputError(f"{what}: the server answers with an error ({reason}); {way_out}") from error
+    except Exception as error:  # the HTTP library's own
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        if isinstance(error, OSError) and error.errno:
+            raise InputError(f"{what}: cannot be written ({reason}); free room, then {AGAIN}") from error
+        raise InputError(f"{what}: the download broke off ({reason}); {AGAIN}") from error
+
+
+def _unzip(archive: Path, name: str, folder: Path) -> Path:
+    """One file of a zip, in whatever folder it lies there."""
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            members = [member for member in opened.namelist() if Path(member).name == name]
+            if not members:
+                raise InputError(f"{archive}: holds no {name}; expected {archive.stem} as its publisher packed it")
+            with atomic_write(folder / name) as temporary, opened.open(members[0]) as source:
+                temporary.write_bytes(source.read())
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise InputError(f"{archive}: damaged or cut off; delete it and fetch it again") from error
+    return folder / name
+
+
+def _place(source: Path, target: Path) -> None:
+    """Put a published file where it belongs: read safely and rewritten, or linked, or copied."""
+    real = source.resolve()
+    # the hub's cache names large files by their SHA-256
+    if re.fullmatch("[0-9a-f]{64}", real.name) and sha256(real) != real.name:
+        raise InputError(f"{real}: damaged (its SHA-256 is not its name); delete it and fetch it again")
+    if source.suffix in (".bin", ".pkl"):
+        return (vggface2_to_safetensors if source.suffix == ".pkl" else bin_to_safetensors)(real, target)
+    _check_whole(real, target.suffix)
+    try:
+        with atomic_write(target) as temporary:
+            temporary.unlink()
+            try:
+                os.link(real, temporary)
+            except OSError:  # another disk, or one without links
+                shutil.copyfile(real, temporary)
+    except OSError as error:
+        raise InputError(
+            f"{real}: cannot be copied to {target} ({error.strerror}); check the rights of both"
+        ) from error
+
+
+def _check_whole(path: Path, suffix: str) -> None:
+    """Refuse half a file before its hash is taken for good."""
+    try:
+        if suffix == ".safetensors":
+            from safetensors import safe_open
+
+            with safe_open(path, "np"):
+                pass
+        elif suffix == ".onnx":
+            import onnx
+
+            onnx.load(str(path), load_external_data=False)
+        elif suffix == ".ckpt":
+            import torch
+
+            torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # each library has its own
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: half a file, or not of its kind ({reason}); delete it and fetch it again") from error

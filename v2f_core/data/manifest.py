@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
-from v2f_core.artefacts.files import atomic_write
+from v2f_core.artefacts.files import atomic_write, is_plain_name
 from v2f_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ class Manifest:
 
     root: Path
     table: pd.DataFrame
-    left_out: pd.DataFrame = field(default_factory=lambda: _empty("item", "why"))
+    left_out: pd.DataFrame = field(default_factory=lambda: _nothing_left_out())
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "table", check(self.table))
@@ -90,7 +92,7 @@ def from_csv(path: str | Path) -> Manifest:
     The session column may be left out.
 
     Raises:
-        InputError: the file is missing, is no CSV, or its contents break a rule of `check`.
+        InputError: the file is missing, is no CSV, or its contents break a rule of :func:`check`.
 
     Example:
         >>> import tempfile
@@ -108,27 +110,15 @@ def from_csv(path: str | Path) -> Manifest:
         raise InputError(
             f"{path}: cannot be read as a table ({error}); expected a CSV of {', '.join(COLUMNS)}"
         ) from error
-    if "session" not in table:
-        table["session"] = ""
-    try:
-        return Manifest(path.parent, table)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+    with named(path):
+        return Manifest(path.parent, table if "session" in table else table.assign(session=""))
 
 
 def from_parquet(path: str | Path) -> Manifest:
-    """A manifest that was saved as Parquet in the dataset's root.
+    """A manifest that :meth:`Manifest.save` wrote as Parquet into the dataset's root.
 
     Raises:
-        InputError: the file is missing or no Parquet, or its contents break a rule of `check`.
-
-    Example:
-        >>> import pandas as pd, tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "manifest.parquet"
-        >>> rows = [("Ada", "f", "test", "face", "", "ada.png")]
-        >>> Manifest(path.parent, pd.DataFrame(rows, columns=COLUMNS)).save(path)
-        >>> from_parquet(path).table.path.tolist()
-        ['ada.png']
+        InputError: the file is missing or no Parquet, or its contents break a rule of :func:`check`.
     """
     import pandas as pd
 
@@ -137,8 +127,15 @@ def from_parquet(path: str | Path) -> Manifest:
         table = pd.read_parquet(path)
     except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
         raise InputError(f"{path}: cannot be read as Parquet ({error}); write it again with a scan") from error
-    try:
+    with named(path):
         return Manifest(path.parent, table)
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Put the file's name before the message of an `InputError` that its contents cause."""
+    try:
+        yield
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 
@@ -147,8 +144,9 @@ def check(table: pd.DataFrame) -> pd.DataFrame:
     """The table with its columns in order and its rows sorted, after a look that it makes sense.
 
     Raises:
-        InputError: a column is missing; a sex, split or kind is unknown; a person has two sexes or is in two splits
-            (the splits would leak); a path appears twice, is absolute or leads out of the root.
+        InputError: a column is missing; a sex, split or kind is unknown; a person's name is a path or cannot be shown;
+            a person has two sexes or is in two splits (the splits would leak); a path appears twice, is absolute or
+            leads out of the root.
 
     Example:
         >>> import pandas as pd
@@ -168,6 +166,9 @@ def check(table: pd.DataFrame) -> pd.DataFrame:
         if len(wrong):
             row = wrong.iloc[0]
             raise InputError(f"{row.path}: {column} is {row[column]!r}; expected {' or '.join(allowed)}")
+    for person in table.person.unique():
+        if not is_plain_name(person):
+            raise InputError(f"{person!r}: no name of a person; expected letters and digits, without / and \\")
     for column in ("sex", "split"):
         kinds = table.groupby("person")[column].nunique()
         if (kinds > 1).any():
@@ -175,12 +176,13 @@ def check(table: pd.DataFrame) -> pd.DataFrame:
     if table.path.duplicated().any():
         raise InputError(f"{table.path[table.path.duplicated()].iloc[0]}: listed twice; list each file once")
     for path in table.path:
-        if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or not path:
+        forms = PurePosixPath(path), PureWindowsPath(path)
+        if not path or any(form.anchor or ".." in form.parts for form in forms):
             raise InputError(f"{path!r}: not a path below the dataset's root; make it relative to it")
     return table.sort_values(["split", "person", "kind", "path"]).reset_index(drop=True)
 
 
-def _empty(*columns: str) -> pd.DataFrame:
+def _nothing_left_out() -> pd.DataFrame:
     import pandas as pd
 
-    return pd.DataFrame(columns=list(columns), dtype=str)
+    return pd.DataFrame(columns=["item", "why"], dtype=str)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
-import shutil
 import sys
 import tarfile
 import tempfile
 from pathlib import Path
 
-from v2f_core.artefacts.files import HASHES, atomic_write, sha256
+from v2f_core.artefacts.files import HASHES, atomic_write, read_hashes, sha256
 from v2f_core.artefacts.profiles import MINI_ASSETS, RESTORE, cache_folder
 from v2f_core.errors import InputError
 
@@ -113,11 +111,10 @@ def _expected(packed: Path) -> dict[str, str]:
     for path in (table, *(packed / name for name in ARCHIVES)):
         if not path.is_file():
             raise InputError(f"{path}: missing; {RESTORE}")
-    try:
-        hashes = json.loads(table.read_text())
-        return {name: hashes[f"{packed.name}/{name}"] for name in ARCHIVES}
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{table}: damaged (no hashes of {packed.name}'s archives); {RESTORE}") from error
+    hashes = read_hashes(table)
+    if missing := [name for name in ARCHIVES if f"{packed.name}/{name}" not in hashes]:
+        raise InputError(f"{table}: no hash of {packed.name}/{missing[0]}; {RESTORE}")
+    return {name: hashes[f"{packed.name}/{name}"] for name in ARCHIVES}
 
 
 def _extract(archives: list[Path], target: Path) -> None:
@@ -128,13 +125,11 @@ def _extract(archives: list[Path], target: Path) -> None:
         for path in archives:
             with tarfile.open(path, "r:") as archive:
                 for entry in archive:
-                    inside = (target / entry.name).resolve().is_relative_to(target.resolve())
-                    if not (entry.isreg() and inside):
-                        raise InputError(f"{path}: holds {entry.name}, which is no plain file below it; {RESTORE}")
-                    content = archive.extractfile(entry)
-                    assert content is not None  # a regular file has content
-                    destination = target / entry.name
-                    destination.parent.mkdir(parents=True, exist_ok=True)
-                    with destination.open("wb") as file:
-                        shutil.copyfileobj(content, file)
+                    try:
+                        if not entry.isreg():
+                            raise tarfile.SpecialFileError(entry)
+                        archive.extract(entry, target, filter="data")
+                    except tarfile.FilterError as error:
+                        message = f"{path}: holds {entry.name}, which is no plain file below it; {RESTORE}"
+                        raise InputError(message) from error
                     bar.update(entry.size)

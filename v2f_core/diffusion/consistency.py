@@ -1,53 +1,41 @@
-"""Diffusion self-consistency L_self (Eq. 11-14): a frozen generator as the critic of a predicted identity.
+"""Self-consistency, L_self (Eq. 11-14): the frozen generator judges a predicted identity.
 
-A face is noised, the UNet looks at it under ẑ, and what it says is compared with a target; the six ways to do so stand
-in :mod:`v2f_core.diffusion.strategies`, everything that the paper leaves open in
-:class:`~v2f_core.diffusion.consistency_settings.ConsistencySettings`. UNet passes an example (counted for any
-setting by ``settings.unet_passes()``; g: with gradient, about three times the work):
+A face is noised, the UNet predicts the noise under the identity ẑ, and a *critic* turns that prediction into a loss.
+A critic is a function ``(view, identity, faces) -> loss of each example``. This module has the paper's and two
+controls, :mod:`v2f_core.studies.critics` has more, and your own is passed in the same way::
 
-========  =================  =============================================================
-mode      UNet passes        and besides
-========  =================  =============================================================
-paper     1 g + k            x̂0 in k steps (the first prediction is used again), VAE, f_arc
-denoise   1 g
-teacher   1 g + 1
-contrast  (K + 1) g + 1      K negatives and null
-cycle     k g                x̂0 in k steps, VAE, f_arc, all with gradient
-likeness  k g                the same
-========  =================  =============================================================
+    loss = SelfConsistency(prior, arcface, critic=paper)(aligner(voices), faces, generator).loss
 
-``anchor`` costs 1 more, ``z_t_from="generated"`` its solver steps.
-
-Latents, landmarks and z_arc never change and are given, made once. P(z_arc) is not kept: it would take far more memory
-than all latents, and the text encoder costs little beside one UNet pass.
+The paper's loss is smallest where the UNet ignores its condition, and where every ẑ is the same. Neither is learning:
+:mod:`v2f_core.diffusion.monitors` measures both.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from v2f_core.diffusion.consistency_settings import ConsistencySettings
-from v2f_core.diffusion.lora import lora_parameters
+from v2f_core.diffusion.lora import without_lora
 from v2f_core.diffusion.prior import Prior
-from v2f_core.diffusion.strategies import STRATEGIES, Asked, Look, mean_square, undisturbed
-from v2f_core.diffusion.timesteps import draw_timesteps, timestep_weight
 from v2f_core.errors import InputError
+from v2f_core.identity.arcface_torch import align_batch
 
 
 @dataclass(frozen=True)
 class FaceBatch:
-    """Real faces, each of another person.
+    """Photographs of different persons, encoded once.
 
     Attributes:
-        latents: z_0, the VAE's code.
-        landmarks: five points in pixels of the decoded image.
-        z_arc: unit identities.
-        women: the persons' sex.
+        latents: z_0, the VAE's code of each photograph.
+        landmarks: five (x, y) points in pixels of the decoded image.
+        z_arc: unit ArcFace identities.
+        women: the persons' sex; critics that compare persons compare within it.
     """
 
     latents: Float[Tensor, "batch 4 h w"]
@@ -55,116 +43,163 @@ class FaceBatch:
     z_arc: Float[Tensor, "batch 512"]
     women: Bool[Tensor, " batch"]
 
-    def __getitem__(self, rows: Int[Tensor, " some"] | slice) -> FaceBatch:
-        """Some of them."""
+    def __getitem__(self, rows: slice | Int[Tensor, " some"]) -> FaceBatch:
+        """Some of the faces."""
         return FaceBatch(self.latents[rows], self.landmarks[rows], self.z_arc[rows], self.women[rows])
 
 
-class ConsistencyTerms(NamedTuple):
-    """What :class:`SelfConsistency` gives.
+@dataclass(frozen=True)
+class View:
+    """The noised faces and the networks that look at them: everything a critic may use.
 
     Attributes:
-        loss: the mean of w(t) times the examples' losses.
-        each: the examples' losses before w(t), without gradient.
-        t: their timesteps.
-        z_self: what f_arc recognises in x̂0, in modes "paper", "cycle" and "likeness".
+        prior, arcface: the generator, with or without LoRA adapters, and f_arc with gradients.
+        z_t, t, noise: noised latents, their timesteps, and the noise that was added.
+        landmarks: of the faces that were noised.
+        generator: for critics that draw something themselves.
     """
+
+    prior: Prior
+    arcface: nn.Module
+    z_t: Float[Tensor, "batch 4 h w"]
+    t: Int[Tensor, " batch"]
+    noise: Float[Tensor, "batch 4 h w"]
+    landmarks: Float[Tensor, "batch 5 2"]
+    generator: torch.Generator
+
+    def predict(self, identity: Float[Tensor, "batch 512"]) -> Float[Tensor, "batch 4 h w"]:
+        """ε(z_t, P(identity), t), at least in float32: differences of two such predictions are small.
+
+        Make the prediction with gradient before those without: autocast caches the weights' casts, and a cast that was
+        made without gradient has none.
+        """
+        prediction = self.prior.predict(self.z_t, self.t, self.prior.condition(identity))
+        return prediction.to(torch.promote_types(prediction.dtype, torch.float32))
+
+    def recognise(self, prediction: Float[Tensor, "batch 4 h w"]) -> Float[Tensor, "batch 512"]:
+        """z_self = f_arc(decode(x̂_0)) (Eq. 12 and 13): whom the predicted noise draws, in one step to t = 0."""
+        x_0 = self.prior.one_step_x0(self.z_t, self.t, prediction)
+        return self.arcface(align_batch(self.prior.decode(x_0), self.landmarks))
+
+    def renoise(self, latents: Float[Tensor, "batch 4 h w"], landmarks: Float[Tensor, "batch 5 2"]) -> View:
+        """The view of other faces under the same noise."""
+        return replace(self, z_t=self.prior.add_noise(latents, self.noise, self.t), landmarks=landmarks)
+
+    def __getitem__(self, rows: slice | Int[Tensor, " some"]) -> View:
+        """The view of some of the faces."""
+        tensors = {name: getattr(self, name)[rows] for name in ("z_t", "t", "noise", "landmarks")}
+        return replace(self, **tensors)
+
+
+Critic = Callable[[View, Float[Tensor, "batch 512"], FaceBatch], Float[Tensor, " batch"]]
+
+
+def paper(view: View, identity: Float[Tensor, "batch 512"], faces: FaceBatch) -> Float[Tensor, " batch"]:
+    """Eq. 14: ‖ε(z_t, P(ẑ)) − sg ε(z_t, P(z_self))‖², z_self being whom the first prediction draws.
+
+    The paper stops the gradient at c_self and does not say whether it flows through the second UNet pass. Here the
+    whole second branch is a constant (sg): one UNet pass with gradient and one without.
+    """
+    prediction = view.predict(identity)
+    with torch.no_grad():
+        target = view.predict(view.recognise(prediction))
+    return mean_square(prediction - target)
+
+
+def denoise(view: View, identity: Float[Tensor, "batch 512"], faces: FaceBatch) -> Float[Tensor, " batch"]:
+    """Control: ‖ε(z_t, P(ẑ)) − ε‖², the ordinary diffusion loss on the speaker's face. One pass with gradient."""
+    return mean_square(view.predict(identity) - view.noise)
+
+
+def teacher(view: View, identity: Float[Tensor, "batch 512"], faces: FaceBatch) -> Float[Tensor, " batch"]:
+    """Control: ‖ε(z_t, P(ẑ)) − ε_θ(z_t, P(z_arc))‖², with the target from the prior without its adapters."""
+    prediction = view.predict(identity)
+    with torch.no_grad(), without_lora(view.prior):
+        target = view.predict(faces.z_arc)
+    return mean_square(prediction - target)
+
+
+def describe(critic: Critic) -> str:
+    """A critic as text, for provenance: its name, and the options that ``functools.partial`` gave it.
+
+    Example:
+        >>> describe(paper)
+        'paper'
+        >>> describe(partial(paper, critic=partial(teacher, weight=2.0)))  # as a critic of critics is written
+        'paper(critic=teacher(weight=2.0))'
+    """
+    if isinstance(critic, partial):
+        options = {name: describe(value) if callable(value) else value for name, value in critic.keywords.items()}
+        return f"{describe(critic.func)}({', '.join(f'{name}={value}' for name, value in options.items())})"
+    return str(getattr(critic, "__name__", type(critic).__name__))
+
+
+class ConsistencyTerms(NamedTuple):
+    """``loss``: the weighted mean; ``each``: the loss of each example, unweighted and detached; ``t``: timesteps."""
 
     loss: Float[Tensor, ""]
     each: Float[Tensor, " batch"]
     t: Int[Tensor, " batch"]
-    z_self: Float[Tensor, "batch 512"] | None
 
 
 class SelfConsistency:
-    """L_self of predicted identities and the faces of their speakers.
+    """L_self of predicted identities and their speakers' faces.
 
     Args:
-        prior: with adapters (:func:`~v2f_core.diffusion.lora.add_lora`) or without, then L_self can train φ alone.
+        prior: with adapters (:func:`~v2f_core.diffusion.lora.add_lora`) or without; without, only φ is trained.
         arcface: f_arc with gradients (:func:`~v2f_core.identity.arcface_torch.differentiable_arcface`).
-        settings: which L_self; ``trains="aligner"`` freezes the adapters.
+        critic: how a prediction is judged.
+        weight: w(t) of Eq. 14 as a function of ᾱ_t; the paper names it and does not give it. Default: 1.
+        t_min, t_max: the timesteps that are drawn from, both included; the paper truncates them and gives no numbers.
     Raises:
-        InputError: the timesteps end before t_max; from the call, a batch of one where another person is needed, or
-            of fewer than the copies.
+        InputError: a timestep that the prior does not have.
 
     Example:
-        >>> critic = SelfConsistency(prior, arcface, ConsistencySettings("teacher"))  # doctest: +SKIP
+        >>> critic = SelfConsistency(prior, arcface, teacher)  # doctest: +SKIP
         >>> critic(aligner(voices), faces, torch.Generator().manual_seed(0)).loss.backward()  # doctest: +SKIP
     """
 
-    def __init__(self, prior: Prior, arcface: nn.Module, settings: ConsistencySettings) -> None:
-        if settings.t_max >= len(prior.alphas_cumprod):
-            raise InputError(f"t_max={settings.t_max}: this prior's timesteps end at {len(prior.alphas_cumprod) - 1}")
-        self.prior, self.arcface, self.settings = prior, arcface, settings
-        for parameter in lora_parameters(prior).values():
-            parameter.requires_grad_(settings.trains != "aligner")
+    def __init__(
+        self,
+        prior: Prior,
+        arcface: nn.Module,
+        critic: Critic = paper,
+        weight: Callable[[Tensor], Tensor] = torch.ones_like,
+        t_min: int = 20,
+        t_max: int = 979,
+    ) -> None:
+        last = len(prior.alphas_cumprod) - 1
+        if not 0 <= t_min <= t_max <= last:
+            raise InputError(f"t_min={t_min}, t_max={t_max}: expected t_min ≤ t_max, both from 0 to {last}")
+        self.prior, self.arcface, self.critic, self.weight = prior, arcface, critic, weight
+        self.t_min, self.t_max = t_min, t_max
 
     def __call__(
-        self,
-        identity: Float[Tensor, "batch 512"],
-        faces: FaceBatch,
-        generator: torch.Generator,
-        share: tuple[int, int] = (0, 1),
+        self, identity: Float[Tensor, "batch 512"], faces: FaceBatch, generator: torch.Generator
     ) -> ConsistencyTerms:
-        """L_self of a batch; the generator draws timesteps, noise, dropped conditions and negatives.
+        """The loss of a batch; ``generator`` draws timesteps and noise."""
+        return self.judge(self.look(faces, generator), identity, faces)
 
-        With ``share`` (i, n) it is that of the i-th of n equal parts, the others being looked at by other processes.
-        All is drawn for the whole batch: the shares' mean is what one process gets for it.
-        """
-        settings, device = self.settings, faces.latents.device
-        if settings.copies > 1:
-            speakers = len(identity) // settings.copies
-            if not speakers:
-                raise InputError(f"copies={settings.copies} in a batch of {len(identity)}: raise the batch")
-            rows = torch.arange(speakers, device=device).repeat_interleave(settings.copies)
-            identity, faces = identity[rows], faces[rows]
-        if settings.identity_from == "true":
-            identity = faces.z_arc
-        if settings.trains == "lora":
-            identity = identity.detach()
-        part = len(identity) // settings.copies // share[1] * settings.copies
-        here = slice(share[0] * part, (share[0] + 1) * part)
-        z_0, landmarks = self._source(identity, faces, generator, here)
-        t = draw_timesteps(len(identity), settings.t_min, settings.t_max, generator)[here].to(device)
-        noise = _normal(faces.latents.shape, generator)[here].to(z_0)
-        given = torch.rand(len(identity), generator=generator, device=generator.device) >= settings.condition_dropout
-        if settings.crop_jitter:
-            apart = (landmarks[:, :1] - landmarks[:, 1:2]).norm(dim=2, keepdim=True)
-            off = _normal(faces.landmarks.shape, generator)[here].to(landmarks)
-            landmarks = landmarks + settings.crop_jitter * apart * off
+    def look(self, faces: FaceBatch, generator: torch.Generator) -> View:
+        """Noise the faces: each at its own timestep."""
+        z_0, where = faces.latents, generator.device
+        t = torch.randint(self.t_min, self.t_max + 1, (len(z_0),), generator=generator, device=where).to(z_0.device)
+        noise = torch.randn(z_0.shape, generator=generator, device=where).to(z_0)
         z_t = self.prior.add_noise(z_0, noise, t)
-        look = Look(self.prior, self.arcface, settings, z_t, t, noise, landmarks, given[here].to(device), generator)
-        c_gen = look.condition(identity[here])
-        # first of all passes: autocast keeps casts of weights, and those of a pass without gradient have none
-        everybody = identity, faces.z_arc, faces.women
-        asked = Asked(identity[here], c_gen, look.predict(c_gen), faces.z_arc[here], *everybody, here)
-        each, z_self = STRATEGIES[settings.mode](look, asked)
-        if settings.anchor:
-            each = each + settings.anchor * mean_square(asked.prediction - undisturbed(look, asked))
-        weight = timestep_weight(settings.weight, t, self.prior.alphas_cumprod)
-        return ConsistencyTerms((weight * each).mean(), each.detach(), t, z_self)
+        return View(self.prior, self.arcface, z_t, t, noise, faces.landmarks, generator)
 
-    def _source(
-        self, identity: Tensor, faces: FaceBatch, generator: torch.Generator, here: slice
-    ) -> tuple[Tensor, Tensor]:
-        """The clean latents that are noised, and the landmarks of that face."""
-        source, copies = self.settings.z_t_from, self.settings.copies
-        if source == "real":
-            return faces.latents[here], faces.landmarks[here]
-        if source == "other":
-            if len(identity) <= copies:
-                raise InputError("z_t_from='other' in a batch of one: there is no other person; raise the batch")
-            # a speaker's copies stand together: the next row but so many is the next person's
-            return faces.latents.roll(copies, dims=0)[here], faces.landmarks.roll(copies, dims=0)[here]
-        start = _normal(faces.latents.shape, generator)[here].to(faces.latents)
-        with torch.no_grad():
-            tokens = self.prior.condition(identity[here])
-            latents = self.prior.denoise(start, tokens, self.settings.generated_steps, guidance=1.0)
-        # older torch keeps casts of the adapters that were made without gradient (pytorch/pytorch#112583)
-        torch.clear_autocast_cache()
-        # nobody knows where a generated face's points are; faces are framed alike, so the mean is near
-        return latents, faces.landmarks.mean(dim=0).expand_as(faces.landmarks[here])
+    def judge(self, view: View, identity: Float[Tensor, "batch 512"], faces: FaceBatch) -> ConsistencyTerms:
+        """The critic's loss of faces that were noised before."""
+        each = self.critic(view, identity, faces)
+        weight = self.weight(self.prior.alphas_cumprod[view.t])
+        return ConsistencyTerms((weight * each).mean(), each.detach(), view.t)
 
 
-def _normal(shape: torch.Size, generator: torch.Generator) -> Tensor:
-    return torch.randn(shape, generator=generator, device=generator.device)
+def mean_square(x: Float[Tensor, "batch 4 h w"]) -> Float[Tensor, " batch"]:
+    """‖x‖² of each example, divided by its number of dimensions.
+
+    Example:
+        >>> mean_square(torch.full((1, 4, 2, 2), 2.0))
+        tensor([4.])
+    """
+    return x.square().flatten(1).mean(dim=1)

@@ -8,16 +8,15 @@ Eq. 3 and 11 of the paper). For the full size put Arc2Face's ``arc2face`` folder
 
 from __future__ import annotations
 
+from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
-from v2f_core.diffusion.loading import load_parts
-from v2f_core.diffusion.solving import Generators, solve
 from v2f_core.errors import InputError
 from v2f_core.identity.sphere import check_unit
 
@@ -27,6 +26,8 @@ if TYPE_CHECKING:
 
 PROMPT, PLACEHOLDER = "photo of a id person", "id"  # the identity takes the place of the placeholder's embedding
 IDENTITY_DIM = 512
+PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+Generators = torch.Generator | list[torch.Generator] | None  # one for all, one for each of a batch, torch's own
 
 
 class Prior(nn.Module):
@@ -81,14 +82,43 @@ class Prior(nn.Module):
             device: where the weights go.
             dtype: what the weights are cast to, whatever they are stored in.
         Raises:
-            InputError: the folder or a part of it is missing or cannot be read.
+            InputError: the folder or a part of it is missing, lacks weights, or cannot be read.
 
         Example:
             >>> Prior.from_folder("nowhere")
             Traceback (most recent call last):
             v2f_core.errors.InputError: nowhere: no Stable Diffusion folder (model_index.json is missing); …
         """
-        return cls(**load_parts(folder, dtype)).eval().to(device)
+        from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, UNet2DConditionModel
+        from transformers import CLIPTextModel, CLIPTokenizer
+
+        folder = Path(folder)
+        if not (folder / "model_index.json").is_file():
+            raise InputError(
+                f"{folder}: no Stable Diffusion folder (model_index.json is missing); "
+                f"give one that holds {', '.join(PARTS)}"
+            )
+        if missing := [part for part in PARTS if not (folder / part).is_dir()]:
+            raise InputError(f"{folder / missing[0]}: missing; a Stable Diffusion folder holds {', '.join(PARTS)}")
+        nets: dict[str, tuple[Any, dict[str, Any]]] = {
+            "unet": (UNet2DConditionModel, {"torch_dtype": dtype}),
+            "vae": (AutoencoderKL, {"torch_dtype": dtype}),
+            "text_encoder": (CLIPTextModel, {"dtype": dtype, "attn_implementation": "sdpa"}),
+        }
+        parts: dict[str, Any] = {}
+        try:
+            for name, (kind, options) in nets.items():
+                options |= {"use_safetensors": True, "output_loading_info": True, "local_files_only": True}
+                parts[name], loading = kind.from_pretrained(folder / name, **options)
+                # the libraries fill what a file lacks with random numbers, and say so in a log only
+                if lacking := sorted(loading["missing_keys"]):
+                    raise InputError(f"{folder / name}: its weights lack {lacking[0]} and {len(lacking) - 1} more")
+            for name, kind in {"tokenizer": CLIPTokenizer, "scheduler": DPMSolverMultistepScheduler}.items():
+                parts[name] = kind.from_pretrained(folder / name, local_files_only=True)
+        except (OSError, KeyError, TypeError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{folder}: a part cannot be read ({reason}); copy the folder again") from error
+        return cls(**parts).eval().to(device)
 
     def _tokens(self, prompt: str) -> Int[Tensor, "1 tokens"]:
         return self.tokenizer(
@@ -204,16 +234,26 @@ class Prior(nn.Module):
         Raises:
             InputError: the scheduler cannot make so many steps.
         """
+        if num_steps < 1:
+            raise InputError(f"num_steps {num_steps}: expected a positive number of solver steps (25 is usual)")
+        solver = type(self.scheduler).from_config(self.scheduler.config)  # a fresh one: solvers keep a history
+        try:
+            solver.set_timesteps(num_steps, device=noise.device)
+        except ValueError as error:
+            raise InputError(f"num_steps {num_steps}: not for {type(solver).__name__} ({error})") from error
+        options = {"generator": generator} if "generator" in signature(solver.step).parameters else {}
         guided = guidance != 1.0
         tokens = torch.cat([self.null(len(c)).to(c), c]) if guided else c
-
-        def predict(z: Tensor, t: Tensor) -> Tensor:
-            if not guided:
-                return self.predict(z, t, tokens)
-            without, given = self.predict(torch.cat([z, z]), t, tokens).chunk(2)
-            return without + guidance * (given - without)
-
-        return solve(predict, self.scheduler, noise, num_steps, generator)
+        z = noise * solver.init_noise_sigma
+        for t in solver.timesteps:
+            scaled = solver.scale_model_input(z, t)
+            if guided:
+                without, given = self.predict(torch.cat([scaled, scaled]), t, tokens).chunk(2)
+                prediction = without + guidance * (given - without)
+            else:
+                prediction = self.predict(scaled, t, tokens)
+            z = solver.step(prediction, t, z, **options).prev_sample
+        return z
 
     @torch.no_grad()
     def sample(

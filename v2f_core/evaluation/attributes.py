@@ -1,29 +1,89 @@
-"""Does a face have the sex and the age of the voice's owner? Read off identities by probes, stratum by stratum.
+"""Who is drawn how: labels of age and skin tone, groups of persons, probes that read a face, and ways to fail.
 
-The probes are linear, and are fitted on training persons' real photographs; they are then applied to what they have
-not seen: predicted identities, or f_arc of generated faces. They err on real test photographs too: give the table of
-these beside, since nothing generated can be read better. An identity pulled towards the mean face (a cautious ẑ) is
-read as of middle age.
+Probes are linear and are fitted on training persons' real photographs. They err on real test photographs too: show
+that beside, since nothing generated can be read better.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Bool, Float, Shaped
 
 from v2f_core.errors import InputError
 from v2f_core.evaluation.intervals import bootstrap
 
-if TYPE_CHECKING:
-    import pandas as pd
+AGE, TONE = "age", "skin tone"
+BANDS, TONES = ("under 30", "30 to 44", "45 to 59", "60 and over"), ("light", "medium", "dark")
+WRONG = {AGE: 15.0, TONE: 0.2}  # years; of a tone from 0 (light) to 1 (dark)
+COLLAPSED = 0.95  # more like the mean face than this share of real photographs
+EXAMPLES = 4
 
-AGE_EDGES = (18.0, 30.0, 45.0, 60.0, 80.0)
-ALL = "all"
+
+def read_labels(path: str | Path) -> pd.DataFrame:
+    """Labels of your own: a CSV with a column person, and age (years), "skin tone" (0 light to 1 dark), or both.
+
+    Raises:
+        InputError: the file is missing, no CSV, or a value is no number.
+
+    Example:
+        >>> import tempfile
+        >>> mine = Path(tempfile.mkdtemp()) / "labels.csv"
+        >>> _ = mine.write_text("person,age\\nAda,36\\nBea,\\n")
+        >>> read_labels(mine)["age"].tolist()
+        [36.0, nan]
+    """
+    try:
+        table = pd.read_csv(path, dtype={"person": str}).set_index("person")
+        table = table[[name for name in (AGE, TONE) if name in table]].astype(float)
+    except (OSError, ValueError, KeyError, UnicodeError) as error:
+        raise InputError(
+            f"{path}: cannot be read as labels ({error}); expected columns person, age, skin tone"
+        ) from error
+    if table.index.duplicated().any() or not len(table.columns):
+        raise InputError(f"{path}: expected one line a person, and a column {AGE!r} or {TONE!r}")
+    return table
+
+
+def truth_of(labels: pd.DataFrame, persons: Sequence[str], name: str) -> Float[np.ndarray, " n"]:
+    """A label of some persons; NaN where it is not known."""
+    if name not in labels:
+        return np.full(len(persons), np.nan)
+    return labels[name].reindex(list(persons)).to_numpy(np.float64)
+
+
+def attributes(
+    labels: pd.DataFrame, test: Sequence[str], sexes: Shaped[np.ndarray, " n"], training: Sequence[str]
+) -> pd.DataFrame:
+    """Sex, age band and third of skin tone of each test person; "" where it is not known.
+
+    The thirds are those of the training persons.
+
+    Example:
+        >>> labels = pd.DataFrame({"age": [36.0, 70.0]}, index=["Ada", "Bo"])
+        >>> attributes(labels, ["Ada", "Bo"], np.array(["f", "m"]), []).loc["Bo"].tolist()
+        ['men', '60 and over']
+    """
+    sex = pd.Categorical(np.where(sexes == "f", "women", np.where(sexes == "m", "men", "")), ["women", "men", ""])
+    columns = {"sex": sex}
+    ages, tones, reference = truth_of(labels, test, AGE), truth_of(labels, test, TONE), truth_of(labels, training, TONE)
+    if np.isfinite(ages).any():
+        columns["age band"] = _cut(ages, np.array([30.0, 45.0, 60.0]), BANDS)
+    if np.isfinite(tones).any() and np.isfinite(reference).any():
+        columns[TONE] = _cut(tones, np.nanquantile(reference, [1 / 3, 2 / 3]), TONES)
+    return pd.DataFrame(columns, index=list(test))
+
+
+def _cut(values: Float[np.ndarray, " n"], edges: Float[np.ndarray, " edges"], names: Sequence[str]) -> pd.Categorical:
+    places = np.searchsorted(edges, values, side="right")
+    return pd.Categorical(
+        ["" if np.isnan(value) else names[i] for value, i in zip(values, places, strict=True)], [*names, ""]
+    )
 
 
 @dataclass(frozen=True)
@@ -32,28 +92,26 @@ class Probes:
 
     Attributes:
         sex: identities → "f" or "m", and "" of an undetected face (a zero vector).
-        age: identities → years, and NaN of an undetected face; None where no ages were known.
-        mean_age: of the persons fitted on, which is what a reader without a face would say; NaN without ages.
+        age: identities → years (or another number that was learned), and NaN of an undetected face.
+        mean_age: of the persons fitted on: the answer of a reader without a face.
     """
 
     sex: Callable[[Float[np.ndarray, "n dim"]], Shaped[np.ndarray, " n"]]
-    age: Callable[[Float[np.ndarray, "n dim"]], Float[np.ndarray, " n"]] | None
+    age: Callable[[Float[np.ndarray, "n dim"]], Float[np.ndarray, " n"]]
     mean_age: float
 
 
 def fit_probes(
-    identity: Float[np.ndarray, "n dim"],
-    sexes: Shaped[np.ndarray, " n"],
-    ages: Float[np.ndarray, " n"] | None = None,
+    identity: Float[np.ndarray, "n dim"], sexes: Shaped[np.ndarray, " n"], ages: Float[np.ndarray, " n"] | None = None
 ) -> Probes:
     """Logistic regression for sex and ridge regression for age, from real identities of *training* persons.
 
     Args:
-        identity: unit, best one row a person (``Pairs.centroids``): the ridge's penalty is chosen by leaving rows out.
+        identity: unit, one row a person (``Pairs.centroids``): the ridge's penalty is chosen by leaving rows out.
         sexes: "f" or "m".
-        ages: years, NaN where not known.
+        ages: years, NaN where not known; without them, or with fewer than ten, every age is read as NaN.
     Raises:
-        InputError: one sex only, an undetected face among the rows, or fewer than ten known ages.
+        InputError: one sex only, or an undetected face among the rows.
 
     Example:
         >>> z = np.random.default_rng(0).standard_normal((40, 4)); sexes = np.where(z[:, 0] > 0, "f", "m")
@@ -67,113 +125,60 @@ def fit_probes(
     if len(set(sexes.tolist())) != 2:
         raise InputError(f"sexes {sorted(set(sexes.tolist()))}: expected persons of both to tell them apart")
     logistic = LogisticRegression(C=100.0, max_iter=1000).fit(identity, sexes)
+    years = np.full(len(identity), np.nan) if ages is None else ages
+    known = np.isfinite(years)
+    ridge = RidgeCV(np.logspace(-3, 3, 13)).fit(identity[known], years[known]) if known.sum() >= 10 else None
 
     def read_sex(z: Float[np.ndarray, "n dim"]) -> Shaped[np.ndarray, " n"]:
         return np.where(z.any(axis=1), logistic.predict(z), "")
 
-    if ages is None:
-        return Probes(read_sex, None, float("nan"))
-    known = np.isfinite(ages)
-    if known.sum() < 10:
-        raise InputError(f"{known.sum()} known ages: expected at least 10 to learn age from")
-    ridge = RidgeCV(np.logspace(-3, 3, 13)).fit(identity[known], ages[known])
-
     def read_age(z: Float[np.ndarray, "n dim"]) -> Float[np.ndarray, " n"]:
-        return np.where(z.any(axis=1), ridge.predict(z), np.nan)
+        return np.where(z.any(axis=1), np.nan if ridge is None else ridge.predict(z), np.nan)
 
-    return Probes(read_sex, read_age, float(ages[known].mean()))
+    return Probes(read_sex, read_age, float(years[known].mean()) if known.any() else np.nan)
 
 
-def agreement(
-    probes: Probes,
-    identity: Float[np.ndarray, "n dim"],
-    sexes: Shaped[np.ndarray, " n"],
-    ages: Float[np.ndarray, " n"] | None = None,
-    strata: Mapping[str, pd.Categorical] | None = None,
-    resamples: int = 2000,
-) -> pd.DataFrame:
-    """How often sex agrees, and by how many years age is off: over all, and within each stratum.
-
-    An undetected face agrees with no sex. It has no age, nor has a person of unknown age: both are left out of the age
-    error and counted (``undetected``, ``age unknown``). Strata with nobody in them have their row, with n = 0.
+def failures(
+    faces: Float[np.ndarray, "n dim"],
+    real: Float[np.ndarray, "n dim"],
+    mean_face: Float[np.ndarray, " dim"],
+    probed: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
+    asked: Bool[np.ndarray, " n"] | None = None,
+) -> list[dict[str, Any]]:
+    """How drawn faces fail, how often, and how often a real photograph is judged so too (the probes err as well).
 
     Args:
-        probes: fitted on other persons.
-        identity: predicted identities or f_arc of generated faces, a row a person; zero where no face was found.
-        sexes, ages: the truth; an age may be NaN.
-        strata: name → the stratum of each person (:func:`strata_of`), whose levels include the empty ones.
-        resamples: of the bootstrap over persons.
+        faces: f_arc of one drawn face a person; zero where none was found.
+        real: of one real photograph each.
+        mean_face: of the training persons; a face more like it than 95 % of the real ones has collapsed to it.
+        probed: "sex", "age" (years), "skin tone" (0 to 1) → truth, read from the drawn face, read from the real one.
+        asked: the persons to count; None: all.
     Returns:
-        a row a stratum: by, level, n, undetected; "sex agreement" with low and high; "age error" (years, mean absolute)
-        with low and high, n of it, and "age error, mean age" of always saying the training persons' mean age.
-
-    Example:
-        >>> z = np.random.default_rng(0).standard_normal((40, 4)); sexes = np.where(z[:, 0] > 0, "f", "m")
-        >>> table = agreement(fit_probes(z, sexes), z, sexes, strata={"sex": strata_of(sexes, ["f", "m", "x"])})
-        >>> table[["by", "level", "n", "sex agreement"]].values.tolist()
-        [['all', 'all', 40, 1.0], ['sex', 'f', 19, 1.0], ['sex', 'm', 21, 1.0], ['sex', 'x', 0, nan]]
+        kind, n judged, count, share with its interval, the share among real photographs, and the worst examples.
     """
-    import pandas as pd
-
-    n = len(identity)
-    lengths = {len(sexes), n if ages is None else len(ages), *(len(column) for column in (strata or {}).values())}
-    if lengths != {n}:
-        raise InputError(f"{n} identities, but truth or strata of {sorted(lengths)}: expected one each")
-    agrees = (probes.sex(identity) == sexes).astype(np.float64)
-    off, baseline = np.full((2, n), np.nan)
-    if ages is not None and probes.age is not None:
-        off, baseline = np.abs(probes.age(identity) - ages), np.abs(probes.mean_age - ages)
-    lost = np.linalg.norm(identity, axis=1) == 0
-    unknown = np.full(n, True) if ages is None else ~np.isfinite(ages)
-
-    parts: list[tuple[str, str, Bool[np.ndarray, " n"]]] = [(ALL, ALL, np.full(n, True))]
-    for by, column in (strata or {}).items():
-        parts += [(by, str(level), np.asarray(column == level)) for level in column.categories]
-    rows = []
-    for by, level, of in parts:
-        row: dict[str, Any] = {"by": by, "level": level, "n": int(of.sum()), "undetected": int(lost[of].sum())}
-        row |= {"age unknown": int(unknown[of].sum())}
-        row |= _columns("sex agreement", agrees[of], resamples)
-        row |= _columns("age error", off[of & np.isfinite(off)], resamples)
-        row |= {"age error n": int((of & np.isfinite(off)).sum())}
-        row |= {"age error, mean age": _mean(baseline[of & np.isfinite(off)])}
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def strata_of(labels: Sequence[str] | Shaped[np.ndarray, " n"], levels: Sequence[str] | None = None) -> pd.Categorical:
-    """Labels as strata, with all levels that there could be; a label that is none of them belongs to no stratum.
-
-    Example:
-        >>> strata_of(["f", "f"], ["f", "m"]).categories.tolist()
-        ['f', 'm']
-    """
-    import pandas as pd
-
-    values = [str(label) for label in labels]
-    levels = sorted(set(values)) if levels is None else list(levels)
-    return pd.Categorical([value if value in levels else None for value in values], levels)
-
-
-def age_bands(ages: Float[np.ndarray, " n"], edges: Sequence[float] = AGE_EDGES) -> pd.Categorical:
-    """Age bands as strata, lower edge included, upper not; ages outside, and NaN, belong to none.
-
-    Example:
-        >>> list(age_bands(np.array([18.0, 45.0, np.nan]))), age_bands(np.array([50.0])).categories.tolist()
-        (['18-30', '45-60', nan], ['18-30', '30-45', '45-60', '60-80'])
-    """
-    import pandas as pd
-
-    names = [f"{low:g}-{high:g}" for low, high in pairwise(edges)]
-    return pd.cut(ages, list(edges), right=False, labels=names)
-
-
-def _columns(name: str, values: Float[np.ndarray, " n"], resamples: int) -> dict[str, float]:
-    if len(values) < 2:
-        return {name: _mean(values), f"{name} low": np.nan, f"{name} high": np.nan}
-    found = bootstrap(values, resamples=resamples)
-    return {name: found.value, f"{name} low": found.low, f"{name} high": found.high}
-
-
-def _mean(values: Float[np.ndarray, " n"]) -> float:
-    return float(values.mean()) if len(values) else float("nan")
+    kept = np.ones(len(faces), bool) if asked is None else asked
+    seen = faces.any(axis=1)
+    limit = float(np.quantile(real @ mean_face, COLLAPSED))
+    # how far each face is beyond what is allowed (above 0 is a failure), the same of the real one, and who is judged
+    kinds = {
+        "no face found": (1.0 - seen, 1.0 - real.any(axis=1), kept),
+        "collapse to the mean face": (faces @ mean_face - limit, real @ mean_face - limit, kept & seen),
+    }
+    for name, (truth, *read) in probed.items():
+        if name == "sex":
+            beyond, known = [(side != truth).astype(float) for side in read], truth != ""
+        else:
+            beyond = [np.nan_to_num(np.abs(side - truth) - WRONG[name], nan=-1) for side in read]
+            known = np.isfinite(truth)
+        kinds[f"wrong {name}"] = (beyond[0], beyond[1], kept & seen & known)
+    table = []
+    for kind, (badness, real_badness, judged) in kinds.items():
+        wrong = (badness > 0) & judged
+        shares = (badness > 0)[judged].astype(float)
+        value, low, high = bootstrap(shares) if len(shares) > 1 else (np.nan, np.nan, np.nan)
+        worst = np.argsort(-np.where(wrong, badness, -np.inf), kind="stable")[: min(EXAMPLES, int(wrong.sum()))]
+        share = {"value": value, "low": low, "high": high}
+        row = {"kind": kind, "n": int(judged.sum()), "count": int(wrong.sum()), "share": share}
+        row["real share"] = float((real_badness > 0)[judged].mean()) if judged.any() else float("nan")
+        table.append(row | {"examples": worst.tolist()})
+    return table

@@ -1,8 +1,7 @@
-"""Every row of the tables: what a system must beat, what it is an ablation of, and what bounds it from above.
+"""Every row of the tables: what a system must beat, its ablations, and what bounds it from above.
 
-Convention: the gallery holds the *first* photograph of each test person. Whatever is given a real face (another
-photograph, its reconstruction, the oracle) is given the *second* one; who has no second is not asked, and the row's n
-says so.
+The gallery holds the *first* photograph of each test person. Whatever is given a real face (another photograph, its
+reconstruction, the oracle) is given the *second* one; a person without a second is not asked, and the row's n says so.
 """
 
 from __future__ import annotations
@@ -17,21 +16,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from v2f_core.artefacts.provenance import folder_hash
+from v2f_core.artefacts.files import folder_hash
+from v2f_core.diffusion.lora import load_lora
+from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
-from v2f_core.evaluation.leaks import DERANGEMENTS, derangements
-from v2f_core.evaluation.scorer import Faces, Scorer
-from v2f_core.evaluation.stage1_report import predictions
-from v2f_core.evaluation.systems import Drawing, System, best_of, draw_faces, rebuild_faces
+from v2f_core.evaluation import metrics
+from v2f_core.evaluation.systems import Drawing, Faces, Scorer, System, best_of, draw_faces, rebuild_faces
+from v2f_core.identity.aligner import Aligner
+from v2f_core.identity.sphere import mean_direction
 
 if TYPE_CHECKING:
-    from v2f_core.diffusion.prior import Prior
-    from v2f_core.identity.aligner import Aligner
     from v2f_core.training.pairs import Pairs
 
+DERANGEMENTS, BEST_OF = 200, 4
+GUIDANCES = (1.0, 2.0, 3.0, 4.5)
 MEAN, SEX_MEAN, RANDOM, SHUFFLED = "mean face", "same-sex mean face", "random real face", "shuffled voice"
 NULL, NO_ARCFACE, COSREG, NO_DSC, FULL = "no identity", "w/o ArcFace", "CosReg", "w/o DSC (Stage I)", "full"
 BEST, ORACLE, VAE, OTHER = "best of 4 by ẑ", "oracle", "VAE reconstruction", "another real photo"
@@ -50,7 +51,63 @@ WHAT = {
     OTHER: "another photograph of the person, nothing drawn: as good as the scorer can be",
 }
 DRAWABLE = (MEAN, SEX_MEAN, NULL, NO_ARCFACE, COSREG, NO_DSC, BEST, ORACLE)
-BEST_OF = 4
+
+
+def derangement(n: int, seed: int) -> Int[np.ndarray, " n"]:
+    """A random permutation that leaves nobody in place.
+
+    Raises:
+        InputError: fewer than two persons.
+
+    Example:
+        >>> bool((derangement(50, seed=0) == np.arange(50)).any())
+        False
+    """
+    if n < 2:
+        raise InputError(f"a derangement of {n}: expected at least 2 persons")
+    generator = np.random.default_rng(seed)
+    while True:
+        order = generator.permutation(n)
+        if not (order == np.arange(n)).any():
+            return order
+
+
+def derangements(
+    sexes: Shaped[np.ndarray, " n"] | None, n: int, times: int, seed: int = 0
+) -> Int[np.ndarray, "times n"]:
+    """Random permutations that leave nobody in place; within each sex when sexes are given.
+
+    Example:
+        >>> orders = derangements(np.array(list("fmfmfm")), 6, times=3)
+        >>> bool((orders % 2 == np.arange(6) % 2).all()), bool((orders == np.arange(6)).any())
+        (True, False)
+    """
+    if sexes is None:
+        return np.stack([derangement(n, seed * 100_003 + k) for k in range(times)])
+    orders = np.tile(np.arange(n), (times, 1))
+    for number, sex in enumerate(np.unique(sexes)):
+        rows = np.flatnonzero(sexes == sex)
+        orders[:, rows] = rows[derangements(None, len(rows), times, seed + number + 1)]
+    return orders
+
+
+def predictions(test: Pairs, training: Pairs, aligner: Aligner, seed: int = 0) -> dict[str, np.ndarray]:
+    """Identities predicted for each test person by the aligner ("full") and by what it must beat.
+
+    - mean face: of the training persons, the same for everybody;
+    - same-sex mean face: the training women's or men's, as if sex alone were heard;
+    - shuffled voice: the aligner, given another test person's voice (one derangement).
+    """
+    sexes, centroids = np.array(training.sexes), training.centroids()
+    of_sex = {sex: mean_direction(centroids[sexes == sex]) for sex in set(training.sexes)}
+    with torch.no_grad():
+        full = aligner(test.pooled_voices())
+    return {
+        MEAN: mean_direction(centroids).expand(len(full), -1).numpy(),
+        SEX_MEAN: torch.stack([of_sex[sex] for sex in test.sexes]).numpy(),
+        SHUFFLED: full.numpy()[derangement(len(full), seed)],
+        "full": full.numpy(),
+    }
 
 
 @dataclass(frozen=True)
@@ -60,8 +117,7 @@ class Bench:
     Attributes:
         training, test: voices and identities.
         photos: of each test person, the usable ones in the order of ``test``; the first stands in the gallery.
-        prior: draws.
-        scorer: looks at faces.
+        prior, scorer: draw and look at faces.
         folder: drawn faces are kept in it.
         made: hashes of the weights of prior and scorers.
         drawing: steps, guidance, seed.
@@ -79,10 +135,6 @@ class Bench:
     drawing: Drawing = field(default_factory=Drawing)
     draws: int = 1
     guidance: Mapping[str, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if [] in [list(paths) for paths in self.photos] or len(self.photos) != len(self.test.persons):
-            raise InputError("photos: expected at least one of every test person")
 
     @cached_property
     def gallery(self) -> Faces:
@@ -107,11 +159,11 @@ class Bench:
         prior: Prior | None = None,
         made: Mapping[str, str] | None = None,
     ) -> tuple[Faces, ...]:
-        """Faces under some conditions, ``draws`` of each person."""
+        """Faces of a row under some conditions, ``draws`` of each person."""
         drawing, made = replace(self.drawing, guidance=self.scale(name)), {**self.made, **(made or {})}
-        asked = (prior or self.prior, conditions, self.test.persons, self.scorer, self.folder, made, drawing)
+        shared = (prior or self.prior, conditions, self.test.persons, self.scorer, self.folder, made, drawing)
         numbers = range(draws or self.draws)
-        return tuple(draw_faces(*asked, number, f"{name}, face {number + 1}") for number in numbers)
+        return tuple(draw_faces(*shared, number, f"{name}, face {number + 1}") for number in numbers)
 
     def scale(self, name: str) -> float:
         """The guidance of a row."""
@@ -139,10 +191,6 @@ class Stage2:
         Raises:
             InputError: the folder is not such a training's.
         """
-        from v2f_core.diffusion.lora_files import load_lora
-        from v2f_core.diffusion.prior import Prior
-        from v2f_core.identity.aligner import Aligner
-
         folder = Path(folder)
         try:
             mode = json.loads((folder / "provenance.json").read_text())["settings"]["consistency"]["mode"]
@@ -169,74 +217,86 @@ def rows(
         bench: what they share.
         aligner: Stage I's.
         cosreg: one trained by cosine regression.
-        drawn: which rows to draw, of `DRAWABLE`; Stage II is always drawn.
-        speech_condition: the net of "w/o ArcFace".
+        drawn: the rows to draw, of `DRAWABLE`; Stage II is always drawn.
+        speech_condition: the net of "w/o ArcFace", needed where that row is drawn.
         stage2: trained Stages II.
-    Raises:
-        InputError: no such row, or "w/o ArcFace" is to be drawn without its net.
     """
-    if unknown := sorted(set(drawn) - set(DRAWABLE)):
-        raise InputError(f"{unknown[0]}: no row that can be drawn; choose of {', '.join(DRAWABLE)}")
     test, n = bench.test, len(bench.test.persons)
+
+    def heard(net: Callable[[Tensor], Tensor]) -> Tensor:
+        with torch.no_grad():
+            return net(test.pooled_voices())
+
     baseline = {name: torch.from_numpy(z.copy()) for name, z in predictions(test, bench.training, aligner).items()}
     orders = derangements(None, n, DERANGEMENTS)
     yield bench.row(MEAN, baseline[MEAN], MEAN in drawn)
     yield bench.row(SEX_MEAN, baseline[SEX_MEAN], SEX_MEAN in drawn)
     yield System(RANDOM, WHAT[RANDOM], faces=(bench.gallery,), shuffles=orders)
     if NULL in drawn:
-        with torch.no_grad():
-            nobody = bench.prior.null(n)
-        unguided = replace(bench, guidance={NULL: 1.0})  # away from null there is nothing to be guided to
-        yield System(NULL, WHAT[NULL], faces=unguided.draw(NULL, nobody))
-    if NO_ARCFACE in drawn:
-        if speech_condition is None:
-            raise InputError(f"{NO_ARCFACE}: needs a trained net; give speech_condition")
-        with torch.no_grad():
-            tokens = speech_condition(test.pooled_voices())
-        faces = bench.draw(NO_ARCFACE, tokens)
+        unguided = replace(bench, guidance={NULL: 1.0})  # guidance leads away from null, which is all there is
+        yield System(NULL, WHAT[NULL], faces=unguided.draw(NULL, heard(lambda _: bench.prior.null(n))))
+    if NO_ARCFACE in drawn and speech_condition is not None:
+        faces = bench.draw(NO_ARCFACE, heard(speech_condition))
         yield System(NO_ARCFACE, WHAT[NO_ARCFACE], faces=faces, guidance=bench.scale(NO_ARCFACE))
-    with torch.no_grad():
-        yield bench.row(COSREG, cosreg(test.pooled_voices()), COSREG in drawn)
+    yield bench.row(COSREG, heard(cosreg), COSREG in drawn)
     last = bench.row(NO_DSC, baseline["full"], NO_DSC in drawn)
     yield System(SHUFFLED, WHAT[SHUFFLED], last.predicted, last.faces, shuffles=orders)
     yield last
     prior, made = bench.prior, {}
     for trained in stage2:
-        with torch.no_grad():
-            identity = trained.aligner(test.pooled_voices())
+        identity = heard(trained.aligner)
         prior, made = trained.prior, {"lora_sha256": trained.lora_sha256}
-        name = f"{FULL} ({trained.mode})"
+        name, what = f"{FULL} ({trained.mode})", f"Stage II with L_self read as {trained.mode!r}"
         faces = bench.draw(name, identity, prior=prior, made=made)
-        what, scale = f"Stage II with L_self read as {trained.mode!r}", bench.scale(name)
-        last = System(name, what, identity.numpy(), faces, guidance=scale)
+        last = System(name, what, identity.numpy(), faces, guidance=bench.scale(name))
         yield last
     if BEST in drawn and last.predicted is not None:
-        conditions = torch.from_numpy(last.predicted)
-        four = bench.draw(BEST, conditions, BEST_OF, prior, made)
+        four = bench.draw(BEST, torch.from_numpy(last.predicted), BEST_OF, prior, made)
         picked, what = best_of(four, last.predicted)[0], f"{WHAT[BEST]} ({last.name})"
-        yield System(BEST, what, faces=(picked,), guidance=bench.scale(BEST))  # its ẑ is that system's
+        yield System(BEST, what, faces=(picked,), guidance=bench.scale(BEST))  # its ẑ is that of the last system
     if not bench.has_other.any():
         return  # nobody has a second photograph to give: no oracle, no reconstruction, no other photo
     if ORACLE in drawn:
-        # where no face was found there is no identity to ask for; the row leaves these persons out
-        known = np.where(bench.others.identities.any(axis=1, keepdims=True), bench.others.identities, np.float32(1))
+        # where no face was found there is no identity to draw; the row leaves these persons out
+        asked = np.any(bench.others.identities, axis=1)
+        known = np.where(asked[:, None], bench.others.identities, np.float32(1))
         faces = bench.draw(ORACLE, F.normalize(torch.from_numpy(known), dim=1))
-        asked = np.array([bool(z.any()) for z in bench.others.identities])
         yield System(ORACLE, WHAT[ORACLE], faces=faces, asked=asked, shown=True, guidance=bench.scale(ORACLE))
-    yield _rebuilt(bench)
+    there = np.flatnonzero(bench.has_other).tolist()
+    paths = [bench.photos[row][1] for row in there]
+    rebuilt = rebuild_faces(bench.prior, paths, bench.scorer, bench.folder, bench.made).placed(there, n)
+    yield System(VAE, WHAT[VAE], faces=(rebuilt,), asked=bench.has_other, shown=True)
     yield System(OTHER, WHAT[OTHER], faces=(bench.others,), asked=bench.has_other, shown=True)
 
 
-def _rebuilt(bench: Bench) -> System:
-    """Second photographs through the VAE, laid out over all persons."""
-    there = [row for row, other in enumerate(bench.has_other) if other]
-    paths = [bench.photos[row][1] for row in there]
-    found = rebuild_faces(bench.prior, paths, bench.scorer, bench.folder, bench.made)
-    spread = {}
-    for name in ("identities", "posteriors", "features"):
-        part = getattr(found, name)
-        spread[name] = np.zeros((len(bench.photos), part.shape[1]), np.float32)
-        spread[name][there] = part
-    where = dict(zip(there, found.paths, strict=True))
-    faces = Faces(**spread, paths=[where.get(row) for row in range(len(bench.photos))])
-    return System(VAE, WHAT[VAE], faces=(faces,), asked=bench.has_other, shown=True)
+def tuned(
+    validation: Bench, rows: Callable[[Bench], Iterator[System]], scales: Sequence[float] = GUIDANCES
+) -> dict[str, dict[float, float]]:
+    """The mean cosine of each row's faces under each guidance scale; rows that no guidance changes are left out.
+
+    A scale that suits one system flatters it beside another. So every row that is drawn gets its own, chosen from the
+    same scales by the same persons and the same noise: validation persons, never those of the test.
+
+    Args:
+        validation: a bench whose ``test`` are the validation persons.
+        rows: gives the rows of a bench.
+        scales: to try.
+    """
+    truth = validation.gallery.identities
+    likeness: dict[str, dict[float, float]] = {}
+    for scale in scales:
+        for row in rows(replace(validation, drawing=replace(validation.drawing, guidance=scale), draws=1)):
+            if row.guidance is not None and row.shuffles is None:
+                cosines = metrics.cosine(row.faces[0].identities, truth)[row.of(len(truth))]
+                likeness.setdefault(row.name, {})[scale] = float(cosines.mean())
+    return likeness
+
+
+def best_scales(likeness: Mapping[str, Mapping[float, float]]) -> dict[str, float]:
+    """The scale of each row with the highest cosine; of equal ones the smallest.
+
+    Example:
+        >>> best_scales({"oracle": {1.0: 0.7, 2.0: 0.8, 3.0: 0.8}})
+        {'oracle': 2.0}
+    """
+    return {name: max(sorted(by_scale), key=by_scale.__getitem__) for name, by_scale in likeness.items()}

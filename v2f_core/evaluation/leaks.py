@@ -1,15 +1,17 @@
 """Does anything but the voice tell a system whom it is asked for? Shuffled voices must land on chance, or it leaks.
 
 With everybody's voice exchanged for another person's, and all else left as it was, a system that only listens is at
-chance: the 1:2 matching of a wrong person's face is 1/2 on average over derangements *exactly*, once the speaker's own
-face is taken out of the gallery. So is its R@K. A system that also reads names, or the order of files, is not.
-A random real face, taken in place of the person's, is held to the same. (Training persons among the test persons do not
-move a shuffled voice; `contamination` looks for them.)
+chance: once the speaker's own face is taken out of the gallery, the 1:2 matching of a wrong person's face is 1/2 on
+average over derangements *exactly*, and R@K is K / (n − 1). A system that also reads names, or the order of files, is
+not. A random real face, taken in place of the person's, is held to the same. (Training persons among the test persons
+do not move a shuffled voice; `check_splits` looks for them.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -19,15 +21,16 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from v2f_core.errors import InputError
+from v2f_core.evaluation.controls import DERANGEMENTS, SHUFFLED, derangements
+from v2f_core.evaluation.intervals import holm
 from v2f_core.evaluation.metrics import score_matrix
-from v2f_core.evaluation.stage1_report import derangement
+from v2f_core.evaluation.protocols import ALL, WITHIN
 
 if TYPE_CHECKING:
     from v2f_core.training.pairs import Pairs
 
 # A system: the voice heard for each person, and who is asked for (which an honest system does not look at).
 Predict = Callable[[Float[Tensor, "n speaker"], Sequence[str]], Float[Tensor, "n dim"]]
-DERANGEMENTS = 200
 REFUSE_BELOW = 0.001  # Holm-corrected p
 # cosines of one and the same file: a photograph may have been stored anew, a recording is embedded in another batch
 SAME_PICTURE, SAME_RECORDING = 0.9999, 0.999999
@@ -42,7 +45,7 @@ class Control(NamedTuple):
         measure: "1:2 matching" or "R@K".
         value: mean over derangements, and ``deviation`` their standard deviation.
         chance: what it must be on average.
-        p: two-sided, of the t-test that it is; ``corrected`` by Holm over all controls of a run.
+        p: two-sided, of a t-test; ``corrected`` by Holm over all controls of a run.
     """
 
     name: str
@@ -53,25 +56,6 @@ class Control(NamedTuple):
     chance: float
     p: float
     corrected: float = float("nan")
-
-
-def derangements(
-    sexes: Shaped[np.ndarray, " n"] | None, n: int, times: int, seed: int = 0
-) -> Int[np.ndarray, "times n"]:
-    """Random permutations that leave nobody in place; within each sex when sexes are given.
-
-    Example:
-        >>> orders = derangements(np.array(list("fmfmfm")), 6, times=3)
-        >>> bool((orders % 2 == np.arange(6) % 2).all()), bool((orders == np.arange(6)).any())
-        (True, False)
-    """
-    if sexes is None:
-        return np.stack([derangement(n, seed * 100_003 + k) for k in range(times)])
-    orders = np.tile(np.arange(n), (times, 1))
-    for number, sex in enumerate(np.unique(sexes)):
-        rows = np.flatnonzero(sexes == sex)
-        orders[:, rows] = rows[derangements(None, len(rows), times, seed + number + 1)]
-    return orders
 
 
 def shuffled_measures(scores: Float[np.ndarray, "n n"], order: Int[np.ndarray, " n"], k: int) -> tuple[float, float]:
@@ -108,7 +92,7 @@ def control(
     times: int = DERANGEMENTS,
     seed: int = 0,
 ) -> list[Control]:
-    """A control over all and within sex: what is answered under each derangement, held against chance.
+    """A control over all and within sex: the answers under each derangement, held against chance.
 
     Args:
         answer: an order → identities, row i answered for person i when the voice (or face) is that of order[i].
@@ -118,26 +102,29 @@ def control(
         times: derangements of each gallery.
         seed: of the derangements.
     Raises:
-        InputError: fewer than four persons, or fewer than four of a sex: too few to be confused with one another.
+        InputError: fewer than four persons of a sex: too few to be confused with one another.
     """
-    found = []
+    from scipy.stats import ttest_1samp
+
+    controls = []
     counts = [int((sexes == sex).sum()) for sex in np.unique(sexes)]
     if min(counts) < 4:
         raise InputError(f"{min(counts)} persons of a sex: shuffled controls need at least 4; evaluate more persons")
-    for where, strata in (("all", None), ("within sex", sexes)):
-        values, size = [], len(sexes) if strata is None else min(counts)
+    for where, strata in ((ALL, None), (WITHIN, sexes)):
         labels = np.zeros(len(sexes)) if strata is None else strata
         groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-        top = min(k, size - 2)
+        top = min(k, min(map(len, groups)) - 2)
+        values = []
         for order in derangements(strata, len(sexes), times, seed):
             scores = score_matrix(answer(order), gallery)
             parts = [shuffled_measures(scores[np.ix_(g, g)], np.searchsorted(g, order[g]), top) for g in groups]
             values.append(np.mean(parts, axis=0))
         chances = {"1:2 matching": 0.5, f"R@{top}": float(np.mean([top / (len(g) - 1) for g in groups]))}
         for (measure, chance), column in zip(chances.items(), np.array(values).T, strict=True):
-            p = _t_test(column, chance)
-            found.append(Control(name, where, measure, float(column.mean()), float(column.std()), chance, p))
-    return found
+            constant = np.ptp(column) < 1e-12  # the same under every derangement: at chance or surely not
+            p = float(np.isclose(column[0], chance)) if constant else float(ttest_1samp(column, chance).pvalue)
+            controls.append(Control(name, where, measure, float(column.mean()), float(column.std()), chance, p))
+    return controls
 
 
 def shuffled_voice(predict: Predict, test: Pairs, times: int = DERANGEMENTS, seed: int = 0) -> list[Control]:
@@ -148,7 +135,7 @@ def shuffled_voice(predict: Predict, test: Pairs, times: int = DERANGEMENTS, see
         with torch.no_grad():
             return predict(voices[torch.from_numpy(order)], test.persons).numpy()
 
-    return control("shuffled voice", answer, gallery, np.array(test.sexes), times=times, seed=seed)
+    return control(SHUFFLED, answer, gallery, np.array(test.sexes), times=times, seed=seed)
 
 
 def judge_controls(
@@ -166,15 +153,12 @@ def judge_controls(
         >>> judge_controls([Control("random real face", "all", "1:2 matching", 0.501, 0.02, 0.5, 0.5)])[0].corrected
         0.5
     """
-    from v2f_core.evaluation.statistics import holm
-
     adjusted = holm(np.array([c.p for c in controls]))
     judged = [c._replace(corrected=float(p)) for c, p in zip(controls, adjusted, strict=True)]
-    off = [c for c in judged if c.corrected < REFUSE_BELOW]
-    if off:
+    if off := [c for c in judged if c.corrected < REFUSE_BELOW]:
         worst = max(off, key=lambda c: abs(c.value - c.chance))
         suspect = "the gallery: the same photograph under several persons, or rows in another order than the queries"
-        if worst.name == "shuffled voice" and predict is not None and test is not None:
+        if worst.name == SHUFFLED and predict is not None and test is not None:
             suspect = _suspect(predict, test)
         raise InputError(
             f"{worst.name}, {worst.gallery}: {worst.measure} is {worst.value:.3f} where chance is {worst.chance:.3f} "
@@ -183,16 +167,31 @@ def judge_controls(
     return judged
 
 
+def _suspect(predict: Predict, test: Pairs) -> str:
+    """What else than the voice decides the answers: names, the order of rows, or something unknown."""
+    voices, n = test.pooled_voices(), len(test.persons)
+    usual = predict(voices, test.persons)
+    if not torch.allclose(usual, predict(voices, ["somebody"] * n), atol=1e-4):
+        return "names or file names (the answers change when they are hidden)"
+    back = torch.arange(n).flip(0)
+    reversed_rows = predict(voices[back], [test.persons[i] for i in back.tolist()])[back]
+    if not torch.allclose(usual, reversed_rows, atol=1e-4):
+        return "the order of persons or files (the answers change when the rows are turned round)"
+    return "something that neither voices, names nor the order of rows explain, such as a stored answer"
+
+
+# --- splits that share somebody
+
+
 def contamination(training: Pairs, test: Pairs) -> list[tuple[str, str, str]]:
     """(test person, other person, why) for every test person who was there in training, or under another name.
 
     Looked for are names in both splits, photographs and voices in both splits, and one photograph of two test persons.
 
     Raises:
-        InputError: splits share no room: their identities or voices differ in width.
+        InputError: the identities or voices of the splits differ in width.
     """
-    owned = (test, training)
-    found = [(name, name, "the same name") for name in sorted(set(test.persons) & set(training.persons))]
+    shared = [(name, name, "the same name") for name in sorted(set(test.persons) & set(training.persons))]
     photos, sounds = (test.face_start, training.face_start), (test.voice_start, training.voice_start)
     for what, same, ours, theirs, starts in (
         ("the same photograph", SAME_PICTURE, test.face, training.face, photos),
@@ -202,18 +201,23 @@ def contamination(training: Pairs, test: Pairs) -> list[tuple[str, str, str]]:
             raise InputError(
                 f"{what}: {ours.shape[1]} and {theirs.shape[1]} wide; expected one encoder for both splits"
             )
-        owners = [np.repeat(p.persons, start.diff().numpy()) for p, start in zip(owned, starts, strict=True)]
+        owners = [np.repeat(p.persons, s.diff().numpy()) for p, s in zip((test, training), starts, strict=True)]
         centre = theirs.mean(dim=0)  # speaker embeddings share most of their direction
         ours, theirs = F.normalize(ours - centre, dim=1), F.normalize(theirs - centre, dim=1)
-        found += [(str(owners[0][row]), str(owners[1][column]), what) for row, column in _twins(ours, theirs, same)]
+        shared += [(str(owners[0][row]), str(owners[1][column]), what) for row, column in twins(ours, theirs, same)]
     gallery = test.gallery()
     for row, column in (torch.triu(gallery @ gallery.T, 1) > SAME_PICTURE).nonzero().tolist():
-        found.append((test.persons[row], test.persons[column], "one photograph of two test persons"))
-    return sorted(set(found))
+        shared.append((test.persons[row], test.persons[column], "one photograph of two test persons"))
+    return sorted(set(shared))
 
 
-def _twins(ours: Float[Tensor, "n dim"], theirs: Float[Tensor, "m dim"], same: float) -> Iterator[tuple[int, int]]:
-    """Pairs of rows whose cosine is above ``same``. At full size there are too many to compare each with each."""
+def twins(ours: Float[Tensor, "n dim"], theirs: Float[Tensor, "m dim"], same: float) -> Iterator[tuple[int, int]]:
+    """Pairs of rows of unit vectors whose cosine is above ``same``. At full size a table of all pairs has 10¹⁰ cells.
+
+    Example:
+        >>> list(twins(torch.eye(3), torch.eye(3)[1:], 0.999))
+        [(1, 0), (2, 1)]
+    """
     # seen along any direction, twins lie no farther apart than they do in space
     direction = F.normalize(torch.randn(ours.shape[1], generator=torch.Generator().manual_seed(0)), dim=0)
     place, order = (theirs @ direction).sort()
@@ -224,22 +228,32 @@ def _twins(ours: Float[Tensor, "n dim"], theirs: Float[Tensor, "m dim"], same: f
         yield from ((row, int(column)) for column in near[theirs[near] @ ours[row] > same])
 
 
-def _suspect(predict: Predict, test: Pairs) -> str:
-    """What else than the voice decides the answers: names, the order of rows, or something unknown."""
-    voices, n = test.pooled_voices(), len(test.persons)
-    usual = predict(voices, test.persons)
-    if not torch.allclose(usual, predict(voices, ["somebody"] * n), atol=1e-4):
-        return "names or file names (the answers change when they are hidden)"
-    back = torch.arange(n).flip(0)
-    turned = predict(voices[back], [test.persons[i] for i in back.tolist()])[back]
-    if not torch.allclose(usual, turned, atol=1e-4):
-        return "the order of persons or files (the answers change when the rows are turned round)"
-    return "something that neither voices, names nor the order of rows explain, such as a stored answer"
+def check_splits(training: Pairs, test: Pairs, scorers: Mapping[str, Path], all_known: bool = False) -> list[str]:
+    """Refuse a test with persons of the training; warn of test persons whom a scorer was itself trained on.
 
+    A scorer knows its own training persons too well: likeness to them is overrated for every system alike.
 
-def _t_test(values: Float[np.ndarray, " times"], chance: float) -> float:
-    from scipy.stats import ttest_1samp
-
-    if np.ptp(values) < 1e-12:  # the same under every derangement: at chance or surely not
-        return float(np.isclose(values[0], chance))
-    return float(ttest_1samp(values, chance).pvalue)
+    Args:
+        scorers: name → folder; a file ``training_persons.txt`` in it lists whom the scorer knows, a name a line.
+        all_known: no scorer knows anybody of the dataset (so it is with MiniVox, by construction).
+    Returns:
+        the warnings, which are also given as such.
+    Raises:
+        InputError: a person, photograph or recording is in both splits, or one photograph is two test persons'.
+    """
+    if leaks := contamination(training, test):
+        examples = "; ".join(f"{one} and {other}: {why}" for one, other, why in leaks[:3])
+        raise InputError(f"split contamination, {len(leaks)} in all: {examples}; take them out of one split")
+    notes = []
+    for name, folder in scorers.items():
+        path = folder / "training_persons.txt"
+        if path.is_file():
+            met = sorted(set(path.read_text(encoding="utf-8").split("\n")) & set(test.persons))
+            if met:
+                names = ", ".join(met[:5]) + (", …" if len(met) > 5 else "")
+                notes.append(f"{name} was trained on {len(met)} of the test persons: {names}")
+        elif not all_known:
+            notes.append(f"{name}: its training persons are not known; test persons may be among them")
+    for note in notes:
+        warnings.warn(note, stacklevel=2)
+    return notes

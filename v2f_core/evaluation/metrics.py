@@ -1,8 +1,8 @@
-"""How near a predicted identity is to the true one (cosine, L2, retrieval, matching), and how varied the faces are.
+"""How near a predicted identity is to the true one, how varied and how real faces are: every measure of the tables.
 
-Every measure but VFS is a value *per person* (a query), so that means can be resampled over persons (``intervals``).
-Conventions: row i of a score matrix is person i's voice against everybody's face, the truth on its diagonal; higher is
-nearer. An undetected face is a zero vector: a miss with cosine 0.
+Measures of likeness and retrieval give a value *per person* (a query), so that their means can be resampled over
+persons (:mod:`~v2f_core.evaluation.intervals`). Row i of a score matrix is person i's voice against everybody's face,
+the truth on its diagonal; higher is nearer. An undetected face is a zero vector: a miss with cosine 0.
 """
 
 from __future__ import annotations
@@ -14,25 +14,45 @@ import numpy as np
 from jaxtyping import Float, Integer, Shaped
 
 from v2f_core.errors import InputError
-from v2f_core.evaluation.intervals import Interval, bootstrap, paired_difference
+from v2f_core.evaluation.intervals import (
+    Difference,
+    Interval,
+    bootstrap,
+    discordance,
+    holm,
+    paired_difference,
+    paired_persons,
+    paired_power,
+)
 
 __all__ = [
     "VFS",
+    "Difference",
+    "ErrorRates",
     "Interval",
     "bootstrap",
     "cosine",
+    "discordance",
     "diversity",
+    "equal_error_rate",
+    "error_rates",
+    "holm",
+    "kernel_distance",
     "l2",
     "matching",
+    "pair_cosines",
     "paired_difference",
+    "paired_persons",
+    "paired_power",
     "rank",
     "recall",
     "score_matrix",
     "skill",
     "vfs",
-    "win_probability",
     "within",
 ]
+
+# --- likeness
 
 
 def cosine(a: Float[np.ndarray, "n dim"], b: Float[np.ndarray, "n dim"]) -> Float[np.ndarray, " n"]:
@@ -63,6 +83,28 @@ def l2(a: Float[np.ndarray, "n dim"], b: Float[np.ndarray, "n dim"]) -> Float[np
     return np.where(a.any(axis=1) & b.any(axis=1), distance, np.sqrt(2))
 
 
+def skill(
+    ours: Float[np.ndarray, "*batch"] | float, reference: float, ceiling: float
+) -> Float[np.ndarray, "*batch"] | float:
+    """(ours − reference) / (ceiling − reference): 0 is no better than the reference, 1 is as good as anybody could be.
+
+    The reference is the mean face for a cosine (the same-sex mean within sex) and chance for R@k.
+
+    Raises:
+        InputError: the ceiling does not lie above the reference, so that there is nothing to be skilled at.
+
+    Example:
+        >>> round(skill(0.55, reference=0.5, ceiling=0.6), 3)
+        0.5
+    """
+    if not ceiling > reference:
+        raise InputError(f"ceiling {ceiling:.4f} is not above the reference {reference:.4f}: no room for skill")
+    return (ours - reference) / (ceiling - reference)
+
+
+# --- retrieval
+
+
 def score_matrix(query: Float[np.ndarray, "n dim"], gallery: Float[np.ndarray, "m dim"]) -> Float[np.ndarray, "n m"]:
     """Cosine of every query with every face of the gallery, in float64 so that ties are ties.
 
@@ -88,14 +130,19 @@ def rank(scores: Float[np.ndarray, "n n"]) -> Integer[np.ndarray, " n"]:
 
 
 def recall(scores: Float[np.ndarray, "n n"], k: int) -> Float[np.ndarray, " n"]:
-    """R@k per person: 1 when the true face is among the k best of a gallery of n, else 0. Chance is k / n.
+    """R@k per person: 1 when the true face is among the k best of a gallery of n, else 0.
+
+    Chance is min(1, k / n): where there are no more than k faces, everybody is found.
+
+    Raises:
+        InputError: k is below 1.
 
     Example:
-        >>> recall(np.eye(3), k=1), recall(np.zeros((3, 3)), k=2)
-        (array([1., 1., 1.]), array([0., 0., 0.]))
+        >>> recall(np.eye(3), k=1), recall(np.zeros((3, 3)), k=2), recall(np.zeros((3, 3)), k=10)
+        (array([1., 1., 1.]), array([0., 0., 0.]), array([1., 1., 1.]))
     """
-    if not 1 <= k <= len(scores):
-        raise InputError(f"R@{k} of a gallery of {len(scores)}: expected k between 1 and {len(scores)}")
+    if k < 1:
+        raise InputError(f"R@{k}: expected k of at least 1")
     return (rank(scores) <= k).astype(np.float64)
 
 
@@ -103,50 +150,33 @@ def matching(scores: Float[np.ndarray, "n n"], of: int = 2) -> Float[np.ndarray,
     """1:N matching per person: how surely the true face scores best beside N − 1 random others. Chance is 1 / N.
 
     At N = 2 it is the share of other faces that score below the true one, ties half; its mean is the area under the
-    ROC curve of "same person or not", computed query by query.
+    ROC curve of "same person or not", computed query by query. In closed form: of b rivals below the truth and e that
+    tie with it, [C(b+e+1, N) − C(b, N)] / [(e+1)·C(rivals, N−1)]; faces that tie at the top are chosen alike.
+
+    Raises:
+        InputError: N below 2, or more than there are faces.
 
     Example:
         >>> matching(np.array([[0.9, 0.1, 0.2], [0.5, 0.4, 0.1], [0.3, 0.3, 0.3]]))
         array([1. , 0.5, 0.5])
     """
-    truth = np.diag(scores)[:, None]
-    tied = np.maximum((scores == truth).sum(axis=1) - 1, 0)  # not even itself where the score is NaN
-    return win_probability((scores < truth).sum(axis=1), tied, len(scores) - 1, of)
-
-
-def win_probability(
-    below: Integer[np.ndarray, " n"], tied: Integer[np.ndarray, " n"], rivals: int | Integer[np.ndarray, " n"], of: int
-) -> Float[np.ndarray, " n"]:
-    """The probability that the true face scores best among itself and N − 1 random others, in closed form.
-
-    Rivals are taken without replacement, and of faces that tie at the top each is chosen alike. With b rivals below and
-    e tied that is [C(b+e+1, N) − C(b, N)] / [(e+1)·C(rivals, N−1)].
-
-    Args:
-        below, tied, rivals: how many others score below the true face, as it does, and are there in all.
-        of: N, the number of faces to choose from.
-    Raises:
-        InputError: N below 2, or more than there are faces.
-
-    Example: a face that beats all rivals, half of them, and ties with all:
-        >>> win_probability(np.array([10, 5, 0]), np.array([0, 0, 10]), 10, of=2)
-        array([1. , 0.5, 0.5])
-    """
     from scipy.special import binom
 
-    fewest = int(np.min(rivals)) if np.size(rivals) else 0
-    if not 2 <= of <= fewest + 1:
-        raise InputError(f"1:{of} matching in a gallery of {fewest + 1}: expected N between 2 and {fewest + 1}")
+    if not 2 <= of <= len(scores):
+        raise InputError(f"1:{of} matching in a gallery of {len(scores)}: expected N between 2 and {len(scores)}")
+    truth = np.diag(scores)[:, None]
+    below = (scores < truth).sum(axis=1)
+    tied = np.maximum((scores == truth).sum(axis=1) - 1, 0)  # not even itself where the score is NaN
     ways = binom(below + tied + 1.0, of) - binom(below * 1.0, of)
-    return np.minimum(ways / ((tied + 1) * binom(np.asarray(rivals, float), of - 1)), 1)
+    return np.minimum(ways / ((tied + 1) * binom(len(scores) - 1.0, of - 1)), 1)
 
 
 def within(
-    measure: Callable[[Float[np.ndarray, "m m"]], Float[np.ndarray, " m"]],
+    measure: Callable[[Float[np.ndarray, "m m"]], Shaped[np.ndarray, " m"]],
     scores: Float[np.ndarray, "n n"],
     groups: Shaped[np.ndarray, " n"],
 ) -> Float[np.ndarray, " n"]:
-    """A measure per person against a gallery of the person's own group only, such as the same sex.
+    """A measure per person against a gallery of the person's own group only, such as the same sex; NaN in group "".
 
     A perfect guess of sex alone doubles R@k over all; within sex it is worth nothing. R@k's chance is k / group size.
 
@@ -155,30 +185,83 @@ def within(
         >>> matching(right_sex_only).mean().round(3), within(matching, right_sex_only, np.array(list("ffmm"))).mean()
         (np.float64(0.833), np.float64(0.5))
     """
-    values = np.empty(len(scores))
-    for group in np.unique(groups):
+    values = np.full(len(scores), np.nan)
+    for group in set(groups.tolist()) - {""}:
         of = np.flatnonzero(groups == group)
         values[of] = measure(scores[np.ix_(of, of)])
     return values
 
 
-def skill(
-    ours: Float[np.ndarray, "*batch"] | float, reference: float, ceiling: float
-) -> Float[np.ndarray, "*batch"] | float:
-    """(ours − reference) / (ceiling − reference): 0 is no better than the reference, 1 is as good as anybody could be.
+# --- same person or not
 
-    The reference is the mean face for a cosine (the same-sex mean within sex) and chance for R@k.
 
-    Raises:
-        InputError: the ceiling does not lie above the reference, so that there is nothing to be skilled at.
+class ErrorRates(NamedTuple):
+    """Errors of the rule "same person if the score is at least the threshold", one entry a threshold, rising.
+
+    Attributes:
+        threshold: every score that occurs.
+        missed: share of pairs of one person below the threshold (false rejections).
+        accepted: share of pairs of two persons at or above it (false acceptances).
+    """
+
+    threshold: Float[np.ndarray, " thresholds"]
+    missed: Float[np.ndarray, " thresholds"]
+    accepted: Float[np.ndarray, " thresholds"]
+
+
+def pair_cosines(
+    vectors: Float[np.ndarray, "n dim"], person: Shaped[np.ndarray, " n"]
+) -> tuple[Float[np.ndarray, " same"], Float[np.ndarray, " different"]]:
+    """The cosines of all pairs of unit vectors: pairs of one person, and pairs of two.
 
     Example:
-        >>> round(skill(0.55, reference=0.5, ceiling=0.6), 3)
-        0.5
+        >>> same, different = pair_cosines(np.eye(2)[[0, 0, 1]], np.array(["Ada", "Ada", "Bo"]))
+        >>> same.tolist(), different.tolist()
+        ([1.0], [0.0, 0.0])
     """
-    if not ceiling > reference:
-        raise InputError(f"ceiling {ceiling:.4f} is not above the reference {reference:.4f}: no room for skill")
-    return (ours - reference) / (ceiling - reference)
+    i, j = np.triu_indices(len(person), 1)
+    cosine, same = (vectors[i] * vectors[j]).sum(1), person[i] == person[j]
+    return cosine[same], cosine[~same]
+
+
+def error_rates(same: Float[np.ndarray, " same"], different: Float[np.ndarray, " different"]) -> ErrorRates:
+    """Both errors at every threshold, from the scores of pairs of one person and of pairs of two.
+
+    Raises:
+        InputError: there are no pairs of one kind, or a score is NaN.
+
+    Example:
+        >>> error_rates(np.array([0.9]), np.array([0.1])).accepted.tolist()
+        [1.0, 0.0]
+    """
+    if not (len(same) and len(different)):
+        raise InputError(f"{len(same)} pairs of one person, {len(different)} of two: expected at least one of each")
+    if np.isnan(same).any() or np.isnan(different).any():
+        raise InputError("a score is NaN and cannot be compared; check the vectors that it comes from")
+    threshold = np.unique(np.concatenate([same, different]))
+    missed = np.searchsorted(np.sort(same), threshold) / len(same)
+    accepted = 1 - np.searchsorted(np.sort(different), threshold) / len(different)
+    return ErrorRates(threshold, missed, accepted)
+
+
+def equal_error_rate(same: Float[np.ndarray, " same"], different: Float[np.ndarray, " different"]) -> float:
+    """The error where misses and false acceptances are as frequent: 0 separates perfectly, 0.5 is chance.
+
+    At the threshold where the two are closest, their mean. A threshold carried to other data has other errors.
+
+    Raises:
+        InputError: as :func:`error_rates`.
+
+    Example:
+        >>> equal_error_rate(np.array([0.9, 0.8]), np.array([0.1, 0.2]))
+        0.0
+    """
+    _, missed, accepted = error_rates(same, different)
+    at = int(np.abs(missed - accepted).argmin())
+    return float((missed[at] + accepted[at]) / 2)
+
+
+# --- sets of faces
 
 
 def diversity(draws: Float[np.ndarray, "utterances draws dim"]) -> Float[np.ndarray, " utterances"]:
@@ -200,9 +283,8 @@ def diversity(draws: Float[np.ndarray, "utterances draws dim"]) -> Float[np.ndar
         raise InputError(f"diversity of {count} draw an utterance: expected at least 2")
     draws = draws.astype(np.float64)
     detected = draws.any(axis=2).sum(axis=1)
-    total, norms = draws.sum(axis=1), (draws**2).sum(axis=(1, 2))
     # Σ cos over ordered pairs = ‖Σ z‖² − Σ‖z‖²: no utterance × draws × draws table
-    cosines = (total**2).sum(axis=1) - norms
+    cosines = (draws.sum(axis=1) ** 2).sum(axis=1) - (draws**2).sum(axis=(1, 2))
     return (detected * (detected - 1) - cosines) / (count * (count - 1))
 
 
@@ -248,3 +330,33 @@ def vfs(posteriors: Float[np.ndarray, "images classes"], splits: int = 5, seed: 
     parts = np.split(posteriors[order], np.arange(1, splits) * len(order) // splits)
     scores = [np.exp(rel_entr(part, part.mean(axis=0)).sum(axis=1).mean()) for part in parts]
     return VFS(float(np.mean(scores)), float(np.std(scores)), min(map(len, parts)))
+
+
+def kernel_distance(generated: Float[np.ndarray, "n dim"], real: Float[np.ndarray, "m dim"]) -> float:
+    """How far a cloud of generated faces is from one of real faces: MMD² with the kernel (x·y + 1)³, unbiased.
+
+    Gretton et al. 2012, Eq. 3; the form of the kernel inception distance, whose features have norms of about √width and
+    are divided by the width; ours have norm 1. Unbiased: 0 on average for two clouds of one kind, however few faces,
+    so that it can fall below 0. It asks not who is who: the right faces given to the wrong voices have none. The two
+    clouds must not hold the same pictures; undetected faces (zero rows) are in no cloud.
+
+    Args:
+        generated, real: unit features, identities of ArcFace or those of a second scorer.
+    Raises:
+        InputError: fewer than four detected faces in a cloud, or NaN.
+
+    Example:
+        >>> x = np.random.default_rng(0).standard_normal((300, 8)) + np.eye(8)[0]
+        >>> x /= np.linalg.norm(x, axis=1, keepdims=True)
+        >>> abs(kernel_distance(x[:150], x[150:])) < 0.02 < kernel_distance(x[:150], -x[150:])
+        True
+    """
+    x, y = (cloud[cloud.any(axis=1)].astype(np.float64) for cloud in (generated, real))
+    if min(len(x), len(y)) < 4 or not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise InputError(f"{len(x)} and {len(y)} detected faces: expected at least 4 of each, and no NaN")
+
+    def total(a: np.ndarray, b: np.ndarray) -> float:  # in blocks: 10,000 × 10,000 values would take 800 MB
+        return float(sum(((a[i : i + 1024] @ b.T + 1) ** 3).sum() for i in range(0, len(a), 1024)))
+
+    own = [(total(s, s) - (((s**2).sum(axis=1) + 1) ** 3).sum()) / (len(s) * (len(s) - 1)) for s in (x, y)]
+    return float(own[0] + own[1] - 2 * total(x, y) / (len(x) * len(y)))

@@ -1,7 +1,7 @@
-"""FID and LPIPS, as torchmetrics computes them, for those who want to set faces beside published numbers.
+"""FID and LPIPS, as torchmetrics computes them, to set faces beside published numbers.
 
 Both look with networks that were trained on ImageNet, not on faces, and see little of an identity; the kernel distance
-on a second scorer's features needs neither. Their weights are downloaded (340 MB), so that they are there for who asks
+on a second scorer's features needs neither. Their weights (340 MB) are downloaded at the first use
 (``evaluate --fid``). FID grows as images get fewer: compare equal numbers of images only.
 """
 
@@ -46,8 +46,8 @@ class Perception:
             from torchmetrics.image.fid import FrechetInceptionDistance
             from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
-            self._fid = FrechetInceptionDistance().to(device)
-            self._lpips = LearnedPerceptualImagePatchSimilarity(net_type="alex", reduction="none").to(device)
+            self.inception = FrechetInceptionDistance().to(device)
+            self.alexnet = LearnedPerceptualImagePatchSimilarity(net_type="alex", reduction="none").to(device)
         except ModuleNotFoundError as error:
             raise InputError(f"FID and LPIPS: {error}; pip install 'v2f-core[images]'") from error
         except OSError as error:  # of urllib too
@@ -56,35 +56,18 @@ class Perception:
 
     @torch.no_grad()
     def fid(self, generated: Sequence[Path], real: Sequence[Path]) -> float:
-        """Fréchet distance of two sets of images in Inception's 2,048 features (Heusel et al., NeurIPS 2017).
-
-        Raises:
-            InputError: fewer than two images in a set, or one that cannot be read.
-        """
-        for name, paths in (("generated", generated), ("real", real)):
-            if len(paths) < 2:
-                raise InputError(f"FID: {len(paths)} {name} images; expected at least 2, and thousands to compare by")
-        self._fid.reset()
+        """Fréchet distance of two sets of images in Inception's 2,048 features (Heusel et al., NeurIPS 2017)."""
+        self.inception.reset()
         for paths, are_real in ((generated, False), (real, True)):
             for path in paths:
-                self._fid.update(self._image(path), real=are_real)
-        return float(self._fid.compute())
+                self.inception.update(self._image(path), real=are_real)
+        return float(self.inception.compute())
 
     @torch.no_grad()
     def lpips(self, first: Sequence[Path], second: Sequence[Path]) -> Float32[np.ndarray, " n"]:
-        """LPIPS of each image of the first and its fellow of the second, 0 for the same (Zhang et al., CVPR 2018).
-
-        Raises:
-            InputError: two fellows differ in size, or one cannot be read.
-        """
-        found = []
-        for a, b in zip(first, second, strict=True):
-            x, y = self._image(a), self._image(b)
-            if x.shape != y.shape:
-                sizes = " and ".join(f"{image.shape[3]} × {image.shape[2]}" for image in (x, y))
-                raise InputError(f"{a} and {b}: {sizes} pixels; expected the same size")
-            found.append(float(self._lpips(x / 127.5 - 1, y / 127.5 - 1)))
-        return np.array(found, np.float32)
+        """LPIPS of each image of the first and its fellow of the second, 0 for the same (Zhang et al., CVPR 2018)."""
+        pairs = [(self._image(a) / 127.5 - 1, self._image(b) / 127.5 - 1) for a, b in zip(first, second, strict=True)]
+        return np.array([float(self.alexnet(a, b)) for a, b in pairs], np.float32)
 
     def _image(self, path: Path) -> UInt8[Tensor, "1 3 height width"]:
         return torch.tensor(read_image(path)).permute(2, 0, 1)[None].to(self.device)

@@ -1,8 +1,8 @@
-"""A row of the tables: for each test person a predicted identity, drawn faces, or both. And how the faces are drawn.
+"""A row of the tables: for each test person a predicted identity, drawn faces, or both; and how faces are drawn.
 
-Faces are drawn and scored batch by batch into a folder named after all that decides them, so that a killed run goes on
-where it stopped, with the same bytes. Every person has a noise of their own, the same under every system: what two
-systems differ in is then no luck of the draw.
+Faces are drawn and scored batch by batch into a folder named after all that decides them: a killed run goes on where it
+stopped, with the same bytes. Every person has their own noise, the same under every system, so that two systems never
+differ by the luck of the draw.
 """
 
 from __future__ import annotations
@@ -16,17 +16,83 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int
+from jaxtyping import Bool, Float, Float32, Int, UInt8
 from torch import Tensor
 
-from v2f_core.artefacts.files import atomic_write
-from v2f_core.artefacts.provenance import SYNTHETIC
+from v2f_core.artefacts.files import SYNTHETIC, atomic_write
 from v2f_core.errors import InputError
-from v2f_core.evaluation.scorer import AT_ONCE, Faces, Pixels, Scorer
 from v2f_core.training.embeddings import read_image
 
 if TYPE_CHECKING:
     from v2f_core.diffusion.prior import Prior
+    from v2f_core.evaluation.judge import Judge
+    from v2f_core.identity.faces import FacePack
+
+AT_ONCE = 8  # images drawn and scored together
+Pixels = UInt8[np.ndarray, "height width 3"]
+
+
+@dataclass(frozen=True)
+class Faces:
+    """One face a person, as the scorers see it.
+
+    Attributes:
+        identities: f_arc of the face found in each image; zero where none is found.
+        posteriors: the judge's p(y|x) of each image; no columns without a judge.
+        features: the second scorer's view of each image, unit length; no columns without one.
+        paths: the images; None for a person without one.
+    """
+
+    identities: Float32[np.ndarray, "n dim"]
+    posteriors: Float32[np.ndarray, "n classes"]
+    features: Float32[np.ndarray, "n width"]
+    paths: list[Path | None]
+
+    def placed(self, rows: Sequence[int], n: int) -> Faces:
+        """These faces as those of persons ``rows`` of n; the others have none."""
+        columns = {name: getattr(self, name) for name in ("identities", "posteriors", "features")}
+        spread = {name: np.zeros((n, part.shape[1]), np.float32) for name, part in columns.items()}
+        for name, part in columns.items():
+            spread[name][list(rows)] = part
+        where = dict(zip(rows, self.paths, strict=True))
+        return Faces(**spread, paths=[where.get(row) for row in range(n)])
+
+
+class Scorer:
+    """The networks that look at images: f_arc (detection, alignment, embedding), the judge, and a second scorer.
+
+    Args:
+        pack: detector and ArcFace, those that the prior is conditioned on.
+        judge: for VFS; without a second pack its last layer is also the second scorer.
+        second: a face pack that the generator was not conditioned on.
+    """
+
+    def __init__(self, pack: FacePack, judge: Judge | None = None, second: FacePack | None = None) -> None:
+        self.pack, self.judge, self.second = pack, judge, second
+
+    def __call__(self, images: Sequence[Pixels]) -> dict[str, Float32[np.ndarray, "n _"]]:
+        """Identities, posteriors and features of some images."""
+        posteriors = features = np.zeros((len(images), 0), np.float32)
+        if self.judge is not None:
+            posteriors, features = self.judge.posteriors(images), self.judge.features(images)
+        if self.second is not None:
+            features = self.second.embed(images)[0]
+        return {"identities": self.pack.embed(images)[0], "posteriors": posteriors, "features": features}
+
+    def photographs(self, paths: Sequence[Path | None]) -> Faces:
+        """The scores of pictures on disk; a missing picture (None) has the identity zero.
+
+        Raises:
+            InputError: there is no picture at all, or one cannot be read.
+        """
+        rows = [row for row, path in enumerate(paths) if path is not None]
+        there = [path for path in paths if path is not None]
+        if not there:
+            raise InputError("not one photograph to score; expected the paths of some")
+        batches = [there[start : start + AT_ONCE] for start in range(0, len(there), AT_ONCE)]
+        parts = [self([read_image(path) for path in batch]) for batch in batches]
+        scores = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return Faces(**scores, paths=list(there)).placed(rows, len(paths))
 
 
 @dataclass(frozen=True)
@@ -38,26 +104,32 @@ class System:
         what: in a sentence.
         predicted: ẑ, where the system predicts one.
         faces: the first draw of everybody, the second, …
-        asked: the persons it can answer for (whoever has one photograph has no *other* one); all when None.
-        shuffles: row k says whose answer each person gets; measures are averaged over the rows. None: one's own.
+        asked: the persons it can answer for (a person with one photograph has no *other* one); None: all.
+        shuffles: row k says whose answer each person gets; measures are averaged over the rows. None: their own.
         shown: it was given a true face or identity, so that the ceilings of voices do not bound it.
         guidance: the scale that its faces were drawn under; None where nothing was drawn from noise.
+        scores: row i is person i's answer against everybody's face, where faces are ranked by something else than the
+            cosine with ẑ.
     """
 
     name: str
     what: str
-    predicted: Float32[np.ndarray, "n 512"] | None = None
+    predicted: Float32[np.ndarray, "n dim"] | None = None
     faces: tuple[Faces, ...] = ()
     asked: Bool[np.ndarray, " n"] | None = None
     shuffles: Int[np.ndarray, "times n"] | None = None
     shown: bool = False
     guidance: float | None = None
+    scores: Float[np.ndarray, "n n"] | None = None
+
+    def of(self, n: int) -> Bool[np.ndarray, " n"]:
+        """Which of n persons are asked."""
+        return np.ones(n, bool) if self.asked is None else self.asked
 
     @property
     def undetected(self) -> int:
         """Images without a face that the detector finds, all draws together; each is a miss with cosine 0."""
-        asked = slice(None) if self.asked is None else self.asked
-        return sum(int((~draw.identities[asked].any(axis=1)).sum()) for draw in self.faces)
+        return sum(int((~face.identities[self.of(len(face.paths))].any(axis=1)).sum()) for face in self.faces)
 
 
 @dataclass(frozen=True)
@@ -108,7 +180,7 @@ def draw_faces(
         folder: faces go into a folder of it, named by a hash of all that decides them.
         made: hashes of the weights of prior and scorers.
         drawing: steps, guidance, seed.
-        draw: 0 for everybody's first face, 1 for the second, …
+        draw: 0 for the first face of everybody, 1 for the second, …
         label: of the progress bar.
     """
     bytes_of = conditions.detach().cpu().contiguous().numpy().tobytes()
@@ -125,10 +197,8 @@ def draw_faces(
         c = prior.condition(part) if part.ndim == 2 else part
         noise = [noise_of(persons[row], prior.latent_shape, drawing.seed, draw) for row in rows]
         dtype = prior.unet.dtype
-        latents = prior.denoise(
-            torch.stack(noise).to(prior.device, dtype), c.to(dtype), drawing.steps, drawing.guidance
-        )
-        return prior.decode(latents)
+        start = torch.stack(noise).to(prior.device, dtype)
+        return prior.decode(prior.denoise(start, c.to(dtype), drawing.steps, drawing.guidance))
 
     return _resumable(make, len(persons), scorer, folder, decides, label)
 
@@ -142,19 +212,16 @@ def rebuild_faces(prior: Prior, paths: Sequence[Path], scorer: Scorer, folder: P
     decides = {**made, "what": "VAE reconstruction", "photographs": [path.as_posix() for path in paths]}
 
     def make(rows: range) -> Float[Tensor, "batch 3 height width"]:
-        squares = [
-            ImageOps.fit(Image.fromarray(read_image(paths[row])), (side, side), Image.Resampling.LANCZOS)
-            for row in rows
-        ]
-        pixels = torch.from_numpy(np.stack([np.asarray(square) for square in squares])).permute(0, 3, 1, 2)
-        images = pixels.contiguous().to(prior.device, prior.vae.dtype) / 127.5 - 1
-        return prior.decode(prior.encode(images))
+        images = [Image.fromarray(read_image(paths[row])) for row in rows]
+        squares = [np.asarray(ImageOps.fit(image, (side, side), Image.Resampling.LANCZOS)) for image in images]
+        pixels = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).contiguous()
+        return prior.decode(prior.encode(pixels.to(prior.device, prior.vae.dtype) / 127.5 - 1))
 
     return _resumable(make, len(paths), scorer, folder, decides, "VAE reconstructions")
 
 
 def best_of(draws: Sequence[Faces], predicted: Float32[np.ndarray, "n 512"]) -> tuple[Faces, Int[np.ndarray, " n"]]:
-    """Of several faces of each person the one most like ẑ, and which that was. The true face plays no part in it.
+    """Of several faces of each person the one most like ẑ, and its number. The true face plays no part in the choice.
 
     Example:
         >>> blank = np.zeros((1, 0), np.float32)
@@ -164,24 +231,22 @@ def best_of(draws: Sequence[Faces], predicted: Float32[np.ndarray, "n 512"]) -> 
     """
     likeness = np.stack([(faces.identities * predicted).sum(axis=1) for faces in draws])
     chosen, rows = likeness.argmax(axis=0), np.arange(len(predicted))
-    picked = {
-        name: np.stack([getattr(faces, name) for faces in draws])[chosen, rows]
-        for name in ("identities", "posteriors", "features")
-    }
-    return Faces(**picked, paths=[draws[which].paths[row] for row, which in enumerate(chosen)]), chosen
+    columns = ("identities", "posteriors", "features")
+    picked = {name: np.stack([getattr(faces, name) for faces in draws])[chosen, rows] for name in columns}
+    return Faces(**picked, paths=[draws[number].paths[row] for row, number in enumerate(chosen)]), chosen
 
 
 def _resumable(
     make: Callable[[range], Tensor], n: int, scorer: Scorer, folder: Path, decides: Mapping[str, object], label: str
 ) -> Faces:
-    """Make n images batch by batch, store each batch's images and scores, and skip the batches that are there."""
+    """Make n images batch by batch, store the images and scores of each batch, and skip batches that are stored."""
     from safetensors.numpy import load_file, save_file
     from tqdm import tqdm
 
-    told = json.dumps({"synthetic": True, **decides}, indent=2, ensure_ascii=False) + "\n"
-    folder = folder / hashlib.sha256(told.encode()).hexdigest()[:12]
+    provenance = json.dumps({"synthetic": True, **decides}, indent=2, ensure_ascii=False) + "\n"
+    folder = folder / hashlib.sha256(provenance.encode()).hexdigest()[:12]
     with atomic_write(folder / "provenance.json") as temporary:
-        temporary.write_text(told, encoding="utf-8")
+        temporary.write_text(provenance, encoding="utf-8")
     paths: list[Path | None] = [folder / f"{row:05d}.webp" for row in range(n)]
     parts = []
     with tqdm(total=n, desc=label, unit="face", mininterval=1.0) as bar:

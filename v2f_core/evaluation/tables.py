@@ -1,208 +1,407 @@
-"""The tables over systems: likeness and retrieval by ẑ and by face, quality of sets of faces, both by group of persons.
+"""One engine for every table: values of each person in a tidy frame → means with intervals, gains, chance, ceilings.
 
-Every number is a mean of values per person (draws and shuffles averaged first), with a bootstrap interval over persons;
-beside each stand its gallery size and chance. An undetected face is a miss with cosine 0, and counts.
+A tidy frame has a row for each value. The columns of `KEYS` that it has say what the value is of; ``person`` whose it
+is, "" for a measure of all images together; ``seed`` or ``draw`` number repeated runs; and ``stratum``, if it is there,
+names the gallery that the person stands in: galleries count alike. `summarise` averages a person's values over seeds
+and draws, resamples persons, and shows the spread over seeds apart. Stage I's table, ``evaluate`` and ``ablate`` are
+three tidy frames.
 """
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Float, Shaped
 
-from v2f_core.evaluation import metrics
-from v2f_core.evaluation.distribution import COMPONENTS, frechet_on_components, kernel_distance
-from v2f_core.evaluation.person_values import (
-    COSINE,
-    L2,
-    MATCHING,
-    galleries_of,
-    gallery_size,
-    interval,
-    person_values,
-    put,
-)
-from v2f_core.evaluation.protocols import Protocol, everybody
-from v2f_core.evaluation.scorer import Faces
-from v2f_core.evaluation.stage1_report import Ceiling
-from v2f_core.evaluation.systems import System
+from v2f_core.artefacts.files import atomic_write
+from v2f_core.errors import InputError
+from v2f_core.evaluation import metrics, protocols
+from v2f_core.evaluation.controls import MEAN, SEX_MEAN
+from v2f_core.evaluation.protocols import ALL, WITHIN
+from v2f_core.evaluation.systems import Faces, System
 
 if TYPE_CHECKING:
     from v2f_core.evaluation.perception import Perception
 
+KEYS = ("gallery", "by", "attribute", "group", "system", "metric")
 BY_Z, BY_FACE, BY_SECOND = "ẑ", "face", "second scorer"
-FEW = 10  # persons below whom a group's numbers are shown, but flagged
+COSINE, L2, MATCHING, RANK, KS = "cosine", "L2", "1:2 matching", "rank", (1, 5, 10)
+MEASURES = (COSINE, L2, MATCHING, *(f"R@{k}" for k in KS), "skill, cosine", "skill, R@10")
+ENDS = ("low", "high", "gain", "gain low", "gain high")
+REFERENCE = {ALL: MEAN, WITHIN: SEX_MEAN}  # whose ẑ has skill 0 in cosine
+
+
+class Ceiling(NamedTuple):
+    """The best anybody could do in a known world, over one kind of gallery; see :mod:`minivox.ceilings`."""
+
+    cosine: float
+    recall: float
+    matching: float
+
+
+# --- the engine
+
+
+def summarise(tidy: pd.DataFrame, against: str | None = None, resamples: int = 4000) -> pd.DataFrame:
+    """A row for each key of a tidy frame, with interval, spread over seeds and, if asked, the gain over a system.
+
+    Args:
+        tidy: see the module.
+        against: the system that others are compared with, person by person.
+        resamples: of the bootstrap over persons.
+    Returns:
+        the keys; n persons; ``value``, ``low``, ``high``; where the frame has seeds, their number and ``seed sd``, the
+        deviation of the seeds' means; with ``against``, ``gain``, ``gain low``, ``gain high``. With fewer than two
+        persons (in a stratum) there is no interval.
+    Raises:
+        InputError: systems were measured on other persons.
+
+    Example:
+        >>> tidy = pd.DataFrame(
+        ...     {"system": s, "metric": "cosine", "seed": k, "person": f"P{i}", "value": 0.1 * i + 0.01 * (s == "new")}
+        ...     for s in ("old", "new") for k in (0, 1) for i in range(9)
+        ... )
+        >>> table = summarise(tidy, against="old").set_index("system")
+        >>> table.loc["new", ["value", "seed sd", "gain"]].round(3).to_dict()
+        {'value': 0.41, 'seed sd': 0.0, 'gain': 0.01}
+    """
+    keys = [name for name in KEYS if name in tidy]
+    seeds = tidy.groupby([*keys, "seed"]).value.mean() if "seed" in tidy else None
+    by_person = tidy.groupby([*keys, "person"], sort=False)
+    values = by_person.value.mean().to_frame()
+    values["stratum"] = by_person.stratum.first() if "stratum" in tidy else ""
+    frames = {key: part.droplevel(keys) for key, part in values.groupby(level=keys, sort=False)}
+    rows = []
+    for key, part in frames.items():
+        row: dict[str, object] = dict(zip(keys, key, strict=True))
+        of_persons = part.index[0] != ""
+        if of_persons:
+            row["n"] = len(part)
+        if seeds is not None:
+            means = seeds.loc[key]
+            row |= {"seeds": len(means), "seed sd": float(means.std()) if len(means) > 1 else np.nan}
+        row["value"] = float(part.value.mean())
+        few = not of_persons or part.stratum.value_counts().min() < 2
+        row |= {} if few else _interval(part, resamples)
+        base = frames.get(tuple(against if name == "system" else value for name, value in row.items() if name in keys))
+        if against is not None and base is not None and row["system"] != against and not few:
+            if set(base.index) != set(part.index):
+                raise InputError(f"{row['system']} and {against} were measured on different persons")
+            theirs = base.value.loc[part.index].to_numpy()
+            gain = metrics.paired_difference(part.value.to_numpy(), theirs, _strata(part), resamples)
+            row |= {"gain": gain.value, "gain low": gain.low, "gain high": gain.high}
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    order = ["n", "seeds", "value", "low", "high", "seed sd", "gain", "gain low", "gain high"]
+    return table[[*keys, *(name for name in order if name in table)]]
+
+
+def _interval(part: pd.DataFrame, resamples: int) -> dict[str, float]:
+    found = metrics.bootstrap(part.value.to_numpy(), groups=_strata(part), resamples=resamples)
+    return {"value": found.value, "low": found.low, "high": found.high}
+
+
+def _strata(part: pd.DataFrame) -> Shaped[np.ndarray, " n"]:
+    return part.stratum.to_numpy(dtype=str)
+
+
+def wide(table: pd.DataFrame, measures: Sequence[str] = MEASURES) -> pd.DataFrame:
+    """A summary with columns for each measure, ``m``, ``m low``, ``m high`` (and ``m gain`` …), in place of rows."""
+    keys = [name for name in KEYS[:-1] if name in table]
+    ends = {name: f" {name}".removesuffix(" value") for name in ("value", *ENDS) if name in table}
+    rows = []
+    for key, part in table.groupby(keys, sort=False):
+        found = part.set_index("metric")
+        row = dict(zip(keys, key, strict=True)) | ({"n": part.n.max()} if "n" in part else {})
+        for measure in (measure for measure in measures if measure in found.index):
+            row |= {f"{measure}{end}": found.loc[measure, name] for name, end in ends.items()}
+        rows.append(row)
+    frame = pd.DataFrame(rows)
+    order = [f"{measure}{end}" for measure in measures for end in ends.values()]
+    return frame[[*frame.columns[~frame.columns.isin(order)], *(name for name in order if name in frame)]]
+
+
+def markdown(table: pd.DataFrame, measures: Sequence[str], rows: Sequence[str] = ("system",)) -> str:
+    """Some measures of a :func:`wide` table, to be read: value [95 % interval], and a gain on a line of its own.
+
+    Example:
+        >>> row = {"system": "full", "R@10": 0.5, "R@10 low": 0.4, "R@10 high": 0.6}
+        >>> print(markdown(pd.DataFrame([row]), ["R@10"]))
+        | system | R@10 |
+        |---|---|
+        | full | 0.500 [0.400, 0.600] |
+        <BLANKLINE>
+    """
+    measures = [measure for measure in measures if measure in table]
+    lines = ["| " + " | ".join([*rows, *measures]) + " |", "|" + "---|" * (len(rows) + len(measures))]
+    for row in table.to_dict("records"):
+        cells = [str(row[name]) for name in rows] + [cell(row, measure) for measure in measures]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def cell(row: Mapping[str, Any], measure: str) -> str:
+    """A measure of one row with its interval, and its gain if it has one.
+
+    Example:
+        >>> cell({"R@10": 0.5, "R@10 low": 0.4, "R@10 high": 0.6, "R@10 gain": 0.1}, "R@10")
+        '0.500 [0.400, 0.600]<br>+0.100'
+    """
+    parts = []
+    for name, sign in ((measure, ""), (f"{measure} gain", "+")):
+        value, low, high = (row.get(f"{name}{end}", np.nan) for end in ("", " low", " high"))
+        if np.isfinite(value):
+            ends = f" [{low:{sign}.3f}, {high:{sign}.3f}]" if np.isfinite(low) else ""
+            parts.append(f"{value:{sign}.3f}{ends}")
+    return "<br>".join(parts)
+
+
+def write(folder: str | Path, name: str, table: pd.DataFrame | str) -> None:
+    """Write a table as CSV (``.csv``, ``.csv.gz``) or a text as it is, whole or not at all."""
+    with atomic_write(Path(folder) / name) as temporary:
+        if isinstance(table, str):
+            temporary.write_text(table, encoding="utf-8")
+        else:
+            data = table.to_csv(index=False, float_format="%.6g").encode()
+            temporary.write_bytes(gzip.compress(data, mtime=0) if name.endswith(".gz") else data)
+
+
+# --- likeness and retrieval
+
+
+def person_values(
+    scores: Float[np.ndarray, "n n"], labels: Shaped[np.ndarray, " n"]
+) -> dict[str, Float[np.ndarray, " n"]]:
+    """1:2 matching, rank and R@k of each person among the faces of their gallery; NaN for a person in none.
+
+    Example:
+        >>> {name: float(value.mean()) for name, value in person_values(np.eye(12), np.full(12, "all")).items()}
+        {'1:2 matching': 1.0, 'rank': 1.0, 'R@1': 1.0, 'R@5': 1.0, 'R@10': 1.0}
+    """
+    ranks = metrics.within(metrics.rank, scores, labels)
+    recalls = {f"R@{k}": np.where(np.isnan(ranks), np.nan, ranks <= k) for k in KS}
+    return {MATCHING: metrics.within(metrics.matching, scores, labels), RANK: ranks, **recalls}
 
 
 def likeness(
-    systems: Iterable[System],
+    systems: Sequence[System],
     gallery: Faces,
-    galleries: Sequence[Protocol],
-    reference: Mapping[str, System],
+    persons: Sequence[str],
+    galleries: Mapping[str, Shaped[np.ndarray, " n"]],
+    ceilings: Mapping[str, Ceiling] | None = None,
+) -> pd.DataFrame:
+    """Every measure of each person by each system, by ẑ, by face and by the second scorer, as a tidy frame.
+
+    Draws have a row each; derangements are averaged. The second scorer ranks only: its cosines are not ArcFace's. Skill
+    is told where there are ceilings, for systems that heard a voice and saw no face.
+
+    Args:
+        systems: the rows; skill is told where those of `REFERENCE` are among them.
+        gallery: everybody's first photograph.
+        persons: names.
+        galleries: of `protocols.galleries`.
+        ceilings: the best anybody could do, where the world is known.
+    """
+    n, truth, frames = len(persons), gallery.identities, []
+    predicted = {system.name: system.predicted for system in systems if system.predicted is not None}
+    reference = {
+        where: metrics.cosine(predicted[name], truth) for where, name in REFERENCE.items() if name in predicted
+    }
+    for system in systems:
+        for by, draw, near, scores in _answers(system, gallery):
+            for where, labels in galleries.items():
+                values = near | _averaged(scores, labels, system.shuffles)
+                asked = system.of(n) & (labels != "")
+                best = (ceilings or {}).get(where)
+                if best is not None and not system.shown and by != BY_SECOND and where in reference:
+                    values |= _skills(values, reference[where], best, labels, asked)
+                keys = {"gallery": where, "by": by, "system": system.name, "draw": draw}
+                frame = pd.DataFrame({"person": persons, "stratum": labels, **values})[asked]
+                frames.append(frame.melt(["person", "stratum"], var_name="metric").assign(**keys))
+    columns = ["gallery", "by", "system", "metric", "draw", "person", "stratum", "value"]
+    return pd.concat(frames, ignore_index=True)[columns]
+
+
+def _answers(
+    system: System, gallery: Faces
+) -> Iterable[tuple[str, int, dict[str, np.ndarray], Float[np.ndarray, "n n"]]]:
+    """By what persons are compared, the draw, cosine and L2, and everybody's scores with every face."""
+    truth = gallery.identities
+    if system.scores is not None:
+        yield BY_Z, 0, {}, system.scores
+    elif system.predicted is not None:
+        yield BY_Z, 0, _near(system.predicted, truth, system.shuffles), metrics.score_matrix(system.predicted, truth)
+    for draw, faces in enumerate(system.faces):
+        z = faces.identities
+        yield BY_FACE, draw, _near(z, truth, system.shuffles), metrics.score_matrix(z, truth)
+        if gallery.features.shape[1]:
+            centre = gallery.features.mean(axis=0)  # a net's last features all point the same way before
+            seen, known = (_unit(features - centre) for features in (faces.features, gallery.features))
+            yield BY_SECOND, draw, {}, metrics.score_matrix(seen, known)
+
+
+def _near(z: np.ndarray, truth: np.ndarray, shuffles: np.ndarray | None) -> dict[str, np.ndarray]:
+    orders = [np.arange(len(z))] if shuffles is None else shuffles
+    cosines, distances = ([measure(z[order], truth) for order in orders] for measure in (metrics.cosine, metrics.l2))
+    return {COSINE: np.mean(cosines, axis=0), L2: np.mean(distances, axis=0)}
+
+
+def _averaged(scores: np.ndarray, labels: np.ndarray, shuffles: np.ndarray | None) -> dict[str, np.ndarray]:
+    """The values of each person, averaged over shuffles; an average of ranks is no rank, and is left out."""
+    if shuffles is None:
+        return person_values(scores, labels)
+    values = [person_values(scores[order], labels) for order in shuffles]
+    return {name: np.mean([value[name] for value in values], axis=0) for name in values[0] if name != RANK}
+
+
+def _skills(
+    values: Mapping[str, np.ndarray], reference: np.ndarray, best: Ceiling, labels: np.ndarray, asked: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Skill as a value a person, whose mean is the skill: the reference is taken from the same person."""
+    skills = {}
+    names = sorted(set(labels[asked].tolist()))
+    mean = float(np.mean([reference[asked & (labels == name)].mean() for name in names]))
+    if COSINE in values and best.cosine > mean:
+        skills["skill, cosine"] = (values[COSINE] - reference) / (best.cosine - mean)
+    chance = protocols.chance(labels, 10)
+    if best.recall > chance:
+        skills["skill, R@10"] = (values["R@10"] - chance) / (best.recall - chance)
+    return skills
+
+
+def likeness_table(
+    tidy: pd.DataFrame,
+    galleries: Mapping[str, Shaped[np.ndarray, " n"]],
     ceilings: Mapping[str, Ceiling] | None = None,
     resamples: int = 4000,
 ) -> pd.DataFrame:
-    """A row for each system, way of looking (by ẑ, by face, by the second scorer) and protocol.
+    """What :func:`likeness` gave as a wide table, each gallery with its size, chance and ceiling."""
+    table = wide(summarise(tidy[tidy.metric != RANK], resamples=resamples))
+    parts = []
+    for where, labels in galleries.items():
+        edges = [{"system": "chance", MATCHING: 0.5} | {f"R@{k}": protocols.chance(labels, k) for k in KS}]
+        if best := (ceilings or {}).get(where):
+            edges.append({"system": "ceiling", COSINE: best.cosine, "R@10": best.recall, MATCHING: best.matching})
+        part = pd.concat([table[table.gallery == where], pd.DataFrame(edges).assign(gallery=where)])
+        parts.append(part.assign(**{"gallery size": min(protocols.sizes(labels))}))
+    columns = list(table.columns)
+    columns.insert(columns.index("n") + 1, "gallery size")
+    return pd.concat(parts, ignore_index=True)[columns]
+
+
+def identity_table(
+    systems: Mapping[str, Float[np.ndarray, "n dim"]],
+    truth: Float[np.ndarray, "n dim"],
+    sexes: Shaped[np.ndarray, " n"],
+    ceilings: Mapping[str, Ceiling] | None = None,
+    ranked: Mapping[str, Float[np.ndarray, "n n"]] | None = None,
+    resamples: int = 4000,
+) -> pd.DataFrame:
+    """Stage I's table: predicted identities by themselves, no image drawn.
 
     Args:
-        systems: in the order of the table.
-        gallery: everybody's first photograph.
-        galleries: of `protocols`.
-        reference: for ``"all"`` and ``"within sex"``, whose ẑ has skill 0 in cosine.
-        ceilings: the best anybody could do, where the world is known; skills need them.
+        systems: predicted identities by name; skill is told where those of `REFERENCE` are among them.
+        truth: the gallery, one identity a person.
+        sexes: one a person.
+        ceilings: for "all" and "within sex", where the world is known.
+        ranked: score matrices by name, of what ranks faces without predicting an identity; such rows have no cosine.
+        resamples: of the bootstrap.
+    Returns:
+        a row a system and gallery; for each measure the columns ``m``, ``m low`` and ``m high``.
+    """
+    n = len(truth)
+    blank = np.zeros((n, 0), np.float32)
+    answers = [System(name, "", np.asarray(z, np.float32)) for name, z in systems.items()]
+    answers += [System(name, "", scores=scores) for name, scores in (ranked or {}).items()]
+    galleries = protocols.galleries(sexes.tolist())
+    gallery = Faces(np.asarray(truth, np.float32), blank, blank, [None] * n)
+    tidy = likeness(answers, gallery, [f"{i:06d}" for i in range(n)], galleries, ceilings)
+    return likeness_table(tidy, galleries, ceilings, resamples).drop(columns="by")
+
+
+def save_identity_table(table: pd.DataFrame, folder: str | Path, name: str = "stage1") -> None:
+    """Write the table as ``<name>.csv`` (every digit) and ``<name>.md`` (to be read)."""
+    shown = (COSINE, "R@1", "R@10", MATCHING, "skill, cosine", "skill, R@10")
+    text = "".join(
+        f"Gallery: {where} ({size} faces)\n\n{markdown(part, shown)}\n"
+        for (where, size), part in table.groupby(["gallery", "gallery size"], sort=False)
+    )
+    write(folder, f"{name}.csv", table)
+    write(folder, f"{name}.md", text)
+
+
+def group_table(tidy: pd.DataFrame, attributes: pd.DataFrame, resamples: int = 4000) -> pd.DataFrame:
+    """Likeness over all by sex, age band, skin tone: a row a system, way of looking and group.
+
+    Args:
+        tidy: of :func:`likeness`, of the systems that are shown.
+        attributes: a column an attribute, persons as index; "" where it is not known.
         resamples: of the bootstrap.
     """
-    rows = []
-    for system in systems:
-        for by, queries, truth in _ways(system, gallery):
-            for protocol in galleries:
-                values = person_values(queries, truth, protocol, system.shuffles)
-                asked = _asked(system, truth) & np.isfinite(values[MATCHING])
-                groups = galleries_of(protocol, len(truth))[asked]
-                row: dict[str, object] = {"gallery": protocol.name, "by": by, "system": system.name}
-                row |= {"n": int(asked.sum()), "draws": len(queries) if by != BY_Z else 0}
-                row |= {"gallery size": gallery_size(protocol)}
-                for name, value in values.items():
-                    if by == BY_SECOND and name in (COSINE, L2):
-                        continue  # another space: its cosines are not ArcFace's
-                    put(row, name, interval(value[asked], groups, resamples))
-                best, base = (ceilings or {}).get(protocol.name), reference.get(protocol.name)
-                if by == BY_SECOND or system.shown:
-                    best = None
-                if best is not None and base is not None and base.predicted is not None:
-                    pair = np.stack([values[COSINE], metrics.cosine(base.predicted, gallery.identities)], axis=1)
-                    hits = values["R@10"][asked] if "R@10" in values else np.zeros(0)
-                    _skills(row, pair[asked], hits, best, protocol.chance(10), groups, resamples)
-                rows.append(row)
-    return pd.DataFrame(rows)
+    rows = tidy[(tidy.gallery == ALL) & (tidy.by != BY_SECOND) & tidy.metric.isin([COSINE, MATCHING, "R@10"])]
+    rows = rows.drop(columns=["gallery", "stratum"])
+    parts = [
+        rows[rows.person.isin(attributes.index[attributes[name] == group])].assign(attribute=name, group=group)
+        for name in attributes
+        for group in attributes[name].cat.categories
+        if group
+    ]
+    return (
+        wide(summarise(pd.concat(parts), resamples=resamples), (COSINE, MATCHING, "R@10")) if parts else pd.DataFrame()
+    )
 
 
-def sets(systems: Iterable[System], real: Faces, perception: Perception | None = None) -> pd.DataFrame:
-    """A row for each system with faces: VFS with its N, distances between drawn and real faces, diversity, misses.
+# --- sets of faces
 
-    With ``perception`` FID too, against the photographs in ``real``, and LPIPS of one's faces: a second diversity.
+
+def set_table(
+    systems: Iterable[System], real: Faces, perception: Perception | None = None, resamples: int = 4000
+) -> pd.DataFrame:
+    """A row for each system with faces: VFS with its N, kernel distance to real faces, diversity, misses.
+
+    Args:
+        systems: those that are shuffled are passed over, since a set does not change when it is shuffled.
+        real: photographs, as the scorers see them.
+        perception: for FID against the photographs, and LPIPS of the faces of one voice: a second diversity.
+        resamples: of the bootstrap of diversity.
     """
     rows = []
-    for system in systems:
-        if not system.faces or system.shuffles is not None:
-            continue  # a set does not change when it is shuffled
-        asked = _asked(system, real.identities)
+    for system in (system for system in systems if system.faces and system.shuffles is None):
+        asked = system.of(len(real.paths))
         row: dict[str, object] = {"system": system.name, "images": int(asked.sum()) * len(system.faces)}
-        row["undetected"] = system.undetected
-        if system.guidance is not None:
-            row["guidance"] = system.guidance
+        row |= {"undetected": system.undetected, "guidance": np.nan if system.guidance is None else system.guidance}
         posteriors = np.concatenate([draw.posteriors[asked] for draw in system.faces])
         if posteriors.shape[1] and len(posteriors) >= 10:
             score = metrics.vfs(posteriors)
             row |= {"VFS": score.value, "VFS deviation": score.deviation, "VFS images": score.images}
         features = np.concatenate([draw.features[asked] for draw in system.faces])
-        faces = min(int(cloud.any(axis=1).sum()) for cloud in (features, real.features))
-        if faces >= 8:
-            row["kernel distance"] = kernel_distance(features, real.features, subsets=0).value
-            components = min(COMPONENTS, features.shape[1], faces // 2)
-            row["Fréchet distance"] = frechet_on_components(features, real.features, components).value
-            row["Fréchet components"] = components
-        if len(system.faces) > 1:
-            drawn = np.stack([draw.identities[asked] for draw in system.faces], axis=1)
-            put(row, "diversity", interval(metrics.diversity(drawn)))
+        if min(int(cloud.any(axis=1).sum()) for cloud in (features, real.features)) >= 8:
+            row["kernel distance"] = metrics.kernel_distance(features, real.features)
+        if len(system.faces) > 1 and asked.sum() > 1:
+            values = metrics.diversity(np.stack([draw.identities[asked] for draw in system.faces], axis=1))
+            ends = metrics.bootstrap(values, resamples=resamples)
+            row |= dict(zip(("diversity", "diversity low", "diversity high"), ends, strict=True))
         if perception is not None:
-            row |= _perceived(system, asked, real, perception)
+            row |= _perceived(
+                [[draw.paths[i] for i in np.flatnonzero(asked)] for draw in system.faces], real, perception
+            )
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _perceived(system: System, asked: Bool[np.ndarray, " n"], real: Faces, perception: Perception) -> dict[str, float]:
-    """FID, and LPIPS of every two faces of a person."""
-    drawn = [[draw.paths[i] for i in np.flatnonzero(asked)] for draw in system.faces]
+def _perceived(draws: Sequence[Sequence[Path | None]], real: Faces, perception: Perception) -> dict[str, float]:
+    """FID of all faces, and LPIPS of every two faces of a person."""
     photographs = [path for path in real.paths if path is not None]
-    row = {"FID": perception.fid([path for draw in drawn for path in draw if path is not None], photographs)}
-    pairs = [(a, b) for one, other in combinations(drawn, 2) for a, b in zip(one, other, strict=True) if a and b]
+    row = {"FID": perception.fid([path for draw in draws for path in draw if path is not None], photographs)}
+    pairs = [(a, b) for one, other in combinations(draws, 2) for a, b in zip(one, other, strict=True) if a and b]
     return row | ({"LPIPS": float(perception.lpips(*zip(*pairs, strict=True)).mean())} if pairs else {})
 
 
-def fairness(
-    systems: Iterable[System], gallery: Faces, attributes: pd.DataFrame, resamples: int = 2000
-) -> pd.DataFrame:
-    """Cosine, R@10 (over all) and VFS by sex, age band, skin tone: a row for each system, way of looking and group.
-
-    Args:
-        systems: those of the table; shuffled rows are left out.
-        gallery: everybody's first photograph.
-        attributes: a column an attribute, a row a person in the gallery's order; "" where it is not known.
-        resamples: of the bootstrap.
-    Returns:
-        groups with nobody in them have n = 0 and no numbers; below 10 persons ``few`` is set.
-    """
-    rows = []
-    for system in systems:
-        if system.shuffles is not None:
-            continue
-        for by, queries, truth in _ways(system, gallery):
-            if by == BY_SECOND:
-                continue
-            values = person_values(queries, truth, everybody([str(i) for i in range(len(truth))]))
-            values = {name: values[name] for name in (COSINE, MATCHING, "R@10") if name in values}
-            asked = _asked(system, truth)
-            for attribute in attributes.columns:
-                column = attributes[attribute]
-                order = column.cat.categories if isinstance(column.dtype, pd.CategoricalDtype) else sorted(set(column))
-                for group in (g for g in order if g != ""):
-                    of = asked & (column == group).to_numpy()
-                    row: dict[str, object] = {"system": system.name, "by": by, "attribute": attribute, "group": group}
-                    row |= {"n": int(of.sum()), "few": bool(of.sum() < FEW), "gallery size": len(truth)}
-                    for name, value in values.items():
-                        if of.sum() >= 2:
-                            put(row, name, interval(value[of], None, resamples))
-                    if by == BY_FACE and system.faces[0].posteriors.shape[1] and of.sum() >= FEW:
-                        score = metrics.vfs(np.concatenate([draw.posteriors[of] for draw in system.faces]), splits=2)
-                        row |= {"VFS": score.value, "VFS images": score.images}
-                    rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def centred(features: Float[np.ndarray, "n width"], on: Float[np.ndarray, "m width"]) -> Float[np.ndarray, "n width"]:
-    """Unit vectors about a common centre; a net's last features all point the same way before."""
-    moved = features - on.mean(axis=0)
-    return moved / np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), 1e-12)
-
-
-def _ways(system: System, gallery: Faces) -> list[tuple[str, list[np.ndarray], np.ndarray]]:
-    ways: list[tuple[str, list[np.ndarray], np.ndarray]] = []
-    if system.predicted is not None:
-        ways.append((BY_Z, [system.predicted], gallery.identities))
-    if system.faces:
-        ways.append((BY_FACE, [draw.identities for draw in system.faces], gallery.identities))
-        if gallery.features.shape[1]:
-            seen = [centred(draw.features, gallery.features) for draw in system.faces]
-            ways.append((BY_SECOND, seen, centred(gallery.features, gallery.features)))
-    return ways
-
-
-def _asked(system: System, like: np.ndarray) -> Bool[np.ndarray, " n"]:
-    return np.ones(len(like), bool) if system.asked is None else system.asked
-
-
-def _skills(
-    row: dict[str, object],
-    pair: Float[np.ndarray, "n 2"],
-    hits: Float[np.ndarray, " m"],
-    best: Ceiling,
-    chance: float,
-    groups: Shaped[np.ndarray, " n"],
-    resamples: int,
-) -> None:
-    if min((groups == group).sum() for group in np.unique(groups)) < 2:
-        return
-    base = metrics.bootstrap(pair[:, 1], groups=groups, resamples=2).value
-    if best.cosine > base:
-        # the reference is a mean over the same persons: both are resampled together
-        room = best.cosine - base
-        put(row, "skill, cosine", metrics.bootstrap(pair, lambda m: (m[..., 0] - m[..., 1]) / room, groups, resamples))
-    if len(hits) and best.recall > chance:
-        room = best.recall - chance
-        gained = metrics.bootstrap(hits, lambda m: (m[..., 0] - chance) / room, groups, resamples)
-        put(row, "skill, R@10", gained)
+def _unit(x: Float[np.ndarray, "n width"]) -> Float[np.ndarray, "n width"]:
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)

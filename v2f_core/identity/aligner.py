@@ -11,8 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from v2f_core.artefacts.files import atomic_write
-from v2f_core.artefacts.provenance import versions
+from v2f_core.artefacts.files import atomic_write, versions
 from v2f_core.errors import InputError
 from v2f_core.identity.sphere import normalise
 
@@ -78,8 +77,8 @@ class Aligner(nn.Module):
 
         Args:
             folder: made if missing.
-            provenance: what it was made from (hashes of the inputs, training settings, seed); the versions of torch
-                and of this package are added. It stands in ``config.json`` under ``provenance``.
+            provenance: hashes of the inputs, training settings, seed; versions of torch and of this package are added.
+                ``config.json`` has it under ``provenance``.
         Raises:
             InputError: the folder cannot be written to.
         """
@@ -96,7 +95,7 @@ class Aligner(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Aligner:
-        """Load what :meth:`save_pretrained` wrote, in float32 and in evaluation mode. Nothing is unpickled.
+        """Load a folder of :meth:`save_pretrained`, in float32 and evaluation mode. Nothing is unpickled.
 
         Raises:
             InputError: a file is missing, damaged, or does not fit the settings.

@@ -1,8 +1,8 @@
 """ArcFace with gradients: an ONNX net run by torch, and alignment as a differentiable warp.
 
-ONNX Runtime carries no gradient, yet L_self and every loss on a generated face must flow through f_arc. The nets of
-insightface packs are plain chains of a dozen operators, so the graph is read from the file and run by torch: the same
-weights, the same numbers (to 1e-4), with gradients to the image.
+ONNX Runtime has no gradients, but the gradient of L_self, and of any loss on a generated face, passes through f_arc.
+The nets of insightface packs are chains of a dozen operators. So the graph is read from the file and run by torch: the
+same weights and the same numbers to 1e-4, with gradients to the image.
 """
 
 from __future__ import annotations

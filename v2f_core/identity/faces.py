@@ -1,14 +1,14 @@
 """From a photo to a point on the hypersphere: find the face, align it, embed it.
 
 A *pack* is a folder of ONNX nets as insightface publishes them (antelopev2, buffalo_l, …): an SCRFD detector and an
-ArcFace net, told apart by their shapes and never by their names. The miniature pack goes through the same code.
+ArcFace net. They are told apart by their shapes, not by their names. The miniature pack has the same form.
 """
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import onnx
 
 CROP = 112
-# Where ArcFace wants the left eye, right eye (as seen), nose tip, left and right mouth corner, in a 112-pixel crop.
+# (x, y) of left eye, right eye (as seen), nose tip, left and right mouth corner in ArcFace's 112-pixel crop
 TEMPLATE = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]], np.float32
 )
@@ -112,7 +112,7 @@ def find_nets(folder: str | Path) -> tuple[Path, Path]:
     for path in sorted(folder.glob("*.onnx")):
         try:
             kind = _kind(onnx.load(str(path), load_external_data=False))
-        except Exception as error:  # protobuf's own errors share no base with a narrower meaning
+        except Exception as error:  # protobuf's errors have no narrower base
             raise InputError(f"{path}: not an ONNX net; fetch the pack again") from error
         if kind is not None:
             found.setdefault(kind, path)
@@ -130,7 +130,7 @@ def find_nets(folder: str | Path) -> tuple[Path, Path]:
 
 
 def _providers(device: str) -> list[Any]:
-    """What runs the nets: CUDA where ONNX Runtime has it, else the CPU, wherever torch computes."""
+    """ONNX Runtime's providers: CUDA where it has it, else the CPU."""
     import onnxruntime
 
     kind, _, index = device.partition(":")
@@ -156,20 +156,19 @@ class FacePack:
         v2f_core.errors.InputError: my_pack: no such folder; give an insightface pack (det_*.onnx and an ArcFace net)
     """
 
-    def __init__(self, detector: Any, arcface: Any, arcface_path: Path, det_size: int = 640) -> None:
-        detector.prepare(ctx_id=0, input_size=(det_size, det_size))  # a net with a fixed input keeps its own size
+    def __init__(self, detector: Any, arcface: Any, arcface_path: Path) -> None:
+        detector.prepare(ctx_id=0, input_size=(640, 640))  # a net with a fixed input keeps its own size
         self._detector, self._arcface = detector, arcface
         self.arcface_path = arcface_path
 
     @classmethod
-    def from_folder(cls, folder: str | Path, device: str = "cpu", det_size: int = 640) -> FacePack:
+    def from_folder(cls, folder: str | Path, device: str = "cpu") -> FacePack:
         """Open a pack.
 
         Args:
             folder: an insightface-style pack folder.
             device: "cpu", "cuda", "cuda:1" or "mps"; where ONNX Runtime cannot use it the CPU does the work, with a
                 warning on CUDA.
-            det_size: the square the detector sees, pixels; ignored by a detector exported for one size.
 
         Raises:
             InputError: a net is missing or broken, or there is no such kind of device.
@@ -180,12 +179,14 @@ class FacePack:
         detector, arcface = find_nets(folder)
         options = onnxruntime.SessionOptions()
         # small nets gain nothing from many threads, and data loaders run several processes
-        options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", min(4, os.cpu_count() or 1)))
+        chosen = os.environ.get("OMP_NUM_THREADS", "")
+        options.intra_op_num_threads = int(chosen) if chosen.isdigit() else min(4, os.cpu_count() or 1)
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting must not cost a core
         options.add_session_config_entry("session.set_denormal_as_zero", "1")  # denormal weights cost 5x the time
         options.log_severity_level = 3
         where = _providers(device)
         nets = [get_model(str(p), providers=where, sess_options=options) for p in (detector, arcface)]
-        return cls(nets[0], nets[1], arcface_path=arcface, det_size=det_size)
+        return cls(nets[0], nets[1], arcface_path=arcface)
 
     def detect(self, image: UInt8[np.ndarray, "height width 3"]) -> list[Face]:
         """All faces of an RGB image, the largest first."""
@@ -195,12 +196,6 @@ class FacePack:
             for box, kps in zip(boxes, points, strict=True)
         ]
         return sorted(faces, key=lambda face: -face.area)
-
-    def align(
-        self, image: UInt8[np.ndarray, "height width 3"], landmarks: Float[np.ndarray, "5 2"]
-    ) -> UInt8[np.ndarray, "112 112 3"]:
-        """The 112-pixel crop that the ArcFace net wants (see `align`)."""
-        return align(image, landmarks)
 
     def embed_aligned(
         self, crops: UInt8[np.ndarray, "batch 112 112 3"] | Sequence[UInt8[np.ndarray, "112 112 3"]], batch: int = 64
@@ -223,14 +218,10 @@ class FacePack:
         An image without a face gets the zero vector, whose cosine with everything is 0, and counts as a miss.
         """
         crops, found = [], np.zeros(len(images), bool)
-        for i, face in enumerate(self._largest(images)):
-            if face is not None:
+        for i, image in enumerate(images):
+            if faces := self.detect(image):
                 found[i] = True
-                crops.append(align(images[i], face.landmarks))
+                crops.append(align(image, faces[0].landmarks))
         identities = np.zeros((len(images), 512), np.float32)
         identities[found] = self.embed_aligned(crops)
         return identities, found
-
-    def _largest(self, images: Sequence[np.ndarray]) -> Iterator[Face | None]:
-        for image in images:
-            yield next(iter(self.detect(image)), None)

@@ -1,4 +1,4 @@
-"""Losses that pull a predicted identity towards its speaker's face: margins over persons (Eq. 8), and L_id (Eq. 10)."""
+"""Losses between a predicted identity and its speaker's face: margins (Eq. 8), InfoNCE (Eq. 9), L_id (Eq. 10)."""
 
 from __future__ import annotations
 
@@ -11,24 +11,42 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from v2f_core.errors import InputError
-from v2f_core.identity.contrast import InfoNCE, relational_distillation
 from v2f_core.identity.sphere import angle, cosines, normalise
 
 
-class MarginSoftmax(nn.Module):
-    """What :class:`AMSoftmax` and :class:`ArcFaceLoss` share: class vectors, and a softmax over s·cosine.
+class AMSoftmax(nn.Module):
+    """Additive-margin softmax over the training persons, Eq. 8.
 
-    The target's cosine is lowered by a margin first; how, is what sets them apart. Memory O(batch · classes).
+    L = −log( exp(s(cos θ_y − m)) / (exp(s(cos θ_y − m)) + Σ_{j≠y} exp(s·cos θ_j)) ), averaged over the batch, where
+    θ_j is the angle between the identity and the class vector W_j. m and s are not given in the paper; the defaults are
+    those of Wang et al. 2018, "Additive Margin Softmax for Face Verification". Memory O(batch · classes).
+
+    Args:
+        classes: how many persons there are in training.
+        dim: width of an identity.
+        scale: s, the sharpness of the softmax.
+        margin: m, in units of cosine.
+        centroids: (classes, dim) class vectors that stay *fixed*, such as each person's mean ArcFace vector; they tie
+            ẑ to ArcFace. Free vectors (None) are trained: they separate persons, at no given place.
+        generator: for the initial free class vectors.
+    Raises:
+        InputError: from the constructor for a scale that is not positive, fewer than two classes, or centroids of
+            another shape; from the call for a label without a class, or an identity that is zero or NaN.
+
+    Example:
+        >>> loss = AMSoftmax(classes=2, dim=2, scale=1.0, margin=0.0, centroids=torch.eye(2))
+        >>> loss(torch.tensor([[1.0, 0.0]]), torch.tensor([0]))  # −log(e / (e + 1))
+        tensor(0.3133)
     """
 
     def __init__(
         self,
         classes: int,
-        dim: int,
-        scale: float,
-        margin: float,
-        centroids: Float[Tensor, "classes dim"] | None,
-        generator: torch.Generator | None,
+        dim: int = 512,
+        scale: float = 30.0,
+        margin: float = 0.35,
+        centroids: Float[Tensor, "classes dim"] | None = None,
+        generator: torch.Generator | None = None,
     ):
         super().__init__()
         if not scale > 0:
@@ -49,59 +67,19 @@ class MarginSoftmax(nn.Module):
         if bool(((label < 0) | (label >= len(self.weight))).any()):
             raise InputError(f"a label lies outside 0…{len(self.weight) - 1}; there is one class a training person")
         cosine = cosines(identity, self.weight)
-        at_target = self._at_target(identity, label).to(cosine)
-        return F.cross_entropy(self.scale * cosine.scatter_add(1, label[:, None], at_target[:, None]), label)
+        change = self._change(identity, label).to(cosine)
+        return F.cross_entropy(self.scale * cosine.scatter_add(1, label[:, None], change[:, None]), label)
 
-    def _at_target(self, identity: Float[Tensor, "batch dim"], label: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-        """What the margin adds to the cosine of the target class."""
-        raise NotImplementedError
-
-
-class AMSoftmax(MarginSoftmax):
-    """Additive-margin softmax over the training persons, Eq. 8.
-
-    L = −log( exp(s(cos θ_y − m)) / (exp(s(cos θ_y − m)) + Σ_{j≠y} exp(s·cos θ_j)) ), averaged over the batch, where
-    θ_j is the angle between the identity and the class vector W_j. m and s are not given in the paper; the defaults are
-    those of Wang et al. 2018, "Additive Margin Softmax for Face Verification".
-
-    Args:
-        classes: how many persons there are in training.
-        dim: width of an identity.
-        scale: s, the sharpness of the softmax.
-        margin: m, in units of cosine.
-        centroids: (classes, dim) class vectors to keep *fixed*, such as the mean ArcFace vector of each person. With
-            free vectors (None) the loss separates persons but not at any given place; centroids tie ẑ to ArcFace.
-        generator: draws the free class vectors.
-    Raises:
-        InputError: from the constructor for a scale that is not positive, fewer than two classes, or centroids of
-            another shape; from the call for a label without a class, or an identity that is zero or NaN.
-
-    Example:
-        >>> loss = AMSoftmax(classes=2, dim=2, scale=1.0, margin=0.0, centroids=torch.eye(2))
-        >>> loss(torch.tensor([[1.0, 0.0]]), torch.tensor([0]))  # −log(e / (e + 1))
-        tensor(0.3133)
-    """
-
-    def __init__(
-        self,
-        classes: int,
-        dim: int = 512,
-        scale: float = 30.0,
-        margin: float = 0.35,
-        centroids: Float[Tensor, "classes dim"] | None = None,
-        generator: torch.Generator | None = None,
-    ):
-        super().__init__(classes, dim, scale, margin, centroids, generator)
-
-    def _at_target(self, identity: Float[Tensor, "batch dim"], label: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    def _change(self, identity: Float[Tensor, "batch dim"], label: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+        """The number that the margin adds to the cosine of the target class."""
         exact = torch.promote_types(identity.dtype, torch.float32)  # in bfloat16 the margin would be another
         return torch.full(label.shape, -self.margin, dtype=exact, device=label.device)
 
 
-class ArcFaceLoss(MarginSoftmax):
+class ArcFaceLoss(AMSoftmax):
     """Additive *angular* margin: the target logit is s·cos(θ_y + m) in place of s(cos θ_y − m) of Eq. 8.
 
-    Beyond θ_y = π − m the cosine would rise again and reward the worst; there the target logit is s(cos θ_y − m·sin m),
+    Beyond θ_y = π − m the cosine would rise again and reward the worst. There the target logit is s(cos θ_y − m·sin m),
     which keeps falling (after a step down of about s·m²/2 at π − m), as in the authors' code. Deng et al. 2019,
     "ArcFace: Additive Angular Margin Loss for Deep Face Recognition"; s and m are theirs.
 
@@ -130,7 +108,7 @@ class ArcFaceLoss(MarginSoftmax):
             raise InputError(f"margin {margin}: expected an angle in radians from 0 to π/2, such as 0.5")
         super().__init__(classes, dim, scale, margin, centroids, generator)
 
-    def _at_target(self, identity: Float[Tensor, "batch dim"], label: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    def _change(self, identity: Float[Tensor, "batch dim"], label: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
         # the angle itself, not its cosine: sin θ = √(1 − cos²θ) has no finite gradient at 0 and π
         theta = angle(normalise(identity), normalise(self.weight[label]))
         shifted = torch.cos(theta + self.margin) - torch.cos(theta)
@@ -138,8 +116,54 @@ class ArcFaceLoss(MarginSoftmax):
         return torch.where(theta <= math.pi - self.margin, shifted, beyond)
 
 
+class InfoNCE(nn.Module):
+    """Speech → face contrast with in-batch negatives, Eq. 9.
+
+    L = −log( exp(cos(ẑ_i, z_i)/τ) / Σ_j exp(cos(ẑ_i, z_j)/τ) ), averaged over i. Other faces of the *same* person in
+    the batch are no negatives and are left out of the sum. A batch without any negative has loss 0. Memory O(batch²).
+
+    Args:
+        temperature: τ; the paper gives none.
+        two_sided: average it with the same loss face → speech (each face among the voices of the batch), as CLIP does
+            (Radford et al. 2021). The paper's is one-sided.
+    Raises:
+        InputError: from the constructor for a temperature that is not positive; from the call for a vector that is
+            zero or NaN.
+
+    Example:
+        >>> z = torch.eye(2)
+        >>> InfoNCE(temperature=1.0)(z, z, torch.tensor([0, 1]))  # −log(e / (e + 1))
+        tensor(0.3133)
+    """
+
+    def __init__(self, temperature: float = 0.07, two_sided: bool = False):
+        super().__init__()
+        if not temperature > 0:
+            raise InputError(f"temperature {temperature}: expected a positive number, such as 0.07")
+        self.temperature, self.two_sided = temperature, two_sided
+
+    def forward(
+        self,
+        identity: Float[Tensor, "batch dim"],
+        face: Float[Tensor, "batch dim"],
+        label: Int[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, ""]:
+        """The loss of predicted identities and the faces' identities, row by row.
+
+        ``label`` is the person of each row; without it every row counts as another person.
+        """
+        logits = cosines(identity, face) / self.temperature
+        target = torch.arange(len(logits), device=logits.device)
+        if label is not None:
+            same_person = (label[:, None] == label) & (target[:, None] != target)
+            logits = logits.masked_fill(same_person, -torch.inf)
+        loss = F.cross_entropy(logits, target)
+        # the mask is symmetric, so the transpose holds the other direction
+        return (loss + F.cross_entropy(logits.T, target)) / 2 if self.two_sided else loss
+
+
 def cosine_regression(identity: Float[Tensor, "batch dim"], face: Float[Tensor, "batch dim"]) -> Float[Tensor, ""]:
-    """Mean of 1 − cos(ẑ, z): "w/ CosReg" of Table 4, and the optional anchor of :class:`IdentityLoss`.
+    """Mean of 1 − cos(ẑ, z): "w/ CosReg" of Table 4, and the λ_cos term of :class:`IdentityLoss`.
 
     Its minimiser is the direction of the conditional mean E[z | voice], the best possible expected cosine.
 
@@ -154,42 +178,38 @@ def cosine_regression(identity: Float[Tensor, "batch dim"], face: Float[Tensor, 
 
 
 class IdentityTerms(NamedTuple):
-    """What :class:`IdentityLoss` returns: the weighted sum, and each term before its weight."""
+    """The weighted sum of :class:`IdentityLoss`, and each term before its weight."""
 
     total: Float[Tensor, ""]
     am_softmax: Float[Tensor, ""]
     info_nce: Float[Tensor, ""]
     cosine: Float[Tensor, ""]
-    relational: Float[Tensor, ""]
 
 
 class IdentityLoss(nn.Module):
-    """L_id = λ_AM·L_AM + λ_Info·L_InfoNCE (Eq. 10), plus λ_cos·(1 − cos) and λ_rel·relational distillation.
+    """L_id = λ_AM·L_AM + λ_Info·L_InfoNCE (Eq. 10), plus our addition λ_cos·(1 − cos).
 
-    The paper has neither of the last two: with free class vectors and InfoNCE alone nothing pulls ẑ onto the real
-    z_arc, only towards its side. λ_cos = λ_rel = 0 is the paper; λ_cos alone is "w/ CosReg". The margin loss is the
-    paper's :class:`AMSoftmax`, or :class:`ArcFaceLoss`. Every term is computed, weighed or not: it can be watched.
+    With free class vectors and InfoNCE alone nothing pulls ẑ onto the real z_arc, only towards its side: that is what
+    λ_cos adds. λ_cos = 0 is the paper; λ_cos alone is "w/ CosReg". The margin loss is the paper's :class:`AMSoftmax`
+    or :class:`ArcFaceLoss`. Every term is computed, also one of weight 0, so that it can be watched.
 
     Example:
         >>> loss = IdentityLoss(AMSoftmax(2, 2, centroids=torch.eye(2)), InfoNCE(), weight_cosine=1.0)
-        >>> terms = loss(torch.eye(2), torch.eye(2), torch.tensor([0, 1]))
-        >>> terms.cosine
+        >>> loss(torch.eye(2), torch.eye(2), torch.tensor([0, 1])).cosine
         tensor(0.)
     """
 
     def __init__(
         self,
-        am_softmax: MarginSoftmax,
+        am_softmax: AMSoftmax,
         info_nce: InfoNCE,
         weight_am: float = 1.0,
         weight_info: float = 1.0,
         weight_cosine: float = 0.0,
-        weight_relational: float = 0.0,
     ):
         super().__init__()
         self.am_softmax, self.info_nce = am_softmax, info_nce
-        self.weight_am, self.weight_info = weight_am, weight_info
-        self.weight_cosine, self.weight_relational = weight_cosine, weight_relational
+        self.weight_am, self.weight_info, self.weight_cosine = weight_am, weight_info, weight_cosine
 
     def forward(
         self, identity: Float[Tensor, "batch dim"], face: Float[Tensor, "batch dim"], label: Int[Tensor, " batch"]
@@ -198,6 +218,5 @@ class IdentityLoss(nn.Module):
         am = self.am_softmax(identity, label)
         info = self.info_nce(identity, face, label)
         cosine = cosine_regression(identity, face)
-        relational = relational_distillation(identity, face)
         total = self.weight_am * am + self.weight_info * info + self.weight_cosine * cosine
-        return IdentityTerms(total + self.weight_relational * relational, am, info, cosine, relational)
+        return IdentityTerms(total, am, info, cosine)

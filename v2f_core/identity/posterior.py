@@ -34,8 +34,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from v2f_core.artefacts.files import atomic_write
-from v2f_core.artefacts.provenance import versions
+from v2f_core.artefacts.files import atomic_write, versions
 from v2f_core.errors import InputError
 from v2f_core.identity.aligner import CONFIG_NAME, WEIGHTS_NAME, Aligner
 from v2f_core.identity.sphere import check_unit, normalise, slerp

@@ -1,7 +1,9 @@
-"""One style for every figure: galleries of voices and faces, bars with intervals, training curves."""
+"""One style for every figure, galleries of voices and faces, bars with intervals, and a figure's text for the blind."""
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -9,15 +11,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from v2f_core.show import alt_text
-
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 WOMEN, MEN = "#b5446e", "#2f6690"
 OURS, REFERENCE, CEILING = "#d1603d", "#9aa0a6", "#3a7d44"
 SEX = {"f": WOMEN, "m": MEN}
+LONGEST = 600  # characters of a text; a screen reader cannot skim
 
 
 def use_style() -> None:
@@ -31,7 +33,7 @@ def use_style() -> None:
     """
     import seaborn as sns
 
-    alt_text.speak()
+    _add_texts()
     sns.set_theme(
         context="notebook",
         style="ticks",
@@ -90,7 +92,7 @@ def gallery(rows: Sequence[GalleryRow], title: str = "", rate: int = 16_000) -> 
     )
     for row, line in zip(rows, axes, strict=True):
         _spectrogram(line[0], row.wave, rate)
-        line[0].set_ylabel(row.label, rotation=0, ha="right", va="center", fontsize=9)
+        line[0].set_ylabel(row.label, rotation=0, ha="right", va="center", fontsize=9, parse_math=False)
         _face(line[1], row.truth)
         captions = [*row.captions, *([""] * most)]
         for ax, face, caption in zip(line[2:], [*row.generated, *([None] * most)], captions, strict=False):
@@ -103,7 +105,9 @@ def gallery(rows: Sequence[GalleryRow], title: str = "", rate: int = 16_000) -> 
     return figure
 
 
-def intervals(table: pd.DataFrame, value: str, ax: object = None, marks: Mapping[str, float] | None = None) -> Figure:
+def intervals(
+    table: pd.DataFrame, value: str, ax: Axes | None = None, marks: Mapping[str, float] | None = None
+) -> Figure:
     """Horizontal bars with their intervals, one a row of the table, and dashed lines at marks such as chance.
 
     Args:
@@ -120,9 +124,8 @@ def intervals(table: pd.DataFrame, value: str, ax: object = None, marks: Mapping
         'R@10'
     """
     import matplotlib.pyplot as plt
-    from matplotlib.axes import Axes
 
-    if not isinstance(ax, Axes):
+    if ax is None:
         use_style()
         _, ax = plt.subplots(figsize=(6.5, 0.42 * len(table) + 1), layout="constrained")
     place = np.arange(len(table))[::-1]
@@ -135,34 +138,7 @@ def intervals(table: pd.DataFrame, value: str, ax: object = None, marks: Mapping
     for name, position in (marks or {}).items():
         ax.axvline(position, color="black", lw=0.8, ls="--")
         ax.text(position, len(table) - 0.4, name, fontsize=8, ha="center")
-    figure = ax.get_figure()
-    assert figure is not None
-    return figure  # type: ignore[return-value]
-
-
-def history(table: pd.DataFrame, terms: Sequence[str] = ("total",)) -> Figure:
-    """Training and validation loss over the steps, one panel a term.
-
-    Args:
-        table: the ``history.csv`` of a training run.
-        terms: which columns, without their ``train_`` and ``val_``.
-
-    Example:
-        >>> import pandas as pd
-        >>> len(history(pd.DataFrame({"step": [1, 2], "train_total": [2.0, 1.0], "val_total": [2.0, 1.5]})).axes)
-        1
-    """
-    import matplotlib.pyplot as plt
-
-    use_style()
-    figure, axes = plt.subplots(1, len(terms), figsize=(3.6 * len(terms), 2.8), squeeze=False, layout="constrained")
-    for ax, term in zip(axes[0], terms, strict=True):
-        ax.plot(table.step, table[f"train_{term}"], color=REFERENCE, label="training")
-        ax.plot(table.step, table[f"val_{term}"], color=OURS, label="validation")
-        ax.set_title(term.replace("_", " "))
-        ax.set_xlabel("step")
-    axes[0, 0].legend()
-    return figure
+    return ax.get_figure(root=True)  # type: ignore[return-value]
 
 
 def forest(table: pd.DataFrame, metrics: Sequence[str], against: str) -> Figure:
@@ -192,12 +168,12 @@ def forest(table: pd.DataFrame, metrics: Sequence[str], against: str) -> Figure:
         1, len(metrics), figsize=(3.1 * len(metrics) + 1.5, 0.42 * len(systems) + 1.2), sharey=True, squeeze=False
     )
     for ax, metric in zip(axes[0], metrics, strict=True):
-        found = table[table.metric == metric].set_index("system")
-        base = found.value.get(against, np.nan)
+        rows = table[table.metric == metric].set_index("system")
+        base = rows.value.get(against, np.nan)
         for place, system in enumerate(systems):
-            if system not in found.index:
+            if system not in rows.index:
                 continue
-            row = found.loc[system]
+            row = rows.loc[system]
             colour, paired = REFERENCE if system == against else MEN, np.isfinite(row.get("gain low", np.nan))
             if np.isfinite(row.get("low", np.nan)):
                 ax.plot([row.low, row.high], [place, place], color=colour, lw=1 if paired else 2)
@@ -220,10 +196,7 @@ def forest(table: pd.DataFrame, metrics: Sequence[str], against: str) -> Figure:
     return figure
 
 
-def _spectrogram(ax: object, wave: np.ndarray, rate: int) -> None:
-    from matplotlib.axes import Axes
-
-    assert isinstance(ax, Axes)
+def _spectrogram(ax: Axes, wave: np.ndarray, rate: int) -> None:
     ax.set_xticks([])
     ax.set_yticks([])
     if len(wave) < 512:
@@ -233,10 +206,7 @@ def _spectrogram(ax: object, wave: np.ndarray, rate: int) -> None:
     ax.imshow(power, origin="lower", aspect="auto", cmap="magma", vmin=power.max() - 5)
 
 
-def _face(ax: object, face: np.ndarray | None) -> None:
-    from matplotlib.axes import Axes
-
-    assert isinstance(ax, Axes)
+def _face(ax: Axes, face: np.ndarray | None) -> None:
     ax.set_xticks([])
     ax.set_yticks([])
     ax.spines[:].set_visible(False)
@@ -246,3 +216,65 @@ def _face(ax: object, face: np.ndarray | None) -> None:
         ax.set_ylim(0, 1)
     else:
         ax.imshow(face)
+
+
+# --- texts
+
+
+def described(figure: Figure) -> str:
+    """A figure in words, from its titles, axes, legends, colour bars and what is written in it.
+
+    Example:
+        >>> from matplotlib.figure import Figure
+        >>> figure = Figure()
+        >>> ax = figure.subplots()
+        >>> _ = ax.plot([1, 2], label="training")
+        >>> _ = ax.set(xlabel="step", ylabel="loss", title="InfoNCE")
+        >>> _ = ax.legend()
+        >>> described(figure)
+        'Figure. InfoNCE: loss against step; training.'
+    """
+    bars = [ax for ax in figure.axes if ax.get_label() == "<colorbar>"]
+    panels = [ax for ax in figure.axes if ax not in bars]
+    parts = [text for text in dict.fromkeys(_panel(ax) for ax in panels) if text]
+    parts += [f"colour: {label}" for ax in bars if (label := _plain(ax.get_ylabel() or ax.get_xlabel()))]
+    count = f" of {len(panels)} panels" if len(panels) > 1 else ""
+    text = ". ".join([f"Figure{count}", *filter(None, [_plain(figure.get_suptitle())]), *parts])
+    return f"{text if len(text) < LONGEST else text[:LONGEST].rsplit(' ', 1)[0] + ' …'}."
+
+
+def _add_texts() -> None:
+    """Let Jupyter keep the text of every figure beside its picture, where nbconvert and the book take it from."""
+    if "IPython" not in sys.modules:
+        return
+    from IPython.core.getipython import get_ipython
+    from IPython.core.pylabtools import print_figure
+    from matplotlib.figure import Figure
+
+    shell = get_ipython()
+    if shell is None or shell.display_formatter is None:
+        return
+
+    def with_text(figure: Figure) -> tuple[str, dict[str, str]]:
+        return print_figure(figure, base64=True, bbox_inches="tight"), {"alt": described(figure)}
+
+    shell.display_formatter.formatters["image/png"].for_type(Figure, with_text)
+
+
+def _panel(ax: Axes) -> str:
+    """One panel: its title, its axes and the names in it."""
+    title = " ".join(filter(None, (_plain(ax.get_title(loc)) for loc in ("left", "center", "right"))))
+    across, up = _plain(ax.get_xlabel()), _plain(ax.get_ylabel())
+    axes = f"{up} against {across}" if across and up else across or up
+    legend = ax.get_legend()
+    names = [_plain(text.get_text()) for text in legend.get_texts()] if legend else []
+    ticks = [*ax.get_xticklabels(), *ax.get_yticklabels()] if ax.axison else []
+    named = [text for tick in ticks if re.search("[a-zA-Z]{2}", text := _plain(tick.get_text()))]
+    written = [text for note in ax.texts if re.search("[a-zA-Z]{2}", text := _plain(note.get_text()))]
+    content = "; ".join(filter(None, [axes, *(", ".join(dict.fromkeys(texts)) for texts in (names, named, written))]))
+    return ": ".join(filter(None, [title, content]))
+
+
+def _plain(text: str) -> str:
+    """Text without the marks of mathematics and without line breaks."""
+    return " ".join(re.sub(r"\\(bar|hat|sqrt|mathdefault)|[\\${}]", "", text).split())

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from v2f_core.errors import InputError
-from v2f_core.show.alt_text import described
+from v2f_core.show.plots import described
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -1,6 +1,6 @@
-"""What a clip might have sounded like elsewhere: noise of a drawn loudness and colour, hidden parts of its spectrum.
+"""Augmentation of clips in training: noise of random loudness and colour, and masked parts of the spectrogram.
 
-Pitch, formants and tempo are left alone: they are what an encoder shall hear of a body.
+Pitch, formants and tempo are not changed: they tell of the speaker's body.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ COLOURS = (0.0, 2.0)  # noise of power ∝ 1 / f^colour: from white over pink to
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How much clips are changed in training. The paper's Stage I changes nothing, since its embeddings are stored.
+    """How clips are changed in training. Not in the paper.
 
     Attributes:
-        noise: signal-to-noise ratios in dB, drawn evenly between these two; ``(inf, inf)`` adds none.
-        mask: at most this share of the frames, and of the mel bands, is hidden; 0 hides none. SpecAugment (Park et al.
-            2019) hides at most 27 of 80 bands, AST's own training (Gong et al. 2021) 48 of 128.
+        noise: signal-to-noise ratios in dB, drawn evenly between these two; ``(inf, inf)`` adds no noise.
+        mask: the largest share of the frames, and of the mel bands, that is masked; 0 masks none. SpecAugment (Park et
+            al. 2019) masks at most 27 of 80 bands, AST's own training (Gong et al. 2021) 48 of 128.
     Raises:
         InputError: the ratios are not two ascending numbers, or the share lies outside [0, 1).
 
@@ -60,16 +60,19 @@ class Augmentation:
         return add_noise(waves, ratio.to(waves), generator)
 
     def of_spectrum(self, generator: torch.Generator) -> Callable[[Tensor], Tensor] | None:
-        """What an encoder shall do with its log-mel spectrogram; None if nothing."""
+        """The change that an encoder applies to its log-mel spectrogram; None if there is none."""
         return partial(mask, share=self.mask, generator=generator) if self.mask else None
 
 
 def add_noise(
-    waves: Float[Tensor, "batch samples"], ratio: Float[Tensor, " batch"], generator: torch.Generator
+    waves: Float[Tensor, "batch samples"],
+    ratio: Float[Tensor, " batch"],
+    generator: torch.Generator,
+    colours: tuple[float, float] = COLOURS,
 ) -> Float[Tensor, "batch samples"]:
-    """Add Gaussian noise, of another colour for each clip, ``ratio`` dB below the clip's mean power.
+    """Add Gaussian noise, ``ratio`` dB below the clip's mean power; its colour is drawn between two for each clip.
 
-    A sum beyond full scale is turned down as a whole, not clipped: clipping would add a distortion of its own.
+    A sum beyond full scale is scaled down, not clipped: clipping would distort it.
 
     Example:
         >>> g = torch.Generator().manual_seed(0)
@@ -79,7 +82,7 @@ def add_noise(
         20.0
     """
     batch, samples = waves.shape
-    low, high = COLOURS
+    low, high = colours
     colour = low + (high - low) * torch.rand(batch, 1, generator=generator)
     spectrum = torch.fft.rfft(torch.randn(batch, samples, generator=generator))
     frequency = torch.arange(spectrum.shape[1]).clamp(min=1)
@@ -92,10 +95,10 @@ def add_noise(
 def mask(
     spectrum: Float[Tensor, "batch frames mels"], share: float, generator: torch.Generator
 ) -> Float[Tensor, "batch frames mels"]:
-    """Hide one stretch of frames and one of bands in each spectrogram: each becomes the spectrogram's mean.
+    """Mask one stretch of frames and one of bands in each spectrogram by the spectrogram's mean.
 
-    A stretch has a drawn length, from none to ``share`` of the axis, at a drawn place. SpecAugment without its warping,
-    which would move pitch and tempo.
+    The length of a stretch is drawn from 0 to ``share`` of the axis, and so is its place. This is SpecAugment without
+    its warping, which would change pitch and tempo.
 
     Example:
         >>> hidden = mask(torch.randn(2, 100, 40), 0.2, torch.Generator().manual_seed(0))

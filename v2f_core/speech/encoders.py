@@ -14,7 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from v2f_core.artefacts.pickles import tensors_from_bin
 from v2f_core.errors import InputError
+from v2f_core.speech.hyperparams import read_hyperparams
 from v2f_core.speech.mel import HOP, WINDOW, kaldi_mel, log_mel
 from v2f_core.speech.opening import folder_with, one_line, quiet, refuse_code
 
@@ -83,7 +85,12 @@ class ASTEncoder(nn.Module):
         with quiet():
             try:
                 model, loading = ASTModel.from_pretrained(
-                    folder, dtype=torch.float32, local_files_only=True, output_loading_info=True, use_safetensors=True
+                    folder,
+                    dtype=torch.float32,
+                    local_files_only=True,
+                    output_loading_info=True,
+                    use_safetensors=True,
+                    attn_implementation="sdpa",  # or a config could name a kernel to be downloaded
                 )
                 extractor = ASTFeatureExtractor.from_pretrained(folder, local_files_only=True)
             except (OSError, ValueError, RuntimeError) as error:
@@ -163,27 +170,32 @@ class ECAPAEncoder(nn.Module):
     def from_folder(cls, folder: str | Path) -> ECAPAEncoder:
         """Load speechbrain's folder: ``hyperparams.yaml``, three ``.ckpt`` files, ``label_encoder.txt``.
 
-        Checkpoints are pickles and the YAML can name any Python class, so both are checked before speechbrain sees
-        them: each checkpoint must load with ``weights_only=True``, the YAML may only build speechbrain's classes.
+        Checkpoints are pickles and the YAML can name any Python class, so that speechbrain's own loader could run code.
+        It is not used: the nets are built here, from the YAML's numbers alone (see
+        :func:`~v2f_core.speech.hyperparams.read_hyperparams`), and checkpoints must load with ``weights_only=True``.
 
         Raises:
             InputError: a file is missing, unsafe, or does not fit.
         """
-        folder = folder_with(folder, ECAPA_FILES, "an ECAPA")
-        with quiet():
-            refuse_code(folder)
-            from speechbrain.inference.classifiers import EncoderClassifier
-            from speechbrain.utils.fetching import LocalStrategy
+        from speechbrain.lobes.features import Fbank
+        from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
+        from speechbrain.processing.features import InputNormalization
 
+        folder = folder_with(folder, ECAPA_FILES, "an ECAPA")
+        settings = read_hyperparams(folder / "hyperparams.yaml")
+        refuse_code(folder)
+        weights = tensors_from_bin(folder / "embedding_model.ckpt")
+        with quiet():
             try:
-                classifier = EncoderClassifier.from_hparams(
-                    source=str(folder),
-                    overrides={"pretrained_path": str(folder)},
-                    local_strategy=LocalStrategy.NO_LINK,
-                )
-            except (OSError, ValueError, RuntimeError, KeyError) as error:
+                features = Fbank(**settings.compute_features)
+                norm = InputNormalization(**settings.mean_var_norm)
+                with torch.device("meta"):  # no memory is taken before the sizes are known to be the checkpoint's
+                    model = ECAPA_TDNN(**settings.embedding_model)
+                model.load_state_dict(weights, assign=True)
+            except Exception as error:  # speechbrain's classes check by assertions, divisions and lookups
                 raise InputError(f"{folder}: cannot be loaded as an ECAPA: {one_line(error)}") from error
-        return cls(classifier.mods)
+        parts = {"compute_features": features, "mean_var_norm": norm, "embedding_model": model.float()}
+        return cls(nn.ModuleDict(parts))
 
     def forward(
         self, waves: Float[Tensor, "batch samples"], change: Change | None = None

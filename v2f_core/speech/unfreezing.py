@@ -1,4 +1,4 @@
-"""The layers of a speech encoder from the bottom up: some at the top can be trained, and the whole be saved again."""
+"""The top layers of a speech encoder: let them be trained, and save the encoder again."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ from v2f_core.speech.encoders import AST_FILES, ECAPA_FILES, ASTEncoder, ECAPAEn
 
 
 def layers(encoder: ASTEncoder | ECAPAEncoder) -> list[nn.ModuleList]:
-    """What counts as a layer, from the bottom up.
+    """The layers of an encoder, from the bottom up.
 
-    - AST: each transformer block; the last layer norm belongs to the uppermost. The patch embedding and the positions
-      are no layer and stay as they are.
-    - ECAPA: the first convolution, the SE-Res2 blocks, their aggregation, the pooling by attention, the projection.
+    - AST: the transformer blocks, the last layer norm with the top one; patch embedding and positions are no layer.
+    - ECAPA: the first convolution, the SE-Res2 blocks, their aggregation, the attentive pooling, the projection.
 
     Example:
         >>> from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
@@ -36,13 +35,13 @@ def layers(encoder: ASTEncoder | ECAPAEncoder) -> list[nn.ModuleList]:
 
 
 def unfreeze(encoder: ASTEncoder | ECAPAEncoder, count: int) -> nn.ModuleList:
-    """Let the uppermost ``count`` layers be trained, and no other parameter; the layers.
+    """Let the top ``count`` layers be trained, and no other parameter; returns these layers.
 
-    Nothing is switched to training mode: only the layers returned should be, so that dropout and batch statistics of
-    the frozen part stay as they are at inference.
+    The whole encoder stays in evaluation mode. Call ``.train()`` on the returned layers alone: dropout and batch
+    statistics of the frozen part then stay as they are.
 
     Raises:
-        InputError: the encoder has not so many layers.
+        InputError: the encoder has fewer layers.
     """
     stack = layers(encoder)
     if not 0 <= count <= len(stack):
@@ -52,25 +51,25 @@ def unfreeze(encoder: ASTEncoder | ECAPAEncoder, count: int) -> nn.ModuleList:
 
 
 def save_encoder(encoder: ASTEncoder | ECAPAEncoder, source: str | Path, folder: str | Path) -> None:
-    """Write the folder that an encoder is loaded from, with its weights of now, as float32.
+    """Write an encoder's folder with its present weights, as float32; all other files are copied from ``source``.
 
-    All else is copied from the folder that it came from. An AST's positions too, whole, however short it was loaded:
-    they are never trained. An ECAPA's speaker classes and mean embedding are then those of the weights before.
+    An AST's positions are copied too, at full length, however short it was loaded: they are never trained. An ECAPA's
+    speaker classes and mean embedding stay those of ``source``.
 
     Args:
         encoder: as it was loaded from ``source``, some layers trained.
-        source: its library's folder.
+        source: its folder.
         folder: made if missing.
     Raises:
         InputError: the folder cannot be written to.
     """
-    source, folder = Path(source), Path(folder)
-    name = "model.safetensors" if isinstance(encoder, ASTEncoder) else "embedding_model.ckpt"
-    whole = AST_FILES if isinstance(encoder, ASTEncoder) else ECAPA_FILES
-    for file in (file for file in whole if file != name):
-        with atomic_write(folder / file) as temporary:
-            shutil.copyfile(source / file, temporary)
-    with atomic_write(folder / name) as temporary:
+    source, folder, ast = Path(source), Path(folder), isinstance(encoder, ASTEncoder)
+    weights = "model.safetensors" if ast else "embedding_model.ckpt"
+    for file in AST_FILES if ast else ECAPA_FILES:
+        if file != weights:
+            with atomic_write(folder / file) as temporary:
+                shutil.copyfile(source / file, temporary)
+    with atomic_write(folder / weights) as temporary:
         if isinstance(encoder, ASTEncoder):
             from safetensors.torch import save_file
 
@@ -79,5 +78,5 @@ def save_encoder(encoder: ASTEncoder | ECAPAEncoder, source: str | Path, folder:
             save_file({key: value.contiguous().cpu() for key, value in state.items()}, temporary, {"format": "pt"})
         else:
             state = encoder.parts["embedding_model"].state_dict()
-            with temporary.open("wb") as opened:  # else the bytes would depend on the file's name
+            with temporary.open("wb") as opened:  # given a path, torch writes the file's name into the file
                 torch.save({key: value.cpu() for key, value in state.items()}, opened)

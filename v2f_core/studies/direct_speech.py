@@ -1,9 +1,9 @@
 """The ablation "w/o ArcFace" (Table 4): speech goes straight into the condition, with no identity in between.
 
-The paper's row is a "speech MLP straight into the condition", trained with "ℓ2 + reconstruction". Read here so: an MLP
-of g_φ's form gives the cross-attention tokens themselves, c = c_null + MLP(v_spk), and learns from the squared error of
-the frozen prior's noise prediction under c on the speaker's real face. (In a latent diffusion model the ℓ2 of the
-reconstructed latents is that same error, weighted over t.) No ArcFace net is asked in training.
+The paper's row is a "speech MLP straight into the condition", trained with "ℓ2 + reconstruction". We read that as an
+MLP of g_φ's form that gives the cross-attention tokens themselves, c = c_null + MLP(v_spk). It learns from the squared
+error of the frozen prior's noise prediction under c on the speaker's real face. (In a latent diffusion model the ℓ2 of
+the reconstructed latents is that same error, weighted over t.) No ArcFace net is used in training.
 """
 
 from __future__ import annotations
@@ -12,43 +12,39 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from v2f_core.errors import InputError
+from v2f_core.artefacts.files import folder_hash
+from v2f_core.artefacts.profiles import Profile
+from v2f_core.data.manifest import Manifest
+from v2f_core.diffusion.prior import Prior
 from v2f_core.identity.aligner import Aligner
+from v2f_core.identity.faces import FacePack
 from v2f_core.training.checkpoints import load_checkpoint, save_checkpoint, seeded
-
-if TYPE_CHECKING:
-    from v2f_core.artefacts.profiles import Profile
-    from v2f_core.data.manifest import Manifest
-    from v2f_core.diffusion.prior import Prior
-    from v2f_core.identity.faces import FacePack
-    from v2f_core.training.latents import FacePairs
-    from v2f_core.training.store import Embeddings
+from v2f_core.training.latents import FacePairs, pair_faces, stored_latents
+from v2f_core.training.stage1 import check_numbers
+from v2f_core.training.store import Embeddings
 
 
 @dataclass(frozen=True)
 class SpeechConditionSettings:
-    """How long and how fast; none of it stands in the paper."""
+    """Settings of the training; none is given in the paper."""
 
     steps: int = 150
     batch: int = 16
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     hidden_width: int = 384
-    windows: int = 3  # up to so many windows of a person are averaged into one training example
+    windows: int = 3  # a training example is the mean of up to this many windows of a person
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.batch, self.windows) < 1:
-            raise InputError(
-                f"steps={self.steps}, batch={self.batch}, windows={self.windows}: expected at least 1 of each"
-            )
+        check_numbers(self, whole=("steps", "batch", "hidden_width", "windows"), positive=("learning_rate",))
 
 
 class SpeechCondition(nn.Module):
@@ -87,7 +83,7 @@ def train_speech_condition(
     path: str | Path,
     provenance: Mapping[str, Any],
 ) -> SpeechCondition:
-    """Train on the faces of the training persons, or read what an earlier call trained from the same things.
+    """Train on the faces of the training persons, or read what an earlier call trained from the same inputs.
 
     Args:
         prior: frozen here; its weights get no gradient.
@@ -115,18 +111,18 @@ def train_speech_condition(
         prior.requires_grad_(False)
         optimiser = torch.optim.AdamW(net.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.steps)
-        with trange(settings.steps, desc="w/o ArcFace", unit="step", mininterval=1.0) as bar:
-            for _ in bar:
-                voice, _, faces = training.draw(settings.batch, settings.windows, generator)
-                z_0 = faces.latents
-                noise = torch.randn(z_0.shape, generator=generator).to(z_0)
-                t = torch.randint(len(prior.alphas_cumprod), (len(z_0),), generator=generator).to(z_0.device)
-                residual = F.mse_loss(prior.predict(prior.add_noise(z_0, noise, t), t, net(voice)), noise)
-                optimiser.zero_grad()
-                residual.backward()
-                optimiser.step()
-                schedule.step()
-                bar.set_postfix(residual=float(residual.detach()))
+        bar = trange(settings.steps, desc="w/o ArcFace", unit="step", mininterval=1.0)
+        for _ in bar:
+            voice, _, faces = training.draw(settings.batch, settings.windows, generator)
+            z_0 = faces.latents
+            noise = torch.randn(z_0.shape, generator=generator).to(z_0)
+            t = torch.randint(len(prior.alphas_cumprod), (len(z_0),), generator=generator).to(z_0.device)
+            residual = F.mse_loss(prior.predict(prior.add_noise(z_0, noise, t), t, net(voice)), noise)
+            optimiser.zero_grad()
+            residual.backward()
+            optimiser.step()
+            schedule.step()
+            bar.set_postfix(residual=float(residual.detach()))
     save_checkpoint(path, net.state_dict(), made)
     return net.eval().cpu()
 
@@ -145,9 +141,6 @@ def stored_speech_condition(
     Raises:
         InputError: a part of the profile is missing, or too many pictures are bad.
     """
-    from v2f_core.artefacts.provenance import folder_hash
-    from v2f_core.training.latents import pair_faces, stored_latents
-
     latents = stored_latents(profile, manifest, prior, pack)
     pairs = pair_faces(manifest, voices, faces, latents, "train", prior.latent_shape)
     hashes = {name: folder_hash(profile.part(name)) for name in (profile.encoder, "prior")}

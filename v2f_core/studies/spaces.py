@@ -1,8 +1,8 @@
-"""What shape a space of embeddings has, and how alike two spaces are: speech and faces, or before and after a map.
+"""How alike two spaces of embeddings are, speech and faces or before and after a map, and what a picture of one keeps.
 
-Rows of two spaces are the same persons in the same order. Persons whose face was not detected (zero rows) have no place
-in a space: leave them out first, and say how many. None of these numbers is a proof of understanding: sex alone makes
-two spaces alike, so that each is to be read within sex, and beside its value for shuffled rows.
+Rows of two spaces are the same persons in the same order. Leave persons without a detected face (zero rows) out first,
+and say how many. None of these numbers is a proof of understanding: sex alone makes two spaces alike, so that each is
+to be read within sex, and beside its value for shuffled rows.
 """
 
 from __future__ import annotations
@@ -13,71 +13,6 @@ import numpy as np
 from jaxtyping import Float, Integer
 
 from v2f_core.errors import InputError
-from v2f_core.evaluation.metrics import l2
-
-
-class Dimension(NamedTuple):
-    """How many directions a cloud of points fills: two averages over the eigenvalues λ of its covariance."""
-
-    participation: float
-    entropy: float
-
-
-def effective_dimension(x: Float[np.ndarray, "n dim"]) -> Dimension:
-    """Participation ratio (Σλ)² / Σλ² and exp of the entropy of λ / Σλ; both are k for k directions of equal variance.
-
-    The entropy form is never below the participation ratio, which large λ rule. n points show at most n − 1 directions;
-    of d equal ones, the participation ratio sees about d·n / (d + n): compare spaces at the same n only.
-
-    Raises:
-        InputError: fewer than two points, NaN, or all points alike.
-
-    Example:
-        >>> effective_dimension(np.array([[1.0, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0]]))
-        Dimension(participation=2.0, entropy=2.0)
-    """
-    (x,) = _spaces(2, x)
-    share = np.linalg.svd(x - x.mean(axis=0), compute_uv=False) ** 2
-    share = share / share.sum()
-    share = share[share > 0]
-    return Dimension(float(1 / (share**2).sum()), float(np.exp(-(share * np.log(share)).sum())))
-
-
-def alignment(
-    a: Float[np.ndarray, "n dim"], b: Float[np.ndarray, "n dim"], power: float = 2.0
-) -> Float[np.ndarray, " n"]:
-    """‖a − b‖^power of each pair of unit vectors that belong together: lower is better (Wang and Isola 2020, Eq. 1).
-
-    Its mean is their alignment loss. At power 2 it is 2 − 2·cos; an undetected face (a zero vector) counts as cosine 0.
-
-    Example:
-        >>> alignment(np.eye(2), np.array([[1.0, 0.0], [1.0, 0.0]])).round(6)
-        array([0., 2.])
-    """
-    return l2(a, b) ** power
-
-
-def uniformity(z: Float[np.ndarray, "n dim"], t: float = 2.0) -> float:
-    """log of the mean of exp(−t‖z_i − z_j‖²) over pairs of unit vectors: lower is more spread (Wang and Isola, Eq. 2).
-
-    0 when all are one point. Vectors drawn uniformly from the sphere of 512 dimensions have −2t(1 − t/512), nearly.
-
-    Raises:
-        InputError: fewer than two vectors, or one that is not of norm 1.
-
-    Example:
-        >>> round(uniformity(np.eye(3)), 6)  # all at distance √2
-        -4.0
-    """
-    from scipy.special import logsumexp
-
-    if len(z) < 2:
-        raise InputError(f"uniformity of {len(z)} vectors: expected at least 2")
-    z = z.astype(np.float64)
-    _check_unit(z)
-    # a row at a time against the rows after it: no n × n table
-    parts = [logsumexp(2 * t * (z[i + 1 :] @ z[i] - 1)) for i in range(len(z) - 1)]
-    return float(logsumexp(parts) - np.log(len(z) * (len(z) - 1) / 2))
 
 
 def cka(x: Float[np.ndarray, "n dim_x"], y: Float[np.ndarray, "m dim_y"]) -> float:
@@ -126,7 +61,7 @@ def mutual_knn(
 
 
 class Preservation(NamedTuple):
-    """What of the neighbourhoods of a space a picture of it keeps, over k neighbours; 1 is all.
+    """How much of the neighbourhoods of a space a picture of it keeps, over k neighbours; 1 is all.
 
     Attributes:
         trustworthiness: 1 − a penalty for neighbours in the picture that are none.
@@ -191,16 +126,6 @@ def _spaces(least: int, *spaces: np.ndarray) -> list[np.ndarray]:
     if len(lengths := {len(space) for space in spaces}) > 1:
         raise InputError(f"spaces of {sorted(lengths)} rows: expected the same persons in the same order")
     for space in spaces:
-        if len(space) < least:
-            raise InputError(f"a space of {len(space)} points: expected at least {least}")
-        if not np.isfinite(space).all():
-            raise InputError("a space has NaN or infinite values: leave such rows out, and count them")
-        if (space == space[0]).all():
-            raise InputError("a space in which all points are alike: there is no geometry in it")
+        if len(space) < least or not np.isfinite(space).all() or (space == space[0]).all():
+            raise InputError(f"a space of {len(space)} points: expected at least {least}, finite, and not all alike")
     return [space.astype(np.float64) for space in spaces]
-
-
-def _check_unit(z: np.ndarray) -> None:
-    off = ~(np.abs(np.linalg.norm(z, axis=1) - 1) < 1e-3)
-    if off.any():
-        raise InputError(f"row {off.argmax()} has not norm 1; normalise, and leave undetected faces out")

@@ -1,53 +1,124 @@
-"""What is embedded: every window of every recording by a speech encoder, every face by ArcFace, each once and for all.
+"""Embed every window of every recording by a speech encoder, and every face by ArcFace, once.
 
-All windows of a dataset have one length, so that no batch is padded. Where and how they are kept:
-:mod:`v2f_core.training.store`; in which precision they are made: :mod:`v2f_core.training.precision`.
+:mod:`v2f_core.training.store` keeps them. All windows of a dataset have one length, so that no batch is padded.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from v2f_core.artefacts.provenance import folder_hash
+from v2f_core.artefacts.files import folder_hash
+from v2f_core.artefacts.profiles import Profile, cache_folder
+from v2f_core.data.manifest import Manifest
 from v2f_core.errors import InputError
-from v2f_core.training.precision import Precision, autocast, precision_of, said
+from v2f_core.identity.faces import FacePack
+from v2f_core.speech.audio import read_clips
+from v2f_core.speech.encoders import SpeechEncoder, load_encoder
 from v2f_core.training.processes import in_turn, join, own_device
-from v2f_core.training.store import Embedder, Embeddings, extract
-
-if TYPE_CHECKING:
-    from v2f_core.artefacts.profiles import Profile
-    from v2f_core.data.manifest import Manifest
-    from v2f_core.identity.faces import FacePack
-    from v2f_core.speech.encoders import SpeechEncoder
+from v2f_core.training.store import PROVENANCE_NAME, Embedder, Embeddings, extract
 
 WINDOWS_AT_ONCE = 64
 
+Precision = Literal["fp32", "bf16"]  # of encoders; bf16 is several times as fast on a GPU that has it
+
+
+def embed_dataset(
+    profile: Profile,
+    manifest: Manifest,
+    device: str = "cpu",
+    workers: int = 0,
+    precision: Precision | None = None,
+) -> tuple[Embeddings, Embeddings]:
+    """Voices and faces of a profile's whole dataset, from the cache; missing ones are extracted first.
+
+    The folder of a store is named after the weights and files that it was made from, so that none is mixed up. Several
+    processes of a launcher share the work.
+
+    Args:
+        device, workers: where to compute, and processes that read files.
+        precision: of the voices, see :func:`precision_of`; ArcFace is always in fp32.
+    Raises:
+        InputError: a part of the profile is missing or damaged, the store is of another precision, or too many files
+            are bad.
+    """
+    join(device)
+    device = own_device(device)
+    with in_turn():
+        speech, pack = profile.part(profile.encoder), profile.part("faces")
+    length = f"{profile.clip_seconds}"
+    if profile.ast_frames:
+        length += f" {profile.ast_frames} {profile.ast_positions}"
+    listing = "\n".join([folder_hash(speech), folder_hash(pack), length, *manifest.table.path])
+    folder = cache_folder() / f"embeddings-{hashlib.sha256(listing.encode()).hexdigest()[:12]}"
+    encoder = load_encoder(profile.encoder, speech, profile.ast_frames, profile.ast_positions).to(device)
+    chosen = precision_of(folder / "voices", device, precision)
+    seconds = profile.clip_seconds
+    voices = extract_voices(manifest, encoder, speech, folder / "voices", seconds, chosen, workers=workers)
+    faces = FacePack.from_folder(pack, device)
+    return voices, extract_faces(manifest, faces, pack, folder / "faces", workers=workers)
+
+
+def extract_voices(
+    manifest: Manifest,
+    encoder: SpeechEncoder,
+    weights: Path,
+    folder: str | Path,
+    seconds: float,
+    precision: Precision = "fp32",
+    **settings: Any,
+) -> Embeddings:
+    """Speaker embeddings of every window of a dataset's recordings, in a store.
+
+    Args:
+        weights: the encoder's folder, whose hash goes into the provenance.
+        folder: the store.
+        seconds: length of a window.
+        precision: of the encoder.
+        settings: see :func:`~v2f_core.training.store.extract`.
+    """
+    provenance = {"what": "speaker embeddings", "weights_sha256": folder_hash(weights), "seconds": seconds}
+    provenance |= said(precision)
+    items, embed = manifest.voices().path.tolist(), voice_embedder(encoder, precision)
+    read = partial(read_clips, seconds=seconds)
+    return extract(manifest.root, items, embed, folder, provenance, describe="voices", decode=read, **settings)
+
+
+def extract_faces(manifest: Manifest, pack: FacePack, weights: Path, folder: str | Path, **settings: Any) -> Embeddings:
+    """ArcFace identities of a dataset's pictures, in a store; as :func:`extract_voices`, with the pack's folder."""
+    provenance = {"what": "face identities", "weights_sha256": folder_hash(weights)}
+    items, embed = manifest.faces().path.tolist(), face_embedder(pack)
+    return extract(manifest.root, items, embed, folder, provenance, describe="faces", decode=read_image, **settings)
+
+
+def embed_windows(
+    encoder: SpeechEncoder, recordings: Sequence[Float[Tensor, "_ samples"]], precision: Precision = "fp32"
+) -> list[Float[Tensor, "_ speaker"]]:
+    """Speaker embeddings of the windows of some recordings, all embedded together."""
+    device = next(encoder.parameters()).device if isinstance(encoder, torch.nn.Module) else torch.device("cpu")
+    # long recordings have hundreds of windows: bound how many the encoder gets at once
+    parts = torch.cat(list(recordings)).split(WINDOWS_AT_ONCE)
+    with autocast(precision, device):
+        embedded = torch.cat([encoder.embed(part.to(device)) for part in parts])
+    return list(embedded.float().split([len(windows) for windows in recordings]))
+
 
 def voice_embedder(encoder: SpeechEncoder, precision: Precision = "fp32") -> Embedder:
-    """Embeds every window of a recording, the windows of several recordings in one batch."""
-    device = next(encoder.parameters()).device if isinstance(encoder, torch.nn.Module) else torch.device("cpu")
-
-    def embed(recordings: Sequence[Float[Tensor, "_ samples"]]) -> list[Tensor | InputError]:
-        # long recordings have hundreds of windows: bound what the encoder sees at once
-        parts = torch.cat(list(recordings)).split(WINDOWS_AT_ONCE)
-        with autocast(precision, device):
-            embedded = torch.cat([encoder.embed(part.to(device)) for part in parts])
-        return list(embedded.float().split([len(windows) for windows in recordings]))
-
-    return embed
+    """:func:`embed_windows` in the form that :func:`~v2f_core.training.store.extract` takes."""
+    return partial(embed_windows, encoder, precision=precision)
 
 
 def face_embedder(pack: FacePack) -> Embedder:
-    """Embeds the largest face of a picture; one that shows no face is a bad item."""
+    """Embeds the largest face of a picture; a picture without a face is a bad item."""
 
     def embed(pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> list[Tensor | InputError]:
         identities = [pack.embed([picture]) for picture in pictures]
@@ -72,76 +143,37 @@ def read_image(path: str | Path) -> UInt8[np.ndarray, "height width 3"]:
         raise InputError(f"{path}: cannot be read as a picture; expected a JPEG, PNG or WebP file") from error
 
 
-def extract_voices(
-    manifest: Manifest,
-    encoder: SpeechEncoder,
-    weights: Path,
-    folder: str | Path,
-    seconds: float,
-    precision: Precision = "fp32",
-    **settings: Any,
-) -> Embeddings:
-    """Speaker embeddings of every window of every recording of a dataset; see :func:`extract` for the rest.
+def precision_of(folder: str | Path, device: str | torch.device, wanted: Precision | None = None) -> Precision:
+    """The precision to extract in: the one wanted, else that of an existing store, else bf16 on CUDA, fp32 elsewhere.
 
-    Args:
-        weights: the encoder's folder, whose hash goes into the provenance.
-        seconds: length of a window.
-        precision: what the encoder computes in.
+    A store has one precision: one that a GPU started is continued and read on any machine in bf16.
+
+    Example:
+        >>> precision_of("nowhere", "cpu"), precision_of("nowhere", "cuda:1"), precision_of("nowhere", "cuda", "fp32")
+        ('fp32', 'bf16', 'fp32')
     """
-    provenance = {"what": "speaker embeddings", "weights_sha256": folder_hash(weights), "seconds": seconds}
-    provenance |= said(precision)
-    items = manifest.voices().path.tolist()
-    from v2f_core.speech.audio import read_clips
-
-    read = partial(read_clips, seconds=seconds)
-    embed = voice_embedder(encoder, precision)
-    return extract(manifest.root, items, embed, folder, provenance, describe="voices", decode=read, **settings)
+    existing = Path(folder) / PROVENANCE_NAME
+    if wanted is None and existing.is_file():
+        return "bf16" if json.loads(existing.read_text(encoding="utf-8")).get("precision") == "bf16" else "fp32"
+    return wanted or ("bf16" if torch.device(device).type == "cuda" else "fp32")
 
 
-def extract_faces(manifest: Manifest, pack: FacePack, weights: Path, folder: str | Path, **settings: Any) -> Embeddings:
-    """ArcFace identities of every picture of a dataset; see :func:`extract` for the rest.
+def said(precision: Precision) -> dict[str, str]:
+    """The entry of a store's provenance: none for fp32, as in stores of earlier versions.
 
-    Args:
-        weights: the pack's folder, whose hash goes into the provenance.
+    Example:
+        >>> said("bf16"), said("fp32")
+        ({'precision': 'bf16'}, {})
     """
-    provenance = {"what": "face identities", "weights_sha256": folder_hash(weights)}
-    items, embed = manifest.faces().path.tolist(), face_embedder(pack)
-    return extract(manifest.root, items, embed, folder, provenance, describe="faces", decode=read_image, **settings)
+    return {"precision": precision} if precision != "fp32" else {}
 
 
-def embed_dataset(
-    profile: Profile,
-    manifest: Manifest,
-    device: str = "cpu",
-    workers: int = 0,
-    precision: Precision | None = None,
-) -> tuple[Embeddings, Embeddings]:
-    """Voices and faces of a profile's whole dataset, from the cache; what is not there yet is extracted.
+def autocast(precision: Precision, device: torch.device) -> torch.autocast:
+    """Let networks compute in this precision within the block; their weights keep theirs.
 
-    Each store's folder is named after the weights and the files it was made from, so that none is ever mixed up. Where
-    a launcher started several processes, they share the work.
-
-    Args:
-        device, workers: where to compute, and processes that read files.
-        precision: of the voices, see :func:`~v2f_core.training.precision.precision_of`; ArcFace is always in fp32.
-    Raises:
-        InputError: a part of the profile is missing or damaged, the store is of another precision, or too many files
-            are bad.
+    Example:
+        >>> with autocast("bf16", torch.device("cpu")):
+        ...     (torch.ones(1, 2) @ torch.ones(2, 1)).dtype
+        torch.bfloat16
     """
-    from v2f_core.artefacts.profiles import cache_folder
-    from v2f_core.identity.faces import FacePack
-    from v2f_core.speech.encoders import load_encoder
-
-    join(device)
-    device = own_device(device)
-    with in_turn():
-        speech, pack = profile.part(profile.encoder), profile.part("faces")
-    heard = f"{profile.clip_seconds}" + (f" {profile.ast_frames} {profile.ast_positions}" if profile.ast_frames else "")
-    listing = "\n".join([folder_hash(speech), folder_hash(pack), heard, *manifest.table.path])
-    folder = cache_folder() / f"embeddings-{hashlib.sha256(listing.encode()).hexdigest()[:12]}"
-    encoder = load_encoder(profile.encoder, speech, profile.ast_frames, profile.ast_positions).to(device)
-    heard_in = precision_of(folder / "voices", device, precision)
-    seconds = profile.clip_seconds
-    voices = extract_voices(manifest, encoder, speech, folder / "voices", seconds, heard_in, workers=workers)
-    faces = FacePack.from_folder(pack, device)
-    return voices, extract_faces(manifest, faces, pack, folder / "faces", workers=workers)
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")

@@ -1,6 +1,6 @@
-"""What Stage II needs of every real face and what never changes: its latents and its landmarks, made once and stored.
+"""Latents and landmarks of every real face, made once and stored: Stage II noises and crops the same faces each time.
 
-The store is that of :mod:`v2f_core.training.store`; a row is a face's latents and its ten landmark coordinates.
+A row of the store (:mod:`v2f_core.training.store`) is a face's latents and its ten landmark coordinates.
 """
 
 from __future__ import annotations
@@ -17,13 +17,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from v2f_core.artefacts.files import folder_hash
 from v2f_core.artefacts.profiles import cache_folder
-from v2f_core.artefacts.provenance import folder_hash
 from v2f_core.diffusion.consistency import FaceBatch
 from v2f_core.errors import InputError
-from v2f_core.training.embeddings import read_image
+from v2f_core.training.embeddings import Precision, autocast, precision_of, read_image, said
 from v2f_core.training.pairs import Pairs, pair_up
-from v2f_core.training.precision import Precision, autocast, precision_of, said
 from v2f_core.training.store import Embedder, Embeddings, extract
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ POINTS = 5
 
 
 def latent_embedder(prior: Prior, pack: FacePack, precision: Precision = "fp32") -> Embedder:
-    """Encodes pictures, brought to the prior's size, and finds the largest face's landmarks in that size's pixels."""
+    """Encode the middle square of pictures, and find the largest face's landmarks, in pixels of the prior's images."""
     from PIL import Image
 
     side = prior.latent_shape[1] * 2 ** (len(prior.vae.config.block_out_channels) - 1)
@@ -77,10 +76,10 @@ def stored_latents(
 ) -> Embeddings:
     """Latents and landmarks of the training and validation faces of a profile's dataset, from the cache or made now.
 
-    Where a launcher started several processes, they share the work.
+    Processes that a launcher started share the work.
 
     Args:
-        precision: of the VAE, see :func:`~v2f_core.training.precision.precision_of`.
+        precision: of the VAE, see :func:`~v2f_core.training.embeddings.precision_of`.
     Raises:
         InputError: a part of the profile is missing or damaged, the store is of another precision, or too many
             pictures are bad.
@@ -104,10 +103,9 @@ class FacePairs:
     """The voices and faces of some persons, the faces with their latents and landmarks.
 
     Attributes:
-        wide: pairs whose face rows are z_arc, latents and landmarks side by side: all that is drawn together.
+        wide: pairs whose face rows are z_arc, latents and landmarks side by side.
         latent_shape: channels, height and width of the latents.
-        bayes: the Bayes ẑ of each person, what somebody who hears everything would predict; None where the persons'
-            world is not known.
+        bayes: the Bayes-optimal ẑ of each person, where the persons' world is known; else None.
     """
 
     wide: Pairs
@@ -116,13 +114,13 @@ class FacePairs:
 
     @cached_property
     def pairs(self) -> Pairs:
-        """The same with z_arc alone, as in Stage I."""
+        """The same persons with z_arc alone, as in Stage I."""
         return Pairs(**{**self.wide.__dict__, "face": self._split(self.wide.face)[0]})
 
     def draw(
         self, batch: int, windows: int, generator: torch.Generator
     ) -> tuple[Float[Tensor, "batch speaker"], Int[Tensor, " batch"], FaceBatch]:
-        """Pooled voices of random persons, who they are, and a random photo of each; see `Pairs.draw`."""
+        """Pooled voices of random persons, their indices, and a random photo of each; see `Pairs.draw`."""
         voice, rows, label = self.wide.draw(batch, windows, generator)
         return voice, label, self._faces(rows, label)
 
@@ -132,7 +130,7 @@ class FacePairs:
         return self.wide.pooled_voices()[label], self._faces(self.wide.gallery()[label], label)
 
     def to(self, device: str | torch.device) -> FacePairs:
-        """The same on a device."""
+        """Copy to a device."""
         return FacePairs(self.wide.to(str(device)), self.latent_shape, self.bayes)
 
     def _split(self, rows: Tensor) -> tuple[Tensor, ...]:

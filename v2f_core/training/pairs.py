@@ -1,20 +1,17 @@
-"""The voices and faces of the persons of a split, as embeddings: what Stage I is trained and judged on."""
+"""The voices and faces of a split's persons, as embeddings: Stage I is trained and evaluated on them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from v2f_core.data.manifest import Manifest
 from v2f_core.errors import InputError
 from v2f_core.identity.sphere import mean_direction
-
-if TYPE_CHECKING:
-    from v2f_core.data.manifest import Manifest
-    from v2f_core.training.embeddings import Embeddings
+from v2f_core.training.store import Embeddings
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,7 @@ class Pairs:
     left_out: list[str] = field(default_factory=list)
 
     def pooled_voices(self) -> Float[Tensor, "persons speaker"]:
-        """The mean speaker embedding of each person: what the aligner is given for a whole recording."""
+        """The mean speaker embedding of each person: the aligner's input outside training."""
         return torch.stack([part.mean(dim=0) for part in _cut(self.voice, self.voice_start)])
 
     def centroids(self) -> Float[Tensor, "persons identity"]:
@@ -52,9 +49,9 @@ class Pairs:
     def draw(
         self, batch: int, windows: int, generator: torch.Generator
     ) -> tuple[Float[Tensor, "batch speaker"], Float[Tensor, "batch identity"], Int[Tensor, " batch"]]:
-        """Random persons, none twice; of each, the mean of 1 to ``windows`` random windows, and a random photo.
+        """Random persons, none twice; of each the mean of 1 to ``windows`` random windows, a random photo, the index.
 
-        Persons count alike however many clips they have. With fewer persons than ``batch``, the batch is smaller.
+        Persons count alike however many clips they have. With fewer persons than ``batch`` the batch is smaller.
         """
         label = torch.randperm(len(self.persons), generator=generator)[:batch]
         count = len(label)
@@ -67,7 +64,7 @@ class Pairs:
         return voice, self.face[photo.to(device)], label.to(device)
 
     def check(self) -> None:
-        """Refuse what would break a training some steps later.
+        """Refuse pairs that would break a training some steps later.
 
         Raises:
             InputError: there are fewer than two persons, or an embedding has no direction; then the person is named.
@@ -100,8 +97,7 @@ class Pairs:
 
     def to(self, device: str | torch.device) -> Pairs:
         """The same pairs with their embeddings on a device (the bounds, which only index, stay)."""
-        moved = {"voice": self.voice.to(device), "face": self.face.to(device)}
-        return Pairs(**{**self.__dict__, **moved})
+        return replace(self, voice=self.voice.to(device), face=self.face.to(device))
 
 
 def pair_up(manifest: Manifest, voices: Embeddings, faces: Embeddings, split: str) -> Pairs:

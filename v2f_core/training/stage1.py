@@ -1,9 +1,10 @@
-"""Stage I: train the aligner g_φ on stored embeddings with L_id (Eq. 10). No picture and no sound is touched."""
+"""Stage I: train the aligner g_φ on stored embeddings with L_id (Eq. 10). No picture and no sound is read."""
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,21 +13,31 @@ import torch
 
 from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
-from v2f_core.identity.contrast import InfoNCE
-from v2f_core.identity.losses import AMSoftmax, ArcFaceLoss, IdentityLoss, IdentityTerms
-from v2f_core.training import checkpoints
-from v2f_core.training.history import HISTORY_NAME, History, peak_memory, write_table
+from v2f_core.identity.losses import AMSoftmax, ArcFaceLoss, IdentityLoss, InfoNCE
+from v2f_core.training.checkpoints import (
+    CHECKPOINT_NAME,
+    HISTORY_NAME,
+    History,
+    Part,
+    at_step,
+    check_finite,
+    peak_memory,
+    resume_training,
+    save_training,
+    seeded,
+    stopped_by_request,
+    until_terminated,
+)
 from v2f_core.training.pairs import Pairs
-from v2f_core.training.processes import anybody, average_gradients, gather, join, seed_share, trainer, wait
-from v2f_core.training.ranges import check_not_negative, check_positive
-from v2f_core.training.stopping import asked_to_stop, until_terminated
-
-CHECKPOINT_EVERY = 1_000  # steps, which take seconds
+from v2f_core.training.processes import anybody, average_gradients, gather, join, own_device, seed_share, wait
 
 
 @dataclass(frozen=True)
 class Stage1Settings:
-    """What Stage I can be told. The defaults are the paper's where it says something; the comments say where not.
+    """Settings of Stage I. Defaults are the paper's where it gives a value; the comments say where it does not.
+
+    Raises:
+        InputError: a number is out of its range, or all weights of the loss are 0.
 
     Example:
         >>> Stage1Settings(steps=0)
@@ -34,7 +45,7 @@ class Stage1Settings:
         v2f_core.errors.InputError: steps=0: expected a whole number of at least 1
     """
 
-    steps: int = 10_000  # the paper says "roughly 100k" in one place and 0–10k in another
+    steps: int = 10_000  # the paper says "roughly 100k" in one place and 0-10k in another
     batch: int = 128
     learning_rate: float = 1e-4  # AdamW, decayed to 0 by a cosine
     weight_decay: float = 0.01
@@ -42,27 +53,25 @@ class Stage1Settings:
     dropout: float = 0.1
     scale: float = 30.0  # s of Eq. 8: not in the paper
     margin: float = 0.35  # m of Eq. 8: not in the paper
-    angular_margin: bool = False  # m added to the angle (radians) instead, as ArcFace does: our addition
+    angular_margin: bool = False  # our addition: m is added to the angle (radians), as ArcFace does
     temperature: float = 0.07  # τ of Eq. 9: not in the paper
-    two_sided: bool = False  # InfoNCE face → speech as well: our addition
-    duplicate_above: float = 0.7  # faces of two persons more alike than this cosine are near-duplicates …
-    duplicate_weight: float = 1.0  # … and weigh so much as negatives; 1 is the paper, 0 leaves them out
     weight_am: float = 1.0  # λ_AM of Eq. 10: not in the paper
     weight_info: float = 1.0  # λ_Info of Eq. 10: not in the paper
-    weight_cosine: float = 0.0  # λ_cos: our addition; weight_am = weight_info = 0 with it is "w/ CosReg"
-    weight_relational: float = 0.0  # relational distillation: the paper speaks of distillation, Eq. 10 has none
-    fixed_centroids: bool = False  # class vectors of Eq. 8 kept at the persons' ArcFace centroids: our addition
-    windows: int = 1  # up to so many windows of a person are averaged into one training example
+    weight_cosine: float = 0.0  # λ_cos, our addition; with the other two at 0 it is "w/ CosReg" of Table 4
+    fixed_centroids: bool = False  # our addition: class vectors of Eq. 8 fixed at the persons' mean faces
+    windows: int = 1  # a training example is the mean of up to this many windows of a person
     evaluate_every: int = 250
+    checkpoint_every: int = 1_000
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "hidden_width", "windows", "evaluate_every"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)}: expected a whole number of at least 1")
-        check_positive(self, "learning_rate")
-        check_not_negative(self, "weight_decay", "weight_am", "weight_info", "weight_cosine", "weight_relational")
-        if self.weight_am == self.weight_info == self.weight_cosine == self.weight_relational == 0:
+        check_numbers(
+            self,
+            whole=("steps", "batch", "hidden_width", "windows", "evaluate_every", "checkpoint_every"),
+            positive=("learning_rate",),
+            not_negative=("weight_decay", "weight_am", "weight_info", "weight_cosine"),
+        )
+        if self.weight_am == self.weight_info == self.weight_cosine == 0:
             raise InputError("all weights of the loss are 0: nothing would be learned; raise one")
 
 
@@ -75,176 +84,152 @@ def train_stage1(
     device: str = "cpu",
     tensorboard: bool = False,
 ) -> Aligner:
-    """Train an aligner, or go on where a run was stopped; keep the one with the lowest validation loss.
+    """Train an aligner and keep the one with the lowest validation loss; continue an interrupted run.
 
-    The validation loss is L_id over the validation persons, who have no class vectors: their ArcFace centroids stand
-    in. Each best aligner so far is written to ``folder`` with ``history.csv`` beside it. The same settings and seed on
-    the same machine give the same bytes, also after a kill. SIGTERM ends the process, as ever, but a checkpoint is
-    written after the step that is under way. What is finished leaves none, and begins anew when it is run again.
+    Validation persons have no class vectors in Eq. 8: the mean directions of their photos stand in. The same settings
+    and seed give the same bytes on the same machine, also after a kill. SIGTERM takes effect after the step that is
+    under way, when a checkpoint is written. A finished run leaves no checkpoint and starts anew when it is run again.
 
-    Under ``accelerate launch`` the processes share each batch and compute its loss together: what one alone would get,
-    but for rounding and for what dropout drops. Rows that cannot be shared evenly are left out.
+    Under ``accelerate launch`` the processes share each batch and compute its loss together, as one process would but
+    for rounding and dropout. Rows that cannot be shared evenly are left out.
 
     Args:
         training, validation: persons of two splits.
         settings: see :class:`Stage1Settings`.
-        folder: gets the aligner's files and ``history.csv``; ``checkpoint.pt`` for as long as it is not finished.
-        provenance: hashes of the inputs, for the aligner's config.
+        folder: gets the aligner (``config.json``, ``model.safetensors``), ``history.csv``, and ``checkpoint.pt`` until
+            the run is finished.
+        provenance: hashes of the inputs, written into the aligner's config.
         device: where to train.
-        tensorboard: the history goes to ``folder/tensorboard`` too: ``tensorboard --logdir FOLDER``.
+        tensorboard: write curves to ``folder/tensorboard`` too: ``tensorboard --logdir FOLDER``.
     Returns:
-        the best aligner, as it stands on disk; where it was asked to stop, that of the last step.
+        the best aligner, as written to ``folder``; after SIGTERM, that of the last step.
     Raises:
-        InputError: the folder holds a stopped training of other settings or inputs, an embedding has no direction, a
-            split has one person, there are more processes than rows in a batch; or a loss or a gradient is not finite:
-            then the state before that step is saved, and the message names step, cause and persons.
+        InputError: the folder holds an interrupted training of other settings or inputs, an embedding has no
+            direction, a split has one person, there are more processes than rows in a batch, or a loss or gradient is
+            not finite; then the step is named.
     """
     from tqdm import tqdm
 
+    folder = Path(folder)
+    checkpoint = folder / CHECKPOINT_NAME
+    made_from = {**provenance, "settings": asdict(settings), "persons": len(training.persons)}
     process, processes = join(device)
-    if processes > min(settings.batch, len(training.persons)):
+    share = min(settings.batch, len(training.persons)) // processes  # rows of a batch that this process maps
+    if share == 0:
         raise InputError(f"{processes} processes: there are fewer rows in a batch; start fewer")
-    with checkpoints.seeded(settings.seed, device), until_terminated() as terminated:
-        run = _Run(training, validation, settings, Path(folder), provenance, device, tensorboard)
-        start, stop = run.restore(), False
-        wait()  # until all have read it
-        left, total = range(start + 1, settings.steps + 1), settings.steps
-        with tqdm(left, "Stage I", total, initial=start, unit="step", mininterval=1.0, disable=process > 0) as bar:
-            for step in bar:
-                run.step(step)
+    device = own_device(device)
+    with seeded(settings.seed, device), until_terminated() as terminated:  # initial weights and dropout
+        generator = torch.Generator().manual_seed(settings.seed)  # batches: the same in every process
+        training, validation = training.to(device), validation.to(device)
+        widths = training.voice.shape[1], settings.hidden_width, training.face.shape[1]
+        aligner = Aligner(*widths, settings.dropout).to(device).train()
+        loss = identity_loss(training, settings, free=not settings.fixed_centroids).to(device)
+        validation_loss = identity_loss(validation, settings, free=False).to(device)
+        parameters = [*aligner.parameters(), *loss.parameters()]
+        optimiser = torch.optim.AdamW(parameters, settings.learning_rate, weight_decay=settings.weight_decay)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.steps)
+        history = History(folder / "tensorboard" if tensorboard and process == 0 else None)
+        parts: dict[str, Part] = {"aligner": aligner, "loss": loss, "history": history}
+        parts |= {"optimiser": optimiser, "schedule": schedule}
+        start = resume_training(checkpoint, parts, generator, made_from)
+        wait()  # until every process has read the checkpoint
+
+        left, stop = range(start + 1, settings.steps + 1), False
+        bar = tqdm(left, "Stage I", settings.steps, initial=start, unit="step", mininterval=1.0, disable=process > 0)
+        for step in bar:
+            voice, face, label = training.draw(settings.batch, settings.windows, generator)
+            seed_share(settings.seed, step)
+            with at_step(step, [training.persons[i] for i in label.tolist()]):
+                identity = gather(aligner(voice[process * share : (process + 1) * share]))
+                terms = loss(identity, face[: len(identity)], label[: len(identity)])
+                check_finite(terms._asdict())
+                optimiser.zero_grad()
+                terms.total.backward()
+                average_gradients(parameters)
+                check_finite({"gradient": torch.nn.utils.clip_grad_norm_(parameters, math.inf)})
+                optimiser.step()
+                schedule.step()
+
                 last = step == settings.steps
                 if last or step % settings.evaluate_every == 0:
-                    bar.set_postfix({**run.look(step), **peak_memory(run.device)})
-                stop = anybody(terminated(), run.device) and not last
-                if stop or step % CHECKPOINT_EVERY == 0:
-                    run.save(step)
-                if stop and process == 0:
-                    bar.write(asked_to_stop(folder, step), sys.stderr)
-                if stop:
-                    break
-        for tracker in run.accelerator.trackers:
-            tracker.finish()  # what is not written yet is written
+                    scores = validate(aligner, validation, validation_loss)
+                    best = min((row["val_total"] for row in history.rows), default=math.inf)
+                    train = {f"train_{name}": value.item() for name, value in terms._asdict().items()}
+                    history.append({"step": step, "lr": float(schedule.get_last_lr()[0]), **train, **scores})
+                    bar.set_postfix({"train": train["train_total"], "val": scores["val_total"], **peak_memory(device)})
+                    if process == 0:
+                        if scores["val_total"] < best:
+                            aligner.save_pretrained(folder, {**made_from, "step": step, "validation": scores})
+                        history.write(folder / HISTORY_NAME)
+            stop = anybody(terminated(), device) and not last
+            if process == 0 and (stop or step % settings.checkpoint_every == 0):
+                save_training(checkpoint, step, parts, generator, made_from)
+            if stop:
+                bar.write(stopped_by_request(folder, step), sys.stderr)
+                break
+        history.close()
         if process == 0 and not stop:
-            run.checkpoint.unlink(missing_ok=True)
+            checkpoint.unlink(missing_ok=True)
     wait()
-    return run.aligner.eval() if stop else Aligner.from_pretrained(folder)
-
-
-class _Run:
-    """Everything that one training holds."""
-
-    def __init__(
-        self,
-        training: Pairs,
-        validation: Pairs,
-        settings: Stage1Settings,
-        folder: Path,
-        provenance: Mapping[str, Any],
-        device: str,
-        tensorboard: bool,
-    ) -> None:
-        self.settings, self.folder, self.checkpoint = settings, folder, folder / checkpoints.CHECKPOINT_NAME
-        self.made_from = {**provenance, "settings": asdict(settings), "persons": len(training.persons)}
-        self.share = join()
-        self.accelerator = trainer(device, "no", folder, tensorboard)
-        self.device = self.accelerator.device
-        self.generator = torch.Generator().manual_seed(settings.seed)  # every process draws the same
-        self.training, self.validation = training.to(self.device), validation.to(self.device)
-        widths = training.voice.shape[1], settings.hidden_width, training.face.shape[1]
-        self.aligner = Aligner(*widths, settings.dropout).to(self.device).train()
-        self.loss = identity_loss(self.training, settings, free=not settings.fixed_centroids).to(self.device)
-        self.validation_loss = identity_loss(self.validation, settings, free=False).to(self.device)
-        self.parameters = [*self.aligner.parameters(), *self.loss.parameters()]
-        self.optimiser = torch.optim.AdamW(self.parameters, settings.learning_rate, weight_decay=settings.weight_decay)
-        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimiser, settings.steps)
-        self.history = History()
-        self.parts: dict[str, checkpoints.Part] = {"aligner": self.aligner, "loss": self.loss, "rows": self.history}
-        self.parts |= {"optimiser": self.optimiser, "schedule": self.schedule}
-
-    def step(self, step: int) -> None:
-        """One optimiser step; what is not finite stops the run before anything is changed."""
-        before = checkpoints.randomness(self.generator)
-        voice, face, label = self.training.draw(self.settings.batch, self.settings.windows, self.generator)
-        process, processes = self.share
-        part = len(label) // processes
-        seed_share(self.settings.seed, step)
-        try:
-            identity = gather(self.aligner(voice[process * part : (process + 1) * part]))
-            self.terms = self.loss(identity, face[: len(identity)], label[: len(identity)])
-            if wrong := [name for name, value in self.terms._asdict().items() if not bool(value.isfinite())]:
-                raise InputError(f"the loss term {wrong[-1]!r} is not finite")
-            self.optimiser.zero_grad()
-            self.terms.total.backward()
-            average_gradients(self.parameters)
-            if not all(bool(p.grad.isfinite().all()) for p in self.parameters if p.grad is not None):
-                raise InputError("the gradient is not finite")
-        except InputError as error:
-            checkpoints.restore_randomness(before, self.generator)
-            self.save(step - 1)
-            persons = [self.training.persons[i] for i in label.tolist()]
-            raise checkpoints.broken_off(self.checkpoint, step, str(error), persons) from error
-        self.optimiser.step()
-        self.schedule.step()
-
-    def look(self, step: int) -> dict[str, float]:
-        """A row for the history; the best so far is written. The row's two losses."""
-        with checkpoints.evaluation(step):
-            score = validate(self.aligner, self.validation, self.validation_loss)
-        best = min((row["val_total"] for row in self.history.rows), default=float("inf"))
-        row = {"step": step, "lr": float(self.schedule.get_last_lr()[0]), **_row("train", self.terms), **score}
-        self.history.rows.append(row)
-        self.accelerator.log({name: value for name, value in row.items() if name != "step"}, step)
-        if self.share[0] == 0:
-            if score["val_total"] < best:
-                self.aligner.save_pretrained(self.folder, {**self.made_from, "step": step, "validation": score})
-            write_table(self.history.rows, self.folder / HISTORY_NAME)
-        return {"train": row["train_total"], "val": row["val_total"]}
-
-    def save(self, step: int) -> None:
-        """Write the checkpoint after a step."""
-        if self.share[0] == 0:
-            checkpoints.save_training(self.checkpoint, step, self.parts, self.generator, self.made_from)
-
-    def restore(self) -> int:
-        """Load the checkpoint if there is one, and give the step it was written after."""
-        return checkpoints.resume_training(self.checkpoint, self.parts, self.generator, self.made_from)
+    return aligner.eval() if stop else Aligner.from_pretrained(folder)
 
 
 @torch.no_grad()
 def validate(aligner: Aligner, validation: Pairs, loss: IdentityLoss) -> dict[str, float]:
-    """L_id of an aligner over other persons, and how often it tells the right one of two faces of the same sex."""
-    aligner.eval()
-    identity = aligner(validation.pooled_voices())
+    """L_id of other persons, and how often the right one of two faces of the same sex is nearer to ẑ (1:2 matching)."""
+    identity, gallery = aligner.eval()(validation.pooled_voices()), validation.gallery()
     aligner.train()
-    terms = loss(identity, validation.gallery(), torch.arange(len(identity), device=identity.device))
-    scores = identity @ validation.gallery().T
+    label = torch.arange(len(identity), device=identity.device)
+    terms = loss(identity, gallery, label)
+    scores = identity @ gallery.T
     women = torch.tensor([sex == "f" for sex in validation.sexes], device=scores.device)
-    rival = (women[:, None] == women) & ~torch.eye(len(scores), dtype=torch.bool, device=scores.device)
-    won = (scores.diagonal()[:, None] > scores)[rival].float().mean().item()
-    return {**_row("val", terms), "val_matching_same_sex": won}
-
-
-def _row(name: str, terms: IdentityTerms) -> dict[str, float]:
-    return {f"{name}_{term}": value.item() for term, value in terms._asdict().items()}
+    rivals = (women[:, None] == women) & (label[:, None] != label)
+    won = (scores.diagonal()[:, None] > scores)[rivals].float().mean()
+    return {f"val_{name}": value.item() for name, value in terms._asdict().items()} | {
+        "val_matching_same_sex": float(won)
+    }
 
 
 def identity_loss(pairs: Pairs, settings: Stage1Settings, free: bool, trained: Aligner | None = None) -> IdentityLoss:
-    """L_id over some persons, its class vectors kept at the persons' centroids, or trained (``free``).
+    """L_id over some persons. Class vectors are trained (``free``) or fixed at the persons' mean faces.
 
-    Those begin anywhere, or where a trained aligner puts the persons, since its own class vectors are not kept.
+    Free ones start at random, or where a trained aligner maps the persons: its own class vectors are not kept.
     """
     pairs.check()
-    generator = torch.Generator().manual_seed(settings.seed)
-    centroids = None if free else pairs.centroids()
-    classes, dim = len(pairs.persons), pairs.face.shape[1]
     margin_loss = ArcFaceLoss if settings.angular_margin else AMSoftmax
-    loss = IdentityLoss(
-        margin_loss(classes, dim, settings.scale, settings.margin, centroids, generator),
-        InfoNCE(settings.temperature, settings.two_sided, settings.duplicate_above, settings.duplicate_weight),
-        *(settings.weight_am, settings.weight_info, settings.weight_cosine, settings.weight_relational),
+    margin = margin_loss(
+        len(pairs.persons),
+        pairs.face.shape[1],
+        settings.scale,
+        settings.margin,
+        None if free else pairs.centroids(),
+        torch.Generator().manual_seed(settings.seed),
     )
     if free and trained:
         with torch.no_grad():
             voices = pairs.pooled_voices().to(next(trained.parameters()).device)
-            loss.am_softmax.weight.copy_(trained.eval()(voices))
-    return loss
+            margin.weight.copy_(trained.eval()(voices))
+    weights = settings.weight_am, settings.weight_info, settings.weight_cosine
+    return IdentityLoss(margin, InfoNCE(settings.temperature), *weights)
+
+
+def check_numbers(
+    settings: object, whole: Sequence[str] = (), positive: Sequence[str] = (), not_negative: Sequence[str] = ()
+) -> None:
+    """Refuse settings out of their range: whole numbers from 1, finite numbers above 0, finite numbers from 0.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> check_numbers(SimpleNamespace(learning_rate=float("nan")), positive=["learning_rate"])
+        Traceback (most recent call last):
+        v2f_core.errors.InputError: learning_rate=nan: expected a positive number
+    """
+    for name in whole:
+        if getattr(settings, name) < 1:
+            raise InputError(f"{name}={getattr(settings, name)}: expected a whole number of at least 1")
+    for name in positive:
+        if not 0 < getattr(settings, name) < math.inf:
+            raise InputError(f"{name}={getattr(settings, name)}: expected a positive number")
+    for name in not_negative:
+        if not 0 <= getattr(settings, name) < math.inf:
+            raise InputError(f"{name}={getattr(settings, name)}: expected a number of at least 0")

@@ -1,35 +1,104 @@
-"""Stage II: aligner and adapters together, L_id + λ_self·L_self (Eq. 15), on stored embeddings and latents."""
+"""Stage II: train the aligner and LoRA adapters with L_id and L_self (Eq. 15) on stored embeddings and latents."""
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from v2f_core.artefacts.provenance import versions
-from v2f_core.diffusion.consistency import FaceBatch, SelfConsistency
-from v2f_core.diffusion.lora import add_lora, lora_parameters
+from v2f_core.artefacts.files import atomic_write, versions
+from v2f_core.artefacts.profiles import Profile
+from v2f_core.diffusion.consistency import Critic, SelfConsistency, describe, paper
+from v2f_core.diffusion.lora import add_lora, lora_parameters, save_lora
+from v2f_core.diffusion.monitors import bands, collapse_monitors, pairwise_cosine
+from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
-from v2f_core.training import checkpoints
-from v2f_core.training.history import peak_memory
-from v2f_core.training.processes import anybody, average, average_gradients, gather, join, seed_share, trainer, wait
-from v2f_core.training.stage1 import identity_loss
-from v2f_core.training.stage2_settings import Stage2Settings
-from v2f_core.training.stage2_watch import Watch
-from v2f_core.training.stopping import asked_to_stop, until_terminated
+from v2f_core.identity.losses import IdentityLoss
+from v2f_core.training.checkpoints import (
+    CHECKPOINT_NAME,
+    HISTORY_NAME,
+    History,
+    Part,
+    at_step,
+    check_finite,
+    peak_memory,
+    resume_training,
+    save_training,
+    seeded,
+    stopped_by_request,
+    until_terminated,
+)
+from v2f_core.training.latents import FacePairs
+from v2f_core.training.processes import anybody, average, average_gradients, gather, join, own_device, seed_share, wait
+from v2f_core.training.stage1 import Stage1Settings, check_numbers, identity_loss, validate
 
-if TYPE_CHECKING:
-    from v2f_core.diffusion.prior import Prior
-    from v2f_core.training.latents import FacePairs
+MONITORS_NAME = "monitors.csv"
 
-# more steps may be added later; a batch in parts is as good as a whole one
-NOT_DECISIVE = ("steps", "gradient_accumulation")
+
+@dataclass(frozen=True)
+class Stage2Settings:
+    """Settings of Stage II. Defaults are the paper's where it gives a value; the comments say where it does not.
+
+    Raises:
+        InputError: a number is out of its range, or a choice is unknown.
+
+    Example:
+        >>> Stage2Settings(steps=0)
+        Traceback (most recent call last):
+        v2f_core.errors.InputError: steps=0: expected a whole number of at least 1
+    """
+
+    steps: int = 20_000
+    batch: int = 16
+    learning_rate: float = 1e-6  # of φ, AdamW; constant
+    learning_rate_lora: float = 1e-6  # the paper has one rate for both
+    weight_decay: float = 0.01  # Stage I's: none is given for Stage II
+    rank: int = 16
+    alpha: float = 16.0
+    weight_id: float = 1.0  # λ_id of Eq. 15: not in the paper
+    weight_self: float = 1.0  # λ_self of Eq. 15: not in the paper; 0 is "w/o DSC"
+    warmup: int = 500  # λ_self rises from 0 over this many steps: "weight warm-up", its length is not in the paper
+    t_min: int = 20  # "timestep truncation": the range is not in the paper
+    t_max: int = 979
+    trains: str = "both"  # what L_self trains: both, aligner or lora; our addition, the paper trains both
+    clip: float = 1.0  # largest norm of the whole gradient: not in the paper
+    gradient_checkpointing: bool = False  # of the UNet: less memory, a third more time
+    mixed_precision: str = "no"  # or "bf16"; the paper: "mixed precision"
+    evaluate_every: int = 500
+    checkpoint_every: int = 100
+    monitored: int = 32  # this many validation faces are monitored …
+    monitor_bands: int = 4  # … in this many bands of timesteps
+    seed: int = 0
+    identity: Stage1Settings = field(default_factory=Stage1Settings)  # L_id, and how voices are pooled
+
+    def __post_init__(self) -> None:
+        check_numbers(
+            self,
+            whole=("steps", "batch", "rank", "evaluate_every", "checkpoint_every", "monitor_bands"),
+            positive=("learning_rate", "learning_rate_lora", "clip"),
+            not_negative=("weight_id", "weight_self", "warmup", "weight_decay"),
+        )
+        for name, allowed in {"trains": ("both", "aligner", "lora"), "mixed_precision": ("no", "bf16")}.items():
+            if getattr(self, name) not in allowed:
+                raise InputError(f"{name}={getattr(self, name)!r}: expected {' or '.join(allowed)}")
+
+
+def from_profile(profile: Profile, **changes: Any) -> Stage2Settings:
+    """A profile's settings of Stage II, with its Stage I's L_id; ``changes`` replace some.
+
+    Example:
+        >>> from v2f_core.artefacts.profiles import load_profile
+        >>> from_profile(load_profile("mini"), seed=3).seed
+        3
+    """
+    return Stage2Settings(**{"identity": Stage1Settings(**profile.stage1), **profile.stage2, **changes})
 
 
 def train_stage2(
@@ -43,20 +112,17 @@ def train_stage2(
     provenance: Mapping[str, Any],
     device: str = "cpu",
     tensorboard: bool = False,
+    critic: Critic = paper,
 ) -> Aligner:
-    """Train an aligner of Stage I further, together with adapters on the prior; or go on where a run was stopped.
+    """Train an aligner of Stage I further, together with adapters on the prior; continue an interrupted run.
 
-    The last weights are kept, not the best: a falling L_self proves nothing (see ``monitors.csv``). A killed and
-    resumed run gives the same bits as an unbroken one on the same machine. SIGTERM ends the process, as ever, but a
-    checkpoint is written after the step that is under way.
+    The last weights are kept, not the best: a falling L_self proves nothing (see ``monitors.csv``). The same settings
+    and seed give the same bits on the same machine, also after a kill. SIGTERM takes effect after the step that is
+    under way, when a checkpoint is written. A finished run continues when it is run again with more steps.
 
-    With ``gradient_accumulation`` the batch's faces are looked at part after part, which takes less memory. Identities
-    and L_id are still those of the whole batch at once, so that all its rows are each other's negatives: only rounding
-    differs, and a run may go on in more parts, or fewer, than it began in.
-
-    Where a launcher started several processes they share each batch: each draws, hears and looks at its part, the
-    identities are gathered, and gradients are averaged, so that a step is that of one process with the whole batch, but
-    for rounding and for what dropout drops. Rows that cannot be shared evenly are left out. The first process writes.
+    Under ``accelerate launch`` the processes share each batch: identities are gathered for L_id, each process looks at
+    the faces of its own rows, and gradients are averaged. Critics that compare persons compare those of one process.
+    Rows that cannot be shared evenly are left out.
 
     Args:
         aligner: of Stage I; it is trained in place.
@@ -68,182 +134,141 @@ def train_stage2(
             before any training), ``monitors.csv`` (a row an evaluation and band of timesteps), ``checkpoint.pt``.
         provenance: hashes of the inputs.
         device: where to train.
-        tensorboard: histories and monitors go to ``folder/tensorboard`` too: ``tensorboard --logdir FOLDER``.
+        tensorboard: write curves to ``folder/tensorboard`` too: ``tensorboard --logdir FOLDER``.
+        critic: L_self, one of :mod:`v2f_core.diffusion.consistency`, of :mod:`v2f_core.studies.critics`, or your own.
     Returns:
         the trained aligner; the adapters are on ``prior``.
     Raises:
-        InputError: the folder holds another training, an embedding has no direction, a split has one person, or there
-            are more processes than rows in a batch; or a loss is not finite: then as in Stage I (:func:`stage1.train`).
+        InputError: the folder holds another training, or one of more steps; an embedding has no direction, a split has
+            one person, there are more processes than rows in a batch, or a loss or gradient is not finite; then the
+            step is named.
     """
     from tqdm import tqdm
 
+    folder = Path(folder)
+    checkpoint = folder / CHECKPOINT_NAME
+    decisive = {name: value for name, value in asdict(settings).items() if name != "steps"}  # steps may be added later
+    made_from = {**provenance, "settings": decisive, "critic": describe(critic)}
     process, processes = join(device)
-    parts = processes * settings.gradient_accumulation
-    if parts > min(settings.batch, len(training.wide.persons)) // settings.consistency.copies:
-        raise InputError(f"{parts} parts (processes × gradient_accumulation): a batch has fewer rows; take fewer")
-    with checkpoints.seeded(settings.seed, device), until_terminated() as terminated:
-        accelerator = trainer(device, settings.mixed_precision, Path(folder), tensorboard)
-        run = _Run(aligner, prior, arcface, training, validation, settings, Path(folder), provenance, accelerator)
-        start = run.restore()
-        wait()  # until all have read it
+    share = min(settings.batch, len(training.wide.persons)) // processes
+    if share == 0:
+        raise InputError(f"{processes} processes: there are fewer rows in a batch; start fewer")
+    for persons in (training, validation):
+        persons.wide.check()  # z_arc, latents and landmarks alike
+    own = slice(process * share, (process + 1) * share)  # the rows of a batch that this process maps and looks at
+    device = own_device(device)
+    autocast = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=settings.mixed_precision == "bf16")
+    with seeded(settings.seed, device), until_terminated() as terminated:  # dropout
+        generator = torch.Generator().manual_seed(settings.seed)  # adapters, batches, noise: the same in every process
+        training, validation = training.to(device), validation.to(device)
+        aligner, prior, arcface = aligner.to(device), prior.to(device), arcface.to(device)
+        add_lora(prior, settings.rank, settings.alpha, generator)
+        adapters = nn.ParameterList(lora_parameters(prior).values())
+        # adapters that L_self does not reach must not be moved by weight decay either
+        adapters.requires_grad_(settings.weight_self > 0 and settings.trains != "aligner")
+        if settings.gradient_checkpointing:
+            prior.unet.enable_gradient_checkpointing()
+        free = not settings.identity.fixed_centroids
+        loss = identity_loss(training.pairs, settings.identity, free, aligner).to(device)
+        validation_loss = identity_loss(validation.pairs, settings.identity, free=False).to(device)
+        consistency = SelfConsistency(prior, arcface, critic, t_min=settings.t_min, t_max=settings.t_max)
+        trained = [*aligner.parameters(), *loss.parameters()]
+        groups = [
+            {"params": trained, "lr": settings.learning_rate},
+            {"params": list(adapters), "lr": settings.learning_rate_lora},
+        ]
+        optimiser = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
+        parameters = [parameter for parameter in (*trained, *adapters) if parameter.requires_grad]
+        history, monitors = History(folder / "tensorboard" if tensorboard and process == 0 else None), History()
+        parts: dict[str, Part] = {"aligner": aligner, "loss": loss, "lora": adapters, "optimiser": optimiser}
+        parts |= {"history": history, "monitors": monitors}
+        start = resume_training(checkpoint, parts, generator, made_from)
+        wait()  # until every process has read the checkpoint
         if start > settings.steps:
             raise InputError(f"{folder}: trained for {start} steps already; give steps={start} or more")
+
+        def record(step: int) -> dict[str, float]:
+            """Add rows to both tables, write tables and weights; the row's two losses."""
+            row, banded = evaluate(aligner, consistency, validation, validation_loss, settings)
+            history.append({"step": step, **history.means(), **row})
+            for values in banded:
+                monitors.append({"step": step, **values})
+                band = f"t_{values['t_min']}_to_{values['t_max']}"
+                history.log({f"{name}/{band}": value for name, value in values.items() if name[:2] != "t_"}, step)
+            if process == 0:
+                made = {**made_from, "step": step, "versions": versions("torch", "diffusers", "peft", "v2f-core")}
+                aligner.save_pretrained(folder / "aligner", made)
+                save_lora(prior, folder / "lora", made)
+                with atomic_write(folder / "provenance.json") as temporary:
+                    temporary.write_text(json.dumps(made, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+                history.write(folder / HISTORY_NAME)
+                monitors.write(folder / MONITORS_NAME)
+            return {name: row[name] for name in ("val_total", "val_self")}
+
         if start == 0:
-            run.evaluate(0)
-        left, total = range(start + 1, settings.steps + 1), settings.steps
-        with tqdm(left, "Stage II", total, initial=start, unit="step", mininterval=1.0, disable=process > 0) as bar:
-            for step in bar:
-                run.step(step)
+            record(0)
+        left = range(start + 1, settings.steps + 1)
+        bar = tqdm(left, "Stage II", settings.steps, initial=start, unit="step", mininterval=1.0, disable=process > 0)
+        for step in bar:
+            voice, label, faces = training.draw(settings.batch, settings.identity.windows, generator)
+            view = consistency.look(faces, generator)  # of the whole batch: the same in every process
+            seed_share(settings.seed, step)
+            with at_step(step, [training.wide.persons[i] for i in label.tolist()]):
+                with autocast:
+                    identity = aligner.train()(voice[own])
+                    everybody = gather(identity)
+                    terms = loss(everybody, faces.z_arc[: len(everybody)], label[: len(everybody)])._asdict()
+                    l_id, l_self = terms.pop("total"), torch.zeros((), device=device)
+                    if settings.weight_self:
+                        judged = identity.detach() if settings.trains == "lora" else identity
+                        l_self = consistency.judge(view[own], judged, faces[own]).loss
+                warm = min(1.0, step / max(1, settings.warmup))
+                total = settings.weight_id * l_id + warm * settings.weight_self * l_self  # Eq. 15
+                terms = {"total": l_id, **terms, "self": average(l_self)}  # "total" is that of L_id, as in Stage I
+                check_finite(terms)
+                optimiser.zero_grad()
+                total.backward()
+                average_gradients(parameters)
+                norm = nn.utils.clip_grad_norm_(parameters, settings.clip)
+                check_finite({"gradient": norm})
+                optimiser.step()
+                history.count({**terms, "gradient": norm})
                 last = step == settings.steps
                 if last or step % settings.evaluate_every == 0:
-                    bar.set_postfix({**run.evaluate(step), **peak_memory(accelerator.device)})
-                stop = anybody(terminated(), accelerator.device)
-                if stop or last or step % settings.checkpoint_every == 0:
-                    run.save(step)
-                if stop and process == 0:
-                    bar.write(asked_to_stop(folder, step), sys.stderr)
-                if stop:
-                    break
-        for tracker in accelerator.trackers:
-            tracker.finish()  # what is not written yet is written
-        wait()
+                    bar.set_postfix({**record(step), **peak_memory(device)})
+            stop = anybody(terminated(), device)
+            if process == 0 and (stop or last or step % settings.checkpoint_every == 0):
+                save_training(checkpoint, step, parts, generator, made_from)
+            if stop:
+                bar.write(stopped_by_request(folder, step), sys.stderr)
+                break
+        history.close()
+    wait()
     return aligner.eval()
 
 
-class _Run:
-    """Everything that one training holds."""
+@torch.no_grad()
+def evaluate(
+    aligner: Aligner,
+    consistency: SelfConsistency,
+    validation: FacePairs,
+    loss: IdentityLoss,
+    settings: Stage2Settings,
+) -> tuple[dict[str, float], list[dict[str, int | float]]]:
+    """L_id and L_self of validation persons, and the collapse monitors of each band of timesteps.
 
-    def __init__(
-        self,
-        aligner: Aligner,
-        prior: Prior,
-        arcface: nn.Module,
-        training: FacePairs,
-        validation: FacePairs,
-        settings: Stage2Settings,
-        folder: Path,
-        provenance: Mapping[str, Any],
-        accelerator: Any,
-    ) -> None:
-        for persons in (training, validation):
-            persons.wide.check()  # z_arc, latents and landmarks alike
-        self.settings, self.folder = settings, folder
-        decisive = {name: value for name, value in asdict(settings).items() if name not in NOT_DECISIVE}
-        self.made_from = {**provenance, "settings": decisive}  # what determines the run
-        self.share = join()  # which part of each batch, of how many
-        self.accelerator, where = accelerator, accelerator.device
-        self.aligner, self.prior, self.arcface = aligner.to(where), prior.to(where), arcface.to(where)
-        self.training, self.validation = training.to(where), validation.to(where)
-        self.generator = torch.Generator().manual_seed(settings.seed)
-        add_lora(self.prior, settings.rank, settings.alpha, self.generator)
-        if settings.gradient_checkpointing:
-            self.prior.unet.enable_gradient_checkpointing()
-        # without L_self nothing reaches the adapters: weight decay alone must not move them
-        consistency = settings.consistency if settings.weight_self else replace(settings.consistency, trains="aligner")
-        self.critic = SelfConsistency(self.prior, self.arcface, consistency)
-        free = not settings.identity.fixed_centroids
-        self.loss = identity_loss(training.pairs, settings.identity, free, self.aligner).to(where)
-        validation_loss = identity_loss(validation.pairs, settings.identity, free=False).to(where)
-        own = [*self.aligner.parameters(), *self.loss.parameters()]
-        lora = [parameter for parameter in lora_parameters(self.prior).values() if parameter.requires_grad]
-        self.parameters = own + lora
-        groups: list[dict[str, Any]] = [{"params": own, "lr": settings.learning_rate}]
-        groups += [{"params": lora, "lr": settings.learning_rate_lora}] if lora else []
-        self.optimiser = self.accelerator.prepare(torch.optim.AdamW(groups, weight_decay=settings.weight_decay))
-        self.watch = Watch(self.aligner, self.critic, self.validation, validation_loss, settings, accelerator)
-        self.parts: dict[str, checkpoints.Part] = {"aligner": self.aligner, "loss": self.loss, "rows": self.watch}
-        self.parts |= {"optimiser": self.optimiser, "lora": _Adapters(self.prior)}
-        self.aligner.train()
-
-    def step(self, step: int) -> None:
-        """One optimiser step; what is not finite stops the run before anything is changed."""
-        settings, before = self.settings, checkpoints.randomness(self.generator)
-        voice, label, faces = self.training.draw(settings.batch, settings.identity.windows, self.generator)
-
-        def stop(why: str) -> InputError:
-            checkpoints.restore_randomness(before, self.generator)
-            self.save(step - 1)
-            persons = [self.training.wide.persons[i] for i in label.tolist()]
-            return checkpoints.broken_off(self.folder / checkpoints.CHECKPOINT_NAME, step, why, persons)
-
-        part = len(label) // self.share[1]
-        count, mine = part * self.share[1], slice(self.share[0] * part, (self.share[0] + 1) * part)
-        faces, label = faces[:count], label[:count]
-        seed_share(settings.seed, step)
-        self.optimiser.zero_grad()
-        terms: dict[str, Tensor] = {}
-        why = ""
-        try:
-            with self.accelerator.autocast():
-                identity = gather(self.aligner(voice[mine]))
-                terms |= self.loss(identity, faces.z_arc, label)._asdict()
-            total, asked = terms["total"], identity.detach().requires_grad_()
-            if settings.weight_self:
-                weight = settings.weight_self * min(1.0, step / max(1, settings.warmup))
-                terms["self"] = self._add_consistency(asked, faces, weight)
-        except InputError as error:
-            why = str(error)
-        if anybody(bool(why), self.accelerator.device):
-            raise stop(why or "another process could not go on")
-        terms = {name: average(value) for name, value in terms.items()}
-        if wrong := [name for name, value in terms.items() if not bool(value.isfinite())]:
-            raise stop(f"the loss term {wrong[-1]!r} is not finite")
-        pull = torch.zeros_like(identity) if asked.grad is None else asked.grad
-        torch.autograd.backward([total, identity], [torch.ones_like(total), pull])
-        average_gradients(self.parameters)
-        norm = self.accelerator.clip_grad_norm_(self.parameters, settings.clip)
-        if not bool(torch.as_tensor(norm).isfinite()):
-            raise stop("the gradient is not finite")
-        self.optimiser.step()
-        self.watch.history.count(terms | {"gradient": torch.as_tensor(norm)})
-
-    def _add_consistency(self, identity: Tensor, faces: FaceBatch, weight: float) -> Tensor:
-        """Gradients of the weighted L_self of this process's rows, part after part; its value, without gradient.
-
-        Each part knows the whole batch's identities and draws what the whole batch would; so their mean is its L_self.
-        """
-        parts, drawn = self.settings.gradient_accumulation, self.generator.get_state()
-        mean = torch.zeros((), device=identity.device)
-        for part in range(parts):
-            self.generator.set_state(drawn)
-            share = (self.share[0] * parts + part, self.share[1] * parts)
-            with self.accelerator.autocast():  # one each: backward frees what its cache holds
-                loss = self.critic(identity, faces, self.generator, share).loss
-            self.accelerator.backward(weight / parts * loss)
-            mean += loss.detach() / parts
-        return mean
-
-    def evaluate(self, step: int) -> dict[str, float]:
-        """A row for the history, one a band for the monitors, and the weights so far; the row's two losses."""
-        with checkpoints.evaluation(step):
-            found = self.watch.look(step)
-        if self.share[0] == 0:
-            made = {**self.made_from, "step": step, "versions": versions("torch", "diffusers", "peft", "v2f-core")}
-            self.watch.write(self.folder, made)
-        return found
-
-    def save(self, step: int) -> None:
-        """Write the checkpoint after a step."""
-        if self.share[0]:
-            return
-        path = self.folder / checkpoints.CHECKPOINT_NAME
-        checkpoints.save_training(path, step, self.parts, self.generator, self.made_from)
-
-    def restore(self) -> int:
-        """Load the checkpoint if there is one, and give the step it was written after."""
-        path = self.folder / checkpoints.CHECKPOINT_NAME
-        return checkpoints.resume_training(path, self.parts, self.generator, self.made_from)
-
-
-class _Adapters:
-    """The adapters on a prior, as a checkpoint holds them."""
-
-    def __init__(self, prior: Prior) -> None:
-        self.prior = prior
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return {name: parameter.detach() for name, parameter in lora_parameters(self.prior).items()}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        for name, parameter in lora_parameters(self.prior).items():
-            parameter.data.copy_(state[name])
+    The noise is the same at every evaluation, so that rows differ by the weights alone.
+    """
+    row = validate(aligner, validation.pairs, loss)
+    voice, faces = validation.first(settings.monitored)
+    identity = aligner.eval()(voice)
+    prior, arcface, critic = consistency.prior, consistency.arcface, consistency.critic
+    generator = torch.Generator().manual_seed(settings.seed)
+    parts = bands(settings.t_min, settings.t_max, settings.monitor_bands)
+    rows = collapse_monitors(prior, arcface, identity, faces, parts, generator)
+    for values, (t_min, t_max) in zip(rows, parts, strict=True):
+        if validation.bayes is not None:  # how alike honest ẑ of these persons are
+            values["pairwise_bayes"] = float(pairwise_cosine(validation.bayes[: len(identity)]))
+        banded = SelfConsistency(prior, arcface, critic, t_min=t_min, t_max=t_max)
+        values["self"] = float(banded(identity, faces, generator).loss)
+    return {**row, "val_self": sum(values["self"] for values in rows) / len(rows)}, rows

@@ -1,11 +1,10 @@
-"""A store of embeddings: each made once, and gone on with where a killed run stopped.
+"""A store of embeddings: each is made once, and a killed run goes on where it stopped.
 
-A store is a folder of shards, ``00000.safetensors`` and so on. Shard i holds the embeddings of a fixed slice of the
-items, and, in its header, which item each row is of and which items were skipped and why. A shard is written whole or
-not at all, so that a run can be killed at any moment: the next one makes the missing shards and no other, with the same
-bytes. Files are read by worker processes if wanted, and under ``torchrun`` or ``accelerate launch`` each process makes
-its share of the shards; neither changes a byte, since what is embedded together does not depend on it.
-``provenance.json`` says what the store was made from; ``skipped.csv`` lists the bad items.
+A store is a folder of shards, ``00000.safetensors`` and so on. A shard has the embeddings of a fixed slice of items,
+and in its header the item of each row, and the skipped items with the reason. It is written whole or not at all: a
+later run makes the missing shards only, with the same bytes. Several processes (``accelerate launch``) and workers that
+read files change no byte, since batches do not depend on them. ``provenance.json`` has what the store was made from,
+``skipped.csv`` the bad items.
 """
 
 from __future__ import annotations
@@ -25,23 +24,25 @@ from torch import Tensor
 from v2f_core.artefacts.files import atomic_write
 from v2f_core.errors import InputError
 from v2f_core.training.processes import join, wait
-from v2f_core.training.reading import Decoder, as_is, read_ahead
 
 PROVENANCE_NAME, SKIPPED_NAME = "provenance.json", "skipped.csv"
+AHEAD = 4  # files that each worker keeps ready
 
-# An embedder maps files, read or not, to the embeddings found in each (there may be several), or to why there are none.
+# Reads one file. It may run in another process: a function of a module, or a partial of one.
+Decoder = Callable[[Path], Any]
+# Maps the contents of some files to the embeddings of each (one file may have several), or to why it has none.
 Embedder = Callable[[Sequence[Any]], Sequence["Tensor | InputError"]]
 
 
 @dataclass(frozen=True)
 class Embeddings:
-    """What a store holds.
+    """The content of a store.
 
     Attributes:
-        vectors: one row an embedding, float32.
-        items: the manifest's path of the file that each row is of; a recording has several rows, one a window.
-        skipped: (item, why) of the items without an embedding.
-        provenance: what it was made from.
+        vectors: one embedding a row, float32.
+        items: the item of each row: its file's path in the manifest. A recording has a row for each window.
+        skipped: (item, reason) of the items without an embedding.
+        provenance: what the store was made from.
     """
 
     vectors: Float[Tensor, "rows dim"]
@@ -50,7 +51,7 @@ class Embeddings:
     provenance: dict[str, Any]
 
     def of(self, paths: Iterable[str]) -> tuple[Float[Tensor, "rows dim"], list[str]]:
-        """The rows of some items, in the items' order, and the item of each; skipped items have none.
+        """The rows of some items, in the order of the items, and the item of each row. Skipped items have none.
 
         Example:
             >>> Embeddings(torch.eye(3), ["a", "a", "b"], [], {}).of(["b"])
@@ -61,6 +62,11 @@ class Embeddings:
             rows.setdefault(item, []).append(row)
         chosen = [row for path in paths for row in rows.get(path, [])]
         return self.vectors[chosen], [self.items[row] for row in chosen]
+
+
+def as_is(path: Any) -> Any:
+    """The decoder of embedders that read the files themselves."""
+    return path
 
 
 def extract(
@@ -75,27 +81,26 @@ def extract(
     describe: str = "embedding",
     decode: Decoder = as_is,
     workers: int = 0,
-    share: tuple[int, int] | None = None,
 ) -> Embeddings:
-    """Embed all items into a store, or what an earlier, killed run left undone.
+    """Embed all items into a store, or those that an earlier run left.
+
+    Under a launcher each process makes its share of the shards, and all wait for each other.
 
     Args:
         root: folder that the items' paths start from.
         items: relative paths.
-        embed: maps a batch of what ``decode`` gave to their embeddings, or to an ``InputError`` for a bad one.
+        embed: maps what ``decode`` read from a batch of files to their embeddings, or to an ``InputError``.
         folder: the store; made if missing.
-        provenance: what determines the embeddings (weights' hash, settings); kept beside a hash of the items.
+        provenance: what determines the embeddings (hash of the weights, settings). A hash of the items is added.
         batch: files per call of ``embed``.
-        shard: files per shard: what a kill can cost.
+        shard: files per shard: the most that a kill can cost.
         max_bad: the share of bad items above which the run stops.
-        describe: the progress bar's label.
+        describe: label of the progress bar.
         decode: reads a file.
-        workers: processes that read; 0 reads here.
-        share: (i, n) makes every n-th shard from the i-th; None is this process's share where a launcher started
-            several, which then wait for each other, or all.
+        workers: processes that read files; 0 reads in this one.
     Raises:
         InputError: the store was made from something else, too many items are bad, a worker died, or the folder cannot
-            be written to. Of a share: the others' are not done yet.
+            be written to.
 
     Example:
         >>> import tempfile
@@ -110,39 +115,38 @@ def extract(
     folder = Path(folder)
     listing = hashlib.sha256("\n".join(items).encode()).hexdigest()
     _claim(folder, {**provenance, "items": len(items), "items_sha256": listing, "shard": shard})
-    first, step = share or join()
-    parts = {
+    process, processes = join()
+    shards = {
         folder / f"{number:05d}.safetensors": items[start : start + shard]
         for number, start in enumerate(range(0, len(items), shard))
-        if number % step == first
+        if number % processes == process
     }
-    ours = sum(map(len, parts.values()))
-    # decided once: what another process finishes meanwhile is made again, to the same bytes, since its files are read
-    todo = {path: part for path, part in parts.items() if not path.exists()}
-    skipped = [bad for path in parts.keys() - todo.keys() for bad in _header(path)["skipped"]]
-    read = read_ahead([root / item for part in todo.values() for item in part], decode, workers)
-    with tqdm(total=ours, desc=describe, unit="file", mininterval=1.0, disable=first > 0) as bar:
-        for path, part in parts.items():
-            if path in todo:
-                skipped += _make_shard(path, root, part, read, embed, batch)
+    share = sum(map(len, shards.values()))
+    # decided once, since the files of these shards are read ahead; another run in the same folder makes the same bytes
+    missing = {path: part for path, part in shards.items() if not path.exists()}
+    skipped = [bad for path in shards.keys() - missing.keys() for bad in _header(path)["skipped"]]
+    contents = read_ahead([root / item for part in missing.values() for item in part], decode, workers)
+    with tqdm(total=share, desc=describe, unit="file", mininterval=1.0, disable=process > 0) as bar:
+        for path, part in shards.items():
+            if path in missing:
+                skipped += _write_shard(path, root, part, contents, embed, batch)
             bar.update(len(part))
-            if len(skipped) > max_bad * ours:
-                _write_report(folder, skipped)
+            if len(skipped) > max_bad * share:
+                _write_skipped(folder, skipped)
                 raise InputError(
-                    f"{folder / SKIPPED_NAME}: {len(skipped)} of {ours} files could not be used, more than "
+                    f"{folder / SKIPPED_NAME}: {len(skipped)} of {share} files could not be used, more than "
                     f"{max_bad:.0%}; the first is {skipped[0][0]} ({skipped[0][1]}); mend them "
                     "and run it again, or take them out of the dataset and its manifest"
                 )
-    if share is None:
-        wait()
+    wait()
     store = load(folder)
-    if first == 0:
-        _write_report(folder, store.skipped)
+    if process == 0:
+        _write_skipped(folder, store.skipped)
     return store
 
 
 def load(folder: str | Path) -> Embeddings:
-    """Read a whole store.
+    """Read a store.
 
     Raises:
         InputError: the store is missing, or not all of its items are done.
@@ -153,23 +157,69 @@ def load(folder: str | Path) -> Embeddings:
     if not (folder / PROVENANCE_NAME).is_file():
         raise InputError(f"{folder}: no stored embeddings; make them with 'python -m v2f_core extract'")
     provenance = json.loads((folder / PROVENANCE_NAME).read_text(encoding="utf-8"))
-    paths = sorted(folder.glob("[0-9]*.safetensors"))  # not what a kill left half-written
-    headers = [_header(path) for path in paths]
-    if sum(header["files"] for header in headers) != provenance["items"]:
+    headers = {path: _header(path) for path in sorted(folder.glob("[0-9]*.safetensors"))}
+    if sum(header["files"] for header in headers.values()) != provenance["items"]:
         raise InputError(f"{folder}: extraction is not finished; run 'python -m v2f_core extract' again to go on")
-    filled = [path for path, header in zip(paths, headers, strict=True) if header["rows"]]
+    filled = [path for path, header in headers.items() if header["rows"]]
     if not filled:
         raise InputError(f"{folder}: not one embedding in it; see {SKIPPED_NAME}")
     return Embeddings(
         vectors=torch.cat([load_file(path)["embeddings"] for path in filled]),
-        items=[item for header in headers for item in header["rows"]],
-        skipped=[bad for header in headers for bad in header["skipped"]],
+        items=[item for header in headers.values() for item in header["rows"]],
+        skipped=[bad for header in headers.values() for bad in header["skipped"]],
         provenance=provenance,
     )
 
 
-def _make_shard(
-    path: Path, root: Path, items: Sequence[str], read: Iterator[Any], embed: Embedder, batch: int
+def read_ahead(paths: Sequence[Path], decode: Decoder, workers: int = 0) -> Iterator[Any]:
+    """The content of each file, or the ``InputError`` that ``decode`` raised, in the order of the files.
+
+    Args:
+        paths: the files.
+        decode: reads one.
+        workers: processes that read; 0 reads in this one.
+    Raises:
+        InputError: a worker died.
+
+    Example:
+        >>> list(read_ahead([Path("a.png"), Path("b.png")], as_is))
+        [PosixPath('a.png'), PosixPath('b.png')]
+    """
+    from torch.utils.data import DataLoader
+
+    # spawned: a forked process may hang on the locks of this one's threads
+    options: dict[str, Any] = {"multiprocessing_context": "spawn", "prefetch_factor": AHEAD} if workers else {}
+    options["generator"] = torch.Generator()  # the loader draws a seed, not from the caller's generator
+    files: Any = _Files(paths, decode)
+    loader: Any = DataLoader(files, batch_size=None, collate_fn=as_is, num_workers=workers, **options)
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        line = " ".join(str(error).split())
+        way_out = "run it again with fewer, what is done is kept"
+        raise InputError(f"{workers} workers: one died ({line}), perhaps for want of memory; {way_out}") from error
+
+
+class _Files:
+    """A torch dataset of files."""
+
+    def __init__(self, paths: Sequence[Path], decode: Decoder) -> None:
+        self.paths, self.decode = paths, decode
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return self.decode(self.paths[index])
+        except InputError as error:
+            return error
+
+
+def _write_shard(
+    path: Path, root: Path, items: Sequence[str], contents: Iterator[Any], embed: Embedder, batch: int
 ) -> list[tuple[str, str]]:
     from safetensors.torch import save_file
 
@@ -178,23 +228,23 @@ def _make_shard(
     skipped: list[tuple[str, str]] = []
     for start in range(0, len(items), batch):
         part = items[start : start + batch]
-        contents = list(islice(read, len(part)))
-        good = [content for content in contents if not isinstance(content, InputError)]
+        read = list(islice(contents, len(part)))
+        good = [content for content in read if not isinstance(content, InputError)]
         embedded = iter(embed(good) if good else [])
-        for item, content in zip(part, contents, strict=True):
-            found = content if isinstance(content, InputError) else next(embedded)
-            if isinstance(found, InputError):
-                why = str(found)
-                skipped.append((item, why if item in why else f"{root / item}: {why}"))
-            elif not bool(found.isfinite().all()):
+        for item, content in zip(part, read, strict=True):
+            result = content if isinstance(content, InputError) else next(embedded)
+            if isinstance(result, InputError):
+                reason = str(result)
+                skipped.append((item, reason if item in reason else f"{root / item}: {reason}"))
+            elif not bool(result.isfinite().all()):
                 skipped.append((item, f"{root / item}: its embedding is not finite"))
             else:
-                vectors.append(found.float().cpu())
-                rows += [item] * len(found)
-    whole = torch.cat(vectors) if vectors else torch.zeros(0, 1)
+                vectors.append(result.float().cpu())
+                rows += [item] * len(result)
+    joined = torch.cat(vectors) if vectors else torch.zeros(0, 1)
     header = {"rows": rows, "skipped": skipped, "files": len(items)}
     with atomic_write(path) as temporary:
-        save_file({"embeddings": whole.contiguous()}, temporary, metadata={"header": json.dumps(header)})
+        save_file({"embeddings": joined.contiguous()}, temporary, metadata={"header": json.dumps(header)})
     return skipped
 
 
@@ -210,7 +260,7 @@ def _header(path: Path) -> dict[str, Any]:
 
 
 def _claim(folder: Path, provenance: dict[str, Any]) -> None:
-    """Start a store, or make sure that an old one was begun from the same things."""
+    """Start a store, or refuse one that was started from something else."""
     path = folder / PROVENANCE_NAME
     if not path.exists():
         with atomic_write(path) as temporary:
@@ -222,7 +272,7 @@ def _claim(folder: Path, provenance: dict[str, Any]) -> None:
         raise InputError(f"{folder}: made from something else ({', '.join(changed)} differ); choose another folder")
 
 
-def _write_report(folder: Path, skipped: Sequence[tuple[str, str]]) -> None:
+def _write_skipped(folder: Path, skipped: Sequence[tuple[str, str]]) -> None:
     import pandas as pd
 
     with atomic_write(folder / SKIPPED_NAME) as temporary:

@@ -1,0 +1,323 @@
+"""From voices to the page, on a handful of persons and a tiny prior: every row, every file, nothing hidden."""
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+import torch
+from PIL import Image
+
+from v2f_core import cli
+from v2f_core.app.evaluate import labels_of
+from v2f_core.app.report import Evaluation, write_report
+from v2f_core.data.manifest import COLUMNS, Manifest
+from v2f_core.diffusion.lora import add_lora, save_lora
+from v2f_core.diffusion.prior import Prior
+from v2f_core.errors import InputError
+from v2f_core.evaluation import controls
+from v2f_core.evaluation.leaks import Control
+from v2f_core.evaluation.systems import Drawing, Scorer
+from v2f_core.evaluation.tables import Ceiling
+from v2f_core.identity.aligner import Aligner
+from v2f_core.identity.sphere import normalise
+from v2f_core.training.pairs import Pairs
+
+N = 12
+NAMES = [f"Ada <{i}> & Co" for i in range(N)]  # names that a page must not swallow
+SEXES = ["f", "m"] * (N // 2)
+
+
+class Pack:
+    """Sees the mean colours of the four quarters; finds no face in a dark picture."""
+
+    def embed(self, images):
+        found = np.array([image.mean() > 5 for image in images])
+        z = np.zeros((len(images), 512), np.float32)
+        for row, image in enumerate(images):
+            h, w = image.shape[0] // 2, image.shape[1] // 2
+            parts = (image[:h, :w], image[:h, w:], image[h:, :w], image[h:, w:])
+            z[row, :12] = np.concatenate([part.mean(axis=(0, 1)) for part in parts]) / 255 - 0.4
+        return z / np.linalg.norm(z, axis=1, keepdims=True) * found[:, None], found
+
+
+class Judge:
+    def posteriors(self, images):
+        scores = np.stack([image.reshape(-1, 3)[:4].ravel() for image in images]) / 40.0
+        return (np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)).astype(np.float32)
+
+    def features(self, images):
+        return np.sqrt(self.posteriors(images))
+
+
+def people(names, photos, seed):
+    g, n = torch.Generator().manual_seed(seed), len(names)
+    faces = normalise(torch.randn(n * photos, 512, generator=g))
+    return Pairs(
+        names,
+        SEXES[:n],
+        torch.randn(n, 16, generator=g),
+        torch.arange(n + 1),
+        faces,
+        torch.arange(0, n * photos + 1, photos),
+    )
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, tiny_profile):
+    """Twelve persons with two photographs (the last has one, and a dark one is among them) and a recording each."""
+    root, g = tmp_path_factory.mktemp("world"), np.random.default_rng(0)
+    rows, photos = [], []
+    for i, (name, sex) in enumerate(zip(NAMES, SEXES, strict=True)):
+        photos.append([])
+        quarters = g.integers(30, 255, (2, 2, 3))
+        for k in range(1 if i == N - 1 else 2):
+            picture = np.kron(quarters, np.ones((16, 16, 1))) * (0 if (i, k) == (3, 1) else 1) + g.integers(
+                0, 3, (32, 32, 3)
+            )
+            path = f"{i}_{k}.png"
+            Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(root / path)
+            rows.append((name, sex, "test", "face", "", path))
+            photos[-1].append(root / path)
+        if i:  # the first recording is damaged
+            soundfile.write(root / f"{i}.wav", 0.1 * g.normal(size=16_000), 16_000)
+        else:
+            (root / "0.wav").write_text("no sound")
+        rows.append((name, sex, "test", "voice", "v", f"{i}.wav"))
+    left_out = pd.DataFrame([("Zoe", "no face")], columns=["item", "why"])
+    manifest = Manifest(root, pd.DataFrame(rows, columns=COLUMNS), left_out)
+    scorer = Scorer(Pack(), Judge())
+    test = people(NAMES, 1, 1)
+    gallery = scorer.photographs([paths[0] for paths in photos])
+    test = Pairs(**{**test.__dict__, "face": torch.from_numpy(gallery.identities), "left_out": ["Yan"]})
+    prior = Prior.from_folder(tiny_profile.prior).requires_grad_(False)
+    training = people([f"T{i}" for i in range(N)], 3, 2)
+    bench = controls.Bench(
+        training, test, photos, prior, scorer, root / "drawn", {"prior_sha256": "0" * 64}, Drawing(2, 2.0)
+    )
+    return manifest, bench
+
+
+@pytest.fixture(scope="module")
+def stage2(world, tiny_profile, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stage2")
+    adapted = Prior.from_folder(tiny_profile.prior)
+    add_lora(adapted, 2, 2.0, torch.Generator().manual_seed(0))
+    save_lora(adapted, folder / "lora")
+    Aligner(16, 8).save_pretrained(folder / "aligner")
+    (folder / "provenance.json").write_text(json.dumps({"settings": {"consistency": {"mode": "teacher"}}}))
+    return controls.Stage2.from_folder(folder, tiny_profile.prior)
+
+
+@pytest.fixture(scope="module")
+def systems(world, stage2, tiny_profile):
+    _, bench = world
+    aligner = Aligner.from_pretrained(tiny_profile.aligner)
+    tokens = bench.prior.condition(normalise(torch.randn(N, 512, generator=torch.Generator().manual_seed(5)))).detach()
+    every = set(controls.DRAWABLE)
+    return list(controls.rows(bench, aligner, aligner, every, lambda voices: tokens, [stage2]))
+
+
+@pytest.fixture(scope="module")
+def report(world, systems, tiny_profile, tmp_path_factory):
+    """The folder of a whole report."""
+    manifest, bench = world
+    ages = "".join(f"{name},{20 + 5 * i},0.{i % 9}\n" for i, name in enumerate(NAMES[:-1]))
+    labels = manifest.root / "labels.csv"
+    labels.write_text("person,age,skin tone\n" + ages + "".join(f"T{i},{20 + i},0.{i % 9}\n" for i in range(N)))
+    evaluation = Evaluation(
+        bench=bench,
+        manifest=manifest,
+        profile=tiny_profile,
+        systems=systems,
+        controls=[Control("shuffled voice", "all", "1:2 matching", 0.5, 0.1, 0.5, 0.9, 1.0)],
+        labels=labels_of(manifest, labels),
+        ceilings={"all": Ceiling(0.9, 0.95, 0.9)},
+        notes=["a note"],
+    )
+    return write_report(evaluation, tmp_path_factory.mktemp("report")).parent
+
+
+def test_every_row_is_there_once_in_order(systems):
+    names = [system.name for system in systems]
+    assert names == [
+        *("mean face", "same-sex mean face", "random real face", "no identity", "w/o ArcFace", "CosReg"),
+        *("shuffled voice", "w/o DSC (Stage I)", "full (teacher)", "best of 4 by ẑ", "oracle", "VAE reconstruction"),
+        "another real photo",
+    ]
+
+
+def test_rows_are_what_they_are_called(systems, world):
+    _, bench = world
+    found = {system.name: system for system in systems}
+    photo = found["another real photo"]
+    np.testing.assert_array_equal(photo.asked, np.arange(N) != N - 1)  # the last has one photograph
+    assert photo.undetected == 1  # the dark one, a miss
+    assert not found["oracle"].asked[[3, N - 1]].any()  # no identity to ask for
+    assert found["oracle"].asked.sum() == N - 2
+    assert len(np.unique(found["mean face"].predicted, axis=0)) == 1
+    stage1, shuffled = found["w/o DSC (Stage I)"], found["shuffled voice"]
+    assert shuffled.faces is stage1.faces
+    assert len(shuffled.shuffles) == len(found["random real face"].shuffles) == 200
+    assert not (shuffled.shuffles == np.arange(N)).any()
+    np.testing.assert_array_equal(found["random real face"].faces[0].identities, bench.gallery.identities)
+    best, full = found["best of 4 by ẑ"], found["full (teacher)"]
+    first = (full.faces[0].identities * full.predicted).sum(axis=1)
+    assert ((best.faces[0].identities * full.predicted).sum(axis=1) >= first - 1e-6).all()
+    assert found["no identity"].predicted is None
+    shown = {name for name, system in found.items() if system.shown}
+    assert shown == {"oracle", "VAE reconstruction", "another real photo"}
+
+
+def test_nobody_has_the_same_faces_under_every_guidance(world, tiny_profile):
+    _, bench = world
+    aligner = Aligner.from_pretrained(tiny_profile.aligner)
+    benches = [replace(bench, drawing=replace(bench.drawing, guidance=scale)) for scale in (0.0, 5.0)]
+    drawn = [
+        next(row for row in controls.rows(b, aligner, aligner, [controls.NULL]) if row.name == controls.NULL)
+        for b in benches
+    ]
+    assert drawn[0].faces[0].paths == drawn[1].faces[0].paths  # the very files: they were not drawn twice
+
+
+def test_a_row_that_is_not_drawn_keeps_its_prediction(world, tiny_profile):
+    _, bench = world
+    aligner = Aligner.from_pretrained(tiny_profile.aligner)
+    found = {system.name: system for system in controls.rows(bench, aligner, aligner, ())}
+    assert "oracle" not in found
+    assert found["w/o DSC (Stage I)"].faces == ()
+    assert found["w/o DSC (Stage I)"].predicted.shape == (N, 512)
+
+
+def test_every_row_gets_the_guidance_that_suits_the_validation_persons(world, stage2, tiny_profile):
+    """Recomputed row by row: the mean cosine of what is asked, under each scale; the best is then drawn with."""
+    _, bench = world
+    aligner = Aligner.from_pretrained(tiny_profile.aligner)
+    drawn = ("mean face", "w/o DSC (Stage I)", "oracle")
+
+    def rows(of):
+        return controls.rows(of, aligner, aligner, drawn, None, [stage2])
+
+    likeness = controls.tuned(bench, rows, (0.0, 5.0))
+    assert set(likeness) == {*drawn, "full (teacher)"}
+    for scale in (0.0, 5.0):
+        for row in rows(replace(bench, drawing=replace(bench.drawing, guidance=scale))):
+            if row.name in likeness and row.shuffles is None:
+                asked = range(N) if row.asked is None else np.flatnonzero(row.asked)
+                each = [float(row.faces[0].identities[i] @ bench.gallery.identities[i]) for i in asked]
+                assert likeness[row.name][scale] == pytest.approx(np.mean(each), abs=1e-6)
+
+    chosen = controls.best_scales(likeness)
+    assert all(likeness[name][chosen[name]] == max(likeness[name].values()) for name in likeness)
+    mixed = {"mean face": 0.0, "oracle": 5.0}
+    scales = {row.name: row.guidance for row in rows(replace(bench, guidance=mixed))}
+    assert (scales["mean face"], scales["oracle"]) == (0.0, 5.0)
+    assert scales["w/o DSC (Stage I)"] == scales["full (teacher)"] == bench.drawing.guidance
+    assert scales["another real photo"] is scales["CosReg"] is None
+
+
+# --- the report
+
+
+def test_the_report_counts_what_is_missing(report):
+    about = json.loads((report / "about.json").read_text())
+    notes = "\n".join(about["left out"]["notes"])
+    assert "1 of 12 persons have one photograph only" in notes
+    assert "another real photo: no face found in 1 of 11 images" in notes
+    assert "age: not known of 1 of 12 persons" in notes
+    assert "1 persons of the test split have no usable voice" in notes
+    assert "needs 300 persons, there are 12" in notes
+    assert "age band: nobody is 'under 30'" not in notes
+    assert "age band: only 2 persons are 'under 30'" in notes
+    assert "a note" in notes
+    assert about["left out"]["persons"] == ["Yan"]
+    assert about["left out"]["items"] == ["Zoe: no face"]
+
+
+def test_the_tables_hold_every_system_and_group(report, systems):
+    table = pd.read_csv(report / "systems.csv")
+    assert {"oracle", "full (teacher)", "no identity", "w/o ArcFace"} <= set(table[table.by == "face"].system)
+    assert {"chance", "ceiling"} <= set(table.system)
+    groups = pd.read_csv(report / "fairness.csv")
+    shown = set(zip(groups.attribute, groups.group, strict=True))
+    assert {("sex", "women"), ("sex", "men"), ("age band", "60 and over"), ("skin tone", "dark")} <= shown
+    kinds = set(pd.read_csv(report / "failures.csv").kind)
+    assert {"no face found", "collapse to the mean face", "wrong sex", "wrong age"} <= kinds
+    persons = pd.read_csv(report / "persons.csv.gz", keep_default_na=False)
+    assert set(persons.system) == {system.name for system in systems}
+    oracle = persons[(persons.system == "oracle") & (persons.by == "face") & (persons.gallery == "all")]
+    mean = oracle[oracle.metric == "cosine"].value.mean()
+    assert table[(table.system == "oracle") & (table.by == "face")].cosine.iloc[0] == pytest.approx(mean, abs=1e-5)
+    assert "| oracle | face |" in (report / "report.md").read_text()
+
+
+def test_faces_are_shown_by_their_likeness(report):
+    shown = pd.read_csv(report / "shown.csv", keep_default_na=False)
+    by_group = {name: part.cosine for name, part in shown.groupby("group")}
+    assert by_group["likest"].min() >= by_group["middle"].max()
+    assert by_group["middle"].min() >= by_group["unlikest"].max()
+    for row in shown.itertuples():
+        assert (row.photograph in row.nearest.split()) == (row.rank <= 5)
+        with Image.open(report / "media" / row.drawn) as image:
+            assert "Synthetic" in image.getexif()[0x010E]
+    assert "" not in set(shown[shown.person != NAMES[0]].voice)
+    assert set(shown[shown.person == NAMES[0]].voice) <= {""}  # this person's only recording is damaged
+
+
+class Page(HTMLParser):
+    """What a page shows and where it comes from."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.sources, self.alts, self.text = [], [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.sources += [value for name, value in attributes if name == "src"]
+        self.alts += [dict(attributes).get("alt", "")] if tag == "img" else []
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_the_page_is_whole_and_needs_neither_network_nor_scripts(report):
+    text = (report / "report.html").read_text()
+    page = Page(text)
+    assert all(source.startswith("data:") for source in page.sources)
+    assert "script" not in page.tags
+    assert not re.search(r"https?://|url\(", text)
+    assert page.tags.count("audio") >= 2
+    assert page.alts.count("synthetic") == page.alts.count("photograph") == len(pd.read_csv(report / "shown.csv"))
+    assert all(page.alts)
+    for words in ("no likeness of any person", "Chance", "ceiling", "95 % intervals", "a note", "Zoe: no face"):
+        assert words in " ".join(page.text.split())
+    for person in pd.read_csv(report / "shown.csv").person:
+        assert person in page.text  # "Ada <3> & Co", as it is
+    assert "<0>" not in text
+    assert len(text) < 6_000_000
+
+
+def test_a_folder_that_is_no_stage_2_is_refused(tmp_path, tiny_profile):
+    with pytest.raises(InputError, match="no Stage II here"):
+        controls.Stage2.from_folder(tmp_path, tiny_profile.prior)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--systems", "median face"], "median face: no row that can be drawn; choose of mean face"),
+        (["--systems", "none", "--out", __file__], "a file, not a folder"),
+        (["--systems", "none", "--labels", "nowhere.csv", "--profile", "huge"], "huge: no such profile"),
+        (["--tune", "--guidance", "2"], "is to be chosen"),
+    ],
+)
+def test_a_command_that_cannot_be_followed_is_refused_before_any_work(arguments, told, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["evaluate", *arguments])
+    assert end.value.code == 2
+    assert told in capsys.readouterr().err

@@ -1,0 +1,318 @@
+"""No file that a user downloads can run code: every loader is given files that would leave a mark."""
+
+import json
+import os
+import pickle
+import shutil
+import time
+from contextlib import suppress
+
+import pandas as pd
+import pytest
+import torch
+
+from v2f_core.artefacts.profiles import MINI_ASSETS
+from v2f_core.data.manifest import from_csv, from_parquet
+from v2f_core.diffusion.lora import WEIGHTS_NAME, load_lora
+from v2f_core.diffusion.prior import Prior
+from v2f_core.errors import InputError
+from v2f_core.evaluation.judge import Judge
+from v2f_core.identity.aligner import Aligner
+from v2f_core.identity.arcface_torch import differentiable_arcface
+from v2f_core.identity.faces import FacePack
+from v2f_core.pipeline import Vox2FacePipeline
+from v2f_core.speech.encoders import load_encoder
+from v2f_core.speech.hyperparams import read_hyperparams
+from v2f_core.training import store
+from v2f_core.training.checkpoints import load_checkpoint
+
+CODE = "import pathlib\npathlib.Path({mark!r}).mkdir()\nclass Evil:\n    from_pretrained = from_config = print\n"
+
+
+class Trap:
+    """Unpickled, it makes a folder."""
+
+    def __init__(self, mark):
+        self.mark = str(mark)
+
+    def __reduce__(self):
+        return os.mkdir, (self.mark,)
+
+
+@pytest.fixture
+def mark(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")  # some set it, for checkpoints that they trust
+    return tmp_path / "mark"
+
+
+@pytest.fixture(scope="module")
+def parts(tiny_profile, tmp_path_factory):
+    """A folder of each kind that users download."""
+    root = tmp_path_factory.mktemp("parts")
+    for name in ("ast", "prior", "aligner"):
+        shutil.copytree(getattr(tiny_profile, name), root / name)
+    for name in ("ecapa", "faces", "judge"):
+        shutil.copytree(MINI_ASSETS / name, root / name)
+    Vox2FacePipeline.from_profile(tiny_profile).save_pretrained(root / "pipeline")
+    return root
+
+
+def arcface(folder):
+    return differentiable_arcface(next(folder.glob("arcface*.onnx")))
+
+
+LOADERS = {
+    "ast": lambda folder: load_encoder("ast", folder),
+    "ecapa": lambda folder: load_encoder("ecapa", folder),
+    "faces": lambda folder: (FacePack.from_folder(folder), arcface(folder)),
+    "judge": Judge.from_folder,
+    "prior": Prior.from_folder,
+    "aligner": Aligner.from_pretrained,
+    "pipeline": Vox2FacePipeline.from_pretrained,
+}
+
+
+@pytest.mark.parametrize("part", LOADERS)
+def test_the_folders_load_as_they_are(parts, part):
+    LOADERS[part](parts[part] if isinstance(parts, dict) else parts / part)
+
+
+# --- pickles
+
+
+def pickles(mark):
+    """The trap as pickle writes it and as torch writes it."""
+    plain, zipped = mark.with_name("trap.pickle"), mark.with_name("trap.pt")
+    plain.write_bytes(pickle.dumps(Trap(mark)))
+    torch.save({"weight": Trap(mark)}, zipped)
+    return [plain, zipped]
+
+
+def test_the_pickles_would_have_worked(mark):
+    for path in pickles(mark):
+        with suppress(Exception):  # torch looks for a class of its own after the harm is done
+            torch.load(path, weights_only=False)
+        assert mark.is_dir(), path.name
+        mark.rmdir()
+
+
+@pytest.mark.parametrize("part", LOADERS)
+def test_a_pickle_in_place_of_any_file_is_not_run(parts, part, mark, tmp_path):
+    folder = shutil.copytree(parts / part, tmp_path / part)
+    traps = pickles(mark)
+    for victim in [path for path in folder.rglob("*") if path.is_file()]:
+        whole = victim.read_bytes()
+        for trap in traps:
+            shutil.copy(trap, victim)
+            with suppress(Exception):
+                LOADERS[part](folder)
+            assert not mark.exists(), (victim, trap)
+        victim.write_bytes(whole)
+
+
+@pytest.mark.parametrize("part", LOADERS)
+def test_a_pickle_under_an_old_name_is_not_run(parts, part, mark, tmp_path):
+    """Where safetensors are missing, the libraries look for .bin, .pt and .ckpt."""
+    folder = shutil.copytree(parts / part, tmp_path / part)
+    traps = pickles(mark)
+    for weights in list(folder.rglob("*.safetensors")):
+        weights.unlink()
+        for old in ("pytorch_model.bin", "diffusion_pytorch_model.bin", "model.pt", "model.ckpt"):
+            shutil.copy(traps[-1], weights.with_name(old))
+    with suppress(Exception):
+        LOADERS[part](folder)
+    assert not mark.exists()
+
+
+def test_a_pickle_in_place_of_a_run_s_files_is_not_run(parts, mark, tmp_path):
+    prior = Prior.from_folder(parts / "prior")
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "provenance.json").write_text('{"items": 1}')
+    for trap in pickles(mark):
+        for name in (WEIGHTS_NAME, "store/00000.safetensors", "checkpoint.pt", "mine.csv", "manifest.parquet"):
+            shutil.copy(trap, tmp_path / name)
+        for load in (
+            lambda: load_lora(prior, tmp_path),
+            lambda: store.load(tmp_path / "store"),
+            lambda: load_checkpoint(tmp_path / "checkpoint.pt", {}),
+            lambda: from_csv(tmp_path / "mine.csv"),
+            lambda: from_parquet(tmp_path / "manifest.parquet"),
+        ):
+            with pytest.raises(InputError):
+                load()
+            assert not mark.exists()
+
+
+# --- configurations that name code
+
+
+@pytest.mark.parametrize("part", ["ast", "prior", "pipeline", "aligner", "judge"])
+def test_a_config_that_names_code_beside_it_does_not_run_it(parts, part, mark, tmp_path, monkeypatch):
+    folder = shutil.copytree(parts / part, tmp_path / part)
+    for config in folder.rglob("*.json"):
+        config.with_name("evil.py").write_text(CODE.format(mark=str(mark)))
+        told = json.loads(config.read_text())
+        if not isinstance(told, dict):
+            continue
+        classes = ("AutoConfig", "AutoModel", "AutoTokenizer", "AutoFeatureExtractor", "AutoencoderKL")
+        told["auto_map"] = dict.fromkeys(classes, "evil.Evil")
+        told["custom_pipeline"] = told["trust_remote_code"] = "evil"
+        config.write_text(json.dumps(told))
+    for place in (tmp_path, folder):
+        monkeypatch.chdir(place)
+        monkeypatch.syspath_prepend(str(folder))  # as in a notebook that lies in the downloaded folder
+        with suppress(Exception):
+            LOADERS[part](folder)
+        assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("unet", ["evil", "Evil"]),
+        ("scheduler", ["evil", "Evil"]),
+        ("scheduler", ["diffusers", "utils.evil"]),
+        ("extra", ["evil", "Evil"]),
+        ("text_encoder", ["transformers", "AutoModel"]),
+        ("_class_name", ["evil", "Evil"]),
+    ],
+)
+def test_a_saved_pipeline_that_asks_for_other_classes_is_refused(parts, mark, tmp_path, monkeypatch, name, value):
+    folder = shutil.copytree(parts / "pipeline", tmp_path / "pipeline")
+    for place in (folder, folder / "unet", folder / "scheduler"):
+        (place / "evil.py").write_text(CODE.format(mark=str(mark)))
+    index = folder / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {name: value}))
+    monkeypatch.syspath_prepend(str(folder))
+    with pytest.raises(InputError, match=rf"model_index\.json: {name} is .* refused"):
+        Vox2FacePipeline.from_pretrained(folder)
+    assert not mark.exists()
+
+
+# --- ECAPA's YAML
+
+POPEN = "!new:speechbrain.utils.superpowers.subprocess.Popen [[mkdir, {mark}]]"
+YAML = {
+    "a module that speechbrain imported": f"x: {POPEN}",
+    "any function": "x: !apply:os.mkdir [{mark}]",
+    "any class": "x: !new:subprocess.Popen [[mkdir, {mark}]]",
+    "within a list": f"x: [1, {POPEN}]",
+    "as a key": f"? {POPEN}\n: 1",
+    "PyYAML's own": "x: !!python/object/apply:os.mkdir [{mark}]",
+    "spelt by its whole name": "x: !<!apply:os.mkdir> [{mark}]",
+    "another of speechbrain's": "x: !name:speechbrain.utils.superpowers.run_shell",
+    "another file": "x: !include:other.yaml",
+    "a second document": f"--- \nx: {POPEN}",
+}
+
+
+def happened(mark, seconds=5.0):
+    """Whether the mark is made soon: a process takes a moment."""
+    end = time.monotonic() + seconds
+    while not mark.exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    return mark.exists()
+
+
+@pytest.mark.parametrize("attack", ["a module that speechbrain imported", "any function", "any class"])
+def test_the_yaml_would_have_worked(mark, attack):
+    import speechbrain.utils.superpowers  # noqa: F401 (as speechbrain itself does)
+    from hyperpyyaml import load_hyperpyyaml
+
+    made = load_hyperpyyaml(YAML[attack].format(mark=mark))["x"]
+    assert happened(mark)
+    if made is not None:
+        made.wait()
+
+
+@pytest.mark.parametrize("attack", YAML)
+def test_a_yaml_that_names_code_is_refused_by_every_way_to_it(parts, mark, tmp_path, attack):
+    ecapa = shutil.copytree(parts / "ecapa", tmp_path / "ecapa")
+    with (ecapa / "hyperparams.yaml").open("a") as file:
+        file.write("\n" + YAML[attack].format(mark=mark) + "\n")
+    pipeline = shutil.copytree(parts / "pipeline", tmp_path / "pipeline")
+    shutil.rmtree(pipeline / "speech_encoder")
+    shutil.copytree(ecapa, pipeline / "speech_encoder")
+    index = pipeline / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"encoder": "ecapa"}))
+    for load in (lambda: load_encoder("ecapa", ecapa), lambda: Vox2FacePipeline.from_pretrained(pipeline)):
+        with pytest.raises(InputError, match=r"hyperparams\.yaml: "):
+            load()
+    assert not happened(mark, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("part", "tag"),
+    [("embedding_model", POPEN), ("compute_features", POPEN), ("mean_var_norm", "!new:speechbrain.nnet.CNN.Conv1d")],
+)
+def test_a_part_of_ecapa_is_its_class_and_no_other(parts, mark, tmp_path, part, tag):
+    lines = (parts / "ecapa" / "hyperparams.yaml").read_text().splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith(f"{part}:"))
+    end = next(i for i, line in enumerate(lines[start + 1 :], start + 1) if not line.startswith(" "))
+    path = tmp_path / "hyperparams.yaml"
+    path.write_text("\n".join([*lines[:start], f"{part}: {tag.format(mark=mark)}", *lines[end:]]))
+    with pytest.raises(InputError, match=r"hyperparams\.yaml: "):
+        read_hyperparams(path)
+    assert not happened(mark, 0.2)
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{new}: &{new} [{', '.join(['*' + old] * 9)}]\n" for old, new in zip("abcdefghijklm", "bcdefghijklmn", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [BOMB, "[" * 10_000, "x: " + "{a: " * 2_000, "x: 1\n" * 20_000, "- 1\n", "x: [", "\x00", "x: " + "9" * 9_000],
+    ids=["bomb", "brackets", "braces", "long", "a list", "open", "zero", "digits"],
+)
+def test_a_yaml_that_is_too_much_or_too_little_is_refused_at_once(tmp_path, content):
+    path = tmp_path / "hyperparams.yaml"
+    path.write_text(content)
+    began = time.process_time()
+    with pytest.raises(InputError, match=r"hyperparams\.yaml: cannot be read as an ECAPA's settings") as caught:
+        read_hyperparams(path)
+    assert time.process_time() - began < 2
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("attention_channels: 64", "attention_channels: 16000"),
+        ("channels: [112, 112, 112, 112, 336]", "channels: [16000, 16000, 16000, 16000, 16000]"),
+        ("n_mels: 80", "n_mels: 1000000000"),
+        ("n_mels: 80", "n_mels: eighty"),
+        ("channels: [112, 112, 112, 112, 336]", "channels: []"),
+        ("kernel_sizes: [5, 3, 3, 3, 1]", "kernel_sizes: [0, 0, 0, 0, 0]"),
+        ("std_norm: False", "std_norm: 3"),
+        ("norm_type: sentence", "norm_type: speaker"),
+        ("lin_neurons: 192", "device: cuda"),
+        ("se_channels: 64", "res2net_scale: 0"),
+    ],
+)
+def test_sizes_that_are_not_the_checkpoint_s_are_refused_before_memory_is_taken(parts, tmp_path, old, new):
+    folder = shutil.copytree(parts / "ecapa", tmp_path / "ecapa")
+    path = folder / "hyperparams.yaml"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    with pytest.raises(InputError) as caught:
+        load_encoder("ecapa", folder)
+    assert "\n" not in str(caught.value)
+
+
+# --- names that lead elsewhere
+
+OUTSIDE = ["../../escaped", "/abs/escaped", "..", ".", "", "a/b", "a\\b", "a\nb", "a\x00b"]
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_a_person_s_name_is_no_path(tmp_path, name):
+    table = pd.DataFrame(
+        [(name, "f", "test", "face", "", "a.png")], columns=["person", "sex", "split", "kind", "session", "path"]
+    )
+    from v2f_core.data.manifest import Manifest
+
+    with pytest.raises(InputError, match="no name of a person"):
+        Manifest(tmp_path, table)

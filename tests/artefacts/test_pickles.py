@@ -1,0 +1,124 @@
+"""Old checkpoints: their numbers come through, their programs never run."""
+
+import collections
+import os
+import pickle
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from v2f_core.artefacts.pickles import (
+    arrays_from_pickle,
+    bin_to_safetensors,
+    tensors_from_bin,
+    vggface2_to_safetensors,
+)
+from v2f_core.errors import InputError
+
+
+class Runs:
+    """Pickled as a call of some function with some arguments."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+ATTACKS = {
+    "os.system": lambda mark: Runs(os.system, f"touch {mark}"),
+    "exec": lambda mark: Runs(exec, f"open({str(mark)!r}, 'w')"),
+    "subprocess": lambda mark: Runs(subprocess.check_call, ["touch", str(mark)]),
+    "getattr": lambda mark: Runs(getattr, "", "join"),
+    "numpy.load": lambda mark: Runs(np.load, str(mark), None, True),
+    "numpy.fromfile": lambda mark: Runs(np.fromfile, "/dev/zero", np.uint8, 8),
+    "a new type": lambda mark: Runs(type, "Mine", (), {}),
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("protocol", [0, 2, 5])
+def test_a_pickle_that_runs_something_is_refused_before_it_runs(tmp_path, attack, protocol):
+    mark, path = tmp_path / "mark", tmp_path / "bad.pickle"
+    path.write_bytes(pickle.dumps({"weight": ATTACKS[attack](mark)}, protocol))
+    for read in (arrays_from_pickle, tensors_from_bin):
+        with pytest.raises(InputError, match=r"bad\.pickle: refused, it holds more than numbers"):
+            read(path)
+    assert not mark.exists()
+
+
+def test_the_attack_would_have_worked(tmp_path):
+    mark = tmp_path / "mark"
+    pickle.loads(pickle.dumps(ATTACKS["os.system"](mark)))
+    assert mark.exists()
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("dtype", [np.float32, np.int64, np.bool_])
+def test_arrays_come_through_every_protocol(tmp_path, protocol, dtype):
+    path = tmp_path / "arrays.pkl"
+    array = np.arange(6).reshape(2, 3).astype(dtype)
+    pickled = pickle.dumps(collections.OrderedDict(a=array, b=array.T), protocol)
+    path.write_bytes(pickled)
+    arrays = arrays_from_pickle(path)
+    assert arrays["a"].dtype == dtype
+    np.testing.assert_array_equal(arrays["a"], array)
+    np.testing.assert_array_equal(arrays["b"], array.T)
+    if protocol < 4:  # later protocols hold the length of each name
+        path.write_bytes(pickled.replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))  # as NumPy 1 wrote it
+        np.testing.assert_array_equal(arrays_from_pickle(path)["a"], array)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [[np.zeros(2)], {1: np.zeros(2)}, {"a": np.array([{}], object)}, {"a": [np.zeros(2)]}, {"a": None}],
+    ids=["list", "number as name", "objects", "list of arrays", "nothing"],
+)
+def test_content_other_than_a_dictionary_of_arrays_is_refused(tmp_path, content):
+    path = tmp_path / "odd.pkl"
+    path.write_bytes(pickle.dumps(content))
+    with pytest.raises(InputError, match=r"odd\.pkl"):
+        arrays_from_pickle(path)
+
+
+def test_half_a_file_and_no_file_are_named(tmp_path):
+    whole = pickle.dumps({"a": np.zeros(1000)})
+    (tmp_path / "half.pkl").write_bytes(whole[: len(whole) // 2])
+    for name in ("half.pkl", "none.pkl"):
+        for read in (arrays_from_pickle, tensors_from_bin):
+            with pytest.raises(InputError, match=name):
+                read(tmp_path / name)
+
+
+def test_a_torch_checkpoint_becomes_safetensors(tmp_path):
+    shared = torch.randn(4, 3)
+    tensors = {"a": shared, "tied": shared, "turned": shared.T, "count": torch.tensor(3)}
+    torch.save(tensors, tmp_path / "pytorch_model.bin")
+    bin_to_safetensors(tmp_path / "pytorch_model.bin", tmp_path / "model.safetensors")
+    written = load_file(tmp_path / "model.safetensors")
+    assert written.keys() == tensors.keys()
+    assert all(torch.equal(written[name], tensors[name]) for name in tensors)
+
+
+def test_a_torch_checkpoint_with_other_things_in_it_is_refused(tmp_path):
+    path = tmp_path / "pytorch_model.bin"
+    torch.save({"a": torch.ones(1), "run": Runs(os.system, "true")}, path)
+    with pytest.raises(InputError, match="refused"):
+        bin_to_safetensors(path, tmp_path / "model.safetensors")
+    torch.save({"state": {"a": torch.ones(1)}}, path)
+    with pytest.raises(InputError, match="expected a dictionary of tensors"):
+        bin_to_safetensors(path, tmp_path / "model.safetensors")
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_vggface2_s_weights_get_torchvision_s_names(tmp_path):
+    path = tmp_path / "resnet50_ft_weight.pkl"
+    path.write_bytes(pickle.dumps({"bn1.running_mean": np.ones(2, np.float32), "fc.bias": np.zeros(3, np.float32)}, 2))
+    vggface2_to_safetensors(path, tmp_path / "model.safetensors")
+    written = load_file(tmp_path / "model.safetensors")
+    assert sorted(written) == ["bn1.num_batches_tracked", "bn1.running_mean", "fc.bias"]
+    assert written["bn1.num_batches_tracked"].dtype == torch.int64

@@ -1,0 +1,72 @@
+"""The table of a dataset's files: it comes back as it was saved, and one that makes no sense is refused by name."""
+
+import pandas as pd
+import pytest
+
+from v2f_core.data.manifest import COLUMNS, Manifest, check, from_csv, from_parquet
+from v2f_core.errors import InputError
+
+GOOD = {"person": "Ada", "sex": "f", "split": "test", "kind": "face", "session": "", "path": "a.png"}
+
+
+@pytest.mark.parametrize(("name", "read"), [("manifest.csv", from_csv), ("manifest.parquet", from_parquet)])
+def test_a_manifest_comes_back_from_its_file(tmp_path, name, read):
+    voice = GOOD | {"kind": "voice", "session": "v0", "path": "a.wav"}
+    manifest = Manifest(tmp_path, pd.DataFrame([voice, GOOD]))
+    manifest.save(tmp_path / name)
+    again = read(tmp_path / name)
+    pd.testing.assert_frame_equal(again.table, manifest.table)
+    assert again.table.kind.tolist() == ["face", "voice"]
+    assert again.root == tmp_path
+    assert again.persons("test").loc["Ada", ["faces", "voices"]].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "content", [None, "", "person,sex\nAda,f\n", "person,sex,split,kind,path\nAda,x,test,face,a.png\n"]
+)
+def test_a_csv_that_is_no_manifest_is_refused_by_name(tmp_path, content):
+    path = tmp_path / "mine.csv"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(InputError, match=r"mine\.csv: "):
+        from_csv(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sex": "x", "path": "b.png"}, "sex is 'x'; expected f or m"),
+        ({"split": "dev", "path": "b.png"}, "split is 'dev'"),
+        ({"kind": "smell", "path": "b.png"}, "kind is 'smell'"),
+        ({"split": "train", "path": "b.png"}, "Ada: in more than one split"),
+        ({"sex": "m", "path": "b.png"}, "Ada: in more than one sex"),
+        ({}, "a.png: listed twice"),
+        ({"path": "/etc/b.png"}, "not a path below"),
+        ({"path": "../b.png"}, "not a path below"),
+        ({"path": "..\\b.png"}, "not a path below"),
+        ({"path": ""}, "not a path below"),
+        ({"person": "../Bob", "path": "b.png"}, "no name of a person"),
+    ],
+)
+def test_a_table_that_makes_no_sense_is_refused(change, message):
+    assert len(check(pd.DataFrame([GOOD]))) == 1
+    with pytest.raises(InputError, match=message):
+        check(pd.DataFrame([GOOD, GOOD | change]))
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_a_table_without_a_column_is_refused(column):
+    with pytest.raises(InputError, match=f"no column '{column}'"):
+        check(pd.DataFrame([GOOD]).drop(columns=column))
+
+
+def test_an_unknown_split_is_refused(tmp_path):
+    with pytest.raises(InputError, match="dev: no such split; choose train, val, test"):
+        Manifest(tmp_path, pd.DataFrame([GOOD])).faces("dev")
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 torn", b"person,sex\n"])
+def test_a_torn_parquet_is_named(tmp_path, content):
+    (tmp_path / "manifest.parquet").write_bytes(content)
+    with pytest.raises(InputError, match=r"manifest\.parquet: cannot be read as Parquet"):
+        from_parquet(tmp_path / "manifest.parquet")

@@ -1,0 +1,399 @@
+"""HQ-VoxCeleb's layout: who is taken, in which split, who is left out and why; a scan of it; your own pairs."""
+
+import csv
+import hashlib
+import shutil
+
+import pandas as pd
+import pytest
+
+from v2f_core.artefacts.profiles import load_profile
+from v2f_core.cli import main
+from v2f_core.data.manifest import COLUMNS, from_parquet
+from v2f_core.data.voxceleb import (
+    compared,
+    from_pairs,
+    open_dataset,
+    read_layout,
+    read_speakers,
+    scan,
+    sf2f_split,
+    summary,
+)
+from v2f_core.errors import InputError
+
+META = {
+    "vox1": "VoxCeleb1 ID\tVGGFace1 ID\tGender\tNationality\tSet",
+    "vox2": "Class_ID,Name,Sample_Num,Flag,Gender_x,VoxCeleb2ID,VGGFace2ID,Gender_y,Set",
+}
+
+
+def write(path, content="x"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+
+
+def add(root, name, identifier, sex="f", part="vox1", folder="origin_faces", faces=1, voices=1):
+    """A person with a line in the metadata, pictures and recordings."""
+    for i in range(faces):
+        write(root / part / folder / name / f"{i}.jpg")
+    for i in range(voices):
+        write(root / part / "wav" / identifier / "v000" / f"{i:05d}.wav")
+    meta = root / {"vox1": "vox1_meta.csv", "vox2": "full_vox2_meta.csv"}[part]
+    line = {"vox1": f"{identifier}\t{name}\t{sex}\tnone\tdev", "vox2": f"n1,{name},9,1,x,{identifier} ,n1,{sex},dev"}[
+        part
+    ]
+    write(meta, (meta.read_text() if meta.exists() else META[part] + "\n") + line + "\n")
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Twelve persons, added in an order that is not that of their names."""
+    for i in (7, 3, 11, 0, 1, 2, 4, 5, 6, 8, 9, 10):
+        add(tmp_path, f"Name_{i:02d}", f"id1{99 - i:04d}", sex="fm"[i % 2], faces=2, voices=3)
+    return tmp_path
+
+
+def test_everybody_with_face_and_voice_is_read(root):
+    manifest = read_layout(root)
+    persons = manifest.persons()
+    assert persons.index.tolist() == [f"Name_{i:02d}" for i in range(12)]
+    assert persons.sex.tolist() == ["f", "m"] * 6
+    assert set(persons.faces) == {2}
+    assert set(persons.voices) == {3}
+    assert len(manifest.left_out) == 0
+
+
+def test_names_and_ids_are_matched_by_the_metadata_not_by_order(root):
+    row = read_layout(root).voices().set_index("person").loc["Name_03"].iloc[0]
+    assert row.path == "vox1/wav/id10096/v000/00000.wav"
+    assert row.session == "v000"
+
+
+def test_paths_lead_to_the_files(root):
+    manifest = read_layout(root)
+    assert all(path.is_file() for path in manifest.absolute(manifest.table))
+    assert len(manifest.table) == sum(path.suffix in (".jpg", ".wav") for path in root.rglob("*"))
+
+
+def test_without_a_split_file_sf2f_s_rule_holds(root):
+    persons = read_layout(root).persons()
+    assert persons.index[persons.split == "test"].tolist() == ["Name_06"]  # the table's row 8, counted from 0
+    assert persons.index[persons.split == "val"].tolist() == ["Name_08"]
+
+
+def test_sf2f_s_rule_follows_the_rows():
+    names = [f"{i:03d}" for i in range(100)]
+    forwards, backwards = sf2f_split(names), sf2f_split(names[::-1])
+    assert [name for name in names if forwards[name] == "test"] == [f"{i:03d}" for i in range(8, 100, 10)]
+    assert [name for name in names if backwards[name] == "val"] == [f"{i:03d}" for i in range(0, 100, 10)]
+
+
+def test_sf2f_s_rule_counts_rows_without_faces_or_voices(root):
+    """Else the published 370 and 378 of 3,638 could not come out: each would be a tenth, to within one a part."""
+    for name in ("Name_07", "Name_03", "Name_11"):
+        for picture in (root / "vox1/origin_faces" / name).iterdir():
+            picture.unlink()
+    assert read_layout(root).persons("test").index.tolist() == ["Name_06"]
+    most = max(sum((n + shift) // 10 for n in (first, 3638 - first)) for first in range(3639) for shift in (0, 1))
+    assert most < 370
+
+
+def test_a_split_file_goes_before_the_rule(root):
+    write(
+        root / "split.csv",
+        "name,split\n" + "".join(f"Name_{i:02d},{'test' if i < 4 else 'train'}\n" for i in range(11)),
+    )
+    manifest = read_layout(root)
+    assert manifest.persons("test").index.tolist() == [f"Name_{i:02d}" for i in range(4)]
+    assert manifest.left_out.values.tolist() == [["vox1/Name_11", "not in split.csv"]]
+
+
+def test_the_splits_share_nobody(root):
+    by_split = [set(read_layout(root).persons(split).index) for split in ("train", "val", "test")]
+    assert sum(map(len, by_split)) == len(set.union(*by_split)) == 12
+
+
+@pytest.mark.parametrize(
+    ("faces", "voices", "why"),
+    [(1, 0, "a face, but no voice (id77777)"), (0, 1, "a voice, but no face"), (0, 0, "neither face nor voice")],
+)
+def test_the_unpaired_are_listed_with_why(root, faces, voices, why):
+    add(root, "Odd", "id77777", faces=faces, voices=voices)
+    manifest = read_layout(root)
+    assert "Odd" not in manifest.persons().index
+    assert manifest.left_out.values.tolist() == [["vox1/Odd", why]]
+
+
+def test_strangers_to_the_metadata_are_listed(root):
+    write(root / "vox1/origin_faces/Stranger/0.jpg")
+    write(root / "vox1/wav/id88888/v000/0.wav")
+    assert read_layout(root).left_out.values.tolist() == [
+        ["vox1/Stranger", "a face, but not in vox1_meta.csv"],
+        ["vox1/id88888", "a voice, but not in vox1_meta.csv"],
+    ]
+
+
+def test_unusable_files_are_listed_and_hidden_ones_ignored(root):
+    write(root / "vox1/wav/id10099/v000/notes.txt")
+    write(root / "vox1/origin_faces/Name_00/empty.png", "")
+    write(root / "vox1/origin_faces/Name_00/.DS_Store")
+    assert dict(read_layout(root).left_out.values.tolist()) == {
+        "vox1/origin_faces/Name_00/empty.png": "empty",
+        "vox1/wav/id10099/v000/notes.txt": "not one of .flac .m4a .mp3 .ogg .wav",
+    }
+
+
+def test_too_many_unusable_files_stop_the_reading(root):
+    for i in range(7):  # 7 of 67 files
+        write(root / f"vox1/wav/id10099/v000/{i}.txt")
+    with pytest.raises(InputError, match=r"7 of 67 files unusable .*mend them, or allow more \(scan --max-bad\)"):
+        read_layout(root)
+    assert len(read_layout(root, max_bad=0.11).left_out) == 7
+
+
+def test_vox1_and_vox2_are_split_apart_and_nobody_is_taken_twice(root):
+    for i in range(9):
+        add(root, f"Other_{i}", f"id0{i:04d}", part="vox2")
+    add(root, "Name_00", "id09999", part="vox2")  # in vox1 for training, here row 9, for validation
+    manifest = read_layout(root)
+    assert manifest.persons("test").index.tolist() == ["Name_06", "Other_8"]
+    assert manifest.left_out.values.tolist() == [["vox2/Name_00", "also in vox1 (train there, val here); taken once"]]
+    assert manifest.persons("train").loc["Name_00"].voices == 3
+
+
+@pytest.mark.parametrize("first", ["vox2/aac", "vox2/dev/aac", "vox2/dev", "raw_wav/vox2/dev"])
+@pytest.mark.parametrize("second", ["vox2/test/aac", "vox2/test", "raw_wav/vox2/test"])
+def test_voxceleb2_is_found_however_it_was_unpacked(tmp_path, first, second):
+    for i, folder in enumerate([first, second]):
+        add(tmp_path, f"Name_{i}", f"id0001{i}", part="vox2", voices=0)
+        write(tmp_path / folder / f"id0001{i}" / "21Uxsk56VDQ" / "00001.m4a")
+    voices = read_layout(tmp_path).voices()
+    assert voices.path.tolist() == [f"{f}/id0001{i}/21Uxsk56VDQ/00001.m4a" for i, f in enumerate([first, second])]
+    assert set(voices.session) == {"21Uxsk56VDQ"}
+
+
+def test_an_accent_taken_apart_by_a_file_system_is_the_same_name(tmp_path):
+    add(tmp_path, "Aco_Petrovi\u0107", "id00040", part="vox2")
+    faces = tmp_path / "vox2/origin_faces"
+    (faces / "Aco_Petrovi\u0107").rename(faces / "Aco_Petrovic\u0301")
+    assert read_layout(tmp_path).persons().index.tolist() == ["Aco_Petrovi\u0107"]
+
+
+def test_a_root_one_level_off_is_guessed(root):
+    with pytest.raises(InputError, match=f"no vox1 or vox2 folder in it.*: perhaps {root.absolute()}$"):
+        read_layout(root / "vox1")
+    with pytest.raises(InputError, match=r"vox1l: no such folder; give the root"):
+        read_layout(root.with_name("vox1l"))
+    (root / "HQ-VoxCeleb").mkdir()
+    (root / "vox1").rename(root / "HQ-VoxCeleb" / "vox1")
+    with pytest.raises(InputError, match=r"no vox1 or vox2 folder in it.*: perhaps .*/HQ-VoxCeleb$"):
+        read_layout(root)
+
+
+@pytest.mark.parametrize(
+    ("folder", "told"),
+    [("vox1/wav", "vox1/deeper is a voice, but not in vox1_meta.csv"), ("vox1/origin_faces", "vox1/deeper is a face")],
+)
+def test_persons_one_level_too_deep_are_told_by_what_stands_in_their_place(root, folder, told):
+    (root / folder).rename(root / "deeper")
+    (root / folder).mkdir()
+    (root / "deeper").rename(root / folder / "deeper")
+    with pytest.raises(InputError, match=f"nobody in it has both a face and a voice: {told}.*expected <Name>/"):
+        read_layout(root)
+
+
+def test_masked_faces_are_taken_if_wanted_or_alone(root):
+    (root / "vox1/origin_faces").rename(root / "vox1/masked_faces")
+    assert read_layout(root).faces().path.str.startswith("vox1/masked_faces/").all()
+    with pytest.raises(InputError, match="no folder origin_faces"):
+        read_layout(root, face_folder="origin_faces")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda root: (root / "vox1").rename(root / "vox3"), "no vox1 or vox2 folder"),
+        (lambda root: (root / "vox1_meta.csv").unlink(), "vox1_meta.csv: no such file"),
+        (lambda root: (root / "vox1_meta.csv").write_text(""), "vox1_meta.csv: cannot be read as a table"),
+        (lambda root: (root / "vox1_meta.csv").write_bytes(b"\xff\xfe\0"), "vox1_meta.csv: cannot be read as a table"),
+        (lambda root: (root / "vox1_meta.csv").write_text("a\tb\n1\t2\n"), "vox1_meta.csv: no column VGGFace1 ID"),
+        (lambda root: (root / "vox1/wav").rename(root / "vox1/audio"), "wav: no such folder"),
+        (
+            lambda root: write(root / "split.csv", "name,split\nName_00,practice\n"),
+            "split is 'practice'; expected train",
+        ),
+        (lambda root: write(root / "split.csv", "who,where\na,b\n"), "split.csv: no columns name and split"),
+        (lambda root: write(root / "split.csv", "name,split\nNobody,test\n"), "nobody in it has both"),
+    ],
+)
+def test_a_broken_dataset_is_one_clear_line(root, spoil, message):
+    spoil(root)
+    with pytest.raises(InputError, match=message) as caught:
+        read_layout(root)
+    assert str(root) in str(caught.value)
+
+
+def test_a_missing_full_size_dataset_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("V2F_FULL", str(tmp_path))
+    with pytest.raises(InputError, match="dataset: the full profile's dataset is missing"):
+        open_dataset(load_profile("full"))
+
+
+# --- a scan
+
+
+@pytest.fixture
+def whole(tmp_path):
+    """HQ-VoxCeleb and VoxCeleb in small: 12 persons of vox1, 10 of vox2; one name in both, one without a voice."""
+    root = tmp_path / "dataset"
+    vox1 = [(f"One_{i:02d}", f"id100{i:02d}", "fm"[i % 2]) for i in range(12)]
+    vox2 = [(f"Two_{i:02d}", f"id000{i:02d}", "fm"[i % 2]) for i in range(9)] + [("One_03", "id00099", "m")]
+    write(root / "vox1_meta.csv", META["vox1"] + "\n" + "".join(f"{i}\t{n}\t{s}\tIreland\tdev\n" for n, i, s in vox1))
+    write(
+        root / "full_vox2_meta.csv",
+        META["vox2"] + "\n" + "".join(f"n1,{n},9,1,{s},{i},n1,{s},dev\n" for n, i, s in vox2),
+    )
+    for part, people, form in (("vox1", vox1, "wav/{}/v1/1.wav"), ("vox2", vox2, "dev/aac/{}/v1/1.m4a")):
+        for name, identifier, _ in people:
+            write(root / part / "masked_faces" / name / "0.jpg", f"face of {name}")
+            if name != "Two_00":
+                write(root / part / form.format(identifier), f"voice of {identifier}")
+    return root
+
+
+def test_a_scan_is_the_layout_with_hashes_sizes_and_nationalities(whole):
+    scanned = scan(whole)
+    plain = read_layout(whole)
+    pd.testing.assert_frame_equal(scanned.table[list(COLUMNS)], plain.table)
+    for row in scanned.table.itertuples():
+        content = (whole / row.path).read_bytes()
+        assert (row.bytes, row.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+    assert scanned.table.groupby("person").nationality.first().loc[["One_00", "Two_01"]].tolist() == ["Ireland", ""]
+
+
+def test_every_later_step_reads_the_manifest_in_place_of_the_folders(whole, monkeypatch):
+    scanned = scan(whole)
+    shutil.rmtree(whole / "vox1")
+    monkeypatch.setenv("V2F_DATASET", str(whole))
+    again = open_dataset(load_profile("full"))
+    pd.testing.assert_frame_equal(again.table, scanned.table)
+    assert again.root == whole
+
+
+def test_the_summary_says_who_is_there_and_who_is_not_and_why(whole):
+    lines = list(summary(scan(whole)))
+    assert lines == [
+        "train: 17 persons (8 f, 9 m), 17 faces, 17 recordings",
+        "val: 1 persons (1 m), 1 faces, 1 recordings",
+        "test: 2 persons (2 f), 2 faces, 2 recordings",
+        "left out: 1 × also in vox1",
+        "left out: 1 × a face, but no voice",
+        "One_03: also in vox1 (train there, val here); taken once",
+        "SF2F's split: 17/2/2 of 21 identities; HQ-VoxCeleb has 2890/370/378 of 3638: not whole",
+    ]
+
+
+def test_hashes_of_a_stopped_run_are_kept_but_for_a_torn_line_and_changed_files(whole):
+    scan(whole)
+    log = whole / "manifest.hashes.csv"
+    lines = log.read_text().splitlines(keepends=True)
+    path, size, time, _ = next(csv.reader(lines))
+    changed = whole / next(csv.reader(lines[1:]))[0]
+    # a hash that is wrong shows that it was taken from the log; the last line is cut short by a kill
+    log.write_text("".join([f"{path},{size},{time},{'0' * 64}\n", *lines[1:-1], lines[-1][:-9]]))
+    changed.write_text("another content")
+    table = scan(whole).table.set_index("path").sha256
+    assert table.pop(path) == "0" * 64
+    for name, digest in table.items():
+        assert digest == hashlib.sha256((whole / name).read_bytes()).hexdigest(), name
+
+
+@pytest.mark.parametrize(
+    ("counts", "verdict"),
+    [
+        ((2890, 370, 378), "SF2F's split: 2890/370/378, as published"),
+        ((2891, 369, 378), "SF2F's split: 2891/369/378, but 2890/370/378 was published: the metadata's rows are"),
+        ((2890, 369, 378), "SF2F's split: 2890/369/378 of 3637 identities; HQ-VoxCeleb has 2890/370/378 of 3638: not"),
+    ],
+)
+def test_the_published_counts_are_checked_when_the_data_are_whole(counts, verdict):
+    assert compared(dict(zip(("train", "val", "test"), counts, strict=True))).startswith(verdict)
+
+
+def test_the_command_writes_and_reports(whole, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["scan", str(whole), "--no-hashes"])
+    assert stopped.value.code == 0
+    assert "train: 17 persons" in capsys.readouterr().out
+    assert "sha256" not in from_parquet(whole / "manifest.parquet").table
+    assert pd.read_csv(whole / "left_out.csv").item.tolist() == ["vox2/One_03", "vox2/Two_00"]
+
+
+def test_the_command_can_be_told_to_bear_more_unusable_files(whole, capsys):
+    for i in range(20):
+        (whole / f"vox1/wav/{i}.txt").write_text("a note")
+    for options, code in ([], 2), (["--max-bad", "0.9"], 0):
+        with pytest.raises(SystemExit) as stopped:
+            main(["scan", str(whole), "--no-hashes", *options])
+        assert stopped.value.code == code, capsys.readouterr().err
+    assert len(pd.read_csv(whole / "left_out.csv")) == 2 + 20
+
+
+def test_a_table_may_lie_in_its_part_and_begin_with_a_byte_order_mark(whole):
+    (whole / "vox1_meta.csv").unlink()
+    (whole / "vox1" / "vox1_meta.csv").write_text(
+        META["vox1"] + "\nid10001\tAda\tf\tIreland\tdev\n", encoding="utf-8-sig"
+    )
+    assert read_speakers(whole, "vox1") == [("Ada", "id10001", "f", "Ireland")]
+
+
+# --- a table of your own
+
+
+def test_pairs_of_your_own_are_split_by_person(tmp_path):
+    rows = [f"{name}{clip}.wav,{name}.png,{name}" for name in "lkjihgfedcba" for clip in range(3)]
+    write(tmp_path / "pairs.csv", "clip,face,person\n" + "\n".join(rows))
+    manifest = from_pairs(tmp_path / "pairs.csv")
+    persons = manifest.persons()
+    assert persons[persons.split != "train"].split.to_dict() == {"i": "test", "j": "val"}
+    assert set(persons.faces), set(persons.voices) == ({1}, {3})
+    assert set(persons.sex) == {"u"}
+    assert manifest.root == tmp_path
+
+
+def test_what_a_table_says_goes_before_the_rule(tmp_path):
+    write(
+        tmp_path / "pairs.csv", "clip,face,person,split,sex,session\na.wav,a.png,Ada,test,f,day1\n,b.png,Ada,test,f,\n"
+    )
+    table = from_pairs(tmp_path / "pairs.csv").table
+    assert table[["sex", "split", "kind", "session", "path"]].values.tolist() == [
+        ["f", "test", "face", "", "a.png"],
+        ["f", "test", "face", "", "b.png"],
+        ["f", "test", "voice", "day1", "a.wav"],
+    ]
+
+
+def test_the_full_profile_takes_pairs_of_your_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("V2F_DATASET", str(tmp_path))
+    write(tmp_path / "pairs.csv", "clip,face,person\na.wav,a.png,Ada\n")
+    assert open_dataset(load_profile("full")).persons().index.tolist() == ["Ada"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("clip,person\na.wav,Ada\n", "no column 'face'"),
+        ("clip,face,person\na.wav,a.png,\n", "row 2 lacks a person"),
+        ("clip,face,person\na.wav,a.png,Ada\n,,Ada\n", "row 3 lacks a person, or both"),
+        ("clip,face,person,split\na.wav,a.png,Ada,test\nb.wav,a.png,Ada,train\n", "Ada: in more than one split"),
+        ("clip,face,person,split\na.wav,a.png,Ada,dev\n", "split is 'dev'"),
+        ("clip,face,person\na.wav,a.png,Ada\na.wav,b.png,Bob\n", "a.wav: listed twice"),
+        ("clip,face,person\n/a.wav,a.png,Ada\n", "not a path below"),
+        ("", "cannot be read as a table"),
+    ],
+)
+def test_pairs_that_make_no_sense_are_refused_by_name(tmp_path, content, message):
+    write(tmp_path / "pairs.csv", content)
+    with pytest.raises(InputError, match=rf"pairs\.csv.*{message}"):
+        from_pairs(tmp_path / "pairs.csv")

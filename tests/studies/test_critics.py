@@ -1,0 +1,247 @@
+"""The critics of the study: by hand from what the networks answer, and where their gradient goes."""
+
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+from fakes import seeded, unit, wake
+
+from v2f_core.diffusion.consistency import SelfConsistency, describe, mean_square, paper, teacher
+from v2f_core.diffusion.lora import lora_parameters, without_lora
+from v2f_core.errors import InputError
+from v2f_core.identity.arcface_torch import align_batch
+from v2f_core.studies.critics import (
+    BALANCED,
+    CRITICS,
+    anchored,
+    contrast,
+    cycle,
+    draw_negatives,
+    frozen_target,
+    generated,
+    innermost,
+    likeness,
+    others,
+    repeated,
+    true_identity,
+)
+
+NEGATIVES = [[1, 3], [0, 3], [], [0, 1]]  # of the four faces' persons: others of the same sex
+
+
+def looked(prior, arcface, faces, critic, identity=None, seed=4, **settings):
+    """The losses of the four faces."""
+    identity = unit(4, 3) if identity is None else identity
+    return SelfConsistency(prior, arcface, critic, **settings)(identity, faces, seeded(seed))
+
+
+def view_of(prior, arcface, faces, seed=4, **settings):
+    return SelfConsistency(prior, arcface, **settings).look(faces, seeded(seed))
+
+
+# --- by hand
+
+
+def test_contrast_and_its_gradient_by_hand(prior, arcface, faces):
+    """One man among three women: his only negative is null. Negatives are constants for LoRA, not for the identity."""
+    wake(prior)
+    identity, view = unit(4, 3).requires_grad_(), view_of(prior, arcface, faces)
+    terms = looked(prior, arcface, faces, partial(contrast, negatives=3, temperature=0.05), identity)
+    terms.loss.backward()
+
+    def by_hand(constant_negatives, z):
+        rows = []
+        for i, rivals in enumerate(NEGATIVES):
+            residuals = []
+            for j in (i, *rivals, None):
+                c = prior.null(1) if j is None else prior.condition(z[j : j + 1])
+                r = (prior.predict(view.z_t[i : i + 1], view.t[i : i + 1], c) - view.noise[i]).square().mean()
+                residuals.append(r.detach() if constant_negatives and j != i else r)
+            rows.append(-torch.log_softmax(-torch.stack(residuals) / 0.05, 0)[0])
+        return torch.stack(rows)
+
+    torch.testing.assert_close(terms.each, by_hand(False, identity).detach(), atol=1e-4, rtol=1e-3)
+    parameters = list(lora_parameters(prior).values())
+    expected = torch.autograd.grad(by_hand(True, identity.detach()).mean(), parameters)
+    for parameter, gradient in zip(parameters, expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, atol=1e-5, rtol=1e-2)
+    z = identity.detach().requires_grad_()
+    torch.testing.assert_close(identity.grad, torch.autograd.grad(by_hand(False, z).mean(), z)[0], atol=1e-5, rtol=1e-2)
+
+
+@pytest.mark.parametrize("critic", [cycle, likeness])
+def test_a_generated_face_is_recognised_by_hand(critic, prior, arcface, faces):
+    """The face of P(ẑ) is compared with ẑ, which as the target is a constant, or with the speaker's own."""
+    wake(prior)
+    identity = unit(4, 3).requires_grad_()
+    looked(prior, arcface, faces, partial(generated, critic=critic, steps=2), identity).loss.backward()
+    generator = seeded(4)
+    view = SelfConsistency(prior, arcface).look(faces, generator)
+    start = torch.randn(faces.latents.shape, generator=generator)
+    with torch.no_grad():
+        drawn = prior.denoise(start, prior.condition(identity), 2, guidance=1.0)
+    points = faces.landmarks.mean(0).expand(4, 5, 2)
+
+    def by_hand(z):
+        z_t = prior.add_noise(drawn, view.noise, view.t)
+        x_0 = prior.one_step_x0(z_t, view.t, prior.predict(z_t, view.t, prior.condition(z)))
+        seen = arcface(align_batch(prior.decode(x_0), points))
+        return (1 - F.cosine_similarity(seen, identity.detach() if critic is cycle else faces.z_arc)).mean()
+
+    z = identity.detach().requires_grad_()
+    parameters = list(lora_parameters(prior).values())
+    expected = torch.autograd.grad(by_hand(z), [z, *parameters])
+    for gradient, other in zip([identity.grad, *(p.grad for p in parameters)], expected, strict=True):
+        torch.testing.assert_close(gradient, other, atol=1e-5, rtol=1e-2)
+
+
+def test_a_generated_face_never_sees_the_real_one(prior, arcface, faces):
+    critic = partial(generated, critic=paper, steps=1)
+    first = looked(prior, arcface, faces, critic).each
+    object.__setattr__(faces, "latents", faces.latents + 1)
+    assert torch.equal(looked(prior, arcface, faces, critic).each, first)
+
+
+def test_another_persons_face_brings_its_own_landmarks(prior, arcface, faces):
+    seen = []
+
+    def keep(view, identity, faces):
+        seen.append(view)
+        return identity.sum(1)
+
+    looked(prior, arcface, faces, partial(others, critic=keep))
+    view = view_of(prior, arcface, faces)
+    assert torch.equal(seen[0].landmarks, faces.landmarks[[3, 0, 1, 2]])
+    torch.testing.assert_close(seen[0].z_t, prior.add_noise(faces.latents[[3, 0, 1, 2]], view.noise, view.t))
+    with pytest.raises(InputError, match="a batch of one has none"):
+        SelfConsistency(prior, arcface, partial(others, critic=paper))(unit(1, 3), faces[:1], seeded())
+
+
+@pytest.mark.parametrize("critic", [cycle, likeness])
+@pytest.mark.parametrize("copies", [1, 2])
+@pytest.mark.parametrize("tau", [0.0, 0.2])
+def test_the_mean_of_a_speakers_faces_is_compared_alone_or_among_rivals(critic, copies, tau, prior, arcface, faces):
+    """By a loop over what f_arc recognises; rivals are the other speakers of the same sex, each counted once."""
+    options = {"copies": copies, "rival_temperature": tau}
+    found = looked(prior, arcface, faces, partial(repeated, critic=partial(critic, **options), copies=copies)).each
+    speakers, view, identity = [i // copies for i in range(4)], view_of(prior, arcface, faces), unit(4, 3)
+    with torch.no_grad():
+        view = view.renoise(faces.latents[speakers], faces.landmarks[speakers])
+        z_self = view.recognise(view.predict(identity[speakers]))
+    target = identity if critic is cycle else faces.z_arc
+    for i, speaker in enumerate(speakers):
+        mean = F.normalize(z_self[speaker * copies : (speaker + 1) * copies].mean(0), dim=0)
+        rivals = [j for j in set(speakers) if faces.women[j] == faces.women[speaker] and j != speaker]
+        scores = torch.stack([mean @ target[j] for j in [speaker, *rivals]])
+        by_hand = (scores / tau).logsumexp(0) - scores[0] / tau if tau else 1 - scores[0]
+        torch.testing.assert_close(found[i], by_hand, atol=1e-5, rtol=1e-4)
+
+
+def test_a_batch_that_copies_do_not_divide_is_refused(prior, arcface, faces):
+    with pytest.raises(InputError, match="3 faces a speaker: a batch of 4"):
+        looked(prior, arcface, faces, partial(repeated, critic=cycle, copies=3))
+
+
+def test_x0_in_three_steps_by_hand(prior, arcface, faces):
+    """DDIM from t over 2t/3 and t/3 to 0: each time noised again with what the UNet has just predicted."""
+    identity, view = unit(4, 3), view_of(prior, arcface, faces)
+    found = looked(prior, arcface, faces, partial(likeness, x0_steps=3)).each
+    for i, start in enumerate(view.t.tolist()):
+        z, c = view.z_t[i : i + 1], prior.condition(identity[i : i + 1])
+        for now, later in ((start, 2 * start // 3), (2 * start // 3, start // 3), (start // 3, None)):
+            a, prediction = prior.alphas_cumprod[now], prior.unet(z, now, c).sample
+            x_0 = (z - (1 - a).sqrt() * prediction) / a.sqrt()
+            if later is not None:
+                a = prior.alphas_cumprod[later]
+                z = a.sqrt() * x_0 + (1 - a).sqrt() * prediction
+        z_self = arcface(align_batch(prior.decode(x_0), faces.landmarks[i : i + 1]))
+        torch.testing.assert_close(found[i], 1 - (z_self[0] @ faces.z_arc[i]).detach(), atol=1e-5, rtol=1e-4)
+
+
+def test_crops_vary_by_the_share_of_the_eyes_distance_and_nothing_else_does(prior, arcface, faces):
+    view, identity = view_of(prior, arcface, faces), unit(4, 3)
+    generator = seeded(4)
+    SelfConsistency(prior, arcface).look(faces, generator)
+    moved = looked(prior, arcface, faces, partial(likeness, crop_jitter=0.1)).each
+    eyes = (faces.landmarks[:, 0] - faces.landmarks[:, 1]).norm(dim=1)
+    points = faces.landmarks + 0.1 * eyes[:, None, None] * torch.randn(4, 5, 2, generator=generator)
+    with torch.no_grad():
+        image = prior.decode(prior.one_step_x0(view.z_t, view.t, view.predict(identity)))
+        by_hand = 1 - (arcface(align_batch(image, points)) * faces.z_arc).sum(1)
+    torch.testing.assert_close(moved, by_hand, atol=1e-6, rtol=1e-4)
+
+
+def test_the_anchor_is_what_the_adapters_changed(prior, arcface, faces):
+    held = partial(anchored, critic=teacher, weight=3.0)
+    assert torch.equal(looked(prior, arcface, faces, held).each, looked(prior, arcface, faces, teacher).each)  # B = 0
+    wake(prior)
+    view, identity = view_of(prior, arcface, faces), unit(4, 3)
+    with torch.no_grad():
+        prediction = view.predict(identity)
+        with without_lora(prior):
+            changed = mean_square(prediction - view.predict(identity))
+    assert changed.min() > 1e-6
+    expected = looked(prior, arcface, faces, teacher).each + 3 * changed
+    torch.testing.assert_close(looked(prior, arcface, faces, held).each, expected, atol=1e-6, rtol=1e-4)
+
+
+def test_a_frozen_target_has_no_adapters_in_either_net(prior, arcface, faces):
+    wake(prior)
+    view, identity = view_of(prior, arcface, faces), unit(4, 3)
+    with torch.no_grad():
+        prediction = view.predict(identity)
+        z_self = view.recognise(prediction)
+        with without_lora(prior):
+            target = prior.predict(view.z_t, view.t, prior.condition(z_self))
+    found = looked(prior, arcface, faces, frozen_target).each
+    torch.testing.assert_close(found, mean_square(prediction - target), atol=1e-7, rtol=1e-4)
+    assert not torch.allclose(found, looked(prior, arcface, faces, paper).each, rtol=1e-2)
+
+
+def test_the_control_never_hears_a_voice(prior, arcface, faces):
+    """LoRA trained under the true c*: whatever ẑ is, the loss is that of z_arc."""
+    control = looked(prior, arcface, faces, partial(true_identity, critic=cycle)).each
+    assert torch.equal(control, looked(prior, arcface, faces, cycle, faces.z_arc).each)
+    assert not torch.equal(control, looked(prior, arcface, faces, cycle).each)
+
+
+# --- gradients, and what gains nothing
+
+
+@pytest.mark.parametrize("name", CRITICS)
+def test_every_critic_trains_the_identity_and_the_adapters(name, prior, arcface, faces):
+    wake(prior)
+    identity = unit(4, 3).requires_grad_()
+    looked(prior, arcface, faces, CRITICS[name], identity).loss.backward()
+    assert identity.grad.any(dim=1).all()
+    assert all(parameter.grad.any() for parameter in lora_parameters(prior).values())
+    assert CRITICS.keys() == BALANCED.keys()
+
+
+def test_under_autocast_generating_without_gradient_costs_the_adapters_none(prior, arcface, faces):
+    """torch keeps casts of weights; one made without gradient must not be used where there should be one."""
+    wake(prior)
+    with torch.autocast("cpu", torch.bfloat16):
+        looked(prior, arcface, faces, partial(generated, critic=paper, steps=1)).loss.backward()
+    assert all(parameter.grad.any() for parameter in lora_parameters(prior).values())
+
+
+def test_negatives_are_others_of_the_same_sex_none_twice():
+    women = torch.rand(20, generator=seeded()) < 0.3
+    for seed in range(5):
+        who, there = draw_negatives(women, 6, seeded(seed))
+        for i in range(20):
+            chosen = who[i][there[i]].tolist()
+            assert len(set(chosen)) == len(chosen) == min(6, int((women == women[i]).sum()) - 1)
+            assert i not in chosen
+            assert all(women[j] == women[i] for j in chosen)
+    assert not torch.equal(draw_negatives(women, 6, seeded(0))[0], draw_negatives(women, 6, seeded(1))[0])
+    assert draw_negatives(women[:2], 6, seeded())[0].shape == (2, 6)
+
+
+def test_a_critic_of_critics_tells_its_name_and_its_heart():
+    critic = partial(generated, critic=partial(anchored, critic=partial(cycle, copies=4)), steps=5)
+    assert describe(critic) == "generated(critic=anchored(critic=cycle(copies=4)), steps=5)"
+    assert innermost(critic) == "cycle"
+    assert innermost(partial(contrast, negatives=5)) == "contrast"

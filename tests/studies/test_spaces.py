@@ -1,0 +1,133 @@
+"""Likeness of spaces, against n × n tables, loops and scikit-learn; what must not change them."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.manifold import trustworthiness
+
+from v2f_core.errors import InputError
+from v2f_core.studies import spaces
+
+seeds = st.integers(0, 10_000)
+
+
+def gaussian(n, dim, seed=0):
+    return np.random.default_rng(seed).standard_normal((n, dim))
+
+
+def unit(n, dim, seed=0):
+    x = gaussian(n, dim, seed)
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def rotation(dim, seed):
+    return np.linalg.qr(gaussian(dim, dim, seed))[0]
+
+
+# --- CKA
+
+
+def cka_by_tables(x, y):
+    """Song et al. 2012: inner products of U-centred n × n kernels, entry by entry."""
+
+    def centred(s):
+        n, k = len(s), s @ s.T
+        np.fill_diagonal(k, 0)
+        rows, total = k.sum(1), k.sum()
+        u = k - rows[:, None] / (n - 2) - rows[None, :] / (n - 2) + total / ((n - 1) * (n - 2))
+        np.fill_diagonal(u, 0)
+        return u
+
+    u, v = centred(x), centred(y)
+    return (u * v).sum() / np.sqrt((u * u).sum() * (v * v).sum())
+
+
+@given(seeds)
+def test_cka_equals_the_u_centred_tables(seed):
+    x = gaussian(10, 4, seed)
+    y = x[:, :2] + gaussian(10, 2, seed + 1)
+    assert spaces.cka(x, y) == pytest.approx(cka_by_tables(x, y))
+
+
+@given(seeds)
+def test_cka_ignores_rotation_shift_scale_and_a_common_order(seed):
+    x, y = gaussian(12, 5, seed), gaussian(12, 3, seed + 1)
+    order = np.random.default_rng(seed).permutation(12)
+    changed = spaces.cka(5 * x[order] @ rotation(5, seed) + 1, y[order])
+    assert changed == pytest.approx(spaces.cka(x, y), abs=1e-9) == pytest.approx(spaces.cka(y, x), abs=1e-9)
+    assert spaces.cka(x, x) == pytest.approx(1)
+
+
+def test_cka_of_unrelated_wide_spaces_is_0_where_the_plain_form_says_nearly_1():
+    found = [spaces.cka(gaussian(40, 512, 2 * i), gaussian(40, 512, 2 * i + 1)) for i in range(20)]
+    assert np.mean(found) == pytest.approx(0, abs=0.01)
+    x, y = (gaussian(40, 512, i) - gaussian(40, 512, i).mean(0) for i in (0, 1))
+    plain = ((x.T @ y) ** 2).sum() / np.sqrt(((x @ x.T) ** 2).sum() * ((y @ y.T) ** 2).sum())
+    assert plain > 0.8
+
+
+# --- neighbours
+
+
+def neighbours(x, k):
+    return [set(sorted(set(range(len(x))) - {i}, key=lambda j: np.linalg.norm(x[i] - x[j]))[:k]) for i in range(len(x))]
+
+
+@given(seeds, st.integers(1, 6))
+def test_mutual_knn_by_loops(seed, k):
+    x, y = unit(11, 4, seed), unit(11, 3, seed + 1)
+    expected = [len(a & b) / k for a, b in zip(neighbours(x, k), neighbours(y, k), strict=True)]
+    np.testing.assert_allclose(spaces.mutual_knn(3 * x, y * np.arange(1, 12)[:, None], k), expected)
+
+
+def test_mutual_knn_has_the_documented_chance():
+    assert spaces.mutual_knn(gaussian(600, 8), gaussian(600, 8, 1), 60).mean() == pytest.approx(60 / 599, abs=0.005)
+
+
+def test_knowing_sex_alone_makes_spaces_alike_but_not_within_sex():
+    sex = np.repeat([-1.0, 1.0], 60)[:, None]
+    x, y = (np.hstack([5 * sex, gaussian(120, 3, seed)]) for seed in (0, 1))
+    assert spaces.cka(x, y) > 0.8
+    assert spaces.mutual_knn(x, y).mean() > 1.5 * 10 / 119
+    assert abs(spaces.cka(x[:60], y[:60])) < 0.2
+    assert spaces.mutual_knn(x[:60], y[:60]).mean() == pytest.approx(10 / 59, abs=0.06)
+
+
+@settings(max_examples=20)
+@given(seeds)
+def test_preservation_is_scikit_learns_both_ways(seed):
+    space, picture = gaussian(30, 6, seed), gaussian(30, 6, seed)[:, :2]
+    found = spaces.preservation(space, picture, k=5)
+    assert found.trustworthiness == pytest.approx(trustworthiness(space, picture, n_neighbors=5))
+    assert found.continuity == pytest.approx(trustworthiness(picture, space, n_neighbors=5))
+    assert found.shared == pytest.approx(
+        np.mean([len(a & b) / 5 for a, b in zip(neighbours(space, 5), neighbours(picture, 5), strict=True)])
+    )
+
+
+def test_a_random_picture_keeps_half_and_shares_chance():
+    found = spaces.preservation(gaussian(500, 8), gaussian(500, 2, 1), k=10)
+    assert found.trustworthiness == pytest.approx(0.5, abs=0.03)
+    assert found.continuity == pytest.approx(0.5, abs=0.03)
+    assert found.shared == pytest.approx(10 / 499, abs=0.01)
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize(
+    ("measure", "message"),
+    [
+        (lambda: spaces.cka(gaussian(5, 2), gaussian(6, 2)), "same persons"),
+        (lambda: spaces.cka(gaussian(3, 2), gaussian(3, 2)), "at least 4"),
+        (lambda: spaces.cka(np.ones((5, 2)), gaussian(5, 2)), "alike"),
+        (lambda: spaces.cka(np.full((5, 2), np.nan), gaussian(5, 2)), "finite"),
+        (lambda: spaces.mutual_knn(gaussian(5, 2), np.vstack([gaussian(4, 2), [0, 0]])), "row 4 is a zero vector"),
+        (lambda: spaces.mutual_knn(gaussian(5, 2), gaussian(5, 2), k=4), "expected 1 to 3"),
+        (lambda: spaces.preservation(gaussian(9, 3), gaussian(9, 2), k=5), "fewer than half"),
+    ],
+)
+def test_what_has_no_geometry_is_refused(measure, message):
+    with pytest.raises(InputError, match=message):
+        measure()

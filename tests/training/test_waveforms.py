@@ -1,0 +1,224 @@
+"""Stage I from waveforms hears the right clips, trains the right layers, keeps its best, and survives a kill."""
+
+import math
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+import torch
+
+from v2f_core.artefacts.files import folder_hash
+from v2f_core.data.manifest import COLUMNS, Manifest
+from v2f_core.errors import InputError
+from v2f_core.identity.aligner import Aligner
+from v2f_core.identity.sphere import normalise
+from v2f_core.speech.audio import read_clips
+from v2f_core.speech.augment import Augmentation
+from v2f_core.speech.encoders import load_encoder
+from v2f_core.speech.unfreezing import unfreeze
+from v2f_core.training.embeddings import Embeddings, extract_voices
+from v2f_core.training.stage1 import Stage1Settings, identity_loss, validate
+from v2f_core.training.waveforms import Recordings, WaveformSettings, train_from_waveforms
+
+IDENTITY = Stage1Settings(
+    steps=4, batch=4, learning_rate=1e-2, hidden_width=8, dropout=0.1, evaluate_every=2, weight_cosine=1.0,
+    checkpoint_every=2,
+)  # fmt: skip
+QUICK = WaveformSettings(unfreeze=1, learning_rate_encoder=1e-2, identity=IDENTITY)
+PLAIN = Augmentation(noise=(math.inf, math.inf), mask=0.0)
+
+
+@dataclass(frozen=True)
+class Eventful(Recordings):
+    """Recordings to which something happens when one is read: ``event(number, clips)`` may raise, or give others."""
+
+    event: Callable = lambda number, clips: clips
+
+    def read(self, paths, workers=0):
+        for number, clips in enumerate(super().read(paths, workers)):
+            yield self.event(number, clips)
+
+
+@pytest.fixture(scope="module")
+def world(tiny_profile, tmp_path_factory):
+    """Six training and four validation persons, each with three recordings (one is broken) and two faces."""
+    root, g = tmp_path_factory.mktemp("dataset"), np.random.default_rng(0)
+    rows = []
+    for i in range(10):
+        who, split = (f"P{i}", "train" if i < 6 else "val")
+        for r in range(3):
+            path = f"{who}-{r}.wav"
+            soundfile.write(root / path, g.uniform(-0.3, 0.3, 20_000 + 10_000 * r), 16_000)
+            rows.append((who, "fm"[i % 2], split, "voice", f"v{r}", path))
+        rows += [(who, "fm"[i % 2], split, "face", "", f"{who}-{r}.png") for r in range(2)]
+    (root / "P0-1.wav").write_bytes(b"no sound")
+    manifest = Manifest(root, pd.DataFrame(rows, columns=COLUMNS))
+    voices = extract_voices(manifest, load_encoder("ast", tiny_profile.ast), tiny_profile.ast, root / "stored", 1.25)
+    items = manifest.faces().path.tolist()
+    z = normalise(torch.randn(len(items), 512, generator=torch.Generator().manual_seed(0)))
+    faces = Embeddings(z, items, [], {})
+    return faces, *(Recordings.of(manifest, voices, faces, split) for split in ("train", "val"))
+
+
+@pytest.fixture(scope="module")
+def run(tiny_profile, world):
+    """Train from the same start each time; returns the encoder after the last step."""
+
+    def train(folder, settings=QUICK, event=None, aligner=None):
+        encoder, training = load_encoder("ast", tiny_profile.ast), world[1]
+        if event:
+            training = Eventful(**training.__dict__, event=event)
+        train_from_waveforms(encoder, tiny_profile.ast, aligner, training, world[2], settings, folder, {"voices": "ab"})
+        return encoder
+
+    return train
+
+
+@pytest.fixture(scope="module")
+def unbroken(run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unbroken")
+    return folder, run(folder)
+
+
+def assert_same(one, other):
+    assert (one / "history.csv").read_bytes() == (other / "history.csv").read_bytes()
+    for part in ("ast", "aligner"):
+        assert folder_hash(one / part) == folder_hash(other / part)
+
+
+def test_a_step_draws_persons_with_their_own_recordings_and_faces(world):
+    faces, training, _ = world
+    heard, seen = set(), set()
+    for step in range(60):
+        batch = training.draw(4, 0, step)
+        assert len(set(batch.label.tolist())) == 4
+        for i, path, face in zip(batch.label.tolist(), batch.paths, batch.face, strict=True):
+            photo = faces.items[int((faces.vectors @ face).argmax())]
+            assert path.name.startswith(f"P{i}-")
+            assert photo.startswith(f"P{i}-")
+            heard.add(path.name)
+            seen.add(photo)
+    assert heard == {f"P{i}-{r}.wav" for i in range(6) for r in range(3)} - {"P0-1.wav"}  # that one is broken
+    assert len(seen) == 12
+    assert training.draw(4, 0, 7).paths == training.draw(4, 0, 7).paths != training.draw(4, 1, 7).paths
+
+
+def test_an_untrained_encoder_hears_what_is_stored(tiny_profile, world):
+    training = world[1]
+    again = training.embedded_by(load_encoder("ast", tiny_profile.ast))
+    torch.testing.assert_close(again.voice, training.pairs.voice, atol=1e-5, rtol=1e-5)
+    assert again.persons == training.pairs.persons
+
+
+def test_two_steps_by_hand(tiny_profile, world, run, tmp_path):
+    """L_id (Eq. 10) of single clips; AdamW with a rate of their own for the upper layers; both rates by a cosine."""
+    settings = replace(QUICK, augmentation=PLAIN, identity=replace(IDENTITY, steps=2, dropout=0.0))
+    trained, training = run(tmp_path, settings), world[1]
+    torch.manual_seed(0)
+    encoder = load_encoder("ast", tiny_profile.ast)
+    upper = list(unfreeze(encoder, 1).parameters())
+    aligner = Aligner(encoder.dim, 8, 512, 0.0)
+    loss = identity_loss(training.pairs, settings.identity, free=True)
+    own = [*aligner.parameters(), *loss.parameters()]
+    optimiser = torch.optim.AdamW([{"params": own}, {"params": upper}], weight_decay=0.01)
+    for step in (1, 2):
+        batch = training.draw(4, 0, step)
+        clips = [read_clips(path, seconds=1.25) for path in batch.paths]
+        waves = torch.stack([c[int(u * len(c))] for c, u in zip(clips, batch.place, strict=True)])
+        for group in optimiser.param_groups:
+            group["lr"] = 1e-2 * (1 + math.cos(math.pi * (step - 1) / 2)) / 2
+        optimiser.zero_grad()
+        loss(aligner(encoder(waves)), batch.face, batch.label).total.backward()
+        optimiser.step()
+    for name, value in encoder.state_dict().items():
+        torch.testing.assert_close(trained.state_dict()[name], value, atol=1e-5, rtol=1e-3)
+
+
+def test_the_lower_layers_stay_and_the_upper_ones_move(tiny_profile, unbroken):
+    before, after = load_encoder("ast", tiny_profile.ast).state_dict(), unbroken[1].state_dict()
+    moved = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    last = max(int(name.split(".")[2]) for name in before if name.startswith("model.layers."))
+    assert moved
+    assert all(name.startswith((f"model.layers.{last}.", "model.layernorm.")) for name in moved)
+
+
+def test_the_best_pair_is_kept_and_goes_together(world, unbroken):
+    folder, history = unbroken[0], pd.read_csv(unbroken[0] / "history.csv")
+    assert history.step.tolist() == [0, 2, 4]
+    aligner = Aligner.from_pretrained(folder / "aligner")
+    best = history.loc[history.val_total.idxmin()]
+    assert aligner.provenance["step"] == best.step
+    assert aligner.provenance["ast_sha256"] == folder_hash(folder / "ast")
+    heard = world[2].embedded_by(load_encoder("ast", folder / "ast"))
+    scores = validate(aligner, heard, identity_loss(world[2].pairs, IDENTITY, free=False))
+    assert scores["val_total"] == pytest.approx(best.val_total, rel=1e-3)  # the aligner is float16 on disk
+
+
+def test_with_no_layer_unfrozen_the_encoder_stays(tiny_profile, run, tmp_path):
+    encoder = run(tmp_path, replace(QUICK, unfreeze=0))
+    before = load_encoder("ast", tiny_profile.ast).state_dict()
+    assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
+
+
+def test_a_run_that_is_killed_or_terminated_goes_on_to_the_same_bytes(run, unbroken, tmp_path):
+    def kill(number, clips):
+        if number == 13:  # in the fourth step
+            raise KeyboardInterrupt
+        return clips
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "killed", event=kill)
+    assert (tmp_path / "killed" / "checkpoint.pt").exists()
+    run(tmp_path / "killed")
+    assert_same(tmp_path / "killed", unbroken[0])
+
+    def terminate(number, clips):
+        if number == 8:  # in the third step; a checkpoint is due after 2 and 4
+            os.kill(os.getpid(), signal.SIGTERM)
+        return clips
+
+    passed_on = []
+    before = signal.signal(signal.SIGTERM, lambda *_: passed_on.append(True))
+    try:
+        run(tmp_path / "terminated", event=terminate)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert passed_on == [True]
+    assert torch.load(tmp_path / "terminated" / "checkpoint.pt", weights_only=True)["state"]["step"] == 3
+    run(tmp_path / "terminated")
+    assert_same(tmp_path / "terminated", unbroken[0])
+
+
+def test_another_training_is_not_continued(run, unbroken):
+    with pytest.raises(InputError, match=r"of another training \(settings\.unfreeze differs\)"):
+        run(unbroken[0], replace(QUICK, unfreeze=0))
+
+
+def test_what_is_not_finite_stops_with_step_and_persons(run, tmp_path):
+    with pytest.raises(InputError, match=r"step 1: .*; the batch was P\d, P\d"):
+        run(tmp_path, event=lambda number, clips: clips * math.nan)
+
+
+def test_a_recording_that_vanished_is_named(world):
+    with pytest.raises(InputError, match=r"gone\.wav"):
+        list(world[1].read([Path("gone.wav")]))
+
+
+def test_settings_come_from_the_profile_and_nonsense_is_refused(tiny_profile):
+    profile = replace(
+        tiny_profile,
+        stage1={"learning_rate": 0.5, "margin": 0.2},
+        finetune={"learning_rate_encoder": 0.25, "identity": {"margin": 0.3}},
+    )
+    found = WaveformSettings.from_profile(profile, unfreeze=3, augmentation=PLAIN, seed=5, steps=7)
+    assert (found.unfreeze, found.learning_rate_encoder, found.augmentation) == (3, 0.25, PLAIN)
+    assert (found.identity.learning_rate, found.identity.margin) == (0.5, 0.3)
+    assert (found.identity.seed, found.identity.steps) == (5, 7)
+    with pytest.raises(InputError, match="batch=1: expected at least 2"):
+        WaveformSettings(identity=Stage1Settings(batch=1))

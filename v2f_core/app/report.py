@@ -1,0 +1,266 @@
+"""The report of an evaluation: tables as CSV, a few faces and voices, and a notebook over them, executed and exported.
+
+The notebook (``report.ipynb``) reads the files beside it and nothing else, so that it can be opened, changed and run
+again in its folder. Persons are shown by rank, never by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import nbformat
+import numpy as np
+import pandas as pd
+from nbclient import NotebookClient
+from nbconvert import HTMLExporter
+
+import v2f_core
+from v2f_core.artefacts.files import SYNTHETIC, atomic_write, folder_hash, versions
+from v2f_core.artefacts.profiles import Profile
+from v2f_core.data.manifest import Manifest
+from v2f_core.errors import InputError
+from v2f_core.evaluation import controls, metrics, protocols, tables
+from v2f_core.evaluation.attributes import AGE, TONE, attributes, failures, fit_probes, truth_of
+from v2f_core.evaluation.controls import Bench
+from v2f_core.evaluation.leaks import Control
+from v2f_core.evaluation.systems import System
+from v2f_core.identity.sphere import mean_direction
+from v2f_core.show.players import SAMPLE_RATE, mp3
+from v2f_core.speech.audio import read_audio
+
+if TYPE_CHECKING:
+    from v2f_core.evaluation.perception import Perception
+
+TEMPLATE = Path(__file__).with_name("report.ipynb")
+SIDE, SECONDS = 144, 2.5  # of a picture, and of a voice, in the report
+SHOWN, NEAREST = 3, 5
+PAGE = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>From voices to faces: an evaluation</title><style>{style}</style></head><body>
+{body}
+</body></html>
+"""
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #22303c; }
+h1, h2, h3 { line-height: 1.2; margin: 1.6em 0 .5em; } .anchor-link { display: none; } img { max-width: 100%; }
+.jp-RenderedHTML, .output_html { overflow-x: auto; }
+table { border-collapse: collapse; font-size: 13px; } .dataframe { border: 0; }
+.dataframe th, .dataframe td { padding: 3px 9px; text-align: left; border: 0; border-bottom: 1px solid #d7dce0; }
+.dataframe td { white-space: nowrap; }
+.dataframe tr:hover { background: #f3f5f7; }
+"""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything that the report tells of.
+
+    Attributes:
+        bench: persons, photographs, scorers.
+        manifest, profile: the dataset, and whose parts were used.
+        systems: the rows.
+        controls: judged.
+        labels: ages and skin tones by person, as far as they are known.
+        ceilings: where the world is known.
+        notes: what the report shall say beside its own counts.
+        perception: for FID and LPIPS.
+    """
+
+    bench: Bench
+    manifest: Manifest
+    profile: Profile
+    systems: Sequence[System]
+    controls: Sequence[Control]
+    labels: pd.DataFrame
+    ceilings: Mapping[str, tables.Ceiling] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    perception: Perception | None = None
+
+    @property
+    def main(self) -> System:
+        """The system whose faces are shown: the last Stage II, else Stage I."""
+        names = (controls.NO_DSC, controls.FULL)
+        return [system for system in self.systems if system.name.startswith(names)][-1]
+
+
+def write_report(e: Evaluation, out: Path) -> Path:
+    """Write tables, media, notebook and page; give the page. docs/evaluation.md says what the files hold."""
+    test, gallery = e.bench.test, e.bench.gallery
+    sexes = np.array(test.sexes)
+    galleries = protocols.galleries(test.sexes)
+    tidy = tables.likeness(e.systems, gallery, test.persons, galleries, e.ceilings)
+    likeness = tables.likeness_table(tidy, galleries, e.ceilings)
+    groups = attributes(e.labels, test.persons, sexes, e.bench.training.persons)
+    shown = tidy[tidy.system.isin([e.main.name, controls.OTHER])]
+    files = {
+        "persons.csv.gz": tidy,
+        "systems.csv": likeness,
+        "sets.csv": tables.set_table(e.systems, gallery, e.perception),
+        "fairness.csv": tables.group_table(shown, groups),
+        "controls.csv": pd.DataFrame(e.controls),
+        "failures.csv": _failures(e),
+        "shown.csv": _shown(e, out / "media"),
+    }
+    for name, table in files.items():
+        tables.write(out, name, table)
+    text = ""
+    for (where, size), part in likeness.fillna({"by": ""}).groupby(["gallery", "gallery size"], sort=False):
+        text += f"Gallery: {where} ({size} faces)\n\n{tables.markdown(part, tables.MEASURES, ('system', 'by'))}\n"
+    tables.write(out, "report.md", text)
+    tables.write(out, "about.json", json.dumps(_about(e, groups), indent=1, ensure_ascii=False) + "\n")
+    return run_notebook(out)
+
+
+def run_notebook(folder: Path) -> Path:
+    """Execute the report's notebook on the files of a folder, and export it there as one page without scripts."""
+    notebook = nbformat.read(TEMPLATE, as_version=4)
+    source = str(Path(v2f_core.__file__).parents[1])  # for a package that runs from its source tree
+    path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
+    client = NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}})
+    client.extra_arguments = ["--log-level=ERROR"]  # a kernel warns that it talks to this process by TCP
+    client.execute(env={**os.environ, "PYTHONPATH": path, "MPLBACKEND": "module://matplotlib_inline.backend_inline"})
+    body, _ = HTMLExporter(template_name="basic", exclude_input=True).from_notebook_node(notebook)
+    page = PAGE.format(style=STYLE, body=body)
+    for name, text in (("report.ipynb", nbformat.writes(notebook)), ("report.html", page)):
+        tables.write(folder, name, text)
+    return folder / "report.html"
+
+
+def _about(e: Evaluation, groups: pd.DataFrame) -> dict[str, Any]:
+    made = {"aligner": folder_hash(e.profile.part("aligner"))}
+    made[e.profile.encoder] = folder_hash(e.profile.part(e.profile.encoder))
+    made |= {name.removesuffix("_sha256"): digest for name, digest in e.bench.made.items()}
+    test, drawing = e.bench.test, e.bench.drawing
+    return {
+        "notice": SYNTHETIC,
+        "profile": e.profile.name,
+        "dataset": "MiniVox" if e.profile.dataset_is_packed else e.manifest.root.name,
+        "persons": len(test.persons),
+        "women": test.sexes.count("f"),
+        "men": test.sexes.count("m"),
+        "main": e.main.name,
+        "systems": {system.name: system.what for system in e.systems},
+        "draws": e.bench.draws,
+        "steps": drawing.steps,
+        "guidance": "chosen for each row on validation persons" if e.bench.guidance else drawing.guidance,
+        "seed": drawing.seed,
+        "weights_sha256": made,
+        "versions": versions("v2f-core", "torch", "diffusers", "transformers", "numpy"),
+        "left out": _left_out(e, groups),
+    }
+
+
+def _left_out(e: Evaluation, groups: pd.DataFrame) -> dict[str, Any]:
+    """Counts of everything that is not as it should be, each a line, and the lists behind them."""
+    test, gallery = e.bench.test, e.bench.gallery
+    n, files = len(test.persons), e.manifest.left_out
+    notes = [
+        *e.notes,
+        f"{len(test.left_out)} persons of the test split have no usable voice or no usable face",
+        f"{len(files)} items of the dataset were not used",
+        f"{int((~e.bench.has_other).sum())} of {n} persons have one photograph only, and are not asked where another "
+        "is needed",
+        f"{int((~gallery.identities.any(axis=1)).sum())} of {n} photographs of the gallery show no face that is found: "
+        "their persons cannot be retrieved",
+    ]
+    for system in (system for system in e.systems if system.faces and system.shuffles is None):
+        images = int(system.of(n).sum()) * len(system.faces)
+        notes.append(f"{system.name}: no face found in {system.undetected} of {images} images (misses with cosine 0)")
+    unknown = {name: int(np.isnan(truth_of(e.labels, test.persons, name)).sum()) for name in (AGE, TONE)}
+    notes += [f"{name}: not known of {count} of {n} persons" for name, count in unknown.items() if count]
+    for attribute in groups:
+        counts = groups[attribute].value_counts()
+        notes += [f"{attribute}: nobody is {group!r}" for group in counts.index[counts == 0] if group]
+        notes += [
+            f"{attribute}: only {count} persons are {group!r}" for group, count in counts.items() if 0 < count < 10
+        ]
+    if not gallery.posteriors.shape[1]:
+        notes.append("no judge in this profile: VFS is missing")
+    if not gallery.features.shape[1]:
+        notes.append("no second scorer in this profile")
+    if n < 300:
+        notes.append(f"SF2F's protocol of three galleries of 100 needs 300 persons, there are {n}")
+    items = [f"{item}: {why}" for item, why in zip(files["item"], files["why"], strict=True)]
+    return {"notes": notes, "persons": list(test.left_out), "items": items}
+
+
+def _failures(e: Evaluation) -> pd.DataFrame:
+    """How the main system's faces fail; a table without rows where there are no faces."""
+    columns = ["kind", "n", "count", "share", "share low", "share high", "real share", "examples"]
+    training, test = e.bench.training, e.bench.test
+    if not e.main.faces:
+        return pd.DataFrame(columns=columns)
+    drawn, real = e.main.faces[0].identities, e.bench.gallery.identities
+    probed = {}
+    if set(training.sexes) == {"f", "m"}:
+        centroids, sexes = training.centroids().numpy(), np.array(training.sexes)
+        read = fit_probes(centroids, sexes).sex
+        probed["sex"] = (np.array(test.sexes), read(drawn), read(real))
+        for name in (AGE, TONE):
+            truth, known = (truth_of(e.labels, pairs.persons, name) for pairs in (test, training))
+            if np.isfinite(known).sum() >= 10 and np.isfinite(truth).any():
+                number = fit_probes(centroids, sexes, known).age  # reads any number, years or tone
+                probed[name] = (truth, number(drawn), number(real))
+    rows = []
+    for kind in failures(drawn, real, mean_direction(training.centroids()).numpy(), probed, e.main.asked):
+        share = kind.pop("share")
+        ends = {"share": share["value"], "share low": share["low"], "share high": share["high"]}
+        rows.append(kind | ends | {"examples": " ".join(test.persons[i] for i in kind["examples"])})
+    return pd.DataFrame(rows)[columns]
+
+
+def _shown(e: Evaluation, media: Path) -> pd.DataFrame:
+    """Persons whose drawn faces are the likest, in the middle, the unlikest, with small copies of faces and voices."""
+    columns = ["group", "person", "caption", "cosine", "rank", "of", "photograph", "drawn", "voice", "nearest"]
+    if not e.main.faces:
+        return pd.DataFrame(columns=columns)
+    test, gallery, drawn = e.bench.test, e.bench.gallery, e.main.faces[0]
+    likeness = metrics.cosine(drawn.identities, gallery.identities)
+    asked = drawn.identities if e.main.predicted is None else e.main.predicted
+    scores = metrics.score_matrix(asked, gallery.identities)
+    ranks, ages = metrics.rank(scores), truth_of(e.labels, test.persons, AGE)
+    order = np.argsort(-likeness, kind="stable")
+    count = max(1, min(SHOWN, len(order) // 3))
+    middle = (len(order) - count) // 2
+    parts = {"likest": order[:count], "middle": order[middle : middle + count], "unlikest": order[-count:]}
+    voices = e.manifest.voices("test").groupby("person").path.agg(list)
+    rows = []
+    for group, i in [(name, int(i)) for name, part in parts.items() for i in part]:
+        near = np.argsort(-scores[i], kind="stable")[:NEAREST]
+        who = {"f": "woman", "m": "man"}.get(test.sexes[i], "person") + (f" of {ages[i]:.0f}" if ages[i] > 0 else "")
+        row = {"group": group, "person": test.persons[i], "caption": f"{test.persons[i]}, {who}", "of": len(scores)}
+        row |= {"cosine": likeness[i], "rank": int(ranks[i]), "photograph": _picture(gallery.paths[i], media, f"{i}")}
+        row |= {"drawn": _picture(drawn.paths[i], media, f"{i}_drawn")}
+        row |= {"voice": _sound([e.manifest.root / path for path in voices[test.persons[i]]], media, f"{i}")}
+        rows.append(row | {"nearest": " ".join(_picture(gallery.paths[j], media, f"{j}") for j in near)})
+    return pd.DataFrame(rows)[columns]
+
+
+def _picture(path: Path | None, media: Path, name: str) -> str:
+    """A small copy of a picture with the EXIF that tells how it was made; its name."""
+    from PIL import Image
+
+    assert path is not None
+    with Image.open(path) as image:
+        exif, small = image.getexif(), image.convert("RGB")
+    small.thumbnail((SIDE, SIDE))
+    with atomic_write(media / f"{name}.webp") as temporary:
+        small.save(temporary, "WEBP", quality=80, method=6, exif=exif)
+    return f"{name}.webp"
+
+
+def _sound(paths: Sequence[Path], media: Path, name: str) -> str:
+    """The beginning of the first recording that can be read, as MP3; its name, or "" where none can be read."""
+    for path in paths:
+        with suppress(InputError):
+            sound = mp3(read_audio(path)[: int(SECONDS * SAMPLE_RATE)].numpy())
+            with atomic_write(media / f"{name}.mp3") as temporary:
+                temporary.write_bytes(sound)
+            return f"{name}.mp3"
+    return ""

@@ -1,0 +1,165 @@
+"""``extract``, ``stage1``, ``posterior``, ``stage2``: from a dataset to embeddings, an aligner, p(z | v), and LoRA."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from minivox.ceilings import informed
+from v2f_core.artefacts.files import folder_hash
+from v2f_core.artefacts.profiles import Profile
+from v2f_core.data.voxceleb import open_dataset
+from v2f_core.diffusion.prior import Prior
+from v2f_core.identity.aligner import Aligner
+from v2f_core.identity.arcface_torch import differentiable_arcface
+from v2f_core.identity.faces import FacePack
+from v2f_core.pipeline import made_from
+from v2f_core.speech.augment import Augmentation
+from v2f_core.studies.critics import BALANCED, CRITICS
+from v2f_core.training.embeddings import Precision, embed_dataset
+from v2f_core.training.latents import pair_faces, stored_latents
+from v2f_core.training.pairs import pair_up
+from v2f_core.training.posterior import train_posterior
+from v2f_core.training.processes import in_turn, join, own_device
+from v2f_core.training.stage1 import Stage1Settings, train_stage1
+from v2f_core.training.stage2 import from_profile, train_stage2
+from v2f_core.training.waveforms import WaveformSettings, train_profile
+
+
+def extract(profile: Profile, device: str = "cpu", workers: int = 0, precision: Precision | None = None) -> None:
+    """Embed every voice and face of the profile's dataset once, into the cache.
+
+    Raises:
+        InputError: see :func:`~v2f_core.training.embeddings.embed_dataset`.
+    """
+    stores = embed_dataset(profile, open_dataset(profile), device, workers, precision)
+    if join(device)[0] == 0:  # the first process speaks for all
+        for name, embeddings in zip(("voices", "faces"), stores, strict=True):
+            print(f"{name}: {len(embeddings.vectors)} embeddings, {len(embeddings.skipped)} files skipped")
+
+
+def stage1(profile: Profile, out: Path, steps: int | None = None, seed: int = 0, device: str = "cpu") -> None:
+    """Train the aligner on stored embeddings, extracted first if need be.
+
+    Args:
+        profile: whose dataset, encoders and settings.
+        out: folder for the aligner and its history.
+        steps: in place of the profile's.
+        seed: of weights and batches.
+        device: where to compute.
+    Raises:
+        InputError: a part or the dataset cannot be used; see :func:`~v2f_core.training.stage1.train_stage1`.
+    """
+    manifest = open_dataset(profile)
+    voices, faces = embed_dataset(profile, manifest, device)
+    training, validation = (pair_up(manifest, voices, faces, split) for split in ("train", "val"))
+    settings = Stage1Settings(**{**profile.stage1, "seed": seed} | ({"steps": steps} if steps else {}))
+    hashes = {f"{part}_sha256": folder_hash(profile.part(part)) for part in (profile.encoder, "faces")}
+    made = {"dataset": manifest.root.name, **hashes}
+    train_stage1(training, validation, settings, out, made, device, tensorboard=True)
+    if join(device)[0] == 0:
+        print(f"aligner and history: {out} (curves: tensorboard --logdir {out})")
+
+
+def posterior(profile: Profile, out: Path, aligner: Path | None = None, device: str = "cpu") -> None:
+    """Train p(z | v) for an aligner, on stored embeddings, extracted first if need be.
+
+    Args:
+        profile: whose dataset and encoders.
+        out: folder for the posterior.
+        aligner: its folder; else the profile's of Stage I.
+        device: where to extract.
+    Raises:
+        InputError: a part or the dataset cannot be used; see :func:`~v2f_core.training.posterior.train_posterior`.
+    """
+    trained = Aligner.from_pretrained(aligner or profile.part("aligner"))
+    manifest = open_dataset(profile)
+    voices, faces = embed_dataset(profile, manifest, device)
+    training, validation = (pair_up(manifest, voices, faces, split) for split in ("train", "val"))
+    fitted = train_posterior(training, validation, trained, {"dataset": manifest.root.name, **made_from(profile)})
+    fitted.save_pretrained(out)
+    nats = fitted.provenance["validation"]["nats that a voice tells"]
+    print(f"posterior: {out} (κ {fitted.kappa:g}; a voice tells {nats:.2f} nats of its face)")
+
+
+def stage1_from_waveforms(
+    profile: Profile,
+    out: Path,
+    unfreeze: int,
+    aligner: Path | None = None,
+    noise: tuple[float, float] | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    workers: int = 0,
+) -> None:
+    """Train the aligner from waveforms, and upper layers of the speech encoder with it.
+
+    Args:
+        unfreeze: how many upper layers of the encoder.
+        aligner: folder of an aligner to start from; a new one without.
+        noise: dB of noise, from and to.
+        workers: processes that read the recordings.
+        profile, out, steps, seed, device: see :func:`stage1`.
+    Raises:
+        InputError: a part or the dataset cannot be used.
+    """
+    chosen = {"seed": seed} | ({"steps": steps} if steps else {})
+    augmentation = Augmentation(noise) if noise else Augmentation()
+    settings = WaveformSettings.from_profile(profile, unfreeze=unfreeze, augmentation=augmentation, **chosen)
+    train_profile(profile, settings, out, aligner, device, workers)
+    print(f"speech encoder, aligner and history: {out}")
+
+
+def stage2(
+    profile: Profile,
+    out: Path,
+    aligner: Path | None = None,
+    mode: str | None = None,
+    steps: int | None = None,
+    gradient_checkpointing: bool = False,
+    seed: int = 0,
+    device: str = "cpu",
+) -> None:
+    """Train aligner and LoRA together, with the prior as critic.
+
+    Args:
+        aligner: folder of Stage I's aligner; else the profile's.
+        mode: which critic, with a λ_self that suits it; the paper's with the profile's λ_self without one.
+        gradient_checkpointing: less memory, more time, the same step.
+        profile, out, steps, seed, device: see :func:`stage1`.
+    Raises:
+        InputError: a part or the dataset cannot be used; see :func:`~v2f_core.training.stage2.train_stage2`.
+    """
+    changes: dict[str, Any] = {"seed": seed, "gradient_checkpointing": gradient_checkpointing}
+    changes |= {"steps": steps} if steps else {}
+    changes |= {"weight_self": BALANCED[mode]} if mode else {}
+    settings = from_profile(profile, **changes)
+    process, own = join(device)[0], own_device(device)
+    with in_turn():  # a part at its first use is fetched from caches, and its hashes are written down
+        start = profile.part("aligner") if aligner is None else aligner
+        parts = {part: profile.part(part) for part in ("prior", "faces")}
+    prior, pack = Prior.from_folder(parts["prior"], own), FacePack.from_folder(parts["faces"], own)
+    manifest = open_dataset(profile)
+    voices, faces = embed_dataset(profile, manifest, device)
+    latents = stored_latents(profile, manifest, prior, pack)
+    training, validation = (
+        pair_faces(manifest, voices, faces, latents, split, prior.latent_shape) for split in ("train", "val")
+    )
+    hashes = {f"{part}_sha256": folder_hash(profile.part(part)) for part in (profile.encoder, "faces", "prior")}
+    made = {"dataset": manifest.root.name, **hashes, "aligner_sha256": folder_hash(start)}
+    train_stage2(
+        Aligner.from_pretrained(start),
+        prior,
+        differentiable_arcface(pack.arcface_path),
+        training,
+        informed(validation, training),
+        settings,
+        out,
+        made,
+        device,
+        tensorboard=True,
+        critic=CRITICS[mode or "paper"],
+    )
+    if process == 0:
+        print(f"aligner, LoRA and histories: {out} (curves: tensorboard --logdir {out})")

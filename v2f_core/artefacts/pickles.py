@@ -1,0 +1,132 @@
+"""Old checkpoints are pickles, and a pickle can run any program: here they give up their numbers and nothing else.
+
+Torch's ``.bin`` and ``.ckpt`` pass through ``weights_only=True``; pickles of NumPy arrays (the published VGGFace2
+weights) through an unpickler that knows arrays and no other class or function. Both are stored as safetensors.
+"""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from collections import OrderedDict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from v2f_core.artefacts.files import atomic_write
+from v2f_core.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+REFUSED = "refused, it holds more than numbers or is damaged; get it again from its publisher"
+
+
+def _text_as_bytes(text: str, _: str = "latin1") -> bytes:
+    return text.encode("latin1")  # how the oldest protocols store an array's bytes
+
+
+_MULTIARRAY: Any = np._core.multiarray  # type: ignore[attr-defined]
+_ARRAYS: dict[tuple[str, str], Any] = {
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("collections", "OrderedDict"): OrderedDict,
+    ("_codecs", "encode"): _text_as_bytes,
+}
+for _core in ("numpy.core", "numpy._core"):  # as NumPy 1 and NumPy 2 call it
+    _ARRAYS[f"{_core}.multiarray", "_reconstruct"] = _MULTIARRAY._reconstruct
+    _ARRAYS[f"{_core}.multiarray", "scalar"] = _MULTIARRAY.scalar
+    _ARRAYS[f"{_core}.numeric", "_frombuffer"] = np._core.numeric._frombuffer  # type: ignore[attr-defined]
+
+
+class _ArraysOnly(pickle.Unpickler):
+    def find_class(self, module_name: str, global_name: str) -> Any:
+        if (module_name, global_name) not in _ARRAYS:
+            raise pickle.UnpicklingError(f"{module_name}.{global_name} is no part of an array")
+        return _ARRAYS[module_name, global_name]
+
+
+def arrays_from_pickle(path: str | Path) -> dict[str, np.ndarray]:
+    """The NumPy arrays of a pickled dictionary.
+
+    Raises:
+        InputError: the file is missing, or holds anything but arrays of numbers by name. A class or function of another
+            kind is refused before anything runs.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "weights.pkl"
+        >>> _ = path.write_bytes(pickle.dumps({"fc.bias": np.zeros(2)}))
+        >>> arrays_from_pickle(path)
+        {'fc.bias': array([0., 0.])}
+    """
+    try:
+        with Path(path).open("rb") as file:
+            arrays = _ArraysOnly(file, encoding="latin1").load()  # Python 2 wrote the published VGGFace2 weights
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except Exception as error:  # a damaged or hostile pickle can raise anything
+        raise InputError(f"{path}: {REFUSED} ({' '.join(str(error).split())})") from error
+    if not isinstance(arrays, dict) or not all(isinstance(name, str) for name in arrays):
+        raise InputError(f"{path}: expected a dictionary of arrays, found {type(arrays).__name__}")
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
+            raise InputError(f"{path}: {name} is no array of numbers; {REFUSED}")
+    return dict(arrays)
+
+
+def tensors_from_bin(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of an old torch checkpoint (``.bin``, ``.ckpt``, ``.pth``).
+
+    Raises:
+        InputError: the file is missing, damaged or cut off, or holds more than tensors.
+
+    Example:
+        >>> import tempfile, torch
+        >>> path = Path(tempfile.mkdtemp()) / "pytorch_model.bin"
+        >>> torch.save({"weight": torch.ones(2)}, path)
+        >>> tensors_from_bin(path)
+        {'weight': tensor([1., 1.])}
+    """
+    import torch
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickles of an unusual form: they load, or they do not
+            tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise InputError(f"{path}: {REFUSED}") from error
+    if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
+        raise InputError(f"{path}: expected a dictionary of tensors, found something else; {REFUSED}")
+    return dict(tensors)
+
+
+def bin_to_safetensors(source: str | Path, target: str | Path) -> None:
+    """Write an old torch checkpoint's tensors as safetensors.
+
+    Raises:
+        InputError: as :func:`tensors_from_bin`; the target cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    tensors = {name: tensor.contiguous().clone() for name, tensor in tensors_from_bin(source).items()}
+    with atomic_write(target) as temporary:
+        save_file(tensors, temporary, metadata={"format": "pt"})
+
+
+def vggface2_to_safetensors(source: str | Path, target: str | Path) -> None:
+    """Write the pickled VGGFace2 ResNet-50 as safetensors under torchvision's names.
+
+    Its batch norms count no batches; torchvision's do, and get zeros.
+
+    Raises:
+        InputError: as :func:`arrays_from_pickle`; the target cannot be written.
+    """
+    from safetensors.numpy import save_file
+
+    arrays = {name: np.ascontiguousarray(value) for name, value in arrays_from_pickle(source).items()}
+    for name in [name for name in arrays if name.endswith("running_mean")]:
+        arrays[name.replace("running_mean", "num_batches_tracked")] = np.zeros((), np.int64)
+    with atomic_write(target) as temporary:
+        save_file(arrays, temporary)

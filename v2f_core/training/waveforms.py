@@ -1,0 +1,299 @@
+"""Stage I from waveforms: the aligner, and with it the top layers of the speech encoder (L_id, Eq. 10).
+
+Stage I on stored embeddings hears each window once and for all. Here every step reads clips, adds noise, hides parts of
+their spectrograms, and embeds them anew. Clips are the paper's: 1.25 s long, overlapping by half.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from v2f_core.artefacts.files import folder_hash
+from v2f_core.data.manifest import Manifest
+from v2f_core.data.voxceleb import open_dataset
+from v2f_core.errors import InputError
+from v2f_core.identity.aligner import Aligner
+from v2f_core.speech.audio import CLIP_SECONDS, read_clips
+from v2f_core.speech.augment import Augmentation
+from v2f_core.speech.encoders import ASTEncoder, ECAPAEncoder, SpeechEncoder, load_encoder
+from v2f_core.speech.unfreezing import save_encoder, unfreeze
+from v2f_core.training.checkpoints import (
+    CHECKPOINT_NAME,
+    HISTORY_NAME,
+    History,
+    Part,
+    at_step,
+    check_finite,
+    peak_memory,
+    resume_training,
+    save_training,
+    seeded,
+    stopped_by_request,
+    until_terminated,
+)
+from v2f_core.training.embeddings import embed_dataset, embed_windows
+from v2f_core.training.pairs import Pairs, pair_up
+from v2f_core.training.processes import STRIDE, only_one
+from v2f_core.training.stage1 import Stage1Settings, check_numbers, identity_loss, validate
+from v2f_core.training.store import Embeddings, read_ahead
+
+if TYPE_CHECKING:
+    from v2f_core.artefacts.profiles import Profile
+
+AT_ONCE = 16  # recordings embedded together
+
+
+@dataclass(frozen=True)
+class WaveformSettings:
+    """Settings of Stage I from waveforms. None of it is in the paper but that top layers of the encoder may be trained.
+
+    Raises:
+        InputError: a number is out of its range, or the batch is 1: batch statistics and InfoNCE need others.
+
+    Example:
+        >>> WaveformSettings(unfreeze=-1)
+        Traceback (most recent call last):
+        v2f_core.errors.InputError: unfreeze=-1: expected a number of at least 0
+    """
+
+    unfreeze: int = 1  # layers from the top, see `v2f_core.speech.unfreezing`; 0 trains the aligner alone
+    learning_rate_encoder: float = 1e-5  # decays with the aligner's
+    weight_decay_encoder: float = 0.01
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    # everything else; `windows` has no effect here, since a training example is one clip
+    identity: Stage1Settings = field(default_factory=partial(Stage1Settings, checkpoint_every=100))
+
+    def __post_init__(self) -> None:
+        check_numbers(self, not_negative=("unfreeze", "learning_rate_encoder", "weight_decay_encoder"))
+        if self.identity.batch < 2:
+            raise InputError("batch=1: expected at least 2; batch statistics and InfoNCE need others")
+
+    @classmethod
+    def from_profile(cls, profile: Profile, **given: Any) -> WaveformSettings:
+        """A profile's settings of Stage I, with those it has for the training from waveforms.
+
+        ``given`` replaces them: ``unfreeze``, ``augmentation``, and any of `Stage1Settings`.
+
+        Example:
+            >>> from v2f_core.artefacts.profiles import load_profile
+            >>> WaveformSettings.from_profile(load_profile("mini"), unfreeze=2, seed=3).identity.seed
+            3
+        """
+        own = dict(profile.finetune)
+        own |= {name: given.pop(name) for name in ("unfreeze", "augmentation") if name in given}
+        identity = {"checkpoint_every": 100, **profile.stage1, **own.pop("identity", {}), **given}
+        return cls(**own, identity=Stage1Settings(**identity))
+
+
+class Batch(NamedTuple):
+    """The draws of one step, before anything is read."""
+
+    label: Int[Tensor, " batch"]
+    paths: list[Path]
+    place: Float[Tensor, " batch"]  # which clip of a recording: 0 is the first, towards 1 the last
+    face: Float[Tensor, "batch identity"]
+    generator: torch.Generator  # for noise and masks
+
+
+@dataclass(frozen=True)
+class Recordings:
+    """The recordings of some persons, beside their stored embeddings.
+
+    Attributes:
+        pairs: persons, faces, and the windows' embeddings by the encoder before it is trained.
+        paths: each person's recordings, in the order in which ``pairs`` has their windows.
+        seconds: length of a clip.
+    """
+
+    pairs: Pairs
+    paths: list[list[Path]]
+    seconds: float = CLIP_SECONDS
+
+    @classmethod
+    def of(
+        cls, manifest: Manifest, voices: Embeddings, faces: Embeddings, split: str, seconds: float = CLIP_SECONDS
+    ) -> Recordings:
+        """The recordings of a split's persons, without those that could not be embedded.
+
+        Raises:
+            InputError: nobody in the split has both a usable voice and a usable face.
+        """
+        pairs, table, usable = pair_up(manifest, voices, faces, split), manifest.voices(split), set(voices.items)
+        paths: dict[str, list[Path]] = {person: [] for person in pairs.persons}
+        for person, path in zip(table.person, table.path, strict=True):
+            if path in usable and person in paths:
+                paths[person].append(manifest.root / path)
+        return cls(pairs, list(paths.values()), seconds)
+
+    def draw(self, batch: int, seed: int, step: int) -> Batch:
+        """Random persons, none twice; of each a random recording and photo. The draw depends on seed and step alone.
+
+        Persons count alike, and so do the recordings of a person. With fewer persons the batch is smaller.
+        """
+        generator = torch.Generator().manual_seed((seed * STRIDE + step) % 2**32)
+        label = torch.randperm(len(self.paths), generator=generator)[:batch]
+        which, photo, place = torch.rand(3, len(label), generator=generator)
+        paths = [self.paths[i][int(u * len(self.paths[i]))] for i, u in zip(label.tolist(), which, strict=True)]
+        start = self.pairs.face_start
+        face = self.pairs.face[start[label] + (photo * start.diff()[label]).long()]
+        return Batch(label, paths, place, face, generator)
+
+    def read(self, paths: Sequence[Path], workers: int = 0) -> Iterator[Float[Tensor, "clips samples"]]:
+        """The clips of each recording, one recording after the other.
+
+        Raises:
+            InputError: a recording cannot be read any more.
+        """
+        for clips in read_ahead(paths, partial(read_clips, seconds=self.seconds), workers):
+            if isinstance(clips, InputError):
+                raise clips
+            yield clips
+
+    def embedded_by(self, encoder: SpeechEncoder, workers: int = 0) -> Pairs:
+        """The pairs with every window embedded by an encoder as it is now."""
+        stream, rows = self.read([path for paths in self.paths for path in paths], workers), []
+        while clips := list(islice(stream, AT_ONCE)):
+            rows += [windows.cpu() for windows in embed_windows(encoder, clips)]
+        return replace(self.pairs, voice=torch.cat(rows))
+
+
+def train_from_waveforms(
+    encoder: ASTEncoder | ECAPAEncoder,
+    source: str | Path,
+    aligner: Aligner | None,
+    training: Recordings,
+    validation: Recordings,
+    settings: WaveformSettings,
+    folder: str | Path,
+    provenance: Mapping[str, Any],
+    device: str = "cpu",
+    workers: int = 0,
+) -> Aligner:
+    """Train aligner and top layers, or continue an interrupted run; keep those of the lowest validation loss.
+
+    Validation hears all clips as they are, before the first step too. The same settings and seed give the same bytes on
+    the same machine, also after a kill. SIGTERM takes effect after the step that is under way.
+
+    Args:
+        encoder: from ``load_encoder``; it is trained in place.
+        source: the folder that it was loaded from.
+        aligner: of Stage I, trained in place; None starts with a new one.
+        training, validation: persons of two splits.
+        settings: see :class:`WaveformSettings`.
+        folder: gets ``ast/`` or ``ecapa/`` and ``aligner/``, as a profile has them, ``history.csv``, ``checkpoint.pt``.
+        provenance: hashes of the inputs.
+        device: where to train.
+        workers: processes that read recordings.
+    Returns:
+        the best aligner, as written to ``folder``.
+    Raises:
+        InputError: the folder holds another training, a recording cannot be read any more, the encoder has fewer
+            layers, a launcher started several processes, or a loss or gradient is not finite; then the step is named.
+    """
+    from tqdm import tqdm
+
+    only_one("Stage I from waveforms")
+    folder, identity, pairs = Path(folder), settings.identity, training.pairs
+    checkpoint, made_from = folder / CHECKPOINT_NAME, {**provenance, "settings": asdict(settings)}
+    encoder_folder = folder / ("ast" if isinstance(encoder, ASTEncoder) else "ecapa")
+    with seeded(identity.seed, device), until_terminated() as terminated:
+        top = unfreeze(encoder.to(device), settings.unfreeze)
+        trained = aligner or Aligner(encoder.dim, identity.hidden_width, pairs.face.shape[1], identity.dropout)
+        trained.to(device)
+        loss = identity_loss(pairs, identity, not identity.fixed_centroids, aligner).to(device)
+        validation_loss = identity_loss(validation.pairs, identity, free=False).to(device)
+        own, upper = [*trained.parameters(), *loss.parameters()], list(top.parameters())
+        groups: list[dict[str, Any]] = [
+            {"params": own, "lr": identity.learning_rate, "weight_decay": identity.weight_decay}
+        ]
+        if upper:
+            rate, decay = settings.learning_rate_encoder, settings.weight_decay_encoder
+            groups.append({"params": upper, "lr": rate, "weight_decay": decay})
+        optimiser = torch.optim.AdamW(groups)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, identity.steps)
+        nets = nn.ModuleDict({"aligner": trained, "loss": loss, "encoder": top})
+        history, randomness = History(), torch.Generator()  # a step's draws have a seed of their own
+        parts: dict[str, Part] = {"trained": nets, "optimiser": optimiser, "schedule": schedule, "history": history}
+
+        def evaluate(step: int) -> float:
+            encoder.eval()
+            heard = validation.embedded_by(encoder, workers) if upper else validation.pairs
+            scores = validate(trained, heard.to(device), validation_loss)
+            best = min((row["val_total"] for row in history.rows), default=math.inf)
+            history.append({"step": step, **history.means(), **scores})
+            if scores["val_total"] < best:
+                save_encoder(encoder, source, encoder_folder)
+                theirs = {f"{encoder_folder.name}_sha256": folder_hash(encoder_folder)}  # a kill may fall in between
+                trained.save_pretrained(folder / "aligner", {**made_from, **theirs, "step": step, "validation": scores})
+            history.write(folder / HISTORY_NAME)
+            return scores["val_total"]
+
+        start = resume_training(checkpoint, parts, randomness, made_from)
+        if start == 0:
+            evaluate(0)
+        left = range(start + 1, identity.steps + 1)
+        draws = (training.draw(identity.batch, identity.seed, step) for step in left)
+        stream = training.read([path for batch in draws for path in batch.paths], workers)
+        bar = tqdm(left, "Stage I", identity.steps, initial=start, unit="step", mininterval=1.0)
+        for step in bar:
+            nets.train()  # and no other part: dropout and batch statistics below are those of inference
+            batch = training.draw(identity.batch, identity.seed, step)
+            clips = islice(stream, len(batch.paths))
+            waves = torch.stack([rows[int(u * len(rows))] for rows, u in zip(clips, batch.place, strict=True)])
+            waves = settings.augmentation.of_waves(waves, batch.generator).to(device)
+            change = settings.augmentation.of_spectrum(batch.generator)
+            with at_step(step, [pairs.persons[i] for i in batch.label.tolist()]):
+                terms = loss(trained(encoder(waves, change)), batch.face.to(device), batch.label.to(device))
+                check_finite(terms._asdict())
+                optimiser.zero_grad()
+                terms.total.backward()
+                check_finite({"gradient": nn.utils.clip_grad_norm_(own + upper, math.inf)})
+                optimiser.step()
+                schedule.step()
+                history.count(terms._asdict())
+                last = step == identity.steps
+                if last or step % identity.evaluate_every == 0:
+                    bar.set_postfix({"val": evaluate(step), **peak_memory(device)})
+            stop = terminated()
+            if stop or last or step % identity.checkpoint_every == 0:
+                save_training(checkpoint, step, parts, randomness, made_from)
+            if stop:
+                bar.write(stopped_by_request(folder, step), sys.stderr)
+                break
+    return Aligner.from_pretrained(folder / "aligner")
+
+
+def train_profile(
+    profile: Profile,
+    settings: WaveformSettings,
+    folder: str | Path,
+    aligner: str | Path | None = None,
+    device: str = "cpu",
+    workers: int = 0,
+) -> Aligner:
+    """:func:`train_from_waveforms` with a profile's encoder and dataset, and from an aligner's folder if one is given.
+
+    Raises:
+        InputError: as there, or a part of the profile is missing or damaged.
+    """
+    manifest, source = open_dataset(profile), profile.part(profile.encoder)
+    voices, faces = embed_dataset(profile, manifest, device, workers)
+    training, validation = (
+        Recordings.of(manifest, voices, faces, split, profile.clip_seconds) for split in ("train", "val")
+    )
+    made: dict[str, Any] = {"dataset": manifest.root.name, "faces_sha256": folder_hash(profile.part("faces"))}
+    made |= {"encoder_sha256": folder_hash(source), "aligner_sha256": aligner and folder_hash(aligner)}
+    start = Aligner.from_pretrained(aligner) if aligner else None
+    encoder = load_encoder(profile.encoder, source, profile.ast_frames, profile.ast_positions)
+    return train_from_waveforms(encoder, source, start, training, validation, settings, folder, made, device, workers)
