@@ -88,8 +88,6 @@ def generate(
     generators = [torch.Generator().manual_seed(s) for s in seeds]
     result = pipe(windows, num_images=num_images, truncation=truncation, generator=generators)
     clock.append(time.perf_counter())
-    if result.truncation != truncation:
-        notes.append("no posterior: all faces are of the point estimate")
     made["truncation"] = result.truncation
 
     with staged(out) as stage:
