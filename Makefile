@@ -46,7 +46,7 @@ lab: $(READY) ## open the notebooks in JupyterLab (ARGS="--no-browser" and the l
 	$(BIN)/jupyter lab $(ARGS) --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
 
 notebooks: $(READY) ## run every notebook anew and store what it shows
-	$(BIN)/python docs/tools/notebooks.py
+	$(BIN)/python docs/tools/run_notebooks.py
 	$(BIN)/python docs/tools/thumbnails.py
 
 book: $(READY) ## notebooks, guides and the API reference as a site: outputs/book/index.html

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import run_notebooks
 from nbconvert import HTMLExporter
 from nbformat import v4
 
-import notebooks
 from v2f_core.errors import InputError
 
 SERIES = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
@@ -19,7 +19,7 @@ SERIES = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 def small(*sources: str) -> nbformat.NotebookNode:
     """A notebook of the fewest cells allowed."""
     code = [v4.new_code_cell(source) for source in sources]
-    return v4.new_notebook(cells=code + [v4.new_markdown_cell("…") for _ in range(notebooks.CELLS[0] - len(code))])
+    return v4.new_notebook(cells=code + [v4.new_markdown_cell("…") for _ in range(run_notebooks.CELLS[0] - len(code))])
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def stored(tmp_path_factory):
     book = small(*sources)
     book.metadata["widgets"] = {"state": 1}
     nbformat.write(book, path)
-    notebooks.run(path)
+    run_notebooks.run(path)
     return path
 
 
@@ -48,17 +48,17 @@ def test_a_run_notebook_holds_results_and_nothing_volatile(stored):
     assert [output["text"] for output in fourth["outputs"]] == [["1\n", "2\n"]]  # in one piece
     assert [cell["execution_count"] for cell in (first, second, third)] == [1, 2, 3]
     assert all(cell["metadata"] == {} for cell in book["cells"])
-    assert book["metadata"] == {"kernelspec": notebooks.KERNEL, "language_info": {"name": "python"}}
+    assert book["metadata"] == {"kernelspec": run_notebooks.KERNEL, "language_info": {"name": "python"}}
 
 
 def test_a_stored_notebook_is_checked_without_being_run(stored):
-    notebooks.check(stored)
+    run_notebooks.check(stored)
     book = nbformat.read(stored, as_version=4)
     book.cells[1].execution_count = 7
     changed = stored.with_name("changed.ipynb")
     nbformat.write(book, changed)
     with pytest.raises(InputError, match=r"changed\.ipynb: execution counts that are not 1..n; run it with"):
-        notebooks.check(changed)
+        run_notebooks.check(changed)
 
 
 def test_a_notebook_runs_in_its_own_folder(stored):
@@ -70,13 +70,13 @@ def test_a_failing_notebook_is_left_as_it_was(tmp_path):
     nbformat.write(small("1 / 0"), path)
     before = path.read_bytes()
     with pytest.raises(InputError, match="ZeroDivisionError"):
-        notebooks.run(path)
+        run_notebooks.run(path)
     assert path.read_bytes() == before
 
 
 def test_a_missing_notebook_is_named(tmp_path):
     with pytest.raises(InputError, match=r"none\.ipynb: no such notebook"):
-        notebooks.run(tmp_path / "none.ipynb")
+        run_notebooks.run(tmp_path / "none.ipynb")
 
 
 def test_each_broken_rule_is_named():
@@ -86,8 +86,8 @@ def test_each_broken_rule_is_named():
     book.metadata["widgets"] = {}
     widget, picture = "application/vnd.jupyter.widget-view+json", "image/png"
     book.cells[1].outputs += [v4.new_output("display_data", data={kind: ""}) for kind in (widget, picture)]
-    book.cells[2].source = "x" * notebooks.BYTES
-    text = "\n".join(notebooks.faults(book))
+    book.cells[2].source = "x" * run_notebooks.BYTES
+    text = "\n".join(run_notebooks.faults(book))
     for part in (
         "not 1..n",
         "16 lines",
@@ -103,8 +103,8 @@ def test_each_broken_rule_is_named():
 @pytest.mark.parametrize("path", SERIES, ids=lambda path: path.name)
 def test_a_notebook_of_the_series_is_stored_clean(path):
     book = nbformat.read(path, as_version=4)
-    assert list(notebooks.faults(book)) == []
-    assert nbformat.writes(notebooks.clean(book)) == nbformat.writes(nbformat.read(path, as_version=4))
+    assert list(run_notebooks.faults(book)) == []
+    assert nbformat.writes(run_notebooks.clean(book)) == nbformat.writes(nbformat.read(path, as_version=4))
     for cell in book.cells:
         if cell.cell_type == "code" and cell.outputs:
             assert "NBVAL_SKIP" not in cell.source
@@ -121,7 +121,7 @@ def test_a_notebooks_page_is_light_and_says_what_its_pictures_show(path):
 def test_text_that_a_kernel_cut_is_one_piece_again():
     cell = v4.new_code_cell("…", outputs=[v4.new_output("stream", text=text) for text in ("1", "2")])
     cell.outputs.insert(1, v4.new_output("stream", name="stderr", text="50%"))
-    (output,) = notebooks.clean(v4.new_notebook(cells=[cell])).cells[0].outputs
+    (output,) = run_notebooks.clean(v4.new_notebook(cells=[cell])).cells[0].outputs
     assert output.text == "12"
 
 

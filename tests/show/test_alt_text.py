@@ -5,11 +5,11 @@ import io
 
 import nbformat
 import numpy as np
+import run_notebooks
 from matplotlib.figure import Figure
 from nbformat import v4
 from PIL import Image
 
-import notebooks
 from v2f_core.show.plots import described
 
 
@@ -57,14 +57,14 @@ def test_a_notebook_that_is_run_keeps_the_text_and_at_most_256_colours(tmp_path)
         "%matplotlib inline\nimport matplotlib.pyplot as plt\nimport numpy as np\nfrom v2f_core.show import plots\n"
         "plots.use_style()\nplt.imshow(np.random.default_rng(0).random((64, 64, 3)))\nplt.title('noise')\nplt.show()"
     )
-    filling = [v4.new_markdown_cell("…") for _ in range(notebooks.CELLS[0])]
+    filling = [v4.new_markdown_cell("…") for _ in range(run_notebooks.CELLS[0])]
     nbformat.write(v4.new_notebook(cells=[v4.new_code_cell(source), *filling]), path)
-    notebooks.run(path)
+    run_notebooks.run(path)
     book = nbformat.read(path, as_version=4)
     (output,) = book.cells[0].outputs
     assert output.metadata == {"image/png": {"alt": "Figure. noise."}}
     picture = Image.open(io.BytesIO(base64.b64decode(output.data["image/png"])))
     assert picture.mode == "P"
-    assert nbformat.writes(notebooks.clean(book)) == path.read_text(encoding="utf-8").rstrip(
+    assert nbformat.writes(run_notebooks.clean(book)) == path.read_text(encoding="utf-8").rstrip(
         "\n"
     )  # nothing to do twice

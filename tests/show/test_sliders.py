@@ -2,10 +2,10 @@
 
 import nbformat
 import pytest
+import run_notebooks
 from matplotlib import pyplot as plt
 from nbformat import v4
 
-import notebooks
 from v2f_core.errors import InputError
 from v2f_core.show.sliders import Sliders
 
@@ -49,11 +49,11 @@ def test_a_start_beside_all_places_is_refused():
 def test_a_front_end_gets_a_widget_and_a_stored_notebook_a_line_of_text(tmp_path):
     path = tmp_path / "a.ipynb"
     source = 'from v2f_core.show.sliders import Sliders\n\nSliders(lambda t: f"<b>{t}</b>", {"t": [0, 1]})'
-    filling = [v4.new_markdown_cell("…") for _ in range(notebooks.CELLS[0])]
+    filling = [v4.new_markdown_cell("…") for _ in range(run_notebooks.CELLS[0])]
     nbformat.write(v4.new_notebook(cells=[v4.new_code_cell(source), *filling]), path)
     bundle = Sliders(lambda t: "", {"t": [0]})._repr_mimebundle_()
     assert set(bundle) == {"text/plain", VIEW}
-    notebooks.run(path)
+    run_notebooks.run(path)
     book = nbformat.read(path, as_version=4)
     (output,) = book.cells[0].outputs
     assert output.data == {"text/plain": "(slider for t: run this cell in Jupyter to move it)"}

@@ -211,7 +211,7 @@ def test_a_pickle_with_code_is_refused_unrun(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     copy = shutil.copytree(folders["ecapa"], tmp_path / "ecapa")
-    (copy / "mean_var_norm_emb.ckpt").write_bytes(pickle.dumps(Trap()))
+    (copy / "mean_var_norm_emb.ckpt").write_bytes(pickle.dumps(Trap(), protocol=2))
     with pytest.raises(InputError, match=r"mean_var_norm_emb\.ckpt: refused"):
         load_encoder("ecapa", copy)
     assert not Path("trapped").exists()

@@ -1,8 +1,8 @@
 """Run notebooks from a clean start and store what a reader and a test need, nothing else.
 
-python docs/tools/notebooks.py                        # every notebook in notebooks/
-python docs/tools/notebooks.py notebooks/00_*.ipynb   # some
-python docs/tools/notebooks.py --check                # whether they are stored as they should be, without running them
+python docs/tools/run_notebooks.py                        # every notebook in notebooks/
+python docs/tools/run_notebooks.py notebooks/00_*.ipynb   # some
+python docs/tools/run_notebooks.py --check                # are they stored as they should be?
 
 The mini profile is used. Kept: text, tables, pictures (of 256 colours) and their alternative text, players, counts.
 Removed: widgets and their state, timings, progress bars (stderr), and metadata that differs from machine to machine.
@@ -160,7 +160,7 @@ def check(path: Path) -> None:
     import nbformat
 
     if wrong := list(faults(nbformat.read(path, as_version=4))):
-        raise InputError(f"{path}: {'; '.join(wrong)}; run it with python docs/tools/notebooks.py {path}")
+        raise InputError(f"{path}: {'; '.join(wrong)}; run it with python docs/tools/run_notebooks.py {path}")
 
 
 def main() -> None:
