@@ -26,11 +26,13 @@ if TYPE_CHECKING:
     from v2f_core.identity.aligner import Aligner
     from v2f_core.identity.faces import FacePack
     from v2f_core.identity.losses import AMSoftmax, IdentityLoss, InfoNCE
+    from v2f_core.identity.posterior import IdentityPosterior
     from v2f_core.pipeline import Vox2FacePipeline
     from v2f_core.speech.audio import read_clips
     from v2f_core.speech.encoders import load_encoder
     from v2f_core.training.embeddings import embed_dataset
     from v2f_core.training.pairs import Pairs, pair_up
+    from v2f_core.training.posterior import train_posterior
     from v2f_core.training.stage1 import train_stage1
     from v2f_core.training.stage2 import train_stage2
 
@@ -44,6 +46,7 @@ _MODULES = {
     "FaceBatch": "diffusion.consistency",
     "FacePack": "identity.faces",
     "IdentityLoss": "identity.losses",
+    "IdentityPosterior": "identity.posterior",
     "InfoNCE": "identity.losses",
     "InputError": "errors",
     "Judge": "evaluation.judge",
@@ -61,6 +64,7 @@ _MODULES = {
     "pair_up": "training.pairs",
     "read_clips": "speech.audio",
     "read_layout": "data.voxceleb",
+    "train_posterior": "training.posterior",
     "train_stage1": "training.stage1",
     "train_stage2": "training.stage2",
     "without_lora": "diffusion.lora",
@@ -71,6 +75,7 @@ __all__ = [
     "FaceBatch",
     "FacePack",
     "IdentityLoss",
+    "IdentityPosterior",
     "InfoNCE",
     "InputError",
     "Judge",
@@ -88,6 +93,7 @@ __all__ = [
     "pair_up",
     "read_clips",
     "read_layout",
+    "train_posterior",
     "train_stage1",
     "train_stage2",
     "without_lora",

@@ -34,6 +34,9 @@ def generate(
     num_images: Annotated[int, typer.Option("-n", "--num-images", min=1, help="How many faces.")] = 4,
     seed: Seed = 0,
     out: Annotated[Path, typer.Option(help="Folder for the faces.")] = Path("outputs/generate"),
+    truncation: Annotated[
+        float, typer.Option(min=0, max=1, help="1: each face another person whom the voice allows; 0: all its mean.")
+    ] = 1.0,
     profile: ProfileName = None,
     device: Device = "cpu",
 ) -> None:
@@ -42,7 +45,7 @@ def generate(
     chosen = open_profile(profile, device)
     from v2f_core.app.generate import generate
 
-    generate(voice, num_images=num_images, seed=seed, out=out, profile=chosen, device=device)
+    generate(voice, num_images, seed, out, chosen, device, truncation)
 
 
 @app.command()
@@ -106,6 +109,21 @@ def stage1(
         train.stage1(chosen, out, steps, seed, device)
     else:
         train.stage1_from_waveforms(chosen, out, unfreeze, aligner, noise, steps, seed, device, workers)
+
+
+@app.command()
+def posterior(
+    out: Annotated[Path, typer.Option(help="Folder for the posterior.")] = Path("runs/posterior"),
+    aligner: Annotated[Path | None, typer.Option(help="The aligner's folder; else the profile's.")] = None,
+    profile: ProfileName = None,
+    device: Device = "cpu",
+) -> None:
+    """p(z | v) for an aligner, from stored embeddings: a minute at most, and the same every time."""
+    one_thread(profile)
+    chosen = open_profile(profile, device)
+    from v2f_core.app.train import posterior
+
+    posterior(chosen, out, aligner, device)
 
 
 @app.command()

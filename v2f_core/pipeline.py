@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -25,16 +26,19 @@ from PIL.Image import Image
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from v2f_core.artefacts.files import folder_hash
 from v2f_core.artefacts.model_card import write_card
 from v2f_core.artefacts.profiles import Profile, load_profile
 from v2f_core.diffusion.lora import fuse_lora
 from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
+from v2f_core.identity.posterior import IdentityPosterior, check_truncation
 from v2f_core.speech.activity import Activity, speech_clips
 from v2f_core.speech.audio import CLIP_SECONDS, read_audio
 from v2f_core.speech.encoders import ASTEncoder, ECAPAEncoder, load_encoder
 
+logger = logging.getLogger(__name__)
 LONGEST = 3600.0  # seconds of a recording that are heard
 MAX_WINDOWS = 256  # of a recording, spread evenly over its speech
 WINDOWS_AT_ONCE, IMAGES_AT_ONCE = 64, 8  # bound the memory of a long recording and of a request for many faces
@@ -56,11 +60,15 @@ class Vox2FaceOutput(BaseOutput):
     Attributes:
         images: PIL images, RGB.
         identity: ẑ, the predicted point on the sphere of faces, float32 of norm 1.
+        identities: whom each image shows: draws from p(z | v), or ẑ for all.
+        truncation: 0 where all images show ẑ, 1 where each shows an honest draw.
         windows: how many 1.25 s windows of the recording were heard.
     """
 
     images: list[Image]
     identity: Float32[Tensor, 512]
+    identities: Float32[Tensor, "images 512"]
+    truncation: float
     windows: int
 
 
@@ -96,7 +104,7 @@ def hear(voice: Voice, seconds: float = CLIP_SECONDS) -> tuple[Float32[Tensor, "
 
 
 class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
-    """a → v_spk → ẑ → P(ẑ) → DPM-Solver++ → VAE decode (Eq. 5).
+    """a → v_spk → z ~ p(z | v) → P(z) → DPM-Solver++ → VAE decode (Eq. 5, where z is ẑ: truncation 0).
 
     The diffusers and transformers parts are registered as usual, so that ``pipe.unet``, ``pipe.to``, another
     ``pipe.scheduler``, adapters (those of Stable Diffusion's pipeline), offloading, attention slicing and
@@ -113,6 +121,7 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         speech_folder: where the speech encoder was loaded from; ``save_pretrained`` copies it.
         ast_frames, ast_positions: how the speech encoder was loaded, see ``load_encoder``.
         profile: name of the profile that the parts are of; the model card states their terms by it.
+        posterior: p(z | v), trained with this aligner; without one every face is of ẑ.
 
     Example:
         >>> pipe = Vox2FacePipeline.from_profile("mini")  # doctest: +SKIP
@@ -141,6 +150,7 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         ast_frames: int | None = None,
         ast_positions: str = "cut",
         profile: str | None = None,
+        posterior: IdentityPosterior | None = None,
     ) -> None:
         super().__init__()
         if speech_encoder is None or aligner is None:
@@ -162,7 +172,9 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             ast_positions=ast_positions,
             profile=profile,
         )
-        self.speech_encoder, self.aligner = speech_encoder, aligner
+        if posterior is not None and posterior.aligner is not aligner:
+            raise InputError("posterior: it holds another aligner than the pipeline; expected one for both")
+        self.speech_encoder, self.aligner, self.posterior = speech_encoder, aligner, posterior
         self.speech_folder = None if speech_folder is None else Path(speech_folder)
 
     @classmethod
@@ -181,11 +193,15 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         """
         chosen = profile if isinstance(profile, Profile) else load_profile(profile)
         prior = Prior.from_folder(chosen.part("prior"))
-        aligner = chosen.part({None: chosen.last_stage, 1: "aligner", 2: "adapted"}[stage])
-        if aligner == chosen.adapted:
-            if (aligner / "lora").is_dir():
-                fuse_lora(prior, aligner / "lora")
-            aligner = aligner / "aligner"
+        last = {None: chosen.last_stage, 1: "aligner", 2: "adapted"}[stage]
+        folder = chosen.part(last)
+        if last == "adapted":
+            if (folder / "lora").is_dir():
+                fuse_lora(prior, folder / "lora")
+            folder = folder / "aligner"
+        aligner, posterior, drawn_from = Aligner.from_pretrained(folder), None, chosen.posterior_of(last)
+        if drawn_from is not None:
+            posterior = IdentityPosterior.from_pretrained(drawn_from, aligner, made_from(chosen))
         speech_folder = chosen.part(chosen.encoder)
         pipe = cls(
             vae=prior.vae,
@@ -194,7 +210,7 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             unet=prior.unet,
             scheduler=prior.scheduler,
             speech_encoder=load_encoder(chosen.encoder, speech_folder, chosen.ast_frames, chosen.ast_positions),
-            aligner=Aligner.from_pretrained(aligner),
+            aligner=aligner,
             encoder=chosen.encoder,
             guidance=chosen.guidance,
             num_steps=chosen.steps,
@@ -203,6 +219,7 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             ast_frames=chosen.ast_frames,
             ast_positions=chosen.ast_positions,
             profile=chosen.name,
+            posterior=posterior,
         )
         return pipe.to(device)
 
@@ -242,15 +259,24 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         return self.aligner(self.speaker(windows)).cpu(), len(windows)
 
     @torch.no_grad()
-    def identities(self, speaker: Float32[Tensor, " speaker"], num_images: int) -> Float32[Tensor, "images 512"]:
-        """The identity that each image is drawn under: ẑ = g_φ(v_spk) (Eq. 4) for all of them."""
-        return self.aligner(speaker).cpu().expand(num_images, -1)
+    def identities(
+        self,
+        speaker: Float32[Tensor, " speaker"],
+        num_images: int,
+        truncation: float | int = 1.0,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+    ) -> Float32[Tensor, "images 512"]:
+        """The identity that each image is drawn under: a draw from p(z | v) each, or ẑ = g_φ(v_spk) (Eq. 4) for all."""
+        if self.posterior is None or truncation == 0:
+            return self.aligner(speaker).cpu().expand(num_images, -1)
+        return self.posterior.sample(speaker, num_images, truncation, generator).cpu()
 
     @torch.no_grad()
     def __call__(
         self,
         voice: Voice,
         num_images: int = 4,
+        truncation: float | int = 1.0,
         guidance: float | None = None,
         num_steps: int | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
@@ -259,7 +285,10 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
 
         Args:
             voice: a recording's path, its samples (mono, 16 kHz), or windows already cut (see :func:`hear`).
-            num_images: how many faces of the one predicted identity.
+            num_images: how many faces.
+            truncation: 1 draws an identity from p(z | v) for each face; 0 shows the point estimate ẑ on all, as the
+                paper does; between them the way from ẑ to the draw. Without a posterior all show ẑ, which is logged,
+                and told by the output's truncation of 0.
             guidance, num_steps: in place of the pipeline's own.
             generator: source of all noise; a list gives each image its own, so that one can be drawn again alone.
         Raises:
@@ -269,10 +298,15 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             raise InputError(f"num_images={num_images}: expected at least 1")
         if isinstance(generator, list) and len(generator) != num_images:
             raise InputError(f"{len(generator)} generators for {num_images} images: expected one an image")
+        check_truncation(truncation)
         windows, _ = hear(voice, self.config["clip_seconds"])
         speaker, prior = self.speaker(windows), self.prior
-        identities = self.identities(speaker, num_images)
+        if self.posterior is None and truncation > 0:
+            logger.warning("no posterior: all faces are of the point estimate (make one: python -m v2f_core posterior)")
+            truncation = 0.0
+        # the picture's noise first: with another truncation the same seed keeps pose and light
         noise = randn_tensor((num_images, *prior.latent_shape), generator=generator, device=prior.device)
+        identities = self.identities(speaker, num_images, truncation, generator)
         faces = []
         for start in range(0, num_images, IMAGES_AT_ONCE):
             part = slice(start, start + IMAGES_AT_ONCE)
@@ -287,7 +321,13 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             )
         self.maybe_free_model_hooks()
         images = VaeImageProcessor.numpy_to_pil(VaeImageProcessor.pt_to_numpy(torch.cat(faces).float() / 2 + 0.5))
-        return Vox2FaceOutput(images=images, identity=self.aligner(speaker).cpu(), windows=len(windows))
+        return Vox2FaceOutput(
+            images=images,
+            identity=self.aligner(speaker).cpu(),
+            identities=identities,
+            truncation=float(truncation),
+            windows=len(windows),
+        )
 
     def save_pretrained(
         self, save_directory: str | os.PathLike[Any], *args: Any, push_to_hub: bool = False, **kwargs: Any
@@ -315,6 +355,8 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         folder = Path(save_directory)
         super().save_pretrained(folder, *args, **kwargs)
         self.aligner.save_pretrained(folder / "aligner")
+        if self.posterior is not None:
+            self.posterior.save_pretrained(folder / "posterior")
         shutil.copytree(self.speech_folder, folder / "speech_encoder", dirs_exist_ok=True)
         write_card(folder, str(save_directory), self.aligner.provenance)
 
@@ -357,17 +399,30 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         folder = _saved_folder(pretrained_model_name_or_path, {key: kwargs.pop(key) for key in hub if key in kwargs})
         config = _read_index(folder / "model_index.json")
         shortened = config.get("ast_frames"), config.get("ast_positions", "cut")
+        aligner, posterior = Aligner.from_pretrained(folder / "aligner"), None
+        if (folder / "posterior").is_dir():
+            posterior = IdentityPosterior.from_pretrained(folder / "posterior", aligner)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             return super().from_pretrained(
                 folder,
                 speech_encoder=load_encoder(config.get("encoder", "ast"), folder / "speech_encoder", *shortened),
-                aligner=Aligner.from_pretrained(folder / "aligner"),
+                aligner=aligner,
+                posterior=posterior,
                 speech_folder=folder / "speech_encoder",
                 local_files_only=True,
                 use_safetensors=True,
                 **kwargs,
             )
+
+
+def made_from(profile: Profile) -> dict[str, str]:
+    """The hashes of the profile's speech encoder and face net, by the names that provenance has for them.
+
+    Raises:
+        InputError: one of them is missing or damaged.
+    """
+    return {f"{part}_sha256": folder_hash(profile.part(part)) for part in (profile.encoder, "faces")}
 
 
 def _read_index(path: Path) -> dict[str, Any]:

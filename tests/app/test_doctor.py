@@ -47,7 +47,7 @@ def test_all_is_well(assets, capsys):
     assert "The mini profile is ready" in out
     assert "needed only for the other profile" in out
     assert {*PARTS, "MiniVox"} <= set(section("The mini profile"))
-    assert {*PARTS, "scorer", "adapted", "dataset"} == set(section("The full profile"))
+    assert {*PARTS, "scorer", "adapted", "posterior", "dataset"} == set(section("The full profile"))
 
 
 def test_a_missing_or_damaged_part_or_dataset_makes_the_miniature_unusable(assets, capsys):

@@ -54,7 +54,10 @@ def test_a_recording_gives_labelled_pictures_a_sheet_and_a_report(run, voice, tm
         *("voice.json", "voice_0.png", "voice_1.png", "voice_2.png", "voice_sheet.png")
     ]
     report = json.loads((out / "voice.json").read_text())
+    identity = report["images"][2].pop("identity")
     assert report["images"][2] == {"file": "voice_2.png", "seed": 7}
+    assert (identity, report["truncation"]) == (report["identity"], 0)  # the tiny profile has no posterior
+    assert report["faces_show"] == "the point estimate of the identity, on every face"
     assert np.linalg.norm(report["identity"]) == pytest.approx(1, abs=1e-5)
     assert set(report["seconds"]) == {"read", "load", "draw"}
     heard = report["voice"]

@@ -32,10 +32,15 @@ from v2f_core.artefacts.files import (
 )
 from v2f_core.artefacts.profiles import Profile, load_profile
 from v2f_core.errors import InputError
+from v2f_core.identity.posterior import check_truncation
 from v2f_core.pipeline import Vox2FacePipeline, hear
 from v2f_core.show.plots import GalleryRow, gallery
 from v2f_core.speech.audio import AudioWarning
 
+WHOM = {
+    True: "identities drawn from p(z | v), one a face: persons who could have this voice",
+    False: "the point estimate of the identity, on every face",
+}
 LONGEST_LABEL = 40  # signs of a recording's name on the contact sheet
 
 
@@ -46,6 +51,7 @@ def generate(
     out: str | Path = "outputs/generate",
     profile: str | Profile | None = None,
     device: str = "cpu",
+    truncation: float | int = 1.0,
 ) -> Path:
     """Draw faces for a recording into a folder; on any error the folder stays as it was.
 
@@ -60,6 +66,7 @@ def generate(
         out: folder; made if missing.
         profile: name of a profile, or a profile.
         device: where to draw.
+        truncation: 1 draws another identity for each face from p(z | v), 0 shows the point estimate on all.
     Returns:
         the path of the JSON.
     Raises:
@@ -67,6 +74,7 @@ def generate(
     """
     voice, out = Path(voice), Path(out)
     chosen = profile if isinstance(profile, Profile) else load_profile(profile)
+    check_truncation(truncation)
     check_writable(out)
     clock = [time.perf_counter()]
     windows, heard, notes = listen(voice, chosen.clip_seconds)  # a bad recording fails before any model is loaded
@@ -77,8 +85,10 @@ def generate(
     pipe = Vox2FacePipeline.from_profile(chosen, device)
     clock.append(time.perf_counter())
     seeds = [seed + i for i in range(num_images)]
-    result = pipe(windows, num_images=num_images, generator=[torch.Generator().manual_seed(s) for s in seeds])
+    generators = [torch.Generator().manual_seed(s) for s in seeds]
+    result = pipe(windows, num_images=num_images, truncation=truncation, generator=generators)
     clock.append(time.perf_counter())
+    made["truncation"] = result.truncation
 
     with staged(out) as stage:
         stem, digest = result_names(out, voice)
@@ -99,7 +109,11 @@ def generate(
             "voice": {"file": voice.name, "sha256": digest, "windows": result.windows, **heard},
             "profile": chosen.name,
             **made,
-            "images": [{"file": file, "seed": s} for file, s in zip(files, seeds, strict=True)],
+            "faces_show": WHOM[result.truncation > 0],
+            "images": [
+                {"file": file, "seed": s, "identity": [round(float(x), 7) for x in z]}
+                for file, s, z in zip(files, seeds, result.identities, strict=True)
+            ],
             "sheet": f"{stem}_sheet.png",
             "identity": [round(float(x), 7) for x in result.identity],
             "seconds": dict(zip(("read", "load", "draw"), np.diff(clock).round(3).tolist(), strict=True)),
@@ -141,6 +155,8 @@ def listen(path: Path, seconds: float) -> tuple[Float32[Tensor, "windows clip"],
 def provenance(profile: Profile) -> dict[str, Any]:
     """What a drawn face is made by, other than its seed."""
     weights = {part: folder_hash(profile.part(part)) for part in (profile.encoder, profile.last_stage, "prior")}
+    if posterior := profile.posterior_of(profile.last_stage):
+        weights["posterior"] = folder_hash(posterior)
     return {"weights_sha256": weights, "guidance": profile.guidance, "steps": profile.steps}
 
 

@@ -1,4 +1,4 @@
-"""``extract``, ``stage1`` and ``stage2``: from a profile's dataset to stored embeddings, an aligner, and LoRA."""
+"""``extract``, ``stage1``, ``posterior``, ``stage2``: from a dataset to embeddings, an aligner, p(z | v), and LoRA."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from v2f_core.diffusion.prior import Prior
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.arcface_torch import differentiable_arcface
 from v2f_core.identity.faces import FacePack
+from v2f_core.pipeline import made_from
 from v2f_core.speech.augment import Augmentation
 from v2f_core.studies.critics import BALANCED, CRITICS
 from v2f_core.training.embeddings import Precision, embed_dataset
 from v2f_core.training.latents import pair_faces, stored_latents
 from v2f_core.training.pairs import pair_up
+from v2f_core.training.posterior import train_posterior
 from v2f_core.training.processes import in_turn, join, own_device
 from v2f_core.training.stage1 import Stage1Settings, train_stage1
 from v2f_core.training.stage2 import from_profile, train_stage2
@@ -57,6 +59,27 @@ def stage1(profile: Profile, out: Path, steps: int | None = None, seed: int = 0,
     train_stage1(training, validation, settings, out, made, device, tensorboard=True)
     if join(device)[0] == 0:
         print(f"aligner and history: {out} (curves: tensorboard --logdir {out})")
+
+
+def posterior(profile: Profile, out: Path, aligner: Path | None = None, device: str = "cpu") -> None:
+    """Train p(z | v) for an aligner, on stored embeddings, extracted first if need be.
+
+    Args:
+        profile: whose dataset and encoders.
+        out: folder for the posterior.
+        aligner: its folder; else the profile's of Stage I.
+        device: where to extract.
+    Raises:
+        InputError: a part or the dataset cannot be used; see :func:`~v2f_core.training.posterior.train_posterior`.
+    """
+    trained = Aligner.from_pretrained(aligner or profile.part("aligner"))
+    manifest = open_dataset(profile)
+    voices, faces = embed_dataset(profile, manifest, device)
+    training, validation = (pair_up(manifest, voices, faces, split) for split in ("train", "val"))
+    fitted = train_posterior(training, validation, trained, {"dataset": manifest.root.name, **made_from(profile)})
+    fitted.save_pretrained(out)
+    nats = fitted.provenance["validation"]["nats that a voice tells"]
+    print(f"posterior: {out} (κ {fitted.kappa:g}; a voice tells {nats:.2f} nats of its face)")
 
 
 def stage1_from_waveforms(

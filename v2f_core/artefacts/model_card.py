@@ -13,6 +13,7 @@ from v2f_core.artefacts.weights import ORIGINS
 PARTS = {
     "speech_encoder": "hears the voice",
     "aligner": "g_φ: from the voice's embedding to an identity on ArcFace's sphere",
+    "posterior": "p(z | v): the identities that a voice allows",
     "text_encoder": "P(·): from the identity to the tokens that the UNet attends to",
     "unet": "draws",
     "vae": "decodes what was drawn",
@@ -84,13 +85,14 @@ def write_card(folder: Path, name: str, provenance: Mapping[str, Any]) -> None:
 def _card(folder: Path, name: str, provenance: Mapping[str, Any]) -> str:
     config = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     shown = ("encoder", "guidance", "num_steps", "clip_seconds")
+    parts = {part: does for part, does in PARTS.items() if part != "posterior" or (folder / part).is_dir()}
     return CARD.format(
         licence="apache-2.0" if config.get("profile") == "mini" else "other",
         title=Path(name).name,
         version=versions("v2f-core")["v2f-core"],
         synthetic=SYNTHETIC,
         name=name,
-        parts="\n".join(f"| {part} | {does} | `{folder_hash(folder / part)}` |" for part, does in PARTS.items()),
+        parts="\n".join(f"| {part} | {does} | `{folder_hash(folder / part)}` |" for part, does in parts.items()),
         settings=", ".join(f"{key} {config[key]}" for key in shown),
         provenance=json.dumps(provenance, indent=2, sort_keys=True, ensure_ascii=False),
         terms=_terms(config.get("profile"), config["encoder"]),

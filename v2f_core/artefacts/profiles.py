@@ -16,7 +16,7 @@ MINI_ASSETS = Path(__file__).parents[2] / "minivox" / "assets"
 RESTORE = "get it again (git checkout -- minivox/assets, or reinstall v2f-core)"
 UNTRAINED = "this version has no weights of it; python -m minivox.build makes them"
 PARTS = ("ast", "ecapa", "faces", "prior", "judge", "aligner")
-OPTIONAL = ("scorer", "adapted")
+OPTIONAL = ("scorer", "adapted", "posterior")
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ class Profile:
         scorer: folder of a second insightface pack, for scoring what the first conditioned; None if there is none.
         adapted: folder of Stage II, with ``aligner`` and, where adapters were trained, ``lora``; faces are drawn with
             it where it is there, else with Stage I's aligner and the prior as it is.
+        posterior: folder of p(z | v), trained with the aligner; faces are drawn from it where it is there, else all
+            are of the point estimate.
         dataset_is_packed: ``dataset`` holds the archives that the root is unpacked from at first use.
         encoder: the default speaker encoder, "ast" or "ecapa".
         ast_frames, ast_positions: how many 10 ms frames AST's position embeddings are shortened to, and how ("cut" or
@@ -62,6 +64,7 @@ class Profile:
     aligner: Path
     scorer: Path | None = None
     adapted: Path | None = None
+    posterior: Path | None = None
     dataset_is_packed: bool = False
     encoder: str = "ast"
     ast_frames: int | None = None
@@ -110,6 +113,19 @@ class Profile:
             return "aligner"
         return "adapted"
 
+    def posterior_of(self, stage: str) -> Path | None:
+        """The folder of p(z | v) for the aligner of a stage ("aligner" or "adapted"); None where there is none.
+
+        Stage II's, which was trained with another aligner than Stage I's, lies in a folder ``posterior`` of its own.
+        """
+        if stage == "adapted":
+            folder = None if self.adapted is None else self.adapted / "posterior"
+            return folder if folder and folder.is_dir() else None
+        folder = self.posterior
+        if folder is None or not (folder.is_dir() or ((folder.parent / HASHES).is_file() and self.ships("posterior"))):
+            return None
+        return self.part("posterior")
+
     def ships(self, name: str) -> bool:
         """Whether the hashes beside a part's folder list files of it; true where there are no hashes."""
         folder: Path = getattr(self, name)
@@ -122,7 +138,7 @@ class Profile:
             return RESTORE if self.ships(name) else UNTRAINED
         if self.published and name in ORIGINS:
             return f"{how_to_get(name)}; or set V2F_FULL to the folder that holds it"
-        stage = "stage2" if name == "adapted" else "stage1"
+        stage = {"adapted": "stage2", "posterior": "posterior"}.get(name, "stage1")
         command = f"python -m v2f_core {stage} --profile {self.name} --out {getattr(self, name)}"
         return f"train it ({command}), or set V2F_FULL to the folder that holds it"
 
@@ -140,7 +156,7 @@ def cache_folder() -> Path:
 
 
 def _parts_in(root: Path, name: str, image_size: int, dataset: Path, **settings: Any) -> Profile:
-    parts: dict[str, Any] = {part: root / part for part in (*PARTS, "adapted")}
+    parts: dict[str, Any] = {part: root / part for part in (*PARTS, "adapted", "posterior")}
     return Profile(name=name, image_size=image_size, dataset=dataset, **parts, **settings)
 
 

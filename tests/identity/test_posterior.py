@@ -1,0 +1,318 @@
+"""p(z | v): its density, its draws and its ratio against closed forms, in few dimensions."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import multivariate_normal, norm
+
+from v2f_core.errors import InputError
+from v2f_core.identity.aligner import Aligner
+from v2f_core.identity.posterior import IdentityPosterior, projected_normal_log_prob, weights_hash
+from v2f_core.identity.sphere import angle, normalise
+
+PARTS = 2
+OWN = ("basis", "face_mean", "part", "heard_mean", "between", "within", "gate")
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def aligner():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Aligner(speaker_width=4, hidden_width=8, identity_width=3).eval()
+
+
+def build(aligner, kappa=2.0, gate=(3.0, -1.0, 0.5, 0.2), basis=None, seed=0, spread=0.4):
+    """A posterior of three dimensions whose numbers mean nothing."""
+    g = seeded(seed)
+    return IdentityPosterior(
+        aligner,
+        torch.eye(3) if basis is None else basis,
+        face_mean=0.5 * torch.randn(2, PARTS, 3, generator=g),
+        part=torch.log_softmax(torch.randn(2, PARTS, generator=g), dim=1),
+        heard_mean=0.3 * torch.randn(2, 3, generator=g),
+        between=spread * torch.randn(2, 3, 3, generator=g),
+        within=spread * torch.randn(3, 2, generator=g),
+        gate=torch.tensor(gate),
+        floor=1e-3,
+        kappa=kappa,
+        share=(0.4, 0.6),
+    )
+
+
+def voices(n, seed=1):
+    return torch.randn(n, 4, generator=seeded(seed))
+
+
+def on_the_sphere(n):
+    """Points and the surface that each stands for: a product rule over latitude and longitude."""
+    height, weight = np.polynomial.legendre.leggauss(n)
+    turn = (np.arange(2 * n) + 0.5) * np.pi / n
+    ring = np.sqrt(1 - height**2)[:, None]
+    points = np.stack([ring * np.cos(turn), ring * np.sin(turn), np.broadcast_to(height[:, None], (n, 2 * n))], axis=-1)
+    return torch.from_numpy(points.reshape(-1, 3)).float(), np.repeat(weight * np.pi / n, 2 * n)
+
+
+# the projected normal
+
+
+@given(st.floats(0, 3), st.floats(0, 6.28), st.floats(0.3, 2))
+@settings(deadline=None, max_examples=30)
+def test_on_the_circle_the_density_is_the_textbooks(length, turn, sigma):
+    """Isotropic, in two dimensions: (φ(a) + a·cos·Φ(a·cos)/φ(a·sin)…)/2π, Mardia & Jupp, Eq. 3.5.48."""
+    mean = torch.tensor([[length, 0.0]], dtype=torch.float64)
+    u = torch.tensor([[math.cos(turn), math.sin(turn)]], dtype=torch.float64)
+    found = projected_normal_log_prob(u, mean, sigma * torch.eye(2, dtype=torch.float64)).exp().item()
+    a, d = length / sigma, length / sigma * math.cos(turn)
+    expected = math.exp(-(a**2) / 2) / (2 * math.pi) * (1 + d * norm.cdf(d) / norm.pdf(d))
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_radial_integral_is_the_numerical_one():
+    rng = np.random.default_rng(0)
+    for dim in (2, 3, 10, 100):
+        root = np.linalg.cholesky(np.cov(rng.standard_normal((dim, 3 * dim))) + 0.05 * np.eye(dim))
+        mean, u = rng.standard_normal(dim), rng.standard_normal(dim)
+        u /= np.linalg.norm(u)
+        covariance = root @ root.T
+        radius = np.linspace(1e-6, 60, 400_001)
+        precision, along = u @ np.linalg.solve(covariance, u), mean @ np.linalg.solve(covariance, u)
+        exponent = (dim - 1) * np.log(radius) - 0.5 * precision * radius**2 + along * radius
+        top = exponent.max()
+        integral = np.log(np.trapezoid(np.exp(exponent - top), radius)) + top
+        expected = multivariate_normal(mean, covariance).logpdf(np.zeros(dim)) + integral
+        found = projected_normal_log_prob(*(torch.from_numpy(x) for x in (u[None], mean[None], root))).item()
+        assert found == pytest.approx(expected, abs=1e-4), dim
+
+
+def test_densities_given_a_voice_and_before_it_sum_to_one(aligner):
+    points, surface = on_the_sphere(60)
+    posterior = build(aligner)
+    given_voices = posterior.log_prob(points, voices(4)).double().exp().numpy() @ surface
+    np.testing.assert_allclose(given_voices, 1, atol=2e-4)
+    assert float(posterior.log_prior(points).double().exp().numpy() @ surface) == pytest.approx(1, abs=2e-4)
+
+
+# what a voice changes
+
+
+def test_the_ratio_is_that_of_the_densities_and_averages_to_one_before_the_voice(aligner):
+    points, surface = on_the_sphere(60)
+    posterior, v = build(aligner), voices(3)
+    ratio = posterior.log_ratio(points, v)
+    torch.testing.assert_close(ratio, posterior.log_prob(points, v) - posterior.log_prior(points))
+    before = posterior.log_prior(points).double().exp().numpy() * surface
+    np.testing.assert_allclose(ratio.double().exp().numpy() @ before, 1, atol=1e-3)
+
+
+def test_what_is_heard_tilts_the_faces_of_a_sex(aligner):
+    """Before projection, log p(x | s, v) − log p(x | s) is κ·aᵀx and a number of the voice's alone, at any x."""
+    posterior, v = build(aligner, kappa=1.5), voices(1)
+    means, log_share = posterior._heard(posterior.mean(v))
+    estimate, x = posterior.mean(v)[0].double().numpy(), np.random.default_rng(0).standard_normal((6, 3))
+    for s in (0, 1):
+        b, w = posterior.between[s].double().numpy(), posterior.within.double().numpy()
+        covariance = b @ b.T + w @ w.T + 1e-3 * np.eye(3)
+
+        def log_mixture(shares, centres, spread=covariance):
+            return np.log(sum(p * multivariate_normal(m, spread).pdf(x) for p, m in zip(shares, centres, strict=True)))
+
+        before = log_mixture(posterior.part[s].exp().double().numpy(), posterior.face_mean[s].double().numpy())
+        after = log_mixture(torch.softmax(log_share[0, s], dim=0).numpy(), means[0, s].numpy())
+        a = 1.5 * (estimate - posterior.heard_mean[s].double().numpy())
+        np.testing.assert_allclose(np.ptp(after - before - x @ a), 0, atol=1e-5)
+
+
+def test_kappa_zero_hears_the_sex_alone(aligner):
+    posterior, v = build(aligner, kappa=0.0), voices(2)
+    points, _ = on_the_sphere(8)
+    odds = (posterior.mean(v) @ posterior.gate[:3] + posterior.gate[3]).double().numpy()
+    of_sex = [
+        sum(
+            float(posterior.part[s, k].exp())
+            * projected_normal_log_prob(points, posterior.face_mean[s, k : k + 1], posterior.root[s]).exp().numpy()
+            for k in range(PARTS)
+        )
+        for s in (0, 1)
+    ]
+    man = 1 / (1 + np.exp(-odds))[:, None]
+    found = posterior.log_prob(points, v).exp().numpy()
+    np.testing.assert_allclose(found, (1 - man) * of_sex[0] + man * of_sex[1], rtol=1e-4)
+
+
+def test_nothing_depends_on_how_the_space_is_turned(aligner):
+    """The same posterior in turned coordinates, with an aligner turned alike: same densities, turned draws."""
+    turn = torch.linalg.qr(torch.randn(3, 3, generator=seeded(5)))[0]
+    turned = Aligner(speaker_width=4, hidden_width=8, identity_width=3).eval()
+    state = {name: value.clone() for name, value in aligner.state_dict().items()}
+    state["net.8.weight"], state["net.8.bias"] = turn @ state["net.8.weight"], turn @ state["net.8.bias"]
+    turned.load_state_dict(state)
+    plain, other = build(aligner), build(turned, basis=turn)
+    points, _ = on_the_sphere(6)
+    torch.testing.assert_close(
+        plain.log_ratio(points, voices(3)), other.log_ratio(normalise(points @ turn.T), voices(3)), atol=1e-4, rtol=0
+    )
+    drawn = plain.sample(voices(3), 4, generator=seeded())
+    torch.testing.assert_close(other.sample(voices(3), 4, generator=seeded()), drawn @ turn.T, atol=1e-5, rtol=0)
+
+
+# draws
+
+
+def test_draws_have_the_density_that_is_stated(aligner):
+    """Shares of 40,000 draws in eight octants against the integral of the density over them."""
+    posterior, v = build(aligner), voices(1)
+    drawn = posterior.sample(v[0], 40_000, generator=seeded())
+    points, surface = on_the_sphere(80)
+
+    def octant(z):
+        return ((z > 0).long() @ torch.tensor([4, 2, 1])).numpy()
+
+    mass = posterior.log_prob(points, v)[0].double().exp().numpy() * surface
+    expected = np.bincount(octant(points), mass, minlength=8)
+    found = np.bincount(octant(drawn), minlength=8) / 40_000
+    assert np.abs(found - expected).max() < 5 * 0.5 / np.sqrt(40_000)  # five standard errors of a share
+
+
+def test_far_from_the_origin_the_sphere_is_flat_and_draws_have_the_covariance(aligner):
+    """The tangent part of x/‖x‖ is that of x over its length."""
+    small = build(aligner, spread=0.02)
+    centre, one = torch.tensor([[[2.0, 0, 0]], [[0, 2.0, 0]]]), torch.zeros(2, 1)
+    women = torch.tensor([0.0, 0.0, 0.0, -30.0])  # surely heard
+    posterior = IdentityPosterior(
+        aligner, torch.eye(3), centre, one, small.heard_mean, small.between, small.within, women, 1e-6, kappa=0.0
+    )
+    drawn = posterior.sample(voices(1)[0], 50_000, generator=seeded()).double()
+    torch.testing.assert_close(torch.cov(drawn[:, 1:].T), posterior.covariance[0, 1:, 1:] / 4, atol=0, rtol=0.05)
+
+
+def test_the_sex_that_is_heard_is_drawn(aligner):
+    sure = build(aligner, gate=(0.0, 0.0, 0.0, 1.2), spread=0.01)
+    drawn = sure.sample(voices(1)[0], 20_000, generator=seeded())
+    means, log_share = sure._heard(sure.mean(voices(1)))
+    nearest = (drawn @ normalise(means[0].flatten(0, 1)).T.float()).argmax(dim=1)
+    man = 1 / (1 + math.exp(-1.2))
+    assert float((nearest >= PARTS).float().mean()) == pytest.approx(man, abs=0.02)
+    shares = torch.bincount(nearest, minlength=2 * PARTS) / len(drawn)
+    torch.testing.assert_close(shares.double(), log_share[0].exp().flatten(), atol=0.02, rtol=0)
+
+
+def test_truncation_zero_is_the_point_estimate_and_takes_no_noise(aligner):
+    posterior, g = build(aligner), seeded(3)
+    drawn = posterior.sample(voices(2), 3, truncation=0, generator=g)
+    assert torch.equal(drawn, posterior.mean(voices(2))[:, None].expand(-1, 3, -1))
+    assert torch.equal(g.get_state(), seeded(3).get_state())
+
+
+def test_truncation_is_the_share_of_the_way_to_the_draw(aligner):
+    posterior, v = build(aligner), voices(1)[0]
+    honest = posterior.sample(v, 50, 1.0, seeded())
+    for share in (0.25, 0.5):
+        part = posterior.sample(v, 50, share, seeded())
+        torch.testing.assert_close(
+            angle(posterior.mean(v).expand_as(part), part),
+            share * angle(posterior.mean(v).expand_as(honest), honest),
+            atol=1e-4,
+            rtol=0,
+        )
+
+
+def test_the_same_generator_gives_the_same_identities_and_each_can_be_drawn_alone(aligner):
+    posterior, v = build(aligner), voices(2)
+    assert torch.equal(posterior.sample(v, 3, generator=seeded()), posterior.sample(v, 3, generator=seeded()))
+    assert not torch.equal(posterior.sample(v, 3, generator=seeded()), posterior.sample(v, 3, generator=seeded(1)))
+    together = posterior.sample(v, 3, generator=[seeded(i) for i in range(3)])
+    torch.testing.assert_close(posterior.sample(v, 1, generator=[seeded(2)])[:, 0], together[:, 2])
+
+
+def test_draws_are_unit_vectors_of_the_batchs_shape(aligner):
+    drawn = build(aligner).sample(torch.randn(2, 5, 4, generator=seeded()), 7, 0.7, seeded())
+    assert drawn.shape == (2, 5, 7, 3)
+    torch.testing.assert_close(drawn.norm(dim=-1), torch.ones(2, 5, 7), atol=1e-5, rtol=0)
+
+
+# files and bad input
+
+
+def test_saved_and_loaded_it_is_the_same(aligner, tmp_path):
+    posterior = build(aligner)
+    posterior.save_pretrained(tmp_path, {"ast_sha256": "a", "faces_sha256": "f"})
+    again = IdentityPosterior.from_pretrained(tmp_path, aligner, {"ast_sha256": "a", "faces_sha256": "f"})
+    assert torch.equal(
+        again.sample(voices(2), 3, generator=seeded()), posterior.sample(voices(2), 3, generator=seeded())
+    )
+    assert again.provenance["aligner_weights_sha256"] == weights_hash(aligner)
+    assert not list(tmp_path.glob("*.pt"))
+
+
+@pytest.mark.parametrize("part", ["ast_sha256", "faces_sha256"])
+def test_a_posterior_of_another_encoder_or_face_net_is_refused(aligner, tmp_path, part):
+    build(aligner).save_pretrained(tmp_path, {"ast_sha256": "a", "faces_sha256": "f"})
+    with pytest.raises(InputError, match=f"a posterior of other parts .{part} differ"):
+        IdentityPosterior.from_pretrained(tmp_path, aligner, {"ast_sha256": "a", "faces_sha256": "f"} | {part: "x"})
+
+
+def test_a_posterior_of_another_aligner_is_refused(aligner, tmp_path):
+    build(aligner).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="aligner_weights_sha256 differ"):
+        IdentityPosterior.from_pretrained(tmp_path, Aligner(4, 8, 3).eval())
+
+
+def test_missing_and_damaged_files_are_named(aligner, tmp_path):
+    with pytest.raises(InputError, match=r"config\.json: missing; train a posterior with"):
+        IdentityPosterior.from_pretrained(tmp_path, aligner)
+    build(aligner).save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"no")
+    with pytest.raises(InputError, match="not a posterior's folder, or damaged"):
+        IdentityPosterior.from_pretrained(tmp_path, aligner)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="not a posterior's folder, or damaged"):
+        IdentityPosterior.from_pretrained(tmp_path, aligner)
+
+
+@pytest.mark.parametrize("truncation", [-0.1, 1.01, math.nan])
+def test_a_truncation_outside_zero_and_one_is_refused(aligner, truncation):
+    with pytest.raises(InputError, match=r"expected 0 \(the point estimate\) to 1"):
+        build(aligner).sample(voices(1)[0], 2, truncation)
+
+
+@pytest.mark.parametrize(("n", "generators"), [(0, None), (2, 3)])
+def test_no_identities_or_another_number_of_generators_are_refused(aligner, n, generators):
+    with pytest.raises(InputError, match="expected at least 1"):
+        build(aligner).sample(voices(1)[0], n, generator=None if generators is None else [seeded()] * generators)
+
+
+def test_embeddings_and_identities_that_do_not_fit_are_refused(aligner):
+    posterior = build(aligner)
+    with pytest.raises(InputError, match="speaker embedding of width 5"):
+        posterior.sample(torch.ones(5), 2)
+    with pytest.raises(InputError, match="NaN"):
+        posterior.sample(torch.full((4,), math.nan), 2)
+    with pytest.raises(InputError, match="identities of width 4: this posterior is of 3"):
+        posterior.log_ratio(torch.eye(4), voices(1))
+    with pytest.raises(InputError, match="norm 2"):
+        posterior.log_prob(2 * torch.eye(3), voices(1))
+    with pytest.raises(InputError, match="expected one face net"):
+        IdentityPosterior(
+            Aligner(4, 8, 5),
+            *(getattr(posterior, name) for name in OWN),
+        )
+
+
+def test_no_factors_make_a_covariance_that_is_not_positive_definite(aligner):
+    posterior = build(aligner, spread=0.0)
+    assert torch.linalg.eigvalsh(posterior.covariance).min() > 0
+    assert bool(posterior.sample(voices(1)[0], 3, generator=seeded()).isfinite().all())
+    with pytest.raises(InputError, match="floor is not positive"):
+        IdentityPosterior(
+            aligner,
+            *(getattr(posterior, name) for name in OWN),
+            floor=0.0,
+        )

@@ -1,0 +1,183 @@
+"""Train p(z | v) from stored embeddings: closed forms on training persons, a few numbers chosen on validation persons.
+
+Photographs of one person are no independent witnesses. So the spread between persons is taken from persons' means, the
+spread within a person from the photographs about them; and whatever is chosen is chosen by other persons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise, product
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from v2f_core.errors import InputError
+from v2f_core.identity.aligner import Aligner
+from v2f_core.identity.posterior import SEXES, IdentityPosterior
+from v2f_core.training.pairs import Pairs
+
+# What is tried: the share of both sexes' common spread in each one's own; floors, shares of an axis' mean variance; …
+POOLED = (0.0, 0.5, 1.0)
+FLOORS = (1e-6, 1e-3, 1e-2, 1e-1)
+PARTS, FEWEST = (1, 2, 4, 6), 50  # Gaussians in each sex, each with so many persons
+KAPPAS = tuple(np.linspace(0, 12, 25).tolist())
+TOGETHER = 16  # persons whose voices and faces are scored together, of which only their own count
+EXPLAINED = 0.999  # of the photographs' squared length, by the axes that are kept
+
+
+def train_posterior(
+    training: Pairs, validation: Pairs, aligner: Aligner, provenance: Mapping[str, Any] | None = None
+) -> IdentityPosterior:
+    """Fit the posterior: a minute at most, and the same inputs give the same posterior.
+
+    Two proper scores of validation persons decide: the log density of their photographs before anything is heard
+    chooses the number of Gaussians and the covariance's shrinkage; then the mean log likelihood ratio with their own
+    voice, the nats that a voice tells of its face, chooses κ.
+
+    Args:
+        training, validation: persons of two splits, of both sexes.
+        aligner: g_φ.
+        provenance: hashes of the encoder and the face net.
+    Raises:
+        InputError: one sex alone, fewer training persons than an identity has dimensions, or an embedding that has
+            another width than the aligner's or is not finite.
+    """
+    _check(training, validation, aligner)
+    sex, start = _sex(training), training.face_start.numpy()
+    photos, owner = training.face.double().numpy(), np.repeat(np.arange(len(sex)), np.diff(start))
+    basis = principal_axes(photos)
+    photos, heard = photos @ basis, _heard(aligner, training) @ basis
+    photos /= np.linalg.norm(photos, axis=1, keepdims=True)
+    persons = np.stack([photos[a:b].mean(axis=0) for a, b in pairwise(start)])
+    about = photos - persons[owner]
+    within = about.T @ about / max(len(photos) - len(persons), 1)
+    tried = [parts for parts in PARTS if parts == 1 or parts * FEWEST <= min(np.bincount(sex))]
+    mixtures = {parts: [mixture(photos[sex[owner] == s], parts) for s in (0, 1)] for parts in tried}
+    gate, typical = _gate(heard, sex), float((photos.var(axis=0)).mean())
+
+    def build(parts: int, pooled: float, floor: float, kappa: float = 0.0) -> IdentityPosterior:
+        shares, means, total = (np.stack(values) for values in zip(*mixtures[parts], strict=True))
+        mixed = pooled * total.mean(axis=0) + (1 - pooled) * total
+        return IdentityPosterior(
+            aligner,
+            _tensor(basis),
+            _tensor(means),
+            _tensor(np.log(shares)),
+            _tensor(np.stack([heard[sex == s].mean(axis=0) for s in (0, 1)])),
+            _tensor(np.stack([_root(spread - within) for spread in mixed])),
+            _tensor(_root(within)),
+            gate,
+            floor * typical,
+            kappa,
+            (float((sex == 0).mean()), float((sex == 1).mean())),
+        )
+
+    faces = validation.face.float()
+    prior = {grid: float(build(*grid).log_prior(faces).mean()) for grid in product(tried, POOLED, FLOORS)}
+    shape = max(prior, key=prior.__getitem__)
+    told = {kappa: float(own_ratio(build(*shape, kappa), validation).mean()) for kappa in KAPPAS}
+    kappa = max(told, key=told.__getitem__)
+    posterior = build(*shape, kappa)
+    posterior.provenance = {
+        **(provenance or {}),
+        "persons": len(sex),
+        "photographs": len(photos),
+        "chosen": dict(zip(("parts", "pooled", "floor", "kappa"), (*shape, kappa), strict=True)),
+        "axes": basis.shape[1],
+        "validation": {
+            "persons": len(validation.persons),
+            "nats of a photograph's density": round(prior[shape], 4),
+            "nats that a voice tells": round(told[kappa], 4),
+        },
+    }
+    return posterior.eval()
+
+
+def own_ratio(posterior: IdentityPosterior, pairs: Pairs) -> Float[torch.Tensor, " photos"]:
+    """The log likelihood ratio of each photograph with its own person's voice, in nats."""
+    voices, start, found = pairs.pooled_voices(), pairs.face_start.tolist(), []
+    for i in range(0, len(voices), TOGETHER):
+        j = min(i + TOGETHER, len(voices))
+        whose = torch.repeat_interleave(torch.arange(j - i), pairs.face_start[i : j + 1].diff())
+        ratio = posterior.log_ratio(pairs.face[start[i] : start[j]].float(), voices[i:j])
+        found.append(ratio[whose, torch.arange(len(whose))])
+    return torch.cat(found)
+
+
+def principal_axes(
+    identities: Float[np.ndarray, "photos dim"], explained: float = EXPLAINED
+) -> Float[np.ndarray, "dim axes"]:
+    """Orthonormal columns that hold a share of the identities' squared length, as few as do.
+
+    Example:
+        >>> principal_axes(np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])).shape
+        (3, 2)
+    """
+    values, vectors = np.linalg.eigh(identities.T @ identities)
+    values, vectors = values[::-1], vectors[:, ::-1]
+    count = int(np.searchsorted(np.cumsum(values) / values.sum(), explained)) + 1
+    return np.ascontiguousarray(vectors[:, : min(count, len(values))])
+
+
+def mixture(
+    photos: Float[np.ndarray, "photos axes"], parts: int
+) -> tuple[Float[np.ndarray, " parts"], Float[np.ndarray, "parts axes"], Float[np.ndarray, "axes axes"]]:
+    """Shares, means and the common covariance of a mixture of Gaussians, by expectation maximisation (seeded).
+
+    Example:
+        >>> x = np.random.default_rng(0).standard_normal((200, 2)) + np.repeat([[-9.0, 0], [9.0, 0]], 100, axis=0)
+        >>> shares, means, covariance = mixture(x, 2)
+        >>> shares.round(2).tolist(), sorted(means[:, 0].round().tolist()), covariance.shape
+        ([0.5, 0.5], [-9.0, 9.0], (2, 2))
+    """
+    from sklearn.mixture import GaussianMixture
+
+    fitted = GaussianMixture(parts, covariance_type="tied", n_init=3, reg_covar=1e-9, max_iter=300, random_state=0)
+    fitted.fit(photos)
+    return fitted.weights_, fitted.means_, fitted.covariances_
+
+
+def _check(training: Pairs, validation: Pairs, aligner: Aligner) -> None:
+    for name, pairs in (("training", training), ("validation", validation)):
+        pairs.check()
+        if missing := sorted(set(SEXES) - set(pairs.sexes)):
+            raise InputError(f"{name} persons of one sex alone (none is {missing[0]!r}): expected women and men")
+        if pairs.face.shape[1] != aligner.settings["identity_width"]:
+            raise InputError(
+                f"identities of width {pairs.face.shape[1]}, an aligner for {aligner.settings['identity_width']}: "
+                "expected the face net that the aligner was trained on"
+            )
+    if len(training.persons) <= training.face.shape[1]:
+        raise InputError(
+            f"{len(training.persons)} training persons for identities of {training.face.shape[1]} dimensions: expected "
+            "more persons than dimensions, else their spread cannot be told; draw with truncation 0"
+        )
+
+
+def _heard(aligner: Aligner, pairs: Pairs) -> Float[np.ndarray, "persons dim"]:
+    with torch.no_grad():
+        return aligner(pairs.pooled_voices()).double().numpy()
+
+
+def _root(covariance: Float[np.ndarray, "axes axes"]) -> Float[np.ndarray, "axes axes"]:
+    """F with F·Fᵀ the nearest positive semi-definite matrix."""
+    values, vectors = np.linalg.eigh(covariance)
+    return vectors * np.sqrt(np.maximum(values, 0))
+
+
+def _gate(heard: Float[np.ndarray, "persons axes"], sex: Int[np.ndarray, " persons"]) -> torch.Tensor:
+    from sklearn.linear_model import LogisticRegression
+
+    fitted = LogisticRegression(C=10.0, max_iter=1000).fit(heard, sex)
+    return _tensor(np.append(fitted.coef_[0], fitted.intercept_))
+
+
+def _sex(pairs: Pairs) -> Int[np.ndarray, " persons"]:
+    return np.array([SEXES.index(sex) for sex in pairs.sexes])
+
+
+def _tensor(values: Float[np.ndarray, ...]) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values)).float()
