@@ -35,6 +35,7 @@ STAGES = {
     "prior": "text encoder and UNet of the prior",
     "speech_models": "AST and ECAPA",
     "aligner": "Stage I: from voices to identities",
+    "posterior": "p(z | v) for that aligner",
     "pack": "archives, models and their hashes, into the package's assets",
 }
 DONE = "done"  # an empty file in a stage's folder

@@ -21,6 +21,7 @@ SHIPPED = {
     "prior": ("prior/assets/prior", ("**/*",)),
     "judge": ("judge", ("config.json", "model.safetensors")),
     "aligner": ("aligner/assets/aligner", ("*",)),
+    "posterior": ("posterior/assets/posterior", ("*",)),
 }
 
 

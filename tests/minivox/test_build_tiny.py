@@ -30,7 +30,7 @@ def work(tmp_path_factory):
 @pytest.fixture(scope="module")
 def profile(work):
     assets = work / "pack" / "assets"
-    parts = {part: assets / part for part in PARTS}
+    parts = {part: assets / part for part in (*PARTS, "posterior")}
     return replace(load_profile("mini"), dataset=assets / "minivox", steps=2, **parts)
 
 
@@ -40,7 +40,7 @@ def test_every_stage_is_done(work):
 
 def test_every_asset_has_its_hash(work, profile):
     listed = json.loads((work / "pack" / "assets" / "SHA256.json").read_text())
-    assert {name.split("/")[0] for name in listed} == {*PARTS, "minivox"}
+    assert {name.split("/")[0] for name in listed} == {*PARTS, "posterior", "minivox"}
     assert [profile.part(part).name for part in PARTS] == list(PARTS)
 
 
