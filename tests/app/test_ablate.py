@@ -22,7 +22,7 @@ from v2f_core.evaluation.metrics import vfs
 from v2f_core.evaluation.systems import Scorer
 from v2f_core.identity.sphere import normalise
 from v2f_core.studies import ablation
-from v2f_core.studies.ablations import TABLES, WITHOUT, Ablation, table
+from v2f_core.studies.ablation import TABLES, WITHOUT, Ablation, table
 
 STAGE1 = {"steps": 4, "batch": 4, "hidden_width": 8, "evaluate_every": 2}
 STAGE2 = {"steps": 2, "batch": 3, "rank": 2, "evaluate_every": 2, "monitored": 2, "monitor_bands": 1, "warmup": 0}

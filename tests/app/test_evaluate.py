@@ -313,7 +313,7 @@ def test_a_folder_that_is_no_stage_2_is_refused(tmp_path, tiny_profile):
         (["--systems", "median face"], "median face: no row that can be drawn; choose of mean face"),
         (["--systems", "none", "--out", __file__], "a file, not a folder"),
         (["--systems", "none", "--labels", "nowhere.csv", "--profile", "huge"], "huge: no such profile"),
-        (["--tune", "--guidance", "2"], "is to be chosen"),
+        (["--tune", "--guidance", "2"], "leave one out"),
     ],
 )
 def test_a_command_that_cannot_be_followed_is_refused_before_any_work(arguments, told, capsys):

@@ -43,7 +43,7 @@ def test_matching_is_the_area_under_the_roc_curve_of_each_query():
 
 def test_a_constant_prediction_scores_chance_or_nothing():
     gallery = np.eye(20)
-    scores = metrics.score_matrix(np.tile(gallery.mean(0), (20, 1)), gallery)
+    scores = metrics.score_matrix(unit(np.ones((20, 20))), gallery)
     assert metrics.recall(scores, 10).mean() == 0
     assert metrics.matching(scores).mean() == 0.5
 
@@ -62,10 +62,27 @@ def test_a_nan_score_never_counts_as_a_hit():
 
 def test_cosine_is_the_diagonal_of_the_score_matrix_and_zero_for_a_missed_face():
     g = np.random.default_rng(0)
-    a, b = g.standard_normal((2, 5, 8)).astype(np.float32)
+    a, b = unit(g.standard_normal((2, 5, 8))).astype(np.float32)
     a[2] = 0
     np.testing.assert_allclose(metrics.cosine(a, b), np.diag(metrics.score_matrix(a, b)))
     assert metrics.cosine(a, b)[2] == 0
+
+
+def test_vectors_that_are_neither_unit_nor_zero_have_no_cosine():
+    """Identities of length 3 would have a cosine of 3; each measure that takes a dot product names the row."""
+    unit_rows, wrong = np.eye(6), np.eye(6)
+    wrong[4] *= 3
+    calls = (
+        lambda: metrics.cosine(wrong, unit_rows),
+        lambda: metrics.l2(unit_rows, wrong),
+        lambda: metrics.score_matrix(wrong, unit_rows),
+        lambda: metrics.diversity(np.stack([unit_rows, wrong], axis=1).reshape(6, 2, 6)[4:5].repeat(3, axis=0)),
+        lambda: metrics.kernel_distance(wrong, unit_rows),
+        lambda: metrics.pair_cosines(wrong, np.arange(6)),
+    )
+    for call in calls:
+        with pytest.raises(InputError, match=r"row \d+ has norm 3: expected unit vectors"):
+            call()
 
 
 unit_rows = st.integers(0, 10_000).map(lambda seed: unit(np.random.default_rng(seed).standard_normal((2, 6, 5))))
@@ -174,7 +191,7 @@ def test_chance_and_reversed_scores():
 
 
 def test_pairs_are_each_counted_once():
-    z = np.random.default_rng(0).normal(size=(6, 4))
+    z = unit(np.random.default_rng(0).normal(size=(6, 4)))
     person = np.array([0, 0, 1, 1, 1, 2])
     same, different = metrics.pair_cosines(z, person)
     pairs = [(i, j) for i in range(6) for j in range(i + 1, 6)]
@@ -215,7 +232,7 @@ def test_failed_drawings_add_no_diversity():
 
 def test_diversity_of_one_draw_is_refused():
     with pytest.raises(InputError, match="at least 2"):
-        metrics.diversity(np.ones((3, 1, 4)))
+        metrics.diversity(np.eye(4)[:3, None])
 
 
 # --- VFS

@@ -117,7 +117,7 @@ def test_a_photograph_without_a_face_is_a_miss_and_nobody_s_is_not_asked_for(jud
     assert faces.identities.any(axis=1).tolist() == [True, False, False]
     assert System("x", "x", faces=(faces,)).undetected == 2
     assert System("x", "x", faces=(faces,), asked=np.array([True, False, True])).undetected == 1
-    with pytest.raises(InputError, match="not one photograph"):
+    with pytest.raises(InputError, match="no photograph to score"):
         Scorer(Pack()).photographs([None])
 
 

@@ -8,7 +8,7 @@ from fakes import people
 
 from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
-from v2f_core.studies.cosreg import stored_cosreg, train_cosreg
+from v2f_core.studies.ablation import stored_cosreg, train_cosreg
 from v2f_core.training.stage1 import Stage1Settings, train_stage1
 from v2f_core.training.waveforms import WaveformSettings
 

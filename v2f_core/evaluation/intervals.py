@@ -1,4 +1,4 @@
-"""How sure one can be of a mean over persons, whether a difference is there, and how many persons it takes.
+"""Intervals of means over persons, paired differences, corrected p-values, and the number of persons a test needs.
 
 Persons are resampled, never clips or pairs: the scores of one person are not independent of each other.
 """
@@ -88,13 +88,13 @@ def bootstrap(
 
 @lru_cache(maxsize=4)
 def _resampling(sizes: tuple[int, ...], resamples: int, seed: int) -> list[Float[np.ndarray, "resamples _"]]:
-    """How often each person of each group is drawn; a table asks for the same again and again."""
+    """How often each person of each group is drawn; cached, since a table needs the same counts for each row."""
     generator = np.random.default_rng(seed)
     return [generator.multinomial(size, np.full(size, 1 / size), size=resamples).astype(float) for size in sizes]
 
 
 class Difference(NamedTuple):
-    """How much better one system is than another, with its 95 % interval, over n persons."""
+    """The difference of two systems with its 95 % interval, over n persons."""
 
     value: float
     low: float
@@ -115,8 +115,8 @@ def paired_difference(
 ) -> Difference:
     """Mean of ours − theirs over the *same persons*, with its BCa interval: persons are resampled as pairs.
 
-    What makes a person easy for one system makes them easy for the other. Pairing takes that out; comparing two single
-    intervals does not, and misses most true differences. Average each person's value over seeds first.
+    A person who is easy for one system is mostly easy for the other. Pairing removes that variance; comparing two
+    single intervals does not, and misses most true differences. Average each person's value over seeds first.
 
     Args:
         ours, theirs: one measure of two systems; entry i of both is person i.
@@ -134,7 +134,7 @@ def paired_difference(
     for name, values in (("ours", ours), ("theirs", theirs)):
         if bad := int((~np.isfinite(values)).sum()):
             raise InputError(
-                f"{name}: {bad} of {len(values)} values are NaN or infinite; give a miss its worst value instead"
+                f"{name}: {bad} of {len(values)} values are NaN or infinite; give a miss the worst value instead"
             )
     difference = ours.astype(np.float64) - theirs  # its mean is the difference of the means, also within groups
     return Difference(*bootstrap(difference, None, groups, resamples, level, seed), n=len(ours))
@@ -161,7 +161,7 @@ def holm(p: Float[np.ndarray, " tests"]) -> Float[np.ndarray, " tests"]:
 
 
 def discordance(ours: float, theirs: float, correlation: float = 0.0) -> float:
-    """Share of persons that one system hits and the other misses, from both hit rates and the hits' correlation φ.
+    """Share of persons whom exactly one of two systems hits, from both hit rates and the hits' correlation φ.
 
     Raises:
         InputError: a rate is outside 0 … 1, or no two systems of these rates are so correlated.
@@ -174,12 +174,12 @@ def discordance(ours: float, theirs: float, correlation: float = 0.0) -> float:
     share = ours * (1 - theirs) + theirs * (1 - ours) - 2 * covariance
     rates = 0 <= ours <= 1 and 0 <= theirs <= 1
     if not (rates and abs(ours - theirs) - 1e-12 <= share <= min(ours + theirs, 2 - ours - theirs) + 1e-12):
-        raise InputError(f"hit rates {ours} and {theirs}, correlation {correlation}: no two systems are so")
+        raise InputError(f"hit rates {ours} and {theirs}, correlation {correlation}: no two systems have these values")
     return float(share)
 
 
 def paired_persons(gain: float, discordance: float, power: float = 0.8, level: float = 0.05) -> int:
-    """How many test persons would show a gain in R@K, when both systems answer the *same* persons (McNemar's test).
+    """The number of test persons that shows a gain in R@K, if both systems answer the *same* persons (McNemar's test).
 
     n = (z_{1−level/2}·√ψ + z_power·√(ψ − gain²))² / gain², with ψ the share of discordant persons (Connor 1987). The
     more alike the hits of two systems are, the smaller ψ, and the fewer persons it takes; ψ cannot be below the gain.
@@ -196,7 +196,7 @@ def paired_persons(gain: float, discordance: float, power: float = 0.8, level: f
 
 
 def paired_power(persons: int, gain: float, discordance: float, level: float = 0.05) -> float:
-    """How surely so many persons show a gain in R@K: the chance that McNemar's test finds it (inverse of the above).
+    """The power of McNemar's test: the probability that so many persons show a gain in R@K.
 
     Example: the paper's 378 test persons and its 2.3 points:
         >>> round(paired_power(378, 0.023, discordance(0.321, 0.298)), 2), round(paired_power(378, 0.023, 0.1), 2)
