@@ -1,7 +1,7 @@
 """References below the ceilings: regressions from the true voice parameters u instead of a sound.
 
-The ceilings (:mod:`minivox.ceilings`) use the *exact* traits of a face: jaw, neck, skin. An identity does not hold all of
-them, and a regression is fitted on finitely many persons. So these references are lower, and they are not bounds.
+The ceilings (:mod:`minivox.ceilings`) use the *exact* traits of a face: jaw, neck, skin. An identity does not hold all
+of them, and a regression is fitted on finitely many persons. So these references are lower, and they are not bounds.
 """
 
 from __future__ import annotations

@@ -173,26 +173,6 @@ def test_rows_are_what_they_are_called(systems, world):
     assert shown == {"oracle", "VAE reconstruction", "another real photo"}
 
 
-def test_nobody_has_the_same_faces_under_every_guidance(world, tiny_profile):
-    _, bench = world
-    aligner = Aligner.from_pretrained(tiny_profile.aligner)
-    benches = [replace(bench, drawing=replace(bench.drawing, guidance=scale)) for scale in (0.0, 5.0)]
-    drawn = [
-        next(row for row in controls.rows(b, aligner, aligner, [controls.NULL]) if row.name == controls.NULL)
-        for b in benches
-    ]
-    assert drawn[0].faces[0].paths == drawn[1].faces[0].paths  # the very files: they were not drawn twice
-
-
-def test_a_row_that_is_not_drawn_keeps_its_prediction(world, tiny_profile):
-    _, bench = world
-    aligner = Aligner.from_pretrained(tiny_profile.aligner)
-    found = {system.name: system for system in controls.rows(bench, aligner, aligner, ())}
-    assert "oracle" not in found
-    assert found["w/o DSC (Stage I)"].faces == ()
-    assert found["w/o DSC (Stage I)"].predicted.shape == (N, 512)
-
-
 def test_every_row_gets_the_guidance_that_suits_the_validation_persons(world, stage2, tiny_profile):
     """Recomputed row by row: the mean cosine of what is asked, under each scale; the best is then drawn with."""
     _, bench = world

@@ -122,9 +122,3 @@ def test_without_weights_one_line_says_which_files_and_where(monkeypatch, tmp_pa
     monkeypatch.setattr("torch_fidelity.feature_extractor_inceptionv3.load_state_dict_from_url", unreachable)
     with pytest.raises(InputError, match=r"downloading failed \(no route\)"):
         Perception()
-
-
-def test_without_the_packages_one_line_says_how_to_get_them(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "torchmetrics.image.fid", None)
-    with pytest.raises(InputError, match="pip install 'v2f-core\\[images\\]'"):
-        Perception()

@@ -83,8 +83,8 @@ def recognition(
     Args:
         view, identity: the noised faces, and the identity in the condition.
         target, women: the identity that should be recognised, and the speakers' sex.
-        copies: consecutive rows of one speaker (see :func:`repeated`), whose *mean* recognised identity is compared. The
-            mean cosine of single faces also grows as a speaker's faces become equal; the mean's cosine does not.
+        copies: consecutive rows of one speaker (see :func:`repeated`), whose *mean* recognised identity is compared.
+            The mean cosine of single faces also grows as a speaker's faces become equal; the mean's cosine does not.
         rival_temperature: τ of −log softmax_j(cos_j/τ) over the targets of speakers of the same sex, in which
             properties that all faces share, such as light or pose, have no effect. 0: the cosine.
         x0_steps: DDIM steps from t to 0; each takes a UNet pass and sharpens x̂_0.
@@ -173,8 +173,8 @@ def true_identity(view: View, identity: Identities, faces: FaceBatch, critic: Cr
     return critic(view, faces.z_arc, faces)
 
 
-# The critics' losses have different scales. With these λ_self φ gets gradients of about equal length from L_self and from
-# the mini profile's L_id when Stage II begins (benchmarks/gradients.py, benchmarks/results/gradients.csv).
+# The critics' losses have different scales. With these λ_self φ gets gradients of about equal length from L_self and
+# from the mini profile's L_id when Stage II begins (benchmarks/gradients.py, benchmarks/results/gradients.csv).
 BALANCED: Mapping[str, float] = MappingProxyType(
     {"paper": 1000.0, "denoise": 1000.0, "teacher": 1000.0, "contrast": 10.0, "cycle": 100.0, "likeness": 100.0}
 )

@@ -16,7 +16,7 @@ from v2f_core.errors import InputError
 
 
 def cka(x: Float[np.ndarray, "n dim_x"], y: Float[np.ndarray, "m dim_y"]) -> float:
-    """Linear centred kernel alignment of two spaces of the same persons, debiased: 1 for equal geometry, about 0 for none.
+    """Linear centred kernel alignment of two spaces of the same persons, debiased: 1 is equal geometry.
 
     Unchanged by rotation, shift and scale of either space. The plain form (Kornblith et al. 2019) nears 1 for *random*
     spaces that are wider than there are persons, which is our case; this one takes HSIC's unbiased estimator (Song et
