@@ -17,7 +17,7 @@ from v2f_core.diffusion.consistency import teacher
 from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
 from v2f_core.evaluation.judge import Judge
-from v2f_core.evaluation.systems import Scorer
+from v2f_core.evaluation.systems import Faces, Scorer
 from v2f_core.studies import ablation
 from v2f_core.studies.ablation import WITHOUT, Ablation
 
@@ -58,8 +58,6 @@ def kit(plan, monkeypatch):
 
 
 def scorer_faces(scorer, n):
-    from v2f_core.evaluation.systems import Faces
-
     grey = scorer([np.full((32, 32, 3), 20 * i + 30, np.uint8) for i in range(n)])
     return Faces(**grey, paths=[None] * n)
 
