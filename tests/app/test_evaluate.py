@@ -155,10 +155,10 @@ def test_rows_are_what_they_are_called(systems, world):
     _, bench = world
     found = {system.name: system for system in systems}
     photo = found["another real photo"]
-    np.testing.assert_array_equal(photo.asked, np.arange(N) != N - 1)  # the last has one photograph
+    np.testing.assert_array_equal(photo.answered, np.arange(N) != N - 1)  # the last has one photograph
     assert photo.undetected == 1  # the dark one, a miss
-    assert not found["oracle"].asked[[3, N - 1]].any()  # no identity to ask for
-    assert found["oracle"].asked.sum() == N - 2
+    assert not found["oracle"].answered[[3, N - 1]].any()  # no identity to ask for
+    assert found["oracle"].answered.sum() == N - 2
     assert len(np.unique(found["mean face"].predicted, axis=0)) == 1
     stage1, shuffled = found["w/o DSC (Stage I)"], found["shuffled voice"]
     assert shuffled.faces is stage1.faces
@@ -187,7 +187,7 @@ def test_every_row_gets_the_guidance_that_suits_the_validation_persons(world, st
     for scale in (0.0, 5.0):
         for row in rows(replace(bench, drawing=replace(bench.drawing, guidance=scale))):
             if row.name in likeness and row.shuffles is None:
-                asked = range(N) if row.asked is None else np.flatnonzero(row.asked)
+                asked = range(N) if row.answered is None else np.flatnonzero(row.answered)
                 each = [float(row.faces[0].identities[i] @ bench.gallery.identities[i]) for i in asked]
                 assert likeness[row.name][scale] == pytest.approx(np.mean(each), abs=1e-6)
 

@@ -100,7 +100,7 @@ def test_the_table_of_sets_says_fid_of_all_faces_and_lpips_of_every_two_of_a_per
 
     real = faces(images[:4])
     two = System("two", "", faces=(faces(images[4:]), faces([*images[5:], None])))
-    one = System("one", "", faces=(faces(images[4:]),), asked=np.array([True, True, True, False]))
+    one = System("one", "", faces=(faces(images[4:]),), answered=np.array([True, True, True, False]))
     table = tables.set_table([two, one], real, Numbers()).set_index("system")
     assert table.FID["two"] == 4567_567_0123
     assert table.LPIPS["two"] == (45 + 56 + 67) / 3  # nobody has a face to set beside 7

@@ -38,7 +38,7 @@ def identity():
 
 
 def draw(prior, identity, judge, folder, **other):
-    settings = {"drawing": QUICK, "made": {"prior_sha256": "0"}, **other}
+    settings = {"drawing": QUICK, "hashes": {"prior_sha256": "0"}, **other}
     return draw_faces(prior, identity, PERSONS, Scorer(Pack(), judge), folder, **settings)
 
 
@@ -83,7 +83,7 @@ def test_a_killed_run_goes_on_with_the_same_bytes(prior, identity, judge, tmp_pa
 
 def test_what_decides_the_faces_decides_the_folder(prior, identity, judge, tmp_path):
     base = draw(prior, identity, judge, tmp_path)
-    for other in ({"draw": 1}, {"drawing": Drawing(steps=3)}, {"made": {"prior_sha256": "1"}}):
+    for other in ({"draw": 1}, {"drawing": Drawing(steps=3)}, {"hashes": {"prior_sha256": "1"}}):
         assert draw(prior, identity, judge, tmp_path, **other).paths[0].parent != base.paths[0].parent
     assert draw(prior, identity.flip(0), judge, tmp_path).paths[0].parent != base.paths[0].parent
 
@@ -104,7 +104,7 @@ def test_a_photograph_without_a_face_is_a_miss_and_nobody_s_is_not_asked_for(jud
     faces = Scorer(Pack(), judge).photographs([tmp_path / "bright.png", None, tmp_path / "dark.png"])
     assert faces.identities.any(axis=1).tolist() == [True, False, False]
     assert System("x", "x", faces=(faces,)).undetected == 2
-    assert System("x", "x", faces=(faces,), asked=np.array([True, False, True])).undetected == 1
+    assert System("x", "x", faces=(faces,), answered=np.array([True, False, True])).undetected == 1
     with pytest.raises(InputError, match="no photograph to score"):
         Scorer(Pack()).photographs([None])
 

@@ -193,15 +193,15 @@ def _run(row: Ablation, seed: int, plan: Plan, folder: Path) -> pd.DataFrame:
     kit = open_kit(plan)
     condition = _train(row, seed, plan, kit, folder)
     kit.prior.requires_grad_(False)
-    made = {name: str(made_of(plan.profile)[name]) for name in ("prior", "faces", "judge")}
-    made |= {"trained": row.system, "trained_with_seed": str(seed)}
+    hashes = {name: str(made_of(plan.profile)[name]) for name in ("prior", "faces", "judge")}
+    hashes |= {"trained": row.system, "trained_with_seed": str(seed)}
 
     def draw(pairs: Pairs, guidance: float, number: int = 0, count: int | None = None) -> Faces:
         with torch.no_grad():
             conditions = condition(pairs.pooled_voices()[:count])
         drawing, persons = Drawing(plan.drawn_steps, guidance, seed), pairs.persons[:count]
         return draw_faces(
-            kit.prior, conditions, persons, kit.scorer, folder / "faces", made, drawing, number, row.system
+            kit.prior, conditions, persons, kit.scorer, folder / "faces", hashes, drawing, number, row.system
         )
 
     validation, test = kit.validation.pairs, kit.test

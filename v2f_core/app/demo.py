@@ -87,18 +87,18 @@ def speakers(manifest: Manifest, test: Pairs, clip_seconds: float) -> Iterator[S
     yield Speaker("other_voice", "another\nsynthesiser", read_clips(OTHER_VOICE, clip_seconds))
 
 
-def draw(pipe: Vox2FacePipeline, shown: list[Speaker], folder: Path, seed: int, made: dict[str, Any]) -> None:
+def draw(pipe: Vox2FacePipeline, shown: list[Speaker], folder: Path, seed: int, fields: dict[str, Any]) -> None:
     """Draw the faces of each speaker, and write them as labelled PNGs and as a gallery."""
     rows, seeds = [], range(seed, seed + FACES)
     for speaker in tqdm(shown, desc="faces", unit="voice", file=sys.stderr):
         generators = [torch.Generator().manual_seed(s) for s in seeds]
         images = pipe(speaker.windows, num_images=FACES, generator=generators).images
         for s, image in zip(seeds, images, strict=True):
-            image.save(folder / f"{safe_name(speaker.name)}_{s}.png", pnginfo=png_text({**made, "seed": s}))
+            image.save(folder / f"{safe_name(speaker.name)}_{s}.png", pnginfo=png_text({**fields, "seed": s}))
         photo = None if speaker.photo is None else read_image(speaker.photo)
         pictures = [np.asarray(image) for image in images]
         rows.append(GalleryRow(speaker.label, waveform(speaker.windows), pictures, photo))
-    save_gallery(rows, folder / "gallery.png", made, "Faces drawn from voices: no likeness of any person")
+    save_gallery(rows, folder / "gallery.png", fields, "Faces drawn from voices: no likeness of any person")
 
 
 def summary(table: pd.DataFrame) -> str:

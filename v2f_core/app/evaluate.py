@@ -102,7 +102,7 @@ def evaluate(
     drawing = Drawing(steps, settings.guidance if guidance is None else guidance, seed)
     bench = make_bench(inputs, settings, drawing, draws, "test", device)
     in_world = known(inputs.test) and known(inputs.training)
-    parts = [name.removesuffix("_sha256") for name in bench.made]
+    parts = [name.removesuffix("_sha256") for name in bench.hashes]
     scorers = {name: settings.part(name) for name in parts}
     notes = _notes(inputs) + check_splits(inputs.training, inputs.test, scorers, all_known=known(inputs.test))
     judged = _controls(inputs, bench)
@@ -173,11 +173,11 @@ def make_bench(inputs: Inputs, profile: Profile, drawing: Drawing, draws: int, s
     with suppress(InputError):  # else the judge's features are the second scorer
         second, parts = FacePack.from_folder(profile.part("scorer"), device), [*parts, "scorer"]
     persons = inputs.test if split == "test" else inputs.validation
-    made = {f"{part}_sha256": folder_hash(profile.part(part)) for part in ("prior", *parts)}
+    hashes = {f"{part}_sha256": folder_hash(profile.part(part)) for part in ("prior", *parts)}
     prior = Prior.from_folder(profile.part("prior"), device).requires_grad_(False)
     photos = photographs(inputs.manifest, inputs.faces, persons, split)
     scorer = Scorer(pack, judge, second)
-    return Bench(inputs.training, persons, photos, prior, scorer, cache_folder() / "drawn", made, drawing, draws)
+    return Bench(inputs.training, persons, photos, prior, scorer, cache_folder() / "drawn", hashes, drawing, draws)
 
 
 def stage1_table(

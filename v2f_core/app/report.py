@@ -124,7 +124,7 @@ def run_notebook(folder: Path) -> Path:
 
 def _about(e: Evaluation, groups: pd.DataFrame) -> dict[str, Any]:
     weights = {name: folder_hash(e.profile.part(name)) for name in ("aligner", e.profile.encoder)}
-    weights |= {name.removesuffix("_sha256"): digest for name, digest in e.bench.made.items()}
+    weights |= {name.removesuffix("_sha256"): digest for name, digest in e.bench.hashes.items()}
     test, drawing = e.bench.test, e.bench.drawing
     return {
         "notice": SYNTHETIC,
@@ -196,7 +196,7 @@ def _failures(e: Evaluation) -> pd.DataFrame:
                 number = fit_probes(centroids, sexes, learned).age  # reads any number, years or tone
                 probed[name] = (truth, number(drawn), number(real))
     rows = []
-    for kind in failures(drawn, real, mean_direction(training.centroids()).numpy(), probed, e.main.asked):
+    for kind in failures(drawn, real, mean_direction(training.centroids()).numpy(), probed, e.main.answered):
         share = kind.pop("share")
         ends = {"share": share["value"], "share low": share["low"], "share high": share["high"]}
         rows.append(kind | ends | {"examples": " ".join(test.persons[i] for i in kind["examples"])})

@@ -143,7 +143,7 @@ def failures(
     real: Float[np.ndarray, "n dim"],
     mean_face: Float[np.ndarray, " dim"],
     probed: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
-    asked: Bool[np.ndarray, " n"] | None = None,
+    answered: Bool[np.ndarray, " n"] | None = None,
 ) -> list[dict[str, Any]]:
     """Kinds of failures of drawn faces, their frequency, and their frequency among real photographs (probes err too).
 
@@ -152,11 +152,11 @@ def failures(
         real: f_arc of one real photograph a person.
         mean_face: of the training persons; a face is collapsed if its cosine with it exceeds that of 95 % of real ones.
         probed: "sex", "age" (years), "skin tone" (0 to 1) → truth, and the probe's answers for drawn and real faces.
-        asked: the persons to count; None means all.
+        answered: the persons to count; None means all.
     Returns:
         kind, n judged, count, share with its interval, the share among real photographs, and the worst examples.
     """
-    kept = np.ones(len(faces), bool) if asked is None else asked
+    kept = np.ones(len(faces), bool) if answered is None else answered
     seen = faces.any(axis=1)
     limit = float(np.quantile(real @ mean_face, COLLAPSED))
     # excess over the allowed value (above 0 is a failure) of drawn and of real faces, and the persons judged

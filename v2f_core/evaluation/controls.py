@@ -116,7 +116,7 @@ class Bench:
         photos: usable photographs of each test person, in the order of ``test``; the first is in the gallery.
         prior, scorer: draw and score faces.
         folder: of drawn faces.
-        made: hashes of the weights of prior and scorers.
+        hashes: hashes of the weights of prior and scorers.
         drawing: steps, guidance, seed.
         draws: faces a person.
         guidance: scales chosen for single rows; the other rows take the drawing's.
@@ -128,7 +128,7 @@ class Bench:
     prior: Prior
     scorer: Scorer
     folder: Path
-    made: Mapping[str, str]
+    hashes: Mapping[str, str]
     drawing: Drawing = field(default_factory=Drawing)
     draws: int = 1
     guidance: Mapping[str, float] = field(default_factory=dict)
@@ -154,11 +154,11 @@ class Bench:
         conditions: Float[Tensor, "n 512"] | Float[Tensor, "n tokens width"],
         draws: int | None = None,
         prior: Prior | None = None,
-        made: Mapping[str, str] | None = None,
+        hashes: Mapping[str, str] | None = None,
     ) -> tuple[Faces, ...]:
         """Faces of a row under some conditions, ``draws`` of each person."""
-        drawing, made = replace(self.drawing, guidance=self.scale(name)), {**self.made, **(made or {})}
-        shared = (prior or self.prior, conditions, self.test.persons, self.scorer, self.folder, made, drawing)
+        drawing, hashes = replace(self.drawing, guidance=self.scale(name)), {**self.hashes, **(hashes or {})}
+        shared = (prior or self.prior, conditions, self.test.persons, self.scorer, self.folder, hashes, drawing)
         numbers = range(draws or self.draws)
         return tuple(draw_faces(*shared, number, f"{name}, face {number + 1}") for number in numbers)
 
@@ -220,7 +220,7 @@ def rows(
     """
     test, n = bench.test, len(bench.test.persons)
 
-    def heard(net: Callable[[Tensor], Tensor]) -> Tensor:
+    def by_voice(net: Callable[[Tensor], Tensor]) -> Tensor:
         with torch.no_grad():
             return net(test.pooled_voices())
 
@@ -231,39 +231,39 @@ def rows(
     yield System(RANDOM, WHAT[RANDOM], faces=(bench.gallery,), shuffles=orders)
     if NULL in drawn:
         unguided = replace(bench, guidance={NULL: 1.0})  # guidance is a difference from null, so it has no effect here
-        yield System(NULL, WHAT[NULL], faces=unguided.draw(NULL, heard(lambda _: bench.prior.null(n))))
+        yield System(NULL, WHAT[NULL], faces=unguided.draw(NULL, by_voice(lambda _: bench.prior.null(n))))
     if NO_ARCFACE in drawn and speech_condition is not None:
-        faces = bench.draw(NO_ARCFACE, heard(speech_condition))
+        faces = bench.draw(NO_ARCFACE, by_voice(speech_condition))
         yield System(NO_ARCFACE, WHAT[NO_ARCFACE], faces=faces, guidance=bench.scale(NO_ARCFACE))
-    yield bench.row(COSREG, heard(cosreg), COSREG in drawn)
+    yield bench.row(COSREG, by_voice(cosreg), COSREG in drawn)
     last = bench.row(NO_DSC, baseline["full"], NO_DSC in drawn)
     yield System(SHUFFLED, WHAT[SHUFFLED], last.predicted, last.faces, shuffles=orders)
     yield last
-    prior, made = bench.prior, {}
+    prior, hashes = bench.prior, {}
     for trained in stage2:
-        identity = heard(trained.aligner)
-        prior, made = trained.prior, {"lora_sha256": trained.lora_sha256}
+        identity = by_voice(trained.aligner)
+        prior, hashes = trained.prior, {"lora_sha256": trained.lora_sha256}
         name, what = f"{FULL} ({trained.mode})", f"Stage II with L_self read as {trained.mode!r}"
-        faces = bench.draw(name, identity, prior=prior, made=made)
+        faces = bench.draw(name, identity, prior=prior, hashes=hashes)
         last = System(name, what, identity.numpy(), faces, guidance=bench.scale(name))
         yield last
     if BEST in drawn and last.predicted is not None:
-        four = bench.draw(BEST, torch.from_numpy(last.predicted), BEST_OF, prior, made)
+        four = bench.draw(BEST, torch.from_numpy(last.predicted), BEST_OF, prior, hashes)
         picked, what = best_of(four, last.predicted)[0], f"{WHAT[BEST]} ({last.name})"
         yield System(BEST, what, faces=(picked,), guidance=bench.scale(BEST))  # its ẑ is that of the last system
     if not bench.has_other.any():
         return  # the rows below need a second photograph
     if ORACLE in drawn:
         # persons whose photograph shows no detectable face have no identity to draw; the row leaves them out
-        asked = np.any(bench.others.identities, axis=1)
-        known = np.where(asked[:, None], bench.others.identities, np.float32(1))
+        answered = np.any(bench.others.identities, axis=1)
+        known = np.where(answered[:, None], bench.others.identities, np.float32(1))
         faces = bench.draw(ORACLE, F.normalize(torch.from_numpy(known), dim=1))
-        yield System(ORACLE, WHAT[ORACLE], faces=faces, asked=asked, shown=True, guidance=bench.scale(ORACLE))
+        yield System(ORACLE, WHAT[ORACLE], faces=faces, answered=answered, shown=True, guidance=bench.scale(ORACLE))
     there = np.flatnonzero(bench.has_other).tolist()
     paths = [bench.photos[row][1] for row in there]
-    rebuilt = rebuild_faces(bench.prior, paths, bench.scorer, bench.folder, bench.made).placed(there, n)
-    yield System(VAE, WHAT[VAE], faces=(rebuilt,), asked=bench.has_other, shown=True)
-    yield System(OTHER, WHAT[OTHER], faces=(bench.others,), asked=bench.has_other, shown=True)
+    rebuilt = rebuild_faces(bench.prior, paths, bench.scorer, bench.folder, bench.hashes).placed(there, n)
+    yield System(VAE, WHAT[VAE], faces=(rebuilt,), answered=bench.has_other, shown=True)
+    yield System(OTHER, WHAT[OTHER], faces=(bench.others,), answered=bench.has_other, shown=True)
 
 
 def tuned(

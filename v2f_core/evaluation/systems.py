@@ -100,7 +100,7 @@ class System:
         what: a description in one sentence.
         predicted: ẑ, if the system predicts an identity.
         faces: the first draw of each person, the second, …
-        asked: the persons whom the system can answer for (some have no second photograph); None means all.
+        answered: the persons whom the system can answer for (some have no second photograph); None means all.
         shuffles: in row k, the person whose answer each person gets; measures are averaged over the rows.
         shown: the system starts from a true face or identity, so the ceilings of voices do not bound it.
         guidance: the scale of its drawn faces; None if no face was drawn from noise.
@@ -111,7 +111,7 @@ class System:
     what: str
     predicted: Float32[np.ndarray, "n dim"] | None = None
     faces: tuple[Faces, ...] = ()
-    asked: Bool[np.ndarray, " n"] | None = None
+    answered: Bool[np.ndarray, " n"] | None = None
     shuffles: Int[np.ndarray, "times n"] | None = None
     shown: bool = False
     guidance: float | None = None
@@ -119,7 +119,7 @@ class System:
 
     def of(self, n: int) -> Bool[np.ndarray, " n"]:
         """The mask of n persons whom the system can answer for."""
-        return np.ones(n, bool) if self.asked is None else self.asked
+        return np.ones(n, bool) if self.answered is None else self.answered
 
     @property
     def undetected(self) -> int:
@@ -160,7 +160,7 @@ def draw_faces(
     persons: Sequence[str],
     scorer: Scorer,
     folder: Path,
-    made: Mapping[str, str],
+    hashes: Mapping[str, str],
     drawing: Drawing,
     draw: int = 0,
     label: str = "faces",
@@ -173,14 +173,14 @@ def draw_faces(
         persons: names, which seed each person's noise.
         scorer: scores the faces.
         folder: the faces are in a subfolder, named by a hash of all inputs.
-        made: hashes of the weights of prior and scorers.
+        hashes: hashes of the weights of prior and scorers.
         drawing: steps, guidance, seed.
         draw: 0 for the first face of each person, 1 for the second, …
         label: of the progress bar.
     """
     bytes_of = conditions.detach().cpu().contiguous().numpy().tobytes()
-    decides = {
-        **made,
+    inputs = {
+        **hashes,
         **asdict(drawing),
         "draw": draw,
         "conditions_sha256": hashlib.sha256(bytes_of).hexdigest(),
@@ -195,16 +195,18 @@ def draw_faces(
         start = torch.stack(noise).to(prior.device, dtype)
         return prior.decode(prior.denoise(start, c.to(dtype), drawing.steps, drawing.guidance))
 
-    return _resumable(make, len(persons), scorer, folder, decides, label)
+    return _resumable(make, len(persons), scorer, folder, inputs, label)
 
 
 @torch.no_grad()
-def rebuild_faces(prior: Prior, paths: Sequence[Path], scorer: Scorer, folder: Path, made: Mapping[str, str]) -> Faces:
+def rebuild_faces(
+    prior: Prior, paths: Sequence[Path], scorer: Scorer, folder: Path, hashes: Mapping[str, str]
+) -> Faces:
     """Photographs after the VAE's encoder and decoder: an upper bound for any sampler of its latents."""
     from PIL import Image, ImageOps
 
     side = prior.latent_shape[1] * 2 ** (len(prior.vae.config.block_out_channels) - 1)
-    decides = {**made, "what": "VAE reconstruction", "photographs": [path.as_posix() for path in paths]}
+    inputs = {**hashes, "what": "VAE reconstruction", "photographs": [path.as_posix() for path in paths]}
 
     def make(rows: range) -> Float[Tensor, "batch 3 height width"]:
         images = [Image.fromarray(read_image(paths[row])) for row in rows]
@@ -212,7 +214,7 @@ def rebuild_faces(prior: Prior, paths: Sequence[Path], scorer: Scorer, folder: P
         pixels = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).contiguous()
         return prior.decode(prior.encode(pixels.to(prior.device, prior.vae.dtype) / 127.5 - 1))
 
-    return _resumable(make, len(paths), scorer, folder, decides, "VAE reconstructions")
+    return _resumable(make, len(paths), scorer, folder, inputs, "VAE reconstructions")
 
 
 def best_of(draws: Sequence[Faces], predicted: Float32[np.ndarray, "n 512"]) -> tuple[Faces, Int[np.ndarray, " n"]]:
@@ -232,13 +234,13 @@ def best_of(draws: Sequence[Faces], predicted: Float32[np.ndarray, "n 512"]) -> 
 
 
 def _resumable(
-    make: Callable[[range], Tensor], n: int, scorer: Scorer, folder: Path, decides: Mapping[str, object], label: str
+    make: Callable[[range], Tensor], n: int, scorer: Scorer, folder: Path, inputs: Mapping[str, object], label: str
 ) -> Faces:
     """Make n images batch by batch and store images and scores of each batch; stored batches are read."""
     from safetensors.numpy import load_file, save_file
     from tqdm import tqdm
 
-    provenance = json.dumps({"synthetic": True, **decides}, indent=2, ensure_ascii=False) + "\n"
+    provenance = json.dumps({"synthetic": True, **inputs}, indent=2, ensure_ascii=False) + "\n"
     folder = folder / hashlib.sha256(provenance.encode()).hexdigest()[:12]
     with atomic_write(folder / "provenance.json") as temporary:
         temporary.write_text(provenance, encoding="utf-8")

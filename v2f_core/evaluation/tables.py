@@ -221,12 +221,12 @@ def likeness(
         for by, draw, near, scores in _answers(system, gallery):
             for where, labels in galleries.items():
                 values = near | _averaged(scores, labels, system.shuffles)
-                asked = system.of(n) & (labels != "")
+                answered = system.of(n) & (labels != "")
                 best = (ceilings or {}).get(where)
                 if best is not None and not system.shown and by != BY_SECOND and where in reference:
-                    values |= _skills(values, reference[where], best, labels, asked)
+                    values |= _skills(values, reference[where], best, labels, answered)
                 keys = {"gallery": where, "by": by, "system": system.name, "draw": draw}
-                frame = pd.DataFrame({"person": persons, "stratum": labels, **values})[asked]
+                frame = pd.DataFrame({"person": persons, "stratum": labels, **values})[answered]
                 frames.append(frame.melt(["person", "stratum"], var_name="metric").assign(**keys))
     columns = ["gallery", "by", "system", "metric", "draw", "person", "stratum", "value"]
     return pd.concat(frames, ignore_index=True)[columns]
@@ -265,12 +265,12 @@ def _averaged(scores: np.ndarray, labels: np.ndarray, shuffles: np.ndarray | Non
 
 
 def _skills(
-    values: Mapping[str, np.ndarray], reference: np.ndarray, best: Ceiling, labels: np.ndarray, asked: np.ndarray
+    values: Mapping[str, np.ndarray], reference: np.ndarray, best: Ceiling, labels: np.ndarray, answered: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Skill as a value of each person, whose mean is the skill: the reference is the same person's."""
     skills = {}
-    names = sorted(set(labels[asked].tolist()))
-    mean = float(np.mean([reference[asked & (labels == name)].mean() for name in names]))
+    names = sorted(set(labels[answered].tolist()))
+    mean = float(np.mean([reference[answered & (labels == name)].mean() for name in names]))
     if COSINE in values and best.cosine > mean:
         skills["skill, cosine"] = (values[COSINE] - reference) / (best.cosine - mean)
     chance = protocols.chance(labels, 10)
@@ -373,23 +373,23 @@ def set_table(
     """
     rows = []
     for system in (system for system in systems if system.faces and system.shuffles is None):
-        asked = system.of(len(real.paths))
-        row: dict[str, object] = {"system": system.name, "images": int(asked.sum()) * len(system.faces)}
+        answered = system.of(len(real.paths))
+        row: dict[str, object] = {"system": system.name, "images": int(answered.sum()) * len(system.faces)}
         row |= {"undetected": system.undetected, "guidance": np.nan if system.guidance is None else system.guidance}
-        posteriors = np.concatenate([draw.posteriors[asked] for draw in system.faces])
+        posteriors = np.concatenate([draw.posteriors[answered] for draw in system.faces])
         if posteriors.shape[1] and len(posteriors) >= 10:
             score = metrics.vfs(posteriors)
             row |= {"VFS": score.value, "VFS deviation": score.deviation, "VFS images": score.images}
-        features = np.concatenate([draw.features[asked] for draw in system.faces])
+        features = np.concatenate([draw.features[answered] for draw in system.faces])
         if min(int(cloud.any(axis=1).sum()) for cloud in (features, real.features)) >= 8:
             row["kernel distance"] = metrics.kernel_distance(features, real.features)
-        if len(system.faces) > 1 and asked.sum() > 1:
-            values = metrics.diversity(np.stack([draw.identities[asked] for draw in system.faces], axis=1))
+        if len(system.faces) > 1 and answered.sum() > 1:
+            values = metrics.diversity(np.stack([draw.identities[answered] for draw in system.faces], axis=1))
             ends = metrics.bootstrap(values, resamples=resamples)
             row |= dict(zip(("diversity", "diversity low", "diversity high"), ends, strict=True))
         if perception is not None:
             row |= _perceived(
-                [[draw.paths[i] for i in np.flatnonzero(asked)] for draw in system.faces], real, perception
+                [[draw.paths[i] for i in np.flatnonzero(answered)] for draw in system.faces], real, perception
             )
         rows.append(row)
     return pd.DataFrame(rows)

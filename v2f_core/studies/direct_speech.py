@@ -99,13 +99,13 @@ def train_speech_condition(
     from tqdm import trange
 
     training = training.to(prior.device)
-    made = {**provenance, **asdict(settings)}
+    inputs = {**provenance, **asdict(settings)}
     generator = torch.Generator().manual_seed(settings.seed)
     with seeded(settings.seed, prior.device):
         with torch.no_grad():
             null = prior.null(1)
         net = SpeechCondition(training.wide.voice.shape[1], null, settings.hidden_width).to(prior.device)
-        if (state := load_checkpoint(path, made)) is not None:
+        if (state := load_checkpoint(path, inputs)) is not None:
             net.load_state_dict(state)
             return net.eval().cpu()
         prior.requires_grad_(False)
@@ -123,7 +123,7 @@ def train_speech_condition(
             optimiser.step()
             schedule.step()
             bar.set_postfix(residual=float(residual.detach()))
-    save_checkpoint(path, net.state_dict(), made)
+    save_checkpoint(path, net.state_dict(), inputs)
     return net.eval().cpu()
 
 
