@@ -93,12 +93,10 @@ class Probes:
     Attributes:
         sex: identities → "f" or "m", and "" of an undetected face (a zero vector).
         age: identities → years (or another fitted number), and NaN of an undetected face.
-        mean_age: of the fitted persons: the best constant answer.
     """
 
     sex: Callable[[Float[np.ndarray, "n dim"]], Shaped[np.ndarray, " n"]]
     age: Callable[[Float[np.ndarray, "n dim"]], Float[np.ndarray, " n"]]
-    mean_age: float
 
 
 def fit_probes(
@@ -135,7 +133,7 @@ def fit_probes(
     def read_age(z: Float[np.ndarray, "n dim"]) -> Float[np.ndarray, " n"]:
         return np.where(z.any(axis=1), np.nan if ridge is None else ridge.predict(z), np.nan)
 
-    return Probes(read_sex, read_age, float(years[known].mean()) if known.any() else np.nan)
+    return Probes(read_sex, read_age)
 
 
 def failures(

@@ -14,43 +14,13 @@ import numpy as np
 from jaxtyping import Float, Integer, Shaped
 
 from v2f_core.errors import InputError
-from v2f_core.evaluation.intervals import (
-    Difference,
-    Interval,
-    bootstrap,
-    discordance,
-    holm,
-    paired_difference,
-    paired_persons,
-    paired_power,
-)
+from v2f_core.evaluation import intervals
 
-__all__ = [
-    "VFS",
-    "Difference",
-    "ErrorRates",
-    "Interval",
-    "bootstrap",
-    "cosine",
-    "discordance",
-    "diversity",
-    "equal_error_rate",
-    "error_rates",
-    "holm",
-    "kernel_distance",
-    "l2",
-    "matching",
-    "pair_cosines",
-    "paired_difference",
-    "paired_persons",
-    "paired_power",
-    "rank",
-    "recall",
-    "score_matrix",
-    "skill",
-    "vfs",
-    "within",
-]
+# the statistics of these values, so that one module holds everything that a table shows
+Difference, Interval = intervals.Difference, intervals.Interval
+bootstrap, paired_difference, holm = intervals.bootstrap, intervals.paired_difference, intervals.holm
+discordance, paired_persons, paired_power = intervals.discordance, intervals.paired_persons, intervals.paired_power
+
 
 # --- likeness
 
