@@ -109,7 +109,7 @@ def stage2(world, tiny_profile, tmp_path_factory):
     add_lora(adapted, 2, 2.0, torch.Generator().manual_seed(0))
     save_lora(adapted, folder / "lora")
     Aligner(16, 8).save_pretrained(folder / "aligner")
-    (folder / "provenance.json").write_text(json.dumps({"settings": {"consistency": {"mode": "teacher"}}}))
+    (folder / "provenance.json").write_text(json.dumps({"settings": {"weight_self": 1.0}, "critic": "teacher"}))
     return controls.Stage2.from_folder(folder, tiny_profile.prior)
 
 
@@ -280,6 +280,22 @@ def test_the_page_is_whole_and_needs_neither_network_nor_scripts(report):
         assert person in page.text  # "Ada <3> & Co", as it is
     assert "<0>" not in text
     assert len(text) < 6_000_000
+
+
+@pytest.mark.parametrize(
+    ("record", "critic"),
+    [
+        ({"settings": {"consistency": {"mode": "paper"}}}, "paper"),  # of version 0.1
+        ({"settings": {"weight_self": 0.0}, "critic": "paper"}, "no L_self"),
+    ],
+)
+def test_a_stage_2_is_named_by_its_critic(record, critic, tiny_profile, tmp_path):
+    adapted = Prior.from_folder(tiny_profile.prior)
+    add_lora(adapted, 2, 2.0, torch.Generator().manual_seed(0))
+    save_lora(adapted, tmp_path / "lora")
+    Aligner(16, 8).save_pretrained(tmp_path / "aligner")
+    (tmp_path / "provenance.json").write_text(json.dumps(record))
+    assert controls.Stage2.from_folder(tmp_path, tiny_profile.prior).critic == critic
 
 
 def test_a_folder_that_is_no_stage_2_is_refused(tmp_path, tiny_profile):

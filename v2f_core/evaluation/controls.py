@@ -176,28 +176,33 @@ class Bench:
 class Stage2:
     """A trained Stage II: the name of its critic, its aligner, and the prior with its adapters."""
 
-    mode: str
+    critic: str
     aligner: Aligner
     prior: Prior
     lora_sha256: str
 
     @classmethod
     def from_folder(cls, folder: str | Path, prior: str | Path, device: str = "cpu") -> Stage2:
-        """Read a folder written by ``python -m v2f_core stage2``.
+        """Read a folder written by ``python -m v2f_core stage2``, today's or version 0.1's.
 
         Raises:
             InputError: the folder holds no Stage II.
         """
         folder = Path(folder)
         try:
-            mode = json.loads((folder / "provenance.json").read_text())["settings"]["consistency"]["mode"]
+            record = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+            settings = record["settings"]
+            critic = (
+                record["critic"] if "critic" in record else settings["consistency"]["mode"]
+            )  # as version 0.1 has it
+            critic = "no L_self" if settings.get("weight_self") == 0 else str(critic)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"{folder}: no Stage II here (provenance.json names no critic); give stage2's --out"
             ) from error
         adapted = Prior.from_folder(prior, device)
         load_lora(adapted, folder / "lora")
-        return cls(mode, Aligner.from_pretrained(folder / "aligner"), adapted, folder_hash(folder / "lora"))
+        return cls(critic, Aligner.from_pretrained(folder / "aligner"), adapted, folder_hash(folder / "lora"))
 
 
 def rows(
@@ -243,7 +248,7 @@ def rows(
     for trained in stage2:
         identity = by_voice(trained.aligner)
         prior, hashes = trained.prior, {"lora_sha256": trained.lora_sha256}
-        name, what = f"{FULL} ({trained.mode})", f"Stage II with L_self read as {trained.mode!r}"
+        name, what = f"{FULL} ({trained.critic})", f"Stage II with the critic {trained.critic}"
         faces = bench.draw(name, identity, prior=prior, hashes=hashes)
         last = System(name, what, identity.numpy(), faces, guidance=bench.scale(name))
         yield last
