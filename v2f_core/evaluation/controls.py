@@ -194,7 +194,7 @@ class Stage2:
             settings = record["settings"]
             critic = (
                 record["critic"] if "critic" in record else settings["consistency"]["mode"]
-            )  # as version 0.1 has it
+            )  # version 0.1
             critic = "no L_self" if settings.get("weight_self") == 0 else str(critic)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
