@@ -50,7 +50,7 @@ def measured_edges(persons: int) -> dict[str, float]:
     found = {row.name: row for row in rows}
     truth, best = bench.gallery.identities, bounds(inputs.test, inputs.training)
     oracle = found[controls.ORACLE]
-    asked = slice(None) if oracle.asked is None else oracle.asked
+    asked = slice(None) if oracle.answered is None else oracle.answered
     mean = found[controls.MEAN].predicted
     assert mean is not None
     return {

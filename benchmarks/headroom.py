@@ -35,7 +35,7 @@ from v2f_core.diffusion.prior import Prior
 from v2f_core.evaluation.metrics import bootstrap
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.faces import FacePack
-from v2f_core.studies.cosreg import train_cosreg
+from v2f_core.studies.ablation import train_cosreg
 from v2f_core.training.embeddings import embed_dataset
 from v2f_core.training.pairs import pair_up
 

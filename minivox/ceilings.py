@@ -1,4 +1,4 @@
-"""How well anybody could do in MiniVox's world: the likelihood of a voice given a face, and three ceilings.
+"""The best possible results in MiniVox's world: the likelihood of a voice given a face, and three ceilings.
 
 Given the voice parameters u (after their noise) and the unit identity z of the face:
 
@@ -45,9 +45,9 @@ class Estimate(NamedTuple):
 
 
 def log_likelihood(voices: Sequence[Person], faces: Sequence[Person]) -> Float[np.ndarray, "voices faces"]:
-    """log p(u of each voice | what each face shows), exact but for a one-year grid over the hidden true age.
+    """log p(u of each voice | traits of each face), exact but for a one-year grid over the hidden true age.
 
-    The shared factors are Gaussian given what the face shows; true age is not, and is summed out given the skin's age.
+    The shared factors are Gaussian given the face's traits; true age is not, and is summed out given the skin's age.
 
     Example:
         >>> people = world.population("readme", 4)
@@ -137,7 +137,7 @@ def recall(
     for i, row in enumerate(scores):
         others = np.flatnonzero((groups == groups[i]) & (np.arange(len(row)) != i))
         rivals = row[g.choice(others, gallery - 1, replace=False)]
-        hits[i] = (rivals >= row[i]).sum() < k  # a tie goes against us
+        hits[i] = (rivals >= row[i]).sum() < k  # a tie counts against us
     return Estimate.of(hits)
 
 
@@ -150,7 +150,7 @@ def people(pairs: Pairs) -> list[Person]:
 
 
 def known(pairs: Pairs) -> bool:
-    """Whether all of them are persons of MiniVox's world, whose true factors are known."""
+    """Whether all persons are of MiniVox's world, whose true factors are known."""
     return all(name.partition("_")[0] in world.NAMES for name in pairs.persons)
 
 
@@ -178,7 +178,7 @@ def _rank(gallery: int, within: bool = False, persons: int = 1600) -> tuple[floa
 
 def bayes(training: Pairs, asked: Pairs) -> Float[np.ndarray, "n dim"]:
     """The Bayes ẑ of some persons: the unit mean of the training faces, weighted by their likelihood given the true
-    voice parameters u. Nobody who knows these faces and hears everything does better by cosine."""
+    voice parameters u. No prediction from the voice has a higher expected cosine."""
     scores = log_likelihood(people(asked), people(training))
     mean = expected_identity(scores, training.centroids().numpy())
     return (mean / np.linalg.norm(mean, axis=1, keepdims=True)).astype(np.float32)

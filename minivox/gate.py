@@ -1,7 +1,7 @@
-"""The gate before any training: does MiniVox's world tell as much about a face as real voices do?
+"""A check before any training: do MiniVox's voices determine faces about as well as real voices do?
 
 python -m minivox.gate          # the world alone, half a minute
-python -m minivox.gate --audio  # and what a ridge regressor reads from MiniVox's recordings
+python -m minivox.gate --audio  # and a ridge regression from MiniVox's recordings
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import numpy as np
 from jaxtyping import Float
 
 from minivox import ceilings, world
+from minivox.dataset import unpack
+from v2f_core.speech.audio import read_audio
 
 
 class Check(NamedTuple):
@@ -58,7 +60,7 @@ def world_checks(persons: int = 1600, pool: str = "gate") -> Iterator[Check]:
 
 
 def audio_summary(wave: Float[np.ndarray, " samples"], rate: int = 16_000) -> Float[np.ndarray, " features"]:
-    """Means and spreads of a clip's log-mel bands and their changes, and of its pitch: what a simple regressor sees.
+    """Means and spreads of a clip's log-mel bands and their changes, and of its pitch: inputs of a simple regressor.
 
     Example:
         >>> audio_summary(np.random.default_rng(0).normal(size=16_000).astype(np.float32)).shape
@@ -88,8 +90,6 @@ def audio_checks(root: Path) -> Iterator[Check]:
     from sklearn.preprocessing import StandardScaler
     from tqdm import tqdm
 
-    from v2f_core.speech.audio import read_audio
-
     table = pd.read_csv(root / "factors.csv")
     table = table[table.split == "train"]
     paths = [sorted((root / "vox1" / "wav" / person).rglob("*.ogg")) for person in table.person]
@@ -114,8 +114,6 @@ def main() -> None:
     arguments = parser.parse_args()
     checks = list(world_checks())
     if arguments.audio:
-        from minivox.dataset import unpack
-
         checks += audio_checks(arguments.root or unpack())
     print(*checks, sep="\n")
     sys.exit(0 if all(check.passed for check in checks) else 1)

@@ -16,9 +16,9 @@ INK, FACE_COLOUR, VOICE_COLOUR, SHARED_COLOUR, PRIVATE_COLOUR = "#22303c", "#c85
 
 
 def draw() -> Figure:
-    """Shared factors in the middle, what the face shows on the left, what the voice shows on the right.
+    """Shared factors in the middle, traits of the face on the left, traits of the voice on the right.
 
-    An arrow's width is the link's strength, dashed where it is negative; grey boxes are what one side has for itself.
+    An arrow's width is the link's strength, dashed if negative; grey boxes are factors of the face or the voice alone.
 
     Example:
         >>> figure = draw()

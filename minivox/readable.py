@@ -1,7 +1,7 @@
-"""What regressions reach that are given the true voice parameters u in place of a sound: marks below the ceilings.
+"""References below the ceilings: regressions from the true voice parameters u instead of a sound.
 
-The ceilings (:mod:`minivox.ceilings`) know what a face shows *exactly*: jaw, neck, skin. No identity tells that much,
-and every map is learned from finitely many persons. So these marks are lower, and are no bounds.
+The ceilings (:mod:`minivox.ceilings`) use the *exact* traits of a face: jaw, neck, skin. An identity does not hold all
+of them, and a regression is fitted on finitely many persons. So these references are lower, and they are not bounds.
 """
 
 from __future__ import annotations
@@ -21,15 +21,12 @@ IMPOSSIBLE = -1e9  # log-likelihood of a face of the other sex: sex is certain f
 
 
 def from_true_voices(training: Pairs, test: Pairs) -> Float[np.ndarray, "n dim"]:
-    """Identities of the test persons by ridge regression from u: the reach of a speaker encoder that loses nothing.
-
-    Like g_φ it is read by the cosine of ArcFace identities.
-    """
+    """Identities of the test persons by ridge regression from u, as if a speaker encoder kept all of u."""
     from sklearn.linear_model import RidgeCV
 
     def inputs(pairs: Pairs) -> Float[np.ndarray, "n features"]:
         z, man = voices(pairs), np.array([sex == "m" for sex in pairs.sexes])[:, None]
-        return np.hstack([20.0 * man, z * man, z * ~man])  # sex is certain: the penalty shall hardly touch it
+        return np.hstack([20.0 * man, z * man, z * ~man])  # a large input, so that the penalty hardly shrinks it
 
     ridge = RidgeCV(np.logspace(-1, 4, 26)).fit(inputs(training), training.centroids().numpy())
     predicted = ridge.predict(inputs(test))
@@ -37,13 +34,11 @@ def from_true_voices(training: Pairs, test: Pairs) -> Float[np.ndarray, "n dim"]
 
 
 def rank_scores(training: Pairs, test: Pairs) -> Float[np.ndarray, "voices faces"]:
-    """log p(u of voice i | identity of face j): the best ranking of faces by anybody who sees identities alone.
-
-    u is read from identities by regression, u | z ~ N(B z + b, Σ) within each sex.
+    """log p(u of voice i | identity of face j), with u | z ~ N(B z + b, Σ) fitted within each sex.
 
     Args:
-        training: persons of MiniVox's world from whom the reading is learned, one photo each time.
-        test: persons of the same world; a face is the photo of the gallery.
+        training: persons of MiniVox's world for the fit; each photo is an example.
+        test: persons of the same world; their faces are the photos of the gallery.
     """
     from sklearn.linear_model import Ridge, RidgeCV
     from sklearn.model_selection import GroupKFold, cross_val_predict
@@ -57,7 +52,7 @@ def rank_scores(training: Pairs, test: Pairs) -> Float[np.ndarray, "voices faces
         x, who, there = photos[of_photo == sex], owner[of_photo == sex], np.flatnonzero(of_test == sex)
         ridge = RidgeCV(np.logspace(-2, 3, 16)).fit(x, learned[who])
         guess = cross_val_predict(Ridge(ridge.alpha_), x, learned[who], groups=who, cv=GroupKFold(5))
-        missed = learned[who] - guess  # by person: photos of one person are no independent witnesses
+        missed = learned[who] - guess  # folds by person: photos of one person are not independent
         whiten = np.linalg.inv(np.linalg.cholesky(np.cov(missed.T)))
         away = (asked[there][:, None] - ridge.predict(gallery[there])) @ whiten.T
         out[np.ix_(there, there)] = -0.5 * (away**2).sum(-1)

@@ -195,7 +195,7 @@ def ablate(
     from v2f_core.app.ablate import SHOWN, Plan, ablate
     from v2f_core.show.plots import forest
     from v2f_core.studies import ablation
-    from v2f_core.studies.ablations import WITHOUT
+    from v2f_core.studies.ablation import WITHOUT
 
     plan = Plan(chosen, out, steps, persons, split=split, device=device)
     name = table if split == "test" else f"{table}_{split}"

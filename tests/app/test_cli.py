@@ -13,12 +13,6 @@ def call(*arguments):
     return end.value.code
 
 
-@pytest.mark.parametrize("arguments", [["generate", "voice.wav", "-n", "0"], ["generate", "voice.wav", "--seed", "-1"]])
-def test_impossible_numbers_are_refused(arguments, capsys):
-    assert call(*arguments) == 2
-    assert arguments[2] in capsys.readouterr().err
-
-
 def test_an_input_error_is_one_line_and_exit_code_2(monkeypatch, capsys):
     def refuse(profile):
         raise InputError("voice.wav: not\n   audio; give a WAV")
@@ -54,12 +48,6 @@ def test_a_device_that_is_not_there_is_refused(command, monkeypatch, capsys):
     assert call(*command.split(), "--device", "cuda") == 2
     assert capsys.readouterr().err == "error: cuda: this machine's torch cannot use it; choose another --device\n"
     assert call(*command.split(), "--device", "abacus") == 2
-
-
-@pytest.mark.parametrize("code", [0, 1])
-def test_the_doctor_s_verdict_is_the_exit_code(monkeypatch, code):
-    monkeypatch.setattr("v2f_core.app.doctor.doctor", lambda profile: code)
-    assert call("doctor") == code
 
 
 def test_options_of_unfreezing_need_it(capsys):

@@ -36,15 +36,6 @@ def test_labels_that_are_not_there_are_unknown_and_not_guessed(tmp_path):
     assert attributes(pd.DataFrame(), ["Ada"], np.array([""]), ["Coe"]).sex.tolist() == [""]
 
 
-def test_thirds_of_skin_tone_are_those_of_the_training_persons():
-    labels = pd.DataFrame({TONE: [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.05, 0.35, 0.9]}, index=list("abcdefxyz"))
-    assert attributes(labels, list("xyz"), np.array(list("fff")), list("abcdef"))[TONE].tolist() == [
-        "light",
-        "medium",
-        "dark",
-    ]
-
-
 @pytest.mark.parametrize(
     "text", ["age\n3\n", "person,age\nAda,old\n", "person,height\nAda,3\n", "person,age\nA,1\nA,2\n"]
 )
@@ -65,16 +56,7 @@ def test_probes_are_scikit_learns_and_read_other_persons():
     assert (probes.sex(z) == LogisticRegression(C=100.0, max_iter=1000).fit(train, train_sexes).predict(z)).all()
     off = np.abs(probes.age(z) - ages).mean()
     assert off == pytest.approx(np.abs(Ridge(0.1).fit(train, train_ages).predict(z) - ages).mean(), rel=0.1)
-    assert off < 0.5 * np.abs(ages - probes.mean_age).mean()
-
-
-def test_an_undetected_face_has_no_sex_and_no_age_and_few_ages_teach_nothing():
-    z, sexes, ages = world(50)
-    probes = fit_probes(z, sexes, ages)
-    assert probes.sex(np.zeros((2, 12))).tolist() == ["", ""]
-    assert np.isnan(probes.age(np.zeros((2, 12)))).all()
-    assert np.isnan(fit_probes(z, sexes, np.where(np.arange(50) < 9, ages, np.nan)).age(z)).all()
-    assert np.isnan(fit_probes(z, sexes).age(z)).all()
+    assert off < 0.5 * np.abs(ages - train_ages.mean()).mean()
 
 
 def test_sex_cannot_be_learned_from_one_sex_or_from_no_face():
@@ -110,9 +92,3 @@ def test_failures_are_counted_against_real_photographs():
     share = kinds["wrong sex"]["share"]
     assert share["low"] < share["value"] < share["high"]
     assert share["value"] == pytest.approx(2 / 39)
-
-
-def test_who_is_not_asked_cannot_fail():
-    faces = np.zeros((4, 3))
-    (no_face, *_) = failures(faces, np.eye(4, 3), np.eye(3)[0], {}, asked=np.array([True, True, False, False]))
-    assert (no_face["n"], no_face["count"]) == (2, 2)

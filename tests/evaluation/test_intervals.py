@@ -20,23 +20,6 @@ def test_bca_agrees_with_scipy():
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.02)
 
 
-def test_a_statistic_of_several_means_agrees_with_scipy():
-    g = np.random.default_rng(1)
-    a = g.normal(1, 0.2, 50)
-    b = a + g.normal(0.5, 0.1, 50)
-    ours = intervals.bootstrap(np.stack([a, b], 1), lambda m: m[..., 0] / m[..., 1], resamples=20_000)
-    theirs = stats.bootstrap(
-        (a, b),
-        lambda x, y, axis: x.mean(axis) / y.mean(axis),
-        paired=True,
-        method="BCa",
-        n_resamples=20_000,
-        rng=0,
-        vectorized=True,
-    ).confidence_interval
-    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.003)
-
-
 def test_the_95_percent_interval_holds_the_truth_in_about_95_percent():
     g = np.random.default_rng(2)
     held = 0
@@ -56,12 +39,6 @@ def test_groups_are_macro_averaged_and_resampled_apart():
     error = np.sqrt(noisy[:90].var() / 90 + noisy[90:].var() / 10) / 2
     wide = intervals.bootstrap(noisy, groups=groups)
     assert (wide.high - wide.low) / (2 * 1.96 * error) == pytest.approx(1, abs=0.15)
-
-
-def test_the_same_seed_gives_the_same_interval_and_no_variance_none():
-    values = np.random.default_rng(4).random(30)
-    assert intervals.bootstrap(values, seed=5) == intervals.bootstrap(values, seed=5)
-    assert intervals.bootstrap(np.ones(5)) == (1, 1, 1)
 
 
 @pytest.mark.parametrize("values", [np.ones(1), np.array([1.0, np.nan, 0.0])])
@@ -97,33 +74,6 @@ def test_the_paired_difference_agrees_with_scipy():
     assert found.n == 60
 
 
-def test_pairing_sees_what_two_single_intervals_cannot():
-    ours, theirs = two_systems()
-    assert intervals.paired_difference(ours, theirs).low > 0
-    assert intervals.bootstrap(ours).low < intervals.bootstrap(theirs).high
-
-
-def test_strata_are_resampled_apart_and_count_alike():
-    g = np.random.default_rng(0)
-    sex = np.repeat(["f", "m"], [90, 10])
-    theirs = g.normal(size=100)
-    ours = theirs + (sex == "m")  # better by exactly 1 for men, by 0 for women
-    assert intervals.paired_difference(ours, theirs, sex)[:3] == pytest.approx((0.5, 0.5, 0.5))
-    assert intervals.paired_difference(ours, theirs).value == pytest.approx(0.1)
-
-
-@given(st.integers(0, 10_000))
-def test_swapping_the_systems_turns_the_interval_around(seed):
-    ours, theirs = two_systems(seed=seed)
-    a, b = (intervals.paired_difference(*pair, resamples=200) for pair in ((ours, theirs), (theirs, ours)))
-    assert a[:3] == pytest.approx((-b.value, -b.high, -b.low), abs=1e-9)
-
-
-def test_a_system_does_not_differ_from_itself():
-    ours, _ = two_systems()
-    assert intervals.paired_difference(ours, ours) == (0, 0, 0, 60)
-
-
 @pytest.mark.parametrize(
     ("ours", "theirs", "message"),
     [
@@ -136,11 +86,6 @@ def test_a_system_does_not_differ_from_itself():
 def test_what_cannot_be_compared_is_refused(ours, theirs, message):
     with pytest.raises(InputError, match=message):
         intervals.paired_difference(ours, theirs)
-
-
-def test_a_group_of_one_person_cannot_be_resampled():
-    with pytest.raises(InputError, match="in each group"):
-        intervals.paired_difference(np.ones(3), np.ones(3), np.array(["f", "f", "m"]))
 
 
 # --- several tests at once
@@ -161,11 +106,6 @@ def test_holm_by_steps_and_never_below_p_nor_above_bonferroni(p):
     np.testing.assert_allclose(adjusted, holm_by_steps(p))
     assert (adjusted >= p).all()
     assert (adjusted <= np.minimum(1, len(p) * np.array(p)) + 1e-12).all()
-
-
-def test_holm_keeps_the_rate_of_families_with_a_false_finding():
-    p = np.random.default_rng(0).random((4000, 10))
-    assert np.mean([intervals.holm(row).min() < 0.05 for row in p]) == pytest.approx(0.05, abs=0.01)
 
 
 @pytest.mark.parametrize("bad", [1.2, -0.1, np.nan])
@@ -190,19 +130,10 @@ def test_so_many_persons_show_the_gain_in_80_percent_of_simulated_studies(gain, 
     assert intervals.paired_power(persons, gain, discordant) == pytest.approx(0.8, abs=0.005)
 
 
-@pytest.mark.parametrize("discordant", [0.43, 0.1])
-def test_the_papers_378_persons_seldom_show_its_gain(discordant):
-    simulated = mcnemar_finds(378, 0.023, discordant)
-    assert intervals.paired_power(378, 0.023, discordant) == pytest.approx(simulated, abs=0.02)
-    assert simulated < 0.35
-
-
-@given(st.floats(0.05, 0.95), st.floats(0.05, 0.95))
-def test_discordance_of_unrelated_hits_is_a_product_and_of_the_most_alike_is_the_gain(p, q):
-    assert intervals.discordance(p, q) == pytest.approx(p * (1 - q) + q * (1 - p))
-    low, high = sorted([p, q])
-    most = low * (1 - high) / np.sqrt(p * (1 - p) * q * (1 - q))
-    assert intervals.discordance(p, q, most - 1e-9) == pytest.approx(high - low, abs=1e-6)
+def test_discordance_of_unrelated_hits_is_counted():
+    hits = np.random.default_rng(0).random((2, 100_000)) < np.array([[0.32], [0.30]])
+    assert intervals.discordance(0.32, 0.30) == pytest.approx((hits[0] != hits[1]).mean(), abs=0.01)
+    assert intervals.discordance(1, 1) == intervals.discordance(0, 0) == 0
 
 
 @pytest.mark.parametrize(
@@ -212,8 +143,6 @@ def test_discordance_of_unrelated_hits_is_a_product_and_of_the_most_alike_is_the
         lambda: intervals.paired_persons(0.0, 0.05),
         lambda: intervals.paired_power(10, 0.1, 1.5),
         lambda: intervals.discordance(1.3, 0.3),
-        lambda: intervals.discordance(0.9, 0.1, correlation=0.9),
-        lambda: intervals.paired_persons(0.1, 0.2, power=1.0),
     ],
 )
 def test_impossible_studies_are_refused(call):

@@ -34,11 +34,6 @@ def test_who_is_alone_of_their_sex_or_of_unknown_sex_is_sought_among_all_only():
     assert list(galleries(["f", "m"])) == [ALL]
 
 
-def test_one_person_is_no_gallery():
-    with pytest.raises(InputError, match="at least 2 test persons"):
-        galleries(["f"])
-
-
 @pytest.mark.parametrize(("sexes", "k"), [("f" * 12 + "m" * 8, 10), ("f" * 6 + "m" * 6, 10), ("f" * 30 + "m" * 10, 5)])
 def test_chance_is_what_random_orders_find_and_never_above_1(sexes, k):
     labels = galleries(list(sexes))[WITHIN]
@@ -72,13 +67,3 @@ def test_photographs_follow_the_identities_and_skip_what_was_skipped(tmp_path):
         part = test.face[test.face_start[person] : test.face_start[person + 1]]
         expected = [faces.vectors[faces.items.index(path.relative_to(tmp_path).as_posix())] for path in paths]
         torch.testing.assert_close(part, torch.stack(expected))
-
-
-def test_photographs_of_another_split_are_asked_for_by_its_name(tmp_path):
-    rows = [(who, "f", split, "face", "", f"{who}.png") for who, split in (("Ada", "test"), ("Bea", "val"))]
-    rows += [(who, "f", split, "voice", "v", f"{who}.wav") for who, split in (("Ada", "test"), ("Bea", "val"))]
-    manifest = Manifest(tmp_path, pd.DataFrame(rows, columns=COLUMNS))
-    faces = Embeddings(torch.eye(2), ["Ada.png", "Bea.png"], [], {})
-    voices = Embeddings(torch.eye(2), ["Ada.wav", "Bea.wav"], [], {})
-    found = photographs(manifest, faces, pair_up(manifest, voices, faces, "val"), "val")
-    assert found == [[tmp_path / "Bea.png"]]

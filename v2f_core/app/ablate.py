@@ -1,9 +1,9 @@
-"""``python -m v2f_core ablate``: the systems of a table, trained, drawn and measured over seeds, into one tidy CSV.
+"""``python -m v2f_core ablate``: the systems of a table, trained, drawn and measured over seeds, as one tidy table.
 
-Every (system, seed) has a folder in which it is trained, and in it one for each set of persons whose faces are drawn:
-what was chosen on validation persons need not be trained again for the test. A run that was killed continues there.
-Everybody's face starts from the same noise under every system of a seed. Guidance is chosen for each system by the
-likeness of faces of the validation persons, with the first seed.
+Every (system, seed) is trained in a folder of its own. That folder holds a folder for each set of persons, so the test
+persons' faces are drawn without a second training. A killed run goes on where it stopped. A person's face starts from
+the same noise under every system of a seed. The guidance of each system is chosen with the first seed, by the likeness
+of the validation persons' faces.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from v2f_core.data.voxceleb import open_dataset
 from v2f_core.diffusion.consistency import paper
 from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
+from v2f_core.evaluation import metrics
 from v2f_core.evaluation.controls import GUIDANCES
 from v2f_core.evaluation.judge import Judge
 from v2f_core.evaluation.protocols import first_of_each_sex, photographs
 from v2f_core.evaluation.systems import Drawing, Faces, Scorer, best_of, draw_faces
 from v2f_core.identity.arcface_torch import differentiable_arcface
 from v2f_core.identity.faces import FacePack
-from v2f_core.studies.ablation import tidy
-from v2f_core.studies.ablations import Ablation, table
+from v2f_core.studies.ablation import Ablation, table, tidy
 from v2f_core.studies.direct_speech import SpeechConditionSettings, train_speech_condition
 from v2f_core.training.embeddings import embed_dataset
 from v2f_core.training.latents import FacePairs, pair_faces, stored_latents
@@ -51,17 +51,17 @@ SHOWN = ("cosine", "cosine of ẑ", "R@10", "R@10 within sex", "second scorer", 
 
 @dataclass(frozen=True)
 class Plan:
-    """What all runs of a table have in common.
+    """The settings that all runs of a table share.
 
     Attributes:
         profile: parts, dataset and settings.
-        folder: of all runs; tables share the systems that they have in common.
-        steps: of Stage II; None: the profile's.
-        persons: this many persons at most are drawn, women and men alike.
+        folder: of all runs; tables share their common systems.
+        steps: of Stage II; None takes the profile's.
+        persons: the largest number of persons drawn, women and men alike.
         drawn_steps: of the sampler.
-        varied: of this many persons a second face is drawn, for diversity.
-        split: who is drawn: "test", or "val" while systems are still being chosen.
-        device: where to train and draw.
+        varied: number of persons of whom a second face is drawn, for diversity.
+        split: whose faces are drawn: "test", or "val" while systems are still being chosen.
+        device: for training and drawing.
     """
 
     profile: Profile
@@ -86,8 +86,8 @@ class Plan:
 
 
 class Kit(NamedTuple):
-    """What a run needs: persons with latents to train and validate on, those drawn with a photo of each, a prior
-    without adapters, scorers, and f_arc with gradients."""
+    """The data and networks of a run: persons with latents for training and validation, the persons who are drawn with
+    a photo of each, a prior without adapters, scorers, and f_arc with gradients."""
 
     training: FacePairs
     validation: FacePairs
@@ -99,20 +99,20 @@ class Kit(NamedTuple):
 
 
 def ablate(name: str, seeds: int, plan: Plan, jobs: int = 1) -> pd.DataFrame:
-    """Run a table, or what is left of it, and give the tidy rows of :data:`v2f_core.studies.ablation.COLUMNS`.
+    """Run the missing runs of a table; returns the tidy rows of all, :data:`v2f_core.studies.ablation.COLUMNS`.
 
     Args:
         name: of the table.
-        seeds: how many, from 0.
+        seeds: number of seeds, from 0.
         plan: see :class:`Plan`.
         jobs: runs at the same time, each in a process with its share of the cores.
     Raises:
-        InputError: no such table; a part of the profile cannot be used; a training broke.
+        InputError: no such table; a part of the profile cannot be used; a loss was not finite.
     """
     rows = table(name)
-    first = [(row, 0) for row in rows]  # these choose the guidance for the rest
+    first = [(row, 0) for row in rows]  # these choose the guidance of all seeds
     rest = [(row, seed) for seed in range(1, seeds) for row in rows]
-    open_kit(plan)  # makes the stores that all runs read, so that no two processes make them at once
+    open_kit(plan)  # writes the stores that all runs read, before several processes would
     for part in (first, rest):
         if jobs == 1:
             for row, seed in part:
@@ -125,7 +125,7 @@ def ablate(name: str, seeds: int, plan: Plan, jobs: int = 1) -> pd.DataFrame:
 
 
 def measured(row: Ablation, seed: int, plan: Plan) -> pd.DataFrame:
-    """Train, draw and measure one system with one seed, as far as that was not done before."""
+    """The tidy rows of one system with one seed, from its folder, or trained, drawn and measured now."""
     run = plan.run(row.system, seed)
     done = run / f"{plan.split}-{plan.persons}" / "persons.csv"
     common = {"steps": plan.steps, "drawn_steps": plan.drawn_steps, "row": row.described, "seed": seed}
@@ -139,7 +139,7 @@ def measured(row: Ablation, seed: int, plan: Plan) -> pd.DataFrame:
 
 
 def open_kit(plan: Plan) -> Kit:
-    """Everything that a run needs, from a profile; stores of embeddings and latents are made if they are not there."""
+    """Data and networks of a profile; missing stores of embeddings and latents are computed."""
     profile = plan.profile
     manifest = open_dataset(profile)
     voices, faces = embed_dataset(profile, manifest, plan.device)
@@ -149,19 +149,19 @@ def open_kit(plan: Plan) -> Kit:
     training, validation = (
         pair_faces(manifest, voices, faces, latents, split, prior.latent_shape) for split in ("train", "val")
     )
-    validation = informed(validation, training)
     everybody = pair_up(manifest, voices, faces, plan.split)
     test = everybody.only(first_of_each_sex(everybody.sexes, min(plan.persons, len(everybody.persons))))
     photos: list[Path | None] = [paths[0] for paths in photographs(manifest, faces, test, plan.split)]
     scorer = Scorer(pack, Judge.from_folder(profile.part("judge"), plan.device))
-    return Kit(training, validation, test, photos, prior, scorer, differentiable_arcface(pack.arcface_path))
+    arcface = differentiable_arcface(pack.arcface_path)
+    return Kit(training, informed(validation, training), test, photos, prior, scorer, arcface)
 
 
 def claim(folder: Path, plan: Mapping[str, object]) -> None:
-    """Write down what a folder is for, in plan.json.
+    """Write the settings of a folder's run into its plan.json.
 
     Raises:
-        InputError: it is for something else.
+        InputError: the folder holds a run with other settings.
 
     Example:
         >>> import tempfile
@@ -179,7 +179,7 @@ def claim(folder: Path, plan: Mapping[str, object]) -> None:
 
 
 def made_of(profile: Profile) -> dict[str, object]:
-    """What of a profile decides a run: settings, and weights by their hashes, wherever they lie."""
+    """The settings of a profile that decide a run, and hashes of its weights (wherever the files are)."""
     weights = {part: hash_once(profile.part(part)) for part in (profile.encoder, "prior", "faces", "judge")}
     clips = [profile.clip_seconds, profile.ast_frames, profile.ast_positions]
     stages = {"stage1": dict(profile.stage1), "stage2": dict(profile.stage2)}
@@ -190,19 +190,18 @@ hash_once = cache(folder_hash)  # each folder of weights is read once in a proce
 
 
 def _run(row: Ablation, seed: int, plan: Plan, folder: Path) -> pd.DataFrame:
-    """The tidy rows of one system with one seed."""
     kit = open_kit(plan)
     condition = _train(row, seed, plan, kit, folder)
     kit.prior.requires_grad_(False)
-    made = {name: str(made_of(plan.profile)[name]) for name in ("prior", "faces", "judge")}
-    made |= {"trained": row.system, "trained_with_seed": str(seed)}
+    hashes = {name: str(made_of(plan.profile)[name]) for name in ("prior", "faces", "judge")}
+    hashes |= {"trained": row.system, "trained_with_seed": str(seed)}
 
     def draw(pairs: Pairs, guidance: float, number: int = 0, count: int | None = None) -> Faces:
         with torch.no_grad():
             conditions = condition(pairs.pooled_voices()[:count])
         drawing, persons = Drawing(plan.drawn_steps, guidance, seed), pairs.persons[:count]
         return draw_faces(
-            kit.prior, conditions, persons, kit.scorer, folder / "faces", made, drawing, number, row.system
+            kit.prior, conditions, persons, kit.scorer, folder / "faces", hashes, drawing, number, row.system
         )
 
     validation, test = kit.validation.pairs, kit.test
@@ -218,7 +217,7 @@ def _run(row: Ablation, seed: int, plan: Plan, folder: Path) -> pd.DataFrame:
 def _train(
     row: Ablation, seed: int, plan: Plan, kit: Kit, folder: Path
 ) -> Callable[[Float[Tensor, "n speaker"]], Tensor]:
-    """What turns pooled voices into the prior's conditions; adapters are on the kit's prior afterwards."""
+    """Train a system; returns the map from pooled voices to conditions, and leaves the adapters on the kit's prior."""
     settings = row.settings(plan.profile, seed, plan.steps)
     if row.speech:
         of_speech = SpeechConditionSettings(steps=settings.steps, batch=settings.batch, seed=seed)
@@ -226,19 +225,19 @@ def _train(
     persons = kit.training.pairs, kit.validation.pairs
     aligner = train_stage1(*persons, settings.identity, folder / "stage1", {}, plan.device)
     nets, faces = (aligner, kit.prior, kit.arcface), (kit.training, kit.validation)
-    critic = row.critic or paper  # without L_self it is looked at only
+    critic = row.critic or paper  # without L_self it is only recorded
     return train_stage2(*nets, *faces, settings, folder / "stage2", {}, plan.device, critic=critic).cpu()
 
 
-def _guidance(row: Ablation, seed: int, plan: Plan, drawn: Callable[[float], np.ndarray], validation: Pairs) -> float:
-    """The scale under which the validation persons' faces are likest, found with the first seed and then kept."""
+def _guidance(row: Ablation, seed: int, plan: Plan, draw: Callable[[float], np.ndarray], validation: Pairs) -> float:
+    """The scale with the highest mean cosine of the validation persons' faces, chosen with the first seed."""
     path = plan.run(row.system, 0) / "guidance.json"
     if not path.exists():
         if seed:
             raise InputError(f"{path}: missing; run seed 0 of {row.system} first, which chooses the guidance")
         truth = validation.gallery().numpy()
-        likeness = {scale: float((drawn(scale) * truth).sum(1).mean()) for scale in GUIDANCES}
+        scores = {scale: float(metrics.cosine(draw(scale), truth).mean()) for scale in GUIDANCES}
         with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(likeness, indent=2) + "\n", encoding="utf-8")
-    likeness = json.loads(path.read_text(encoding="utf-8"))
-    return float(max(likeness, key=likeness.__getitem__))
+            temporary.write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
+    scores = json.loads(path.read_text(encoding="utf-8"))
+    return float(max(scores, key=scores.__getitem__))

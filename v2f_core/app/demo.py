@@ -1,7 +1,7 @@
 """``make demo``: voices → faces on the built-in data, a gallery and a table.
 
-Nobody is picked by hand: the gallery shows the first women and men of the test split by name, and one recording of
-other origin. Their faces took part in no training, neither here nor in any miniature.
+The gallery shows the first women and men of the test split by name, and a recording by another synthesiser. Neither
+the weights of the mini profile nor those of any miniature were trained on their faces.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ EACH_SEX, FACES = 3, 4
 
 @dataclass(frozen=True)
 class Speaker:
-    """One recording of the gallery: who speaks, its windows, and the speaker's photo if there is one."""
+    """One line of the gallery: a speaker, the windows of their recordings, and their photo if there is one."""
 
     name: str
     label: str
@@ -50,7 +50,7 @@ def demo(out: str | Path = "outputs/demo", profile: str | Profile | None = None,
     """Write ``gallery.png``, ``table.csv``, ``table.md`` and every generated face into a folder.
 
     Args:
-        out: folder; made if missing.
+        out: folder; created if missing.
         profile: name of a profile, or a profile.
         seed: of the first face of each voice.
     Returns:
@@ -59,16 +59,16 @@ def demo(out: str | Path = "outputs/demo", profile: str | Profile | None = None,
         InputError: the profile, its parts, its dataset or the folder cannot be used.
     """
     logging.disable_progress_bar()  # of loading weights
-    chosen, out = profile if isinstance(profile, Profile) else load_profile(profile), Path(out)
+    settings, out = profile if isinstance(profile, Profile) else load_profile(profile), Path(out)
     check_writable(out)
     began = time.perf_counter()
-    manifest = open_dataset(chosen)
-    pipe = Vox2FacePipeline.from_profile(chosen)
-    voices, faces = embed_dataset(chosen, manifest)
+    manifest = open_dataset(settings)
+    pipe = Vox2FacePipeline.from_profile(settings)
+    voices, faces = embed_dataset(settings, manifest)
     training, test = (pair_up(manifest, voices, faces, split) for split in ("train", "test"))
     table = stage1_table(pipe.aligner, training, test)
     with staged(out) as stage:
-        draw(pipe, list(speakers(manifest, test, chosen.clip_seconds)), stage, seed, provenance(chosen))
+        draw(pipe, list(speakers(manifest, test, settings.clip_seconds)), stage, seed, provenance(settings))
         tables.save_identity_table(table, stage, "table")
     print(summary(table))
     print(f"{out / 'gallery.png'}, {out / 'table.md'}: {time.perf_counter() - began:.0f} s")
@@ -76,7 +76,7 @@ def demo(out: str | Path = "outputs/demo", profile: str | Profile | None = None,
 
 
 def speakers(manifest: Manifest, test: Pairs, clip_seconds: float) -> Iterator[Speaker]:
-    """The first women and men of the test split, in turn, then the recording of other origin."""
+    """The first women and men of the test split in turn, then the recording by another synthesiser."""
     of_sex = {sex: [name for name, s in zip(test.persons, test.sexes, strict=True) if s == sex] for sex in "fm"}
     turns = zip(of_sex["f"], of_sex["m"], strict=False)
     for name in [name for pair in turns for name in pair][: 2 * EACH_SEX]:
@@ -87,19 +87,18 @@ def speakers(manifest: Manifest, test: Pairs, clip_seconds: float) -> Iterator[S
     yield Speaker("other_voice", "another\nsynthesiser", read_clips(OTHER_VOICE, clip_seconds))
 
 
-def draw(pipe: Vox2FacePipeline, shown: list[Speaker], folder: Path, seed: int, made: dict[str, Any]) -> None:
-    """Draw the faces of each recording, and write them as labelled PNGs and as a gallery."""
+def draw(pipe: Vox2FacePipeline, shown: list[Speaker], folder: Path, seed: int, fields: dict[str, Any]) -> None:
+    """Draw the faces of each speaker, and write them as labelled PNGs and as a gallery."""
     rows, seeds = [], range(seed, seed + FACES)
     for speaker in tqdm(shown, desc="faces", unit="voice", file=sys.stderr):
         generators = [torch.Generator().manual_seed(s) for s in seeds]
         images = pipe(speaker.windows, num_images=FACES, generator=generators).images
         for s, image in zip(seeds, images, strict=True):
-            image.save(folder / f"{safe_name(speaker.name)}_{s}.png", pnginfo=png_text({**made, "seed": s}))
+            image.save(folder / f"{safe_name(speaker.name)}_{s}.png", pnginfo=png_text({**fields, "seed": s}))
         photo = None if speaker.photo is None else read_image(speaker.photo)
-        rows.append(
-            GalleryRow(speaker.label, waveform(speaker.windows), [np.asarray(image) for image in images], photo)
-        )
-    save_gallery(rows, folder / "gallery.png", made, "Faces drawn from voices: no likeness of any person")
+        pictures = [np.asarray(image) for image in images]
+        rows.append(GalleryRow(speaker.label, waveform(speaker.windows), pictures, photo))
+    save_gallery(rows, folder / "gallery.png", fields, "Faces drawn from voices: no likeness of any person")
 
 
 def summary(table: pd.DataFrame) -> str:
@@ -113,14 +112,10 @@ def summary(table: pd.DataFrame) -> str:
           full                 R@10 0.500 [0.400, 0.600]
     """
     lines = []
-    measures = [c for c in ("cosine", "R@10", "1:2 matching", "skill, cosine", "skill, R@10") if c in table.columns]
     for (name, size), part in table.groupby(["gallery", "gallery size"], sort=False):
         lines.append(f"{name}, gallery of {size}:")
-        for _, row in part.iterrows():
-            cells = []
-            for measure in measures:
-                value, low, high = (row.get(f"{measure}{end}", np.nan) for end in ("", " low", " high"))
-                if not np.isnan(value):
-                    cells.append(f"{measure} {value:.3f}" + ("" if np.isnan(low) else f" [{low:.3f}, {high:.3f}]"))
-            lines.append(f"  {row['system']:22} " + "  ".join(cells))
+        for row in part.to_dict("records"):
+            cells = {m: tables.cell(row, m) for m in ("cosine", "R@10", "1:2 matching", "skill, cosine", "skill, R@10")}
+            shown = "  ".join(f"{measure} {text}" for measure, text in cells.items() if text)
+            lines.append(f"  {row['system']:22} {shown}")
     return "\n".join(lines)

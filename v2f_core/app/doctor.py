@@ -1,6 +1,6 @@
-"""What is here, what is missing, and what to do about it: packages, device, the miniature, full-size weights.
+"""``python -m v2f_core doctor``: a line for each package, device, part and dataset, with a remedy where one is needed.
 
-Nothing is imported at the top that a broken installation could keep from loading.
+Packages that a broken installation may fail to load are imported inside the checks.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from v2f_core.data.voxceleb import LISTS, parts_of
 from v2f_core.errors import InputError
 
 FOR_GPUS = {"onnxruntime": "onnxruntime-gpu"}  # the same module under another name
-# Packages with compiled parts that can be installed and yet fail to load.
+# packages with compiled parts, which can be installed and still fail to load
 FRAGILE = ("torch", "torchaudio", "torchvision", "onnxruntime", "cv2", "soundfile")
-# torch 2.N, torchaudio 2.N and torchvision 0.(N + 15) are made for each other; N of the ranges in pyproject.toml
+# torch 2.N, torchaudio 2.N and torchvision 0.(N + 15) belong together; N of the ranges in pyproject.toml
 OLDEST_TORCH, NEWEST_TORCH = 8, 11
 
 
@@ -31,11 +31,11 @@ class Check(NamedTuple):
     """One line of the report.
 
     Attributes:
-        section: heading it stands under.
-        name: of the thing that was looked at.
-        found: what is there; "" for nothing.
-        remedy: what to do about it; "" if all is well.
-        needed: whether the profile that was asked for cannot do without it.
+        section: the heading above it.
+        name: of the package, device or part.
+        found: its version, size or place; "" if it is missing.
+        remedy: the command or change that helps; "" if nothing is wrong.
+        needed: whether the chosen profile cannot work without it.
     """
 
     section: str
@@ -45,11 +45,33 @@ class Check(NamedTuple):
     needed: bool = True
 
 
-def examine(profile: str = "mini") -> Iterator[Check]:
-    """Look at everything, one check after the other.
+def doctor(profile: str = "mini") -> int:
+    """Print the report; returns 0 if the profile ("mini" or "full") is usable, else 1.
 
-    Args:
-        profile: whose parts are needed, "mini" or "full".
+    Example:
+        >>> doctor() in (0, 1)  # doctest: +SKIP
+        True
+    """
+    section, checks = "", []
+    for check in examine(profile):
+        checks.append(check)
+        if check.section != section:
+            section = check.section
+            print(f"\n{section}")
+        state = "OK" if not check.remedy else "damaged" if check.found else "missing" if check.needed else "optional"
+        remedy = f"  -> {check.remedy}" if check.remedy else ""
+        print(f"  {state:8} {check.name:24} {check.found}{remedy}".rstrip(), flush=True)
+    wrong = [check.needed for check in checks if check.remedy]
+    unusable = sum(wrong)
+    verdict = f"not usable yet: {unusable} thing{'s' * (unusable > 1)} to mend"
+    print(f"\nThe {profile} profile is {verdict if unusable else 'ready: try python -m v2f_core demo'}.")
+    if len(wrong) > unusable:
+        print("Optional parts are not used by default, or needed only for the other profile (--profile).")
+    return 1 if unusable else 0
+
+
+def examine(profile: str = "mini") -> Iterator[Check]:
+    """All checks, one after the other; only the parts of the given profile are needed.
 
     Example:
         >>> next(examine()).name
@@ -60,39 +82,12 @@ def examine(profile: str = "mini") -> Iterator[Check]:
     yield Check("Python and packages", "Python", running, "" if fits else "use Python 3.11, 3.12 or 3.13")
     yield from packages("Python and packages")
     yield device("Device")
-    for section, checks, needed in (
-        ("The mini profile", mini, profile == "mini"),
-        ("The full profile", full, profile == "full"),
-    ):
-        yield from (check._replace(needed=check.needed and needed) for check in checks(section))
-
-
-def doctor(profile: str = "mini") -> int:
-    """Print the report; 0 if the profile that was asked for is usable, else 1.
-
-    Example:
-        >>> doctor() in (0, 1)  # doctest: +SKIP
-        True
-    """
-    section, unusable, optional = "", 0, 0
-    for check in examine(profile):
-        if check.section != section:
-            section = check.section
-            print(f"\n{section}")
-        state = "OK" if not check.remedy else "damaged" if check.found else "missing" if check.needed else "optional"
-        remedy = f"  -> {check.remedy}" if check.remedy else ""
-        print(f"  {state:8} {check.name:24} {check.found}{remedy}".rstrip(), flush=True)
-        unusable += bool(check.remedy and check.needed)
-        optional += bool(check.remedy and not check.needed)
-    verdict = f"not usable yet: {unusable} thing{'s' * (unusable > 1)} to mend"
-    print(f"\nThe {profile} profile is {verdict if unusable else 'ready: try python -m v2f_core demo'}.")
-    if optional:
-        print("What is optional is not used by default, or needed only for the other profile (--profile).")
-    return 1 if unusable else 0
+    for name, checks in (("mini", mini), ("full", full)):
+        yield from (c._replace(needed=c.needed and name == profile) for c in checks(f"The {name} profile"))
 
 
 def packages(section: str) -> Iterator[Check]:
-    """Whether every dependency is there in a version that fits, and those with compiled parts can be loaded."""
+    """Whether every dependency is installed in a version that fits, and those with compiled parts load."""
     from packaging.requirements import Requirement
 
     try:
@@ -113,7 +108,7 @@ def packages(section: str) -> Iterator[Check]:
 
 
 def mend_import(name: str) -> str:
-    """What to type where a package is installed and cannot be imported."""
+    """The command for a package that is installed and cannot be imported."""
     if name == "cv2":
         return "pip uninstall opencv-python, then pip install opencv-python-headless, which needs no screen"
     if not name.startswith("torch"):
@@ -122,11 +117,11 @@ def mend_import(name: str) -> str:
     minor = int(release[1]) if release[0] == "2" and release[1].isdigit() else NEWEST_TORCH
     minor = min(max(minor, OLDEST_TORCH), NEWEST_TORCH)
     trio = f'"torch==2.{minor}.*" "torchaudio==2.{minor}.*" "torchvision==0.{minor + 15}.*"'
-    return f"they must be made for each other: pip install {trio} (with make: make clean setup)"
+    return f"their versions must belong together: pip install {trio} (with make: make clean setup)"
 
 
 def installed(name: str) -> str:
-    """The version of a package; "" where it is not installed."""
+    """The version of a package; "" if it is not installed."""
     with suppress(PackageNotFoundError):
         return version(name)
     return ""
@@ -149,7 +144,7 @@ def device(section: str) -> Check:
         return Check(section, "GPU", f"{torch.cuda.get_device_name(0)}, {memory:.0f} GiB (ONNX Runtime uses {faces})")
     if torch.backends.mps.is_available():
         return Check(section, "GPU", "Apple, through MPS")
-    return Check(section, "CPU", f"{os.cpu_count()} cores (enough for mini; the full profile wants a GPU)")
+    return Check(section, "CPU", f"{os.cpu_count()} cores (enough for mini; the full profile needs a GPU)")
 
 
 def mini(section: str) -> Iterator[Check]:
@@ -159,11 +154,10 @@ def mini(section: str) -> Iterator[Check]:
         yield part(section, profile, name, needed=profile.ships(name))
     try:
         target = unpacked_folder(packed=profile.dataset)
-    except InputError as error:
-        yield Check(section, "MiniVox", "", str(error))
-    else:
         state = f"unpacked in {target}" if target.is_dir() else f"packed; first use unpacks it into {target}"
         yield Check(section, "MiniVox", state)
+    except InputError as error:
+        yield Check(section, "MiniVox", "", str(error))
     cache = cache_folder()
     existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
     remedy = "" if os.access(existing, os.W_OK) else "no write permission; set V2F_CACHE to a folder of yours"
@@ -171,12 +165,12 @@ def mini(section: str) -> Iterator[Check]:
 
 
 def full(section: str) -> Iterator[Check]:
-    """The full profile's parts, whole as published, and its dataset."""
+    """The full profile's parts, compared with the published files, and its dataset."""
     profile = load_profile("full")
-    spare = {"ast", "ecapa"} - {profile.encoder}  # one speech encoder is enough
+    unneeded = {*OPTIONAL, "judge", *({"ast", "ecapa"} - {profile.encoder})}  # one speech encoder is enough
     for name in (*PARTS, *OPTIONAL):
-        check = part(section, profile, name, needed=name not in {*spare, *OPTIONAL, "judge"})
-        if check.found and name in ORIGINS:  # another net may be in its place, or half a download
+        check = part(section, profile, name, needed=name not in unneeded)
+        if check.found and name in ORIGINS:  # a part of one's own, or an unfinished download
             if lacking := ", ".join(target for _, target in missing(name, getattr(profile, name))):
                 check = check._replace(remedy=f"lacks {lacking} of what is published; {how_to_get(name)}")
             elif not check.remedy:
@@ -187,7 +181,7 @@ def full(section: str) -> Iterator[Check]:
         remedy = f"put or link HQ-VoxCeleb's faces and VoxCeleb's audio to {root}; see data_cards/hq_voxceleb.md"
         yield Check(section, "dataset", "", remedy)
         return
-    try:  # what is in it `scan` says, which takes longer
+    try:  # `scan` looks inside, which takes longer
         lists = [name for name in LISTS if (root / name).is_file()][:1] or parts_of(root)
         yield Check(section, "dataset", f"{' and '.join(lists)} in {root}")
     except InputError as error:
@@ -201,7 +195,7 @@ def part(section: str, profile: Profile, name: str, needed: bool = True) -> Chec
         profile.part(name)
     except InputError as error:
         if folder.is_dir() and any(folder.iterdir()):
-            return Check(section, name, str(folder), str(error), needed)  # which names the file
+            return Check(section, name, str(folder), str(error), needed)  # the error names the file
         return Check(section, name, "", f"{folder}: {profile.remedy(name)}", needed)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return Check(section, name, f"{size / 1e6:.1f} MB, {folder}", needed=needed)

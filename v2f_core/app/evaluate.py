@@ -1,8 +1,8 @@
-"""``python -m v2f_core evaluate``: from a profile's weights and dataset to tables and a report of every system."""
+"""``python -m v2f_core evaluate``: tables and a report of every system, from a profile's weights and dataset."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +15,8 @@ import torch
 from minivox.ceilings import bounds, known
 from minivox.dataset import factors
 from minivox.readable import from_true_voices, rank_scores
-from v2f_core.app.generate import check_writable
 from v2f_core.app.report import Evaluation, write_report
-from v2f_core.artefacts.files import folder_hash
+from v2f_core.artefacts.files import check_writable, folder_hash
 from v2f_core.artefacts.profiles import Profile, cache_folder, load_profile
 from v2f_core.data.manifest import Manifest
 from v2f_core.data.voxceleb import open_dataset
@@ -33,14 +32,14 @@ from v2f_core.evaluation.protocols import first_of_each_sex, photographs
 from v2f_core.evaluation.systems import Drawing, Scorer, System
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.faces import FacePack
-from v2f_core.studies.cosreg import stored_cosreg
+from v2f_core.studies.ablation import stored_cosreg
 from v2f_core.studies.direct_speech import stored_speech_condition
 from v2f_core.training.embeddings import Embeddings, embed_dataset
 from v2f_core.training.pairs import Pairs, pair_up
 
 
 class Inputs(NamedTuple):
-    """What every table is made from."""
+    """The dataset, its embeddings by split, and two aligners."""
 
     manifest: Manifest
     voices: Embeddings
@@ -68,63 +67,62 @@ def evaluate(
     fid: bool = False,
     device: str = "cpu",
 ) -> Path:
-    """Stage I's table, tables of all systems and controls, and a report of them; see docs/evaluation.md for the files.
+    """Stage I's table, tables of all systems and controls, and a report; docs/evaluation.md describes the files.
 
     Drawn faces are kept in the cache: a killed run goes on, and more systems can be added later.
 
     Args:
         out: folder for tables and report.
         profile: name of a profile, or a profile.
-        systems: the rows that get faces, of `controls.DRAWABLE`; Stage I alone when None, none when empty.
+        systems: the rows with drawn faces, of `controls.DRAWABLE`; Stage I alone when None, no row when empty.
         draws: faces a person and system.
         steps, guidance: of the sampler; guidance is the profile's when None.
-        limit: only so many test persons, as many of each sex.
+        limit: the largest number of test persons, half of each sex.
         stage2: folders of trained Stages II, each a row.
-        labels: CSV of ages and skin tones (MiniVox has its own).
+        labels: CSV of ages and skin tones; MiniVox has its own.
         seed: of the noise.
-        tune: choose every row's guidance on the validation persons, of `controls.GUIDANCES`.
+        tune: choose each row's guidance on the validation persons, from `controls.GUIDANCES`.
         fid: FID and LPIPS too; their networks are downloaded at the first use.
-        device: where to embed, draw and score.
+        device: for embedding, drawing and scoring.
     Returns:
         the page.
     Raises:
-        InputError: the profile, its parts, its dataset or the folder cannot be used; a control leaves chance; a scale
-            is given although it is to be chosen.
+        InputError: the profile, its parts, its dataset or the folder cannot be used; a control is off chance; both
+            ``guidance`` and ``tune`` are given.
     """
-    chosen = profile if isinstance(profile, Profile) else load_profile(profile)
+    settings = profile if isinstance(profile, Profile) else load_profile(profile)
     drawn = (controls.NO_DSC,) if systems is None else chosen_rows(",".join(systems) or "none")
     if tune and guidance is not None:
-        raise InputError(f"guidance {guidance:g} is given, and is to be chosen (tune); leave one out")
+        raise InputError(f"guidance {guidance:g} is given, and tune would choose it; leave one out")
     check_writable(Path(out))
-    perception = Perception(device) if fid else None  # before anything is drawn: it may have to be downloaded
-    inputs = load(chosen, limit, device)
-    tables.save_identity_table(
-        stage1_table(inputs.aligner, inputs.training, inputs.test, {"CosReg": inputs.cosreg}), out
-    )
-    drawing = Drawing(steps, chosen.guidance if guidance is None else guidance, seed)
-    bench = make_bench(inputs, chosen, drawing, draws, "test", device)
-    scorers = {name.removesuffix("_sha256"): chosen.part(name.removesuffix("_sha256")) for name in bench.made}
-    notes = _notes(inputs)
-    notes += check_splits(inputs.training, inputs.test, scorers, all_known=known(inputs.test))
+    perception = Perception(device) if fid else None  # before any drawing: it may have to be downloaded
+    inputs = load(settings, limit, device)
+    stage1 = stage1_table(inputs.aligner, inputs.training, inputs.test, {"CosReg": inputs.cosreg})
+    tables.save_identity_table(stage1, out)
+    drawing = Drawing(steps, settings.guidance if guidance is None else guidance, seed)
+    bench = make_bench(inputs, settings, drawing, draws, "test", device)
+    in_world = known(inputs.test) and known(inputs.training)
+    parts = [name.removesuffix("_sha256") for name in bench.hashes]
+    scorers = {name: settings.part(name) for name in parts}
+    notes = _notes(inputs) + check_splits(inputs.training, inputs.test, scorers, all_known=known(inputs.test))
     judged = _controls(inputs, bench)
-    trained = [Stage2.from_folder(folder, chosen.part("prior"), device) for folder in stage2]
+    trained = [Stage2.from_folder(folder, settings.part("prior"), device) for folder in stage2]
     net = None
     if controls.NO_ARCFACE in drawn:
         stores = (inputs.manifest, inputs.voices, inputs.faces)
-        net = stored_speech_condition(chosen, *stores, bench.prior, bench.scorer.pack, bench.folder)
+        net = stored_speech_condition(settings, *stores, bench.prior, bench.scorer.pack, bench.folder)
 
     def rows(of: Bench) -> Iterator[System]:
         return controls.rows(of, inputs.aligner, inputs.cosreg, drawn, net, trained)
 
     if tune:
-        likeness = controls.tuned(make_bench(inputs, chosen, drawing, 1, "val", device), rows)
-        bench = replace(bench, guidance=controls.best_scales(likeness))
-        notes.append(_tuning_note(likeness, len(inputs.validation.persons)))
-    in_world = known(inputs.test) and known(inputs.training)
+        scores = controls.tuned(make_bench(inputs, settings, drawing, 1, "val", device), rows)
+        bench = replace(bench, guidance=controls.best_scales(scores))
+        notes.append(_tuning_note(scores, bench.guidance, len(inputs.validation.persons)))
     evaluation = Evaluation(
         bench=bench,
         manifest=inputs.manifest,
-        profile=chosen,
+        profile=settings,
         systems=list(rows(bench)),
         controls=judged,
         labels=labels_of(inputs.manifest, labels),
@@ -136,10 +134,10 @@ def evaluate(
 
 
 def chosen_rows(text: str) -> tuple[str, ...]:
-    """The rows that a user names: separated by commas, or "all", or "none".
+    """The names of rows from the command line: separated by commas, or "all", or "none".
 
     Raises:
-        InputError: there is no such row.
+        InputError: no drawable row has such a name.
 
     Example:
         >>> chosen_rows("CosReg, oracle"), chosen_rows("none")
@@ -154,7 +152,7 @@ def chosen_rows(text: str) -> tuple[str, ...]:
 
 
 def load(profile: Profile, limit: int | None = None, device: str = "cpu") -> Inputs:
-    """Dataset, stored embeddings (extracted if need be), Stage I's aligner, and one trained by cosine regression."""
+    """Dataset, embeddings (stored, or computed now), Stage I's aligner, and an aligner by cosine regression."""
     aligner = Aligner.from_pretrained(profile.part("aligner"))
     manifest = open_dataset(profile)
     voices, faces = embed_dataset(profile, manifest, device)
@@ -167,19 +165,19 @@ def load(profile: Profile, limit: int | None = None, device: str = "cpu") -> Inp
 
 
 def make_bench(inputs: Inputs, profile: Profile, drawing: Drawing, draws: int, split: str, device: str) -> Bench:
-    """Prior, scorers and the photographs of a split's persons, and the cache folder for drawn faces."""
+    """Prior, scorers, the photographs of a split's persons, and the cache folder for drawn faces."""
     pack, parts = FacePack.from_folder(profile.part("faces"), device), ["faces"]
     judge = second = None
-    with suppress(InputError):  # without a judge the report says that VFS is missing
+    with suppress(InputError):  # without a judge the report notes that VFS is missing
         judge, parts = Judge.from_folder(profile.part("judge"), device), [*parts, "judge"]
-    with suppress(InputError):  # the judge's features are the second scorer then
+    with suppress(InputError):  # else the judge's features are the second scorer
         second, parts = FacePack.from_folder(profile.part("scorer"), device), [*parts, "scorer"]
     persons = inputs.test if split == "test" else inputs.validation
-    made = {f"{part}_sha256": folder_hash(profile.part(part)) for part in ("prior", *parts)}
+    hashes = {f"{part}_sha256": folder_hash(profile.part(part)) for part in ("prior", *parts)}
     prior = Prior.from_folder(profile.part("prior"), device).requires_grad_(False)
     photos = photographs(inputs.manifest, inputs.faces, persons, split)
     scorer = Scorer(pack, judge, second)
-    return Bench(inputs.training, persons, photos, prior, scorer, cache_folder() / "drawn", made, drawing, draws)
+    return Bench(inputs.training, persons, photos, prior, scorer, cache_folder() / "drawn", hashes, drawing, draws)
 
 
 def stage1_table(
@@ -198,7 +196,7 @@ def stage1_table(
 
 
 def labels_of(manifest: Manifest, path: str | Path | None) -> pd.DataFrame:
-    """Ages and skin tones by person: of a CSV, else the true ones of MiniVox or of a set made like it, else none."""
+    """Ages and skin tones by person: from a CSV, else the true ones of a synthetic world, else an empty table."""
     if path is not None:
         return read_labels(path)
     if not (manifest.root / "factors.csv").is_file():
@@ -221,16 +219,15 @@ def _notes(inputs: Inputs) -> list[str]:
     learned, here = inputs.aligner.provenance.get("persons"), len(inputs.training.persons)
     if learned not in (None, here):
         notes.append(
-            f"the aligner has learned from {learned} persons; CosReg and w/o ArcFace, trained here to compare it with, "
-            f"from this dataset's {here}"
+            f"the aligner was trained on {learned} persons; CosReg and w/o ArcFace were trained here, on this "
+            f"dataset's {here}"
         )
     return notes
 
 
-def _tuning_note(likeness: dict[str, dict[float, float]], persons: int) -> str:
-    chosen = controls.best_scales(likeness)
+def _tuning_note(scores: dict[str, dict[float, float]], best: Mapping[str, float], persons: int) -> str:
     rows = [
-        f"{name} {chosen[name]:g} ({', '.join(f'{scale:g}: {value:.3f}' for scale, value in by_scale.items())})"
-        for name, by_scale in likeness.items()
+        f"{name} {best[name]:g} ({', '.join(f'{scale:g}: {value:.3f}' for scale, value in by_scale.items())})"
+        for name, by_scale in scores.items()
     ]
     return f"guidance was chosen for each row by the cosine of {persons} validation persons: {'; '.join(rows)}"

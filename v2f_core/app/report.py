@@ -1,7 +1,7 @@
-"""The report of an evaluation: tables as CSV, a few faces and voices, and a notebook over them, executed and exported.
+"""The report of an evaluation: tables as CSV, a few faces and voices, and a notebook on them, executed and exported.
 
-The notebook (``report.ipynb``) reads the files beside it and nothing else, so that it can be opened, changed and run
-again in its folder. Persons are shown by rank, never by hand.
+The notebook (``report.ipynb``) reads only the files beside it, so it can be changed and run again in its folder. The
+persons shown are chosen by rank.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import nbformat
 import numpy as np
 import pandas as pd
 from nbclient import NotebookClient
 from nbconvert import HTMLExporter
+from PIL import Image
 
 import v2f_core
 from v2f_core.artefacts.files import SYNTHETIC, atomic_write, folder_hash, versions
@@ -29,46 +30,41 @@ from v2f_core.evaluation import controls, metrics, protocols, tables
 from v2f_core.evaluation.attributes import AGE, TONE, attributes, failures, fit_probes, truth_of
 from v2f_core.evaluation.controls import Bench
 from v2f_core.evaluation.leaks import Control
+from v2f_core.evaluation.perception import Perception
 from v2f_core.evaluation.systems import System
 from v2f_core.identity.sphere import mean_direction
 from v2f_core.show.players import SAMPLE_RATE, mp3
 from v2f_core.speech.audio import read_audio
 
-if TYPE_CHECKING:
-    from v2f_core.evaluation.perception import Perception
-
 TEMPLATE = Path(__file__).with_name("report.ipynb")
-SIDE, SECONDS = 144, 2.5  # of a picture, and of a voice, in the report
-SHOWN, NEAREST = 3, 5
+SIDE, SECONDS = 144, 2.5  # of a picture and of a voice in the report
+EXAMPLES, NEAREST = 3, 5
 PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>From voices to faces: an evaluation</title><style>{style}</style></head><body>
-{body}
-</body></html>
-"""
-STYLE = """
+<title>From voices to faces: an evaluation</title><style>
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #22303c; }
 h1, h2, h3 { line-height: 1.2; margin: 1.6em 0 .5em; } .anchor-link { display: none; } img { max-width: 100%; }
-.jp-RenderedHTML, .output_html { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 13px; } .dataframe { border: 0; }
+.jp-RenderedHTML, .output_html { overflow-x: auto; } table { border-collapse: collapse; font-size: 13px; }
+.dataframe { border: 0; } .dataframe tr:hover { background: #f3f5f7; } .dataframe td { white-space: nowrap; }
 .dataframe th, .dataframe td { padding: 3px 9px; text-align: left; border: 0; border-bottom: 1px solid #d7dce0; }
-.dataframe td { white-space: nowrap; }
-.dataframe tr:hover { background: #f3f5f7; }
+</style></head><body>
+BODY
+</body></html>
 """
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Everything that the report tells of.
+    """The content of a report.
 
     Attributes:
         bench: persons, photographs, scorers.
-        manifest, profile: the dataset, and whose parts were used.
+        manifest, profile: the dataset and the parts.
         systems: the rows.
         controls: judged.
-        labels: ages and skin tones by person, as far as they are known.
-        ceilings: where the world is known.
-        notes: what the report shall say beside its own counts.
+        labels: known ages and skin tones by person.
+        ceilings: of a known world.
+        notes: lines for the section "Left out", beside its own counts.
         perception: for FID and LPIPS.
     """
 
@@ -90,52 +86,45 @@ class Evaluation:
 
 
 def write_report(e: Evaluation, out: Path) -> Path:
-    """Write tables, media, notebook and page; give the page. docs/evaluation.md says what the files hold."""
+    """Write tables, media, notebook and page; returns the page. docs/evaluation.md describes the files."""
     test, gallery = e.bench.test, e.bench.gallery
-    sexes = np.array(test.sexes)
     galleries = protocols.galleries(test.sexes)
     tidy = tables.likeness(e.systems, gallery, test.persons, galleries, e.ceilings)
     likeness = tables.likeness_table(tidy, galleries, e.ceilings)
-    groups = attributes(e.labels, test.persons, sexes, e.bench.training.persons)
-    shown = tidy[tidy.system.isin([e.main.name, controls.OTHER])]
+    groups = attributes(e.labels, test.persons, np.array(test.sexes), e.bench.training.persons)
     files = {
         "persons.csv.gz": tidy,
         "systems.csv": likeness,
         "sets.csv": tables.set_table(e.systems, gallery, e.perception),
-        "fairness.csv": tables.group_table(shown, groups),
+        "fairness.csv": tables.group_table(tidy[tidy.system.isin([e.main.name, controls.OTHER])], groups),
         "controls.csv": pd.DataFrame(e.controls),
         "failures.csv": _failures(e),
         "shown.csv": _shown(e, out / "media"),
+        "report.md": tables.by_gallery(likeness.fillna({"by": ""}), tables.MEASURES, ("system", "by")),
+        "about.json": json.dumps(_about(e, groups), indent=1, ensure_ascii=False) + "\n",
     }
     for name, table in files.items():
         tables.write(out, name, table)
-    text = ""
-    for (where, size), part in likeness.fillna({"by": ""}).groupby(["gallery", "gallery size"], sort=False):
-        text += f"Gallery: {where} ({size} faces)\n\n{tables.markdown(part, tables.MEASURES, ('system', 'by'))}\n"
-    tables.write(out, "report.md", text)
-    tables.write(out, "about.json", json.dumps(_about(e, groups), indent=1, ensure_ascii=False) + "\n")
     return run_notebook(out)
 
 
 def run_notebook(folder: Path) -> Path:
-    """Execute the report's notebook on the files of a folder, and export it there as one page without scripts."""
+    """Execute the report's notebook on the files of a folder, and export it as one page without scripts."""
     notebook = nbformat.read(TEMPLATE, as_version=4)
     source = str(Path(v2f_core.__file__).parents[1])  # for a package that runs from its source tree
     path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
     client = NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}})
-    client.extra_arguments = ["--log-level=ERROR"]  # a kernel warns that it talks to this process by TCP
+    client.extra_arguments = ["--log-level=ERROR"]  # a kernel warns of its TCP connection to this process
     client.execute(env={**os.environ, "PYTHONPATH": path, "MPLBACKEND": "module://matplotlib_inline.backend_inline"})
     body, _ = HTMLExporter(template_name="basic", exclude_input=True).from_notebook_node(notebook)
-    page = PAGE.format(style=STYLE, body=body)
-    for name, text in (("report.ipynb", nbformat.writes(notebook)), ("report.html", page)):
-        tables.write(folder, name, text)
+    tables.write(folder, "report.ipynb", nbformat.writes(notebook))
+    tables.write(folder, "report.html", PAGE.replace("BODY", body))
     return folder / "report.html"
 
 
 def _about(e: Evaluation, groups: pd.DataFrame) -> dict[str, Any]:
-    made = {"aligner": folder_hash(e.profile.part("aligner"))}
-    made[e.profile.encoder] = folder_hash(e.profile.part(e.profile.encoder))
-    made |= {name.removesuffix("_sha256"): digest for name, digest in e.bench.made.items()}
+    weights = {name: folder_hash(e.profile.part(name)) for name in ("aligner", e.profile.encoder)}
+    weights |= {name.removesuffix("_sha256"): digest for name, digest in e.bench.hashes.items()}
     test, drawing = e.bench.test, e.bench.drawing
     return {
         "notice": SYNTHETIC,
@@ -150,24 +139,24 @@ def _about(e: Evaluation, groups: pd.DataFrame) -> dict[str, Any]:
         "steps": drawing.steps,
         "guidance": "chosen for each row on validation persons" if e.bench.guidance else drawing.guidance,
         "seed": drawing.seed,
-        "weights_sha256": made,
+        "weights_sha256": weights,
         "versions": versions("v2f-core", "torch", "diffusers", "transformers", "numpy"),
         "left out": _left_out(e, groups),
     }
 
 
 def _left_out(e: Evaluation, groups: pd.DataFrame) -> dict[str, Any]:
-    """Counts of everything that is not as it should be, each a line, and the lists behind them."""
+    """Counts of missing or unusable data, each a line, and the persons and items behind them."""
     test, gallery = e.bench.test, e.bench.gallery
     n, files = len(test.persons), e.manifest.left_out
+    undetected = int((~gallery.identities.any(axis=1)).sum())
     notes = [
         *e.notes,
         f"{len(test.left_out)} persons of the test split have no usable voice or no usable face",
         f"{len(files)} items of the dataset were not used",
-        f"{int((~e.bench.has_other).sum())} of {n} persons have one photograph only, and are not asked where another "
-        "is needed",
-        f"{int((~gallery.identities.any(axis=1)).sum())} of {n} photographs of the gallery show no face that is found: "
-        "their persons cannot be retrieved",
+        f"{int((~e.bench.has_other).sum())} of {n} persons have one photograph only and are left "
+        "out where a second is needed",
+        f"no face was found in {undetected} of {n} photographs of the gallery: their persons cannot be retrieved",
     ]
     for system in (system for system in e.systems if system.faces and system.shuffles is None):
         images = int(system.of(n).sum()) * len(system.faces)
@@ -175,11 +164,10 @@ def _left_out(e: Evaluation, groups: pd.DataFrame) -> dict[str, Any]:
     unknown = {name: int(np.isnan(truth_of(e.labels, test.persons, name)).sum()) for name in (AGE, TONE)}
     notes += [f"{name}: not known of {count} of {n} persons" for name, count in unknown.items() if count]
     for attribute in groups:
-        counts = groups[attribute].value_counts()
-        notes += [f"{attribute}: nobody is {group!r}" for group in counts.index[counts == 0] if group]
-        notes += [
-            f"{attribute}: only {count} persons are {group!r}" for group, count in counts.items() if 0 < count < 10
-        ]
+        for group, count in groups[attribute].value_counts().items():
+            if group and count < 10:
+                persons = f"only {count} persons are" if count else "nobody is"
+                notes.append(f"{attribute}: {persons} {group!r}")
     if not gallery.posteriors.shape[1]:
         notes.append("no judge in this profile: VFS is missing")
     if not gallery.features.shape[1]:
@@ -191,7 +179,7 @@ def _left_out(e: Evaluation, groups: pd.DataFrame) -> dict[str, Any]:
 
 
 def _failures(e: Evaluation) -> pd.DataFrame:
-    """How the main system's faces fail; a table without rows where there are no faces."""
+    """The failures of the main system's faces; no rows where it has no faces."""
     columns = ["kind", "n", "count", "share", "share low", "share high", "real share", "examples"]
     training, test = e.bench.training, e.bench.test
     if not e.main.faces:
@@ -203,12 +191,12 @@ def _failures(e: Evaluation) -> pd.DataFrame:
         read = fit_probes(centroids, sexes).sex
         probed["sex"] = (np.array(test.sexes), read(drawn), read(real))
         for name in (AGE, TONE):
-            truth, known = (truth_of(e.labels, pairs.persons, name) for pairs in (test, training))
-            if np.isfinite(known).sum() >= 10 and np.isfinite(truth).any():
-                number = fit_probes(centroids, sexes, known).age  # reads any number, years or tone
+            truth, learned = (truth_of(e.labels, pairs.persons, name) for pairs in (test, training))
+            if np.isfinite(learned).sum() >= 10 and np.isfinite(truth).any():
+                number = fit_probes(centroids, sexes, learned).age  # reads any number, years or tone
                 probed[name] = (truth, number(drawn), number(real))
     rows = []
-    for kind in failures(drawn, real, mean_direction(training.centroids()).numpy(), probed, e.main.asked):
+    for kind in failures(drawn, real, mean_direction(training.centroids()).numpy(), probed, e.main.answered):
         share = kind.pop("share")
         ends = {"share": share["value"], "share low": share["low"], "share high": share["high"]}
         rows.append(kind | ends | {"examples": " ".join(test.persons[i] for i in kind["examples"])})
@@ -216,36 +204,34 @@ def _failures(e: Evaluation) -> pd.DataFrame:
 
 
 def _shown(e: Evaluation, media: Path) -> pd.DataFrame:
-    """Persons whose drawn faces are the likest, in the middle, the unlikest, with small copies of faces and voices."""
+    """Persons with the highest, middle and lowest cosine of the drawn face, with small copies of faces and voices."""
     columns = ["group", "person", "caption", "cosine", "rank", "of", "photograph", "drawn", "voice", "nearest"]
     if not e.main.faces:
         return pd.DataFrame(columns=columns)
     test, gallery, drawn = e.bench.test, e.bench.gallery, e.main.faces[0]
-    likeness = metrics.cosine(drawn.identities, gallery.identities)
-    asked = drawn.identities if e.main.predicted is None else e.main.predicted
-    scores = metrics.score_matrix(asked, gallery.identities)
+    cosines = metrics.cosine(drawn.identities, gallery.identities)
+    queries = drawn.identities if e.main.predicted is None else e.main.predicted
+    scores = metrics.score_matrix(queries, gallery.identities)
     ranks, ages = metrics.rank(scores), truth_of(e.labels, test.persons, AGE)
-    order = np.argsort(-likeness, kind="stable")
-    count = max(1, min(SHOWN, len(order) // 3))
+    order = np.argsort(-cosines, kind="stable")
+    count = max(1, min(EXAMPLES, len(order) // 3))
     middle = (len(order) - count) // 2
     parts = {"likest": order[:count], "middle": order[middle : middle + count], "unlikest": order[-count:]}
     voices = e.manifest.voices("test").groupby("person").path.agg(list)
     rows = []
     for group, i in [(name, int(i)) for name, part in parts.items() for i in part]:
-        near = np.argsort(-scores[i], kind="stable")[:NEAREST]
+        person, near = test.persons[i], np.argsort(-scores[i], kind="stable")[:NEAREST]
         who = {"f": "woman", "m": "man"}.get(test.sexes[i], "person") + (f" of {ages[i]:.0f}" if ages[i] > 0 else "")
-        row = {"group": group, "person": test.persons[i], "caption": f"{test.persons[i]}, {who}", "of": len(scores)}
-        row |= {"cosine": likeness[i], "rank": int(ranks[i]), "photograph": _picture(gallery.paths[i], media, f"{i}")}
+        row = {"group": group, "person": person, "caption": f"{person}, {who}", "of": len(scores)}
+        row |= {"cosine": cosines[i], "rank": int(ranks[i]), "photograph": _picture(gallery.paths[i], media, f"{i}")}
         row |= {"drawn": _picture(drawn.paths[i], media, f"{i}_drawn")}
-        row |= {"voice": _sound([e.manifest.root / path for path in voices[test.persons[i]]], media, f"{i}")}
+        row |= {"voice": _sound([e.manifest.root / path for path in voices[person]], media, f"{i}")}
         rows.append(row | {"nearest": " ".join(_picture(gallery.paths[j], media, f"{j}") for j in near)})
     return pd.DataFrame(rows)[columns]
 
 
 def _picture(path: Path | None, media: Path, name: str) -> str:
-    """A small copy of a picture with the EXIF that tells how it was made; its name."""
-    from PIL import Image
-
+    """Write a small copy of a picture with its EXIF (which marks drawn faces as synthetic); returns the file name."""
     assert path is not None
     with Image.open(path) as image:
         exif, small = image.getexif(), image.convert("RGB")
@@ -256,7 +242,7 @@ def _picture(path: Path | None, media: Path, name: str) -> str:
 
 
 def _sound(paths: Sequence[Path], media: Path, name: str) -> str:
-    """The beginning of the first recording that can be read, as MP3; its name, or "" where none can be read."""
+    """Write the beginning of the first readable recording as MP3; returns the file name, "" if none is readable."""
     for path in paths:
         with suppress(InputError):
             sound = mp3(read_audio(path)[: int(SECONDS * SAMPLE_RATE)].numpy())

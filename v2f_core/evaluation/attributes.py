@@ -1,7 +1,7 @@
-"""Who is drawn how: labels of age and skin tone, groups of persons, probes that read a face, and ways to fail.
+"""Attributes of persons: labels of age and skin tone, groups, probes that read them from identities, and failures.
 
-Probes are linear and are fitted on training persons' real photographs. They err on real test photographs too: show
-that beside, since nothing generated can be read better.
+Probes are linear and are fitted on training persons' real photographs. They err on real test photographs too, so that
+error is given beside the error on generated faces.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from v2f_core.evaluation.intervals import bootstrap
 AGE, TONE = "age", "skin tone"
 BANDS, TONES = ("under 30", "30 to 44", "45 to 59", "60 and over"), ("light", "medium", "dark")
 WRONG = {AGE: 15.0, TONE: 0.2}  # years; of a tone from 0 (light) to 1 (dark)
-COLLAPSED = 0.95  # more like the mean face than this share of real photographs
+COLLAPSED = 0.95  # quantile of real photographs' cosine with the mean face
 EXAMPLES = 4
 
 
@@ -29,7 +29,7 @@ def read_labels(path: str | Path) -> pd.DataFrame:
     """Labels of your own: a CSV with a column person, and age (years), "skin tone" (0 light to 1 dark), or both.
 
     Raises:
-        InputError: the file is missing, no CSV, or a value is no number.
+        InputError: the file is missing, no CSV, or a value is not a number.
 
     Example:
         >>> import tempfile
@@ -51,7 +51,7 @@ def read_labels(path: str | Path) -> pd.DataFrame:
 
 
 def truth_of(labels: pd.DataFrame, persons: Sequence[str], name: str) -> Float[np.ndarray, " n"]:
-    """A label of some persons; NaN where it is not known."""
+    """A label of each person; NaN where it is not known."""
     if name not in labels:
         return np.full(len(persons), np.nan)
     return labels[name].reindex(list(persons)).to_numpy(np.float64)
@@ -88,17 +88,15 @@ def _cut(values: Float[np.ndarray, " n"], edges: Float[np.ndarray, " edges"], na
 
 @dataclass(frozen=True)
 class Probes:
-    """Readers of identities; see :func:`fit_probes`.
+    """Maps from identities to sex and age; see :func:`fit_probes`.
 
     Attributes:
         sex: identities → "f" or "m", and "" of an undetected face (a zero vector).
-        age: identities → years (or another number that was learned), and NaN of an undetected face.
-        mean_age: of the persons fitted on: the answer of a reader without a face.
+        age: identities → years (or another fitted number), and NaN of an undetected face.
     """
 
     sex: Callable[[Float[np.ndarray, "n dim"]], Shaped[np.ndarray, " n"]]
     age: Callable[[Float[np.ndarray, "n dim"]], Float[np.ndarray, " n"]]
-    mean_age: float
 
 
 def fit_probes(
@@ -135,7 +133,7 @@ def fit_probes(
     def read_age(z: Float[np.ndarray, "n dim"]) -> Float[np.ndarray, " n"]:
         return np.where(z.any(axis=1), np.nan if ridge is None else ridge.predict(z), np.nan)
 
-    return Probes(read_sex, read_age, float(years[known].mean()) if known.any() else np.nan)
+    return Probes(read_sex, read_age)
 
 
 def failures(
@@ -143,23 +141,23 @@ def failures(
     real: Float[np.ndarray, "n dim"],
     mean_face: Float[np.ndarray, " dim"],
     probed: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
-    asked: Bool[np.ndarray, " n"] | None = None,
+    answered: Bool[np.ndarray, " n"] | None = None,
 ) -> list[dict[str, Any]]:
-    """How drawn faces fail, how often, and how often a real photograph is judged so too (the probes err as well).
+    """Kinds of failures of drawn faces, their frequency, and their frequency among real photographs (probes err too).
 
     Args:
-        faces: f_arc of one drawn face a person; zero where none was found.
-        real: of one real photograph each.
-        mean_face: of the training persons; a face more like it than 95 % of the real ones has collapsed to it.
-        probed: "sex", "age" (years), "skin tone" (0 to 1) → truth, read from the drawn face, read from the real one.
-        asked: the persons to count; None: all.
+        faces: f_arc of one drawn face a person; zero if none was detected.
+        real: f_arc of one real photograph a person.
+        mean_face: of the training persons; a face is collapsed if its cosine with it exceeds that of 95 % of real ones.
+        probed: "sex", "age" (years), "skin tone" (0 to 1) → truth, and the probe's answers for drawn and real faces.
+        answered: the persons to count; None means all.
     Returns:
         kind, n judged, count, share with its interval, the share among real photographs, and the worst examples.
     """
-    kept = np.ones(len(faces), bool) if asked is None else asked
+    kept = np.ones(len(faces), bool) if answered is None else answered
     seen = faces.any(axis=1)
     limit = float(np.quantile(real @ mean_face, COLLAPSED))
-    # how far each face is beyond what is allowed (above 0 is a failure), the same of the real one, and who is judged
+    # excess over the allowed value (above 0 is a failure) of drawn and of real faces, and the persons judged
     kinds = {
         "no face found": (1.0 - seen, 1.0 - real.any(axis=1), kept),
         "collapse to the mean face": (faces @ mean_face - limit, real @ mean_face - limit, kept & seen),

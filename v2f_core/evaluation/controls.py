@@ -1,7 +1,7 @@
-"""Every row of the tables: what a system must beat, its ablations, and what bounds it from above.
+"""Every row of the tables: baselines, ablations of Table 4, trained systems, and upper bounds.
 
-The gallery holds the *first* photograph of each test person. Whatever is given a real face (another photograph, its
-reconstruction, the oracle) is given the *second* one; a person without a second is not asked, and the row's n says so.
+The gallery holds the *first* photograph of each test person. Rows that start from a real face (another photograph, its
+reconstruction, the oracle) use the *second* one; they leave out persons without a second, and their n counts the rest.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -27,9 +26,7 @@ from v2f_core.evaluation import metrics
 from v2f_core.evaluation.systems import Drawing, Faces, Scorer, System, best_of, draw_faces, rebuild_faces
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.sphere import mean_direction
-
-if TYPE_CHECKING:
-    from v2f_core.training.pairs import Pairs
+from v2f_core.training.pairs import Pairs
 
 DERANGEMENTS, BEST_OF = 200, 4
 GUIDANCES = (1.0, 2.0, 3.0, 4.5)
@@ -38,17 +35,17 @@ NULL, NO_ARCFACE, COSREG, NO_DSC, FULL = "no identity", "w/o ArcFace", "CosReg",
 BEST, ORACLE, VAE, OTHER = "best of 4 by ẑ", "oracle", "VAE reconstruction", "another real photo"
 WHAT = {
     MEAN: "the mean identity of the training persons, the same for everybody",
-    SEX_MEAN: "the mean identity of the training women or men, as if sex alone were heard",
+    SEX_MEAN: "the mean identity of the training women or men: the best answer to sex alone",
     RANDOM: f"another test person's photograph; mean of {DERANGEMENTS} derangements",
     SHUFFLED: f"Stage I, given another test person's voice; mean of {DERANGEMENTS} derangements",
-    NULL: "the prior under the empty prompt: a face of nobody in particular",
+    NULL: "the prior under the empty prompt, without an identity",
     NO_ARCFACE: "Table 4: speech straight into the condition, learned from the noise residual, no identity in between",
     COSREG: "Table 4: Stage I trained by cosine regression in place of L_id; without DSC",
     NO_DSC: "Table 4: Stage I alone, the prior as it was",
-    BEST: "of four faces the one that f_arc finds most like ẑ",
+    BEST: "the one of four faces with the highest cosine with ẑ by f_arc",
     ORACLE: "the true identity, from another photograph, through the same prior",
-    VAE: "another photograph, encoded and decoded: what the latents can hold",
-    OTHER: "another photograph of the person, nothing drawn: as good as the scorer can be",
+    VAE: "another photograph, encoded and decoded by the VAE",
+    OTHER: "another photograph of the person, without drawing: the best that the scorer allows",
 }
 DRAWABLE = (MEAN, SEX_MEAN, NULL, NO_ARCFACE, COSREG, NO_DSC, BEST, ORACLE)
 
@@ -92,10 +89,10 @@ def derangements(
 
 
 def predictions(test: Pairs, training: Pairs, aligner: Aligner, seed: int = 0) -> dict[str, np.ndarray]:
-    """Identities predicted for each test person by the aligner ("full") and by what it must beat.
+    """Identities predicted for each test person by the aligner ("full") and by its baselines.
 
     - mean face: of the training persons, the same for everybody;
-    - same-sex mean face: the training women's or men's, as if sex alone were heard;
+    - same-sex mean face: of the training women or men;
     - shuffled voice: the aligner, given another test person's voice (one derangement).
     """
     sexes, centroids = np.array(training.sexes), training.centroids()
@@ -112,17 +109,17 @@ def predictions(test: Pairs, training: Pairs, aligner: Aligner, seed: int = 0) -
 
 @dataclass(frozen=True)
 class Bench:
-    """What all rows share.
+    """The persons, networks and settings that all rows share.
 
     Attributes:
         training, test: voices and identities.
-        photos: of each test person, the usable ones in the order of ``test``; the first stands in the gallery.
-        prior, scorer: draw and look at faces.
-        folder: drawn faces are kept in it.
-        made: hashes of the weights of prior and scorers.
+        photos: usable photographs of each test person, in the order of ``test``; the first is in the gallery.
+        prior, scorer: draw and score faces.
+        folder: of drawn faces.
+        hashes: hashes of the weights of prior and scorers.
         drawing: steps, guidance, seed.
         draws: faces a person.
-        guidance: of rows for which a scale of their own was chosen; the others take the drawing's.
+        guidance: scales chosen for single rows; the other rows take the drawing's.
     """
 
     training: Pairs
@@ -131,24 +128,24 @@ class Bench:
     prior: Prior
     scorer: Scorer
     folder: Path
-    made: Mapping[str, str]
+    hashes: Mapping[str, str]
     drawing: Drawing = field(default_factory=Drawing)
     draws: int = 1
     guidance: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
     def gallery(self) -> Faces:
-        """Everybody's first photograph."""
+        """The first photograph of each person."""
         return self.scorer.photographs([paths[0] for paths in self.photos])
 
     @cached_property
     def others(self) -> Faces:
-        """Everybody's second photograph, where there is one."""
+        """The second photograph of each person who has one."""
         return self.scorer.photographs([paths[1] if len(paths) > 1 else None for paths in self.photos])
 
     @cached_property
     def has_other(self) -> Bool[np.ndarray, " n"]:
-        """Who has a second photograph."""
+        """Whether each person has a second photograph."""
         return np.array([len(paths) > 1 for paths in self.photos])
 
     def draw(
@@ -157,11 +154,11 @@ class Bench:
         conditions: Float[Tensor, "n 512"] | Float[Tensor, "n tokens width"],
         draws: int | None = None,
         prior: Prior | None = None,
-        made: Mapping[str, str] | None = None,
+        hashes: Mapping[str, str] | None = None,
     ) -> tuple[Faces, ...]:
         """Faces of a row under some conditions, ``draws`` of each person."""
-        drawing, made = replace(self.drawing, guidance=self.scale(name)), {**self.made, **(made or {})}
-        shared = (prior or self.prior, conditions, self.test.persons, self.scorer, self.folder, made, drawing)
+        drawing, hashes = replace(self.drawing, guidance=self.scale(name)), {**self.hashes, **(hashes or {})}
+        shared = (prior or self.prior, conditions, self.test.persons, self.scorer, self.folder, hashes, drawing)
         numbers = range(draws or self.draws)
         return tuple(draw_faces(*shared, number, f"{name}, face {number + 1}") for number in numbers)
 
@@ -170,37 +167,42 @@ class Bench:
         return self.guidance.get(name, self.drawing.guidance)
 
     def row(self, name: str, identity: Float[Tensor, "n 512"], drawn: bool) -> System:
-        """A system that predicts an identity, drawn or not."""
+        """A system that predicts an identity, with or without drawn faces."""
         faces = self.draw(name, identity) if drawn else ()
         return System(name, WHAT[name], identity.numpy(), faces, guidance=self.scale(name) if drawn else None)
 
 
 @dataclass(frozen=True)
 class Stage2:
-    """A trained Stage II: its reading of L_self, its aligner, and the prior with its adapters."""
+    """A trained Stage II: the name of its critic, its aligner, and the prior with its adapters."""
 
-    mode: str
+    critic: str
     aligner: Aligner
     prior: Prior
     lora_sha256: str
 
     @classmethod
     def from_folder(cls, folder: str | Path, prior: str | Path, device: str = "cpu") -> Stage2:
-        """Read what ``python -m v2f_core stage2`` wrote.
+        """Read a folder written by ``python -m v2f_core stage2``, today's or version 0.1's.
 
         Raises:
-            InputError: the folder is not such a training's.
+            InputError: the folder holds no Stage II.
         """
         folder = Path(folder)
         try:
-            mode = json.loads((folder / "provenance.json").read_text())["settings"]["consistency"]["mode"]
+            record = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+            settings = record["settings"]
+            critic = (
+                record["critic"] if "critic" in record else settings["consistency"]["mode"]
+            )  # version 0.1
+            critic = "no L_self" if settings.get("weight_self") == 0 else str(critic)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
-                f"{folder}: no Stage II here (provenance.json tells no mode); give stage2's --out"
+                f"{folder}: no Stage II here (provenance.json names no critic); give stage2's --out"
             ) from error
         adapted = Prior.from_folder(prior, device)
         load_lora(adapted, folder / "lora")
-        return cls(mode, Aligner.from_pretrained(folder / "aligner"), adapted, folder_hash(folder / "lora"))
+        return cls(critic, Aligner.from_pretrained(folder / "aligner"), adapted, folder_hash(folder / "lora"))
 
 
 def rows(
@@ -211,19 +213,19 @@ def rows(
     speech_condition: Callable[[Tensor], Tensor] | None = None,
     stage2: Sequence[Stage2] = (),
 ) -> Iterator[System]:
-    """All rows, from below to above; those in ``drawn`` with faces, the others by ẑ if they have one.
+    """All rows, from baselines to upper bounds; those in ``drawn`` with faces, the others by ẑ if they have one.
 
     Args:
-        bench: what they share.
+        bench: persons, networks and settings.
         aligner: Stage I's.
-        cosreg: one trained by cosine regression.
+        cosreg: an aligner trained by cosine regression.
         drawn: the rows to draw, of `DRAWABLE`; Stage II is always drawn.
-        speech_condition: the net of "w/o ArcFace", needed where that row is drawn.
+        speech_condition: the net of "w/o ArcFace", needed if that row is drawn.
         stage2: trained Stages II.
     """
     test, n = bench.test, len(bench.test.persons)
 
-    def heard(net: Callable[[Tensor], Tensor]) -> Tensor:
+    def by_voice(net: Callable[[Tensor], Tensor]) -> Tensor:
         with torch.no_grad():
             return net(test.pooled_voices())
 
@@ -233,54 +235,54 @@ def rows(
     yield bench.row(SEX_MEAN, baseline[SEX_MEAN], SEX_MEAN in drawn)
     yield System(RANDOM, WHAT[RANDOM], faces=(bench.gallery,), shuffles=orders)
     if NULL in drawn:
-        unguided = replace(bench, guidance={NULL: 1.0})  # guidance leads away from null, which is all there is
-        yield System(NULL, WHAT[NULL], faces=unguided.draw(NULL, heard(lambda _: bench.prior.null(n))))
+        unguided = replace(bench, guidance={NULL: 1.0})  # guidance is a difference from null, so it has no effect here
+        yield System(NULL, WHAT[NULL], faces=unguided.draw(NULL, by_voice(lambda _: bench.prior.null(n))))
     if NO_ARCFACE in drawn and speech_condition is not None:
-        faces = bench.draw(NO_ARCFACE, heard(speech_condition))
+        faces = bench.draw(NO_ARCFACE, by_voice(speech_condition))
         yield System(NO_ARCFACE, WHAT[NO_ARCFACE], faces=faces, guidance=bench.scale(NO_ARCFACE))
-    yield bench.row(COSREG, heard(cosreg), COSREG in drawn)
+    yield bench.row(COSREG, by_voice(cosreg), COSREG in drawn)
     last = bench.row(NO_DSC, baseline["full"], NO_DSC in drawn)
     yield System(SHUFFLED, WHAT[SHUFFLED], last.predicted, last.faces, shuffles=orders)
     yield last
-    prior, made = bench.prior, {}
+    prior, hashes = bench.prior, {}
     for trained in stage2:
-        identity = heard(trained.aligner)
-        prior, made = trained.prior, {"lora_sha256": trained.lora_sha256}
-        name, what = f"{FULL} ({trained.mode})", f"Stage II with L_self read as {trained.mode!r}"
-        faces = bench.draw(name, identity, prior=prior, made=made)
+        identity = by_voice(trained.aligner)
+        prior, hashes = trained.prior, {"lora_sha256": trained.lora_sha256}
+        name, what = f"{FULL} ({trained.critic})", f"Stage II with the critic {trained.critic}"
+        faces = bench.draw(name, identity, prior=prior, hashes=hashes)
         last = System(name, what, identity.numpy(), faces, guidance=bench.scale(name))
         yield last
     if BEST in drawn and last.predicted is not None:
-        four = bench.draw(BEST, torch.from_numpy(last.predicted), BEST_OF, prior, made)
+        four = bench.draw(BEST, torch.from_numpy(last.predicted), BEST_OF, prior, hashes)
         picked, what = best_of(four, last.predicted)[0], f"{WHAT[BEST]} ({last.name})"
         yield System(BEST, what, faces=(picked,), guidance=bench.scale(BEST))  # its ẑ is that of the last system
     if not bench.has_other.any():
-        return  # nobody has a second photograph to give: no oracle, no reconstruction, no other photo
+        return  # the rows below need a second photograph
     if ORACLE in drawn:
-        # where no face was found there is no identity to draw; the row leaves these persons out
-        asked = np.any(bench.others.identities, axis=1)
-        known = np.where(asked[:, None], bench.others.identities, np.float32(1))
+        # persons whose photograph shows no detectable face have no identity to draw; the row leaves them out
+        answered = np.any(bench.others.identities, axis=1)
+        known = np.where(answered[:, None], bench.others.identities, np.float32(1))
         faces = bench.draw(ORACLE, F.normalize(torch.from_numpy(known), dim=1))
-        yield System(ORACLE, WHAT[ORACLE], faces=faces, asked=asked, shown=True, guidance=bench.scale(ORACLE))
+        yield System(ORACLE, WHAT[ORACLE], faces=faces, answered=answered, shown=True, guidance=bench.scale(ORACLE))
     there = np.flatnonzero(bench.has_other).tolist()
     paths = [bench.photos[row][1] for row in there]
-    rebuilt = rebuild_faces(bench.prior, paths, bench.scorer, bench.folder, bench.made).placed(there, n)
-    yield System(VAE, WHAT[VAE], faces=(rebuilt,), asked=bench.has_other, shown=True)
-    yield System(OTHER, WHAT[OTHER], faces=(bench.others,), asked=bench.has_other, shown=True)
+    rebuilt = rebuild_faces(bench.prior, paths, bench.scorer, bench.folder, bench.hashes).placed(there, n)
+    yield System(VAE, WHAT[VAE], faces=(rebuilt,), answered=bench.has_other, shown=True)
+    yield System(OTHER, WHAT[OTHER], faces=(bench.others,), answered=bench.has_other, shown=True)
 
 
 def tuned(
     validation: Bench, rows: Callable[[Bench], Iterator[System]], scales: Sequence[float] = GUIDANCES
 ) -> dict[str, dict[float, float]]:
-    """The mean cosine of each row's faces under each guidance scale; rows that no guidance changes are left out.
+    """The mean cosine of each row's faces under each guidance scale; rows without guidance are left out.
 
-    A scale that suits one system flatters it beside another. So every row that is drawn gets its own, chosen from the
-    same scales by the same persons and the same noise: validation persons, never those of the test.
+    One scale for all rows would favour the system that it suits. So each drawn row has its own scale, chosen from the
+    same scales, by the same persons and with the same noise. Only validation persons are used.
 
     Args:
         validation: a bench whose ``test`` are the validation persons.
-        rows: gives the rows of a bench.
-        scales: to try.
+        rows: bench → rows.
+        scales: the candidates.
     """
     truth = validation.gallery.identities
     likeness: dict[str, dict[float, float]] = {}
@@ -293,7 +295,7 @@ def tuned(
 
 
 def best_scales(likeness: Mapping[str, Mapping[float, float]]) -> dict[str, float]:
-    """The scale of each row with the highest cosine; of equal ones the smallest.
+    """The scale with the highest cosine for each row; the smallest of equal ones.
 
     Example:
         >>> best_scales({"oracle": {1.0: 0.7, 2.0: 0.8, 3.0: 0.8}})

@@ -1,4 +1,4 @@
-"""How sure one can be of a mean over persons, whether a difference is there, and how many persons it takes.
+"""Intervals of means over persons, paired differences, corrected p-values, and the number of persons a test needs.
 
 Persons are resampled, never clips or pairs: the scores of one person are not independent of each other.
 """
@@ -34,7 +34,6 @@ def bootstrap(
     statistic: Statistic | None = None,
     groups: Shaped[np.ndarray, " n"] | None = None,
     resamples: int = 4000,
-    level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
     """A statistic of means over persons with its BCa interval (Efron 1987). Persons are resampled, the gallery is not.
@@ -45,7 +44,6 @@ def bootstrap(
         statistic: maps the means of the measures to a number; called on a batch. Without it: the only mean itself.
         groups: persons are resampled within their group, and each mean is the average of the groups' means.
         resamples: number of bootstrap samples.
-        level: coverage of the interval.
         seed: of the resampling.
     Raises:
         InputError: fewer than two persons (in a group), or a value that is NaN or infinite.
@@ -81,20 +79,20 @@ def bootstrap(
     equal = np.isclose(sample, value)  # samples equal to the estimate count half, which matters for hits and misses
     below = (equal * 0.5 + (sample < value) * ~equal).mean()
     bias = norm.ppf(np.clip(below, 0.5 / resamples, 1 - 0.5 / resamples))
-    tails = norm.ppf([(1 - level) / 2, (1 + level) / 2]) + bias
+    tails = norm.ppf([0.025, 0.975]) + bias
     low, high = np.quantile(sample, norm.cdf(bias + tails / (1 - acceleration * tails)))
     return Interval(value, float(low), float(high))
 
 
 @lru_cache(maxsize=4)
 def _resampling(sizes: tuple[int, ...], resamples: int, seed: int) -> list[Float[np.ndarray, "resamples _"]]:
-    """How often each person of each group is drawn; a table asks for the same again and again."""
+    """How often each person of each group is drawn; cached, since a table needs the same counts for each row."""
     generator = np.random.default_rng(seed)
     return [generator.multinomial(size, np.full(size, 1 / size), size=resamples).astype(float) for size in sizes]
 
 
 class Difference(NamedTuple):
-    """How much better one system is than another, with its 95 % interval, over n persons."""
+    """The difference of two systems with its 95 % interval, over n persons."""
 
     value: float
     low: float
@@ -110,17 +108,16 @@ def paired_difference(
     theirs: Float[np.ndarray, " m"],
     groups: Shaped[np.ndarray, " n"] | None = None,
     resamples: int = 4000,
-    level: float = 0.95,
     seed: int = 0,
 ) -> Difference:
     """Mean of ours − theirs over the *same persons*, with its BCa interval: persons are resampled as pairs.
 
-    What makes a person easy for one system makes them easy for the other. Pairing takes that out; comparing two single
-    intervals does not, and misses most true differences. Average each person's value over seeds first.
+    A person who is easy for one system is mostly easy for the other. Pairing removes that variance; comparing two
+    single intervals does not, and misses most true differences. Average each person's value over seeds first.
 
     Args:
         ours, theirs: one measure of two systems; entry i of both is person i.
-        groups, resamples, level, seed: as for :func:`bootstrap`.
+        groups, resamples, seed: as for :func:`bootstrap`.
     Raises:
         InputError: not as many persons in both, fewer than two (in a group), or a value that is NaN or infinite.
 
@@ -134,10 +131,10 @@ def paired_difference(
     for name, values in (("ours", ours), ("theirs", theirs)):
         if bad := int((~np.isfinite(values)).sum()):
             raise InputError(
-                f"{name}: {bad} of {len(values)} values are NaN or infinite; give a miss its worst value instead"
+                f"{name}: {bad} of {len(values)} values are NaN or infinite; give a miss the worst value instead"
             )
     difference = ours.astype(np.float64) - theirs  # its mean is the difference of the means, also within groups
-    return Difference(*bootstrap(difference, None, groups, resamples, level, seed), n=len(ours))
+    return Difference(*bootstrap(difference, None, groups, resamples, seed), n=len(ours))
 
 
 def holm(p: Float[np.ndarray, " tests"]) -> Float[np.ndarray, " tests"]:
@@ -160,43 +157,43 @@ def holm(p: Float[np.ndarray, " tests"]) -> Float[np.ndarray, " tests"]:
     return adjusted
 
 
-def discordance(ours: float, theirs: float, correlation: float = 0.0) -> float:
-    """Share of persons that one system hits and the other misses, from both hit rates and the hits' correlation φ.
+def discordance(ours: float, theirs: float) -> float:
+    """Share of persons whom exactly one of two systems hits, from both hit rates, if the hits are unrelated.
 
     Raises:
-        InputError: a rate is outside 0 … 1, or no two systems of these rates are so correlated.
+        InputError: a rate is outside 0 … 1.
 
     Example:
         >>> round(discordance(0.321, 0.298), 3)
         0.428
     """
-    covariance = correlation * np.sqrt(max(0, ours * (1 - ours) * theirs * (1 - theirs)))
-    share = ours * (1 - theirs) + theirs * (1 - ours) - 2 * covariance
-    rates = 0 <= ours <= 1 and 0 <= theirs <= 1
-    if not (rates and abs(ours - theirs) - 1e-12 <= share <= min(ours + theirs, 2 - ours - theirs) + 1e-12):
-        raise InputError(f"hit rates {ours} and {theirs}, correlation {correlation}: no two systems are so")
-    return float(share)
+    if not (0 <= ours <= 1 and 0 <= theirs <= 1):
+        raise InputError(f"hit rates {ours} and {theirs}: expected numbers between 0 and 1")
+    return ours * (1 - theirs) + theirs * (1 - ours)
 
 
-def paired_persons(gain: float, discordance: float, power: float = 0.8, level: float = 0.05) -> int:
-    """How many test persons would show a gain in R@K, when both systems answer the *same* persons (McNemar's test).
+def paired_persons(gain: float, discordance: float) -> int:
+    """The number of test persons that shows a gain in R@K with a power of 80 %, by McNemar's test at the 5 % level.
 
-    n = (z_{1−level/2}·√ψ + z_power·√(ψ − gain²))² / gain², with ψ the share of discordant persons (Connor 1987). The
-    more alike the hits of two systems are, the smaller ψ, and the fewer persons it takes; ψ cannot be below the gain.
+    Both systems answer the *same* persons. n = (1.96·√ψ + 0.84·√(ψ − gain²))² / gain², with ψ the share of discordant
+    persons (Connor 1987). The more alike the hits of two systems are, the smaller are ψ and n; ψ is at least the gain.
 
     Raises:
-        InputError: ψ below the gain or above 1, no gain, or a power or level outside 0 … 1.
+        InputError: ψ below the gain or above 1, or no gain.
 
     Example: the paper's own R@10, 32.1 against SF2F's 29.8 % (Table 2), if the hits are unrelated, and if ψ is 0.1:
         >>> paired_persons(0.023, discordance(0.321, 0.298)), paired_persons(0.023, 0.1)
         (6344, 1482)
     """
-    tail, reach = _quantiles(gain, discordance, level, power)
-    return ceil((tail * discordance**0.5 + reach * (discordance - gain**2) ** 0.5) ** 2 / gain**2)
+    from scipy.stats import norm
+
+    _check_gain(gain, discordance)
+    tails = norm.ppf(0.975) * discordance**0.5 + norm.ppf(0.8) * (discordance - gain**2) ** 0.5
+    return ceil(tails**2 / gain**2)
 
 
-def paired_power(persons: int, gain: float, discordance: float, level: float = 0.05) -> float:
-    """How surely so many persons show a gain in R@K: the chance that McNemar's test finds it (inverse of the above).
+def paired_power(persons: int, gain: float, discordance: float) -> float:
+    """The probability that McNemar's test at the 5 % level finds a gain in R@K with so many persons.
 
     Example: the paper's 378 test persons and its 2.3 points:
         >>> round(paired_power(378, 0.023, discordance(0.321, 0.298)), 2), round(paired_power(378, 0.023, 0.1), 2)
@@ -204,17 +201,12 @@ def paired_power(persons: int, gain: float, discordance: float, level: float = 0
     """
     from scipy.stats import norm
 
-    tail, _ = _quantiles(gain, discordance, level, 0.5)
+    _check_gain(gain, discordance)
     spread = max((discordance - gain**2) ** 0.5, 1e-12)
-    edges = (np.array([1, -1]) * gain * persons**0.5 - tail * discordance**0.5) / spread
+    edges = (np.array([1, -1]) * gain * persons**0.5 - norm.ppf(0.975) * discordance**0.5) / spread
     return float(norm.cdf(edges).sum())
 
 
-def _quantiles(gain: float, discordance: float, level: float, power: float) -> tuple[float, float]:
-    from scipy.stats import norm
-
+def _check_gain(gain: float, discordance: float) -> None:
     if not 0 < abs(gain) <= discordance <= 1:
         raise InputError(f"gain {gain} with {discordance} discordant: expected 0 < gain <= discordant <= 1")
-    if not (0 < level < 1 and 0 < power < 1):
-        raise InputError(f"level {level} and power {power}: expected numbers between 0 and 1")
-    return float(norm.ppf(1 - level / 2)), float(norm.ppf(power))

@@ -25,7 +25,7 @@ class PlainNet(nn.Sequential):
 
     Args:
         widths: channels of each layer; a layer wider than the one before halves the map.
-        classes: persons it tells apart.
+        classes: number of persons.
 
     Example:
         >>> PlainNet([8, 16, 16], classes=5)(torch.zeros(2, 3, 32, 32)).shape
@@ -54,9 +54,9 @@ def _build(config: dict[str, Any]) -> nn.Module:
 
 
 def _resnet50_caffe(classes: int) -> nn.Module:
-    """torchvision's ResNet-50 with Caffe's habits, as VGGFace2's was trained.
+    """torchvision's ResNet-50 in Caffe's form, in which VGGFace2's was trained.
 
-    Where a block halves the map it does so in its first, 1×1 convolution, and the first pooling does not pad.
+    A block that halves the map does so in its first, 1×1 convolution; the first pooling does not pad.
     """
     from torchvision.models import resnet50
 
@@ -109,7 +109,7 @@ class Judge(nn.Module):
         return judge.eval().requires_grad_(False).to(device)
 
     def prepare(self, images: Sequence[UInt8[np.ndarray, "height width 3"]]) -> Float[Tensor, "batch 3 side side"]:
-        """RGB images of any size → what the net takes."""
+        """RGB images of any size → the net's input."""
         import cv2
 
         side = self.config["size"]
@@ -134,7 +134,7 @@ class Judge(nn.Module):
     def features(
         self, images: Sequence[UInt8[np.ndarray, "height width 3"]], batch: int = 32
     ) -> Float32[np.ndarray, "images features"]:
-        """What the last layer sees of each RGB image, unit length: the judge as a second scorer of likeness."""
+        """The input of the last layer for each RGB image, unit length: the judge as a second scorer of likeness."""
         last = [layer for layer in self.net.modules() if isinstance(layer, nn.Linear)][-1]
         seen = [torch.zeros(0, last.in_features)]
         hook = last.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float().cpu()))

@@ -1,10 +1,8 @@
-"""Does anything but the voice tell a system whom it is asked for? Shuffled voices must land on chance, or it leaks.
+"""Leaks: shuffled voices must land on chance, and no person may be in both splits.
 
-With everybody's voice exchanged for another person's, and all else left as it was, a system that only listens is at
-chance: once the speaker's own face is taken out of the gallery, the 1:2 matching of a wrong person's face is 1/2 on
-average over derangements *exactly*, and R@K is K / (n − 1). A system that also reads names, or the order of files, is
-not. A random real face, taken in place of the person's, is held to the same. (Training persons among the test persons
-do not move a shuffled voice; `check_splits` looks for them.)
+When everybody's voice is exchanged for another person's, a system that only listens is at chance: once the speaker's
+own face is taken out of the gallery, the 1:2 matching of a wrong person's face averages *exactly* 1/2 over
+derangements, and R@K averages K / (n − 1). A system that also reads names, or the order of files, differs from that.
 """
 
 from __future__ import annotations
@@ -12,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,14 +23,12 @@ from v2f_core.evaluation.controls import DERANGEMENTS, SHUFFLED, derangements
 from v2f_core.evaluation.intervals import holm
 from v2f_core.evaluation.metrics import score_matrix
 from v2f_core.evaluation.protocols import ALL, WITHIN
+from v2f_core.training.pairs import Pairs
 
-if TYPE_CHECKING:
-    from v2f_core.training.pairs import Pairs
-
-# A system: the voice heard for each person, and who is asked for (which an honest system does not look at).
+# A system: pooled voices and the persons' names, which an honest system ignores → identities.
 Predict = Callable[[Float[Tensor, "n speaker"], Sequence[str]], Float[Tensor, "n dim"]]
 REFUSE_BELOW = 0.001  # Holm-corrected p
-# cosines of one and the same file: a photograph may have been stored anew, a recording is embedded in another batch
+# cosines of one and the same file: a photograph may be compressed again, a recording is embedded in another batch
 SAME_PICTURE, SAME_RECORDING = 0.9999, 0.999999
 
 
@@ -43,9 +39,9 @@ class Control(NamedTuple):
         name: of the control.
         gallery: "all" or "within sex".
         measure: "1:2 matching" or "R@K".
-        value: mean over derangements, and ``deviation`` their standard deviation.
-        chance: what it must be on average.
-        p: two-sided, of a t-test; ``corrected`` by Holm over all controls of a run.
+        value, deviation: mean and standard deviation over derangements.
+        chance: the expected mean.
+        p, corrected: of a two-sided t-test against chance, and after Holm's correction over all controls of a run.
     """
 
     name: str
@@ -59,13 +55,13 @@ class Control(NamedTuple):
 
 
 def shuffled_measures(scores: Float[np.ndarray, "n n"], order: Int[np.ndarray, " n"], k: int) -> tuple[float, float]:
-    """Mean 1:2 matching and R@k of n persons, row i asked with the answer of ``order[i]``, whose own face is left out.
+    """Mean 1:2 matching and R@k of n persons under a shuffle; the face of the person heard is left out.
 
-    Ties count their expected share, so that a system that answers everybody alike is at chance and not below.
+    Ties count their expected share, so that a system with one answer for everybody is at chance.
 
     Args:
-        scores: row i is what was answered *for* person i (after the shuffle) against everybody's face.
-        order: whose voice was heard for each person.
+        scores: row i holds the scores of person i's answer, given after the shuffle, with everybody's face.
+        order: row i was answered with the voice of person ``order[i]``.
         k: of R@k; its chance is k / (n − 1).
 
     Example:
@@ -92,24 +88,24 @@ def control(
     times: int = DERANGEMENTS,
     seed: int = 0,
 ) -> list[Control]:
-    """A control over all and within sex: the answers under each derangement, held against chance.
+    """A control over all and within sex: matching and R@k under many derangements, tested against chance.
 
     Args:
-        answer: an order → identities, row i answered for person i when the voice (or face) is that of order[i].
+        answer: an order → identities; row i answers for person i with the voice (or face) of person order[i].
         gallery: one identity a person.
         sexes: "f" or "m".
-        k: of R@k; as many as fit when a gallery is smaller.
-        times: derangements of each gallery.
+        k: of R@k; the largest possible where a gallery is smaller.
+        times: number of derangements of each gallery.
         seed: of the derangements.
     Raises:
-        InputError: fewer than four persons of a sex: too few to be confused with one another.
+        InputError: fewer than four persons of a sex.
     """
     from scipy.stats import ttest_1samp
 
     controls = []
-    counts = [int((sexes == sex).sum()) for sex in np.unique(sexes)]
-    if min(counts) < 4:
-        raise InputError(f"{min(counts)} persons of a sex: shuffled controls need at least 4; evaluate more persons")
+    fewest = min(int((sexes == sex).sum()) for sex in np.unique(sexes))
+    if fewest < 4:
+        raise InputError(f"{fewest} persons of a sex: shuffled controls need at least 4; evaluate more persons")
     for where, strata in ((ALL, None), (WITHIN, sexes)):
         labels = np.zeros(len(sexes)) if strata is None else strata
         groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
@@ -121,7 +117,7 @@ def control(
             values.append(np.mean(parts, axis=0))
         chances = {"1:2 matching": 0.5, f"R@{top}": float(np.mean([top / (len(g) - 1) for g in groups]))}
         for (measure, chance), column in zip(chances.items(), np.array(values).T, strict=True):
-            constant = np.ptp(column) < 1e-12  # the same under every derangement: at chance or surely not
+            constant = np.ptp(column) < 1e-12  # equal under all derangements: a t-test is not defined
             p = float(np.isclose(column[0], chance)) if constant else float(ttest_1samp(column, chance).pvalue)
             controls.append(Control(name, where, measure, float(column.mean()), float(column.std()), chance, p))
     return controls
@@ -141,11 +137,11 @@ def shuffled_voice(predict: Predict, test: Pairs, times: int = DERANGEMENTS, see
 def judge_controls(
     controls: Sequence[Control], predict: Predict | None = None, test: Pairs | None = None
 ) -> list[Control]:
-    """The controls with Holm-corrected p; a run whose control leaves chance is refused, with the suspected leak named.
+    """The controls with Holm-corrected p; a run with a control off chance is refused.
 
     Args:
-        controls: of one run, all together.
-        predict, test: the system, for naming the leak.
+        controls: all controls of one run.
+        predict, test: the system and its persons, to name the suspected leak.
     Raises:
         InputError: a control is off chance at p < 0.001.
 
@@ -168,7 +164,6 @@ def judge_controls(
 
 
 def _suspect(predict: Predict, test: Pairs) -> str:
-    """What else than the voice decides the answers: names, the order of rows, or something unknown."""
     voices, n = test.pooled_voices(), len(test.persons)
     usual = predict(voices, test.persons)
     if not torch.allclose(usual, predict(voices, ["somebody"] * n), atol=1e-4):
@@ -176,35 +171,33 @@ def _suspect(predict: Predict, test: Pairs) -> str:
     back = torch.arange(n).flip(0)
     reversed_rows = predict(voices[back], [test.persons[i] for i in back.tolist()])[back]
     if not torch.allclose(usual, reversed_rows, atol=1e-4):
-        return "the order of persons or files (the answers change when the rows are turned round)"
-    return "something that neither voices, names nor the order of rows explain, such as a stored answer"
+        return "the order of persons or files (the answers change when the rows are reversed)"
+    return "neither names nor the order of rows explain the answers; look for stored answers"
 
 
-# --- splits that share somebody
+# --- splits with a person in common
 
 
 def contamination(training: Pairs, test: Pairs) -> list[tuple[str, str, str]]:
-    """(test person, other person, why) for every test person who was there in training, or under another name.
-
-    Looked for are names in both splits, photographs and voices in both splits, and one photograph of two test persons.
+    """(test person, other person, reason) for each name, photograph or recording that is in both splits, and for each
+    photograph that two test persons share.
 
     Raises:
         InputError: the identities or voices of the splits differ in width.
     """
     shared = [(name, name, "the same name") for name in sorted(set(test.persons) & set(training.persons))]
     photos, sounds = (test.face_start, training.face_start), (test.voice_start, training.voice_start)
-    for what, same, ours, theirs, starts in (
+    for reason, same, ours, theirs, starts in (
         ("the same photograph", SAME_PICTURE, test.face, training.face, photos),
         ("the same recording", SAME_RECORDING, test.voice, training.voice, sounds),
     ):
         if ours.shape[1] != theirs.shape[1]:
-            raise InputError(
-                f"{what}: {ours.shape[1]} and {theirs.shape[1]} wide; expected one encoder for both splits"
-            )
+            widths = f"{ours.shape[1]} and {theirs.shape[1]} wide"
+            raise InputError(f"{reason}: embeddings are {widths}; expected one encoder for both splits")
         owners = [np.repeat(p.persons, s.diff().numpy()) for p, s in zip((test, training), starts, strict=True)]
         centre = theirs.mean(dim=0)  # speaker embeddings share most of their direction
         ours, theirs = F.normalize(ours - centre, dim=1), F.normalize(theirs - centre, dim=1)
-        shared += [(str(owners[0][row]), str(owners[1][column]), what) for row, column in twins(ours, theirs, same)]
+        shared += [(str(owners[0][row]), str(owners[1][column]), reason) for row, column in twins(ours, theirs, same)]
     gallery = test.gallery()
     for row, column in (torch.triu(gallery @ gallery.T, 1) > SAME_PICTURE).nonzero().tolist():
         shared.append((test.persons[row], test.persons[column], "one photograph of two test persons"))
@@ -212,13 +205,13 @@ def contamination(training: Pairs, test: Pairs) -> list[tuple[str, str, str]]:
 
 
 def twins(ours: Float[Tensor, "n dim"], theirs: Float[Tensor, "m dim"], same: float) -> Iterator[tuple[int, int]]:
-    """Pairs of rows of unit vectors whose cosine is above ``same``. At full size a table of all pairs has 10¹⁰ cells.
+    """Pairs of rows of unit vectors whose cosine is above ``same``, without a table of all pairs (10¹⁰ at full size).
 
     Example:
         >>> list(twins(torch.eye(3), torch.eye(3)[1:], 0.999))
         [(1, 0), (2, 1)]
     """
-    # seen along any direction, twins lie no farther apart than they do in space
+    # projected onto any direction, two vectors are at most as far apart as in space
     direction = F.normalize(torch.randn(ours.shape[1], generator=torch.Generator().manual_seed(0)), dim=0)
     place, order = (theirs @ direction).sort()
     reach, mine = (2 - 2 * same) ** 0.5 + 1e-6, ours @ direction
@@ -229,27 +222,26 @@ def twins(ours: Float[Tensor, "n dim"], theirs: Float[Tensor, "m dim"], same: fl
 
 
 def check_splits(training: Pairs, test: Pairs, scorers: Mapping[str, Path], all_known: bool = False) -> list[str]:
-    """Refuse a test with persons of the training; warn of test persons whom a scorer was itself trained on.
+    """Refuse a test with persons of the training; warn of test persons whom a scorer was trained on.
 
-    A scorer knows its own training persons too well: likeness to them is overrated for every system alike.
+    Likeness to a scorer's own training persons is overrated for every system alike.
 
     Args:
-        scorers: name → folder; a file ``training_persons.txt`` in it lists whom the scorer knows, a name a line.
-        all_known: no scorer knows anybody of the dataset (so it is with MiniVox, by construction).
+        scorers: name → folder; a file ``training_persons.txt`` in it lists the scorer's training persons, one a line.
+        all_known: no scorer was trained on any person of the dataset (true of MiniVox by construction).
     Returns:
-        the warnings, which are also given as such.
+        the warnings as text; they are also issued.
     Raises:
-        InputError: a person, photograph or recording is in both splits, or one photograph is two test persons'.
+        InputError: a person, photograph or recording is in both splits, or two test persons share a photograph.
     """
     if leaks := contamination(training, test):
-        examples = "; ".join(f"{one} and {other}: {why}" for one, other, why in leaks[:3])
+        examples = "; ".join(f"{one} and {other}: {reason}" for one, other, reason in leaks[:3])
         raise InputError(f"split contamination, {len(leaks)} in all: {examples}; take them out of one split")
     notes = []
     for name, folder in scorers.items():
         path = folder / "training_persons.txt"
         if path.is_file():
-            met = sorted(set(path.read_text(encoding="utf-8").split("\n")) & set(test.persons))
-            if met:
+            if met := sorted(set(path.read_text(encoding="utf-8").split("\n")) & set(test.persons)):
                 names = ", ".join(met[:5]) + (", …" if len(met) > 5 else "")
                 notes.append(f"{name} was trained on {len(met)} of the test persons: {names}")
         elif not all_known:

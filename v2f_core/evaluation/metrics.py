@@ -1,8 +1,8 @@
-"""How near a predicted identity is to the true one, how varied and how real faces are: every measure of the tables.
+"""Every measure of the tables: likeness, retrieval, verification, and the variety and realism of sets of faces.
 
-Measures of likeness and retrieval give a value *per person* (a query), so that their means can be resampled over
-persons (:mod:`~v2f_core.evaluation.intervals`). Row i of a score matrix is person i's voice against everybody's face,
-the truth on its diagonal; higher is nearer. An undetected face is a zero vector: a miss with cosine 0.
+Measures of likeness and retrieval give a value *per person*, so that their means can be resampled over persons
+(:mod:`~v2f_core.evaluation.intervals`). Row i of a score matrix holds the scores of person i's voice with everybody's
+face, the true face on the diagonal; higher is nearer. An undetected face is a zero vector: a miss with cosine 0.
 """
 
 from __future__ import annotations
@@ -14,43 +14,13 @@ import numpy as np
 from jaxtyping import Float, Integer, Shaped
 
 from v2f_core.errors import InputError
-from v2f_core.evaluation.intervals import (
-    Difference,
-    Interval,
-    bootstrap,
-    discordance,
-    holm,
-    paired_difference,
-    paired_persons,
-    paired_power,
-)
+from v2f_core.evaluation import intervals
 
-__all__ = [
-    "VFS",
-    "Difference",
-    "ErrorRates",
-    "Interval",
-    "bootstrap",
-    "cosine",
-    "discordance",
-    "diversity",
-    "equal_error_rate",
-    "error_rates",
-    "holm",
-    "kernel_distance",
-    "l2",
-    "matching",
-    "pair_cosines",
-    "paired_difference",
-    "paired_persons",
-    "paired_power",
-    "rank",
-    "recall",
-    "score_matrix",
-    "skill",
-    "vfs",
-    "within",
-]
+# the statistics of these values, so that one module holds everything that a table shows
+Difference, Interval = intervals.Difference, intervals.Interval
+bootstrap, paired_difference, holm = intervals.bootstrap, intervals.paired_difference, intervals.holm
+discordance, paired_persons, paired_power = intervals.discordance, intervals.paired_persons, intervals.paired_power
+
 
 # --- likeness
 
@@ -58,40 +28,56 @@ __all__ = [
 def cosine(a: Float[np.ndarray, "n dim"], b: Float[np.ndarray, "n dim"]) -> Float[np.ndarray, " n"]:
     """Row by row cosine of two sets of unit vectors. "Cos" of Table 2.
 
-    A zero vector (an undetected face) has cosine 0 with everything. Chance is no constant: the mean face alone
-    scores high, which is why cosines are read as :func:`skill`.
+    A zero vector (an undetected face) has cosine 0 with everything. The mean face alone scores high, so read cosines
+    as :func:`skill`.
+
+    Raises:
+        InputError: a row's norm is neither 1 nor 0.
 
     Example:
         >>> cosine(np.eye(2), np.array([[1.0, 0.0], [1.0, 0.0]]))
         array([1., 0.])
     """
-    return np.einsum("nd,nd->n", a.astype(np.float64), b.astype(np.float64))
+    return np.einsum("nd,nd->n", _unit_rows(a), _unit_rows(b))
 
 
 def l2(a: Float[np.ndarray, "n dim"], b: Float[np.ndarray, "n dim"]) -> Float[np.ndarray, " n"]:
     """Row by row Euclidean distance of two sets of unit vectors, from 0 to 2. "L2" of Table 2.
 
-    Of unit vectors L2² = 2 − 2·cos, so that it ranks *persons* exactly as the cosine does, and by Jensen's inequality a
-    table's mean L2 is at most √(2 − 2·mean cos). Table 2 breaks this bound: Voice2Face's cosine .259 allows 1.217 and
-    stands beside 1.26. An undetected face (a zero vector) has √2, the distance at cosine 0, not its own distance of 1.
+    L2² = 2 − 2·cos for unit vectors, so L2 ranks persons as the cosine does, and by Jensen's inequality the mean L2 is
+    at most √(2 − 2·mean cos). Table 2 breaks this bound: Voice2Face's cosine .259 allows 1.217 and stands beside 1.26.
+    An undetected face (a zero vector) has √2, the distance at cosine 0.
+
+    Raises:
+        InputError: a row's norm is neither 1 nor 0.
 
     Example:
         >>> l2(np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 0.0]]), np.array([[1.0, 0.0], [-1.0, 0.0], [1.0, 0.0]]))
         array([0.        , 2.        , 1.41421356])
     """
-    distance = np.linalg.norm(a.astype(np.float64) - b, axis=1)
-    return np.where(a.any(axis=1) & b.any(axis=1), distance, np.sqrt(2))
+    a, b = _unit_rows(a), _unit_rows(b)
+    return np.where(a.any(axis=1) & b.any(axis=1), np.linalg.norm(a - b, axis=1), np.sqrt(2))
+
+
+def _unit_rows(vectors: Float[np.ndarray, "*batch dim"]) -> Float[np.ndarray, "*batch dim"]:
+    """The vectors in float64, so that ties are ties, after a check that a dot product is a cosine."""
+    vectors = vectors.astype(np.float64)
+    norms = np.linalg.norm(vectors, axis=-1).ravel()
+    if not (fits := (np.abs(norms - 1) < 1e-3) | (norms == 0)).all():
+        row = int((~fits).argmax())
+        raise InputError(f"row {row} has norm {norms[row]:.4g}: expected unit vectors, or 0 for an undetected face")
+    return vectors
 
 
 def skill(
     ours: Float[np.ndarray, "*batch"] | float, reference: float, ceiling: float
 ) -> Float[np.ndarray, "*batch"] | float:
-    """(ours − reference) / (ceiling − reference): 0 is no better than the reference, 1 is as good as anybody could be.
+    """(ours − reference) / (ceiling − reference): 0 equals the reference, 1 equals the ceiling.
 
     The reference is the mean face for a cosine (the same-sex mean within sex) and chance for R@k.
 
     Raises:
-        InputError: the ceiling does not lie above the reference, so that there is nothing to be skilled at.
+        InputError: the ceiling does not lie above the reference.
 
     Example:
         >>> round(skill(0.55, reference=0.5, ceiling=0.6), 3)
@@ -106,18 +92,21 @@ def skill(
 
 
 def score_matrix(query: Float[np.ndarray, "n dim"], gallery: Float[np.ndarray, "m dim"]) -> Float[np.ndarray, "n m"]:
-    """Cosine of every query with every face of the gallery, in float64 so that ties are ties.
+    """Cosine of every query with every face of the gallery; both hold unit vectors, or zeros for undetected faces.
+
+    Raises:
+        InputError: a row's norm is neither 1 nor 0.
 
     Example:
         >>> score_matrix(np.eye(2), np.eye(2))
         array([[1., 0.],
                [0., 1.]])
     """
-    return query.astype(np.float64) @ gallery.astype(np.float64).T
+    return _unit_rows(query) @ _unit_rows(gallery).T
 
 
 def rank(scores: Float[np.ndarray, "n n"]) -> Integer[np.ndarray, " n"]:
-    """The place of the true face among all, 1 the best; a tie counts against us.
+    """The rank of the true face in the gallery, from 1 (best); a tie counts against us.
 
     A constant prediction ties with everything and ranks last, not first.
 
@@ -132,7 +121,7 @@ def rank(scores: Float[np.ndarray, "n n"]) -> Integer[np.ndarray, " n"]:
 def recall(scores: Float[np.ndarray, "n n"], k: int) -> Float[np.ndarray, " n"]:
     """R@k per person: 1 when the true face is among the k best of a gallery of n, else 0.
 
-    Chance is min(1, k / n): where there are no more than k faces, everybody is found.
+    Chance is min(1, k / n): in a gallery of k faces or fewer every true face is among the k best.
 
     Raises:
         InputError: k is below 1.
@@ -147,7 +136,7 @@ def recall(scores: Float[np.ndarray, "n n"], k: int) -> Float[np.ndarray, " n"]:
 
 
 def matching(scores: Float[np.ndarray, "n n"], of: int = 2) -> Float[np.ndarray, " n"]:
-    """1:N matching per person: how surely the true face scores best beside N − 1 random others. Chance is 1 / N.
+    """1:N matching per person: how often the true face scores best among N − 1 random others. Chance is 1 / N.
 
     At N = 2 it is the share of other faces that score below the true one, ties half; its mean is the area under the
     ROC curve of "same person or not", computed query by query. In closed form: of b rivals below the truth and e that
@@ -178,7 +167,8 @@ def within(
 ) -> Float[np.ndarray, " n"]:
     """A measure per person against a gallery of the person's own group only, such as the same sex; NaN in group "".
 
-    A perfect guess of sex alone doubles R@k over all; within sex it is worth nothing. R@k's chance is k / group size.
+    A perfect guess of sex alone doubles R@k over all and changes nothing within sex. Chance of R@k is
+    min(1, k / group size).
 
     Example:
         >>> right_sex_only = np.array([[1.0, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]])
@@ -220,8 +210,8 @@ def pair_cosines(
         ([1.0], [0.0, 0.0])
     """
     i, j = np.triu_indices(len(person), 1)
-    cosine, same = (vectors[i] * vectors[j]).sum(1), person[i] == person[j]
-    return cosine[same], cosine[~same]
+    cosines, same = cosine(vectors[i], vectors[j]), person[i] == person[j]
+    return cosines[same], cosines[~same]
 
 
 def error_rates(same: Float[np.ndarray, " same"], different: Float[np.ndarray, " different"]) -> ErrorRates:
@@ -245,9 +235,9 @@ def error_rates(same: Float[np.ndarray, " same"], different: Float[np.ndarray, "
 
 
 def equal_error_rate(same: Float[np.ndarray, " same"], different: Float[np.ndarray, " different"]) -> float:
-    """The error where misses and false acceptances are as frequent: 0 separates perfectly, 0.5 is chance.
+    """The error rate at which misses and false acceptances are equally frequent: 0 is perfect, 0.5 is chance.
 
-    At the threshold where the two are closest, their mean. A threshold carried to other data has other errors.
+    The mean of both rates at the threshold where they are closest.
 
     Raises:
         InputError: as :func:`error_rates`.
@@ -267,12 +257,11 @@ def equal_error_rate(same: Float[np.ndarray, " same"], different: Float[np.ndarr
 def diversity(draws: Float[np.ndarray, "utterances draws dim"]) -> Float[np.ndarray, " utterances"]:
     """How different the faces drawn for one voice are: mean 1 − cos over all pairs of an utterance's draws.
 
-    0 is always the same face. A faithful sampler of p(face | voice) has the diversity of the *persons* who could own
-    that voice, so that neither 0 nor the most is best. A pair with an undetected face (a zero vector) adds 0: a failed
-    drawing is no variety.
+    0 means the same face every time. A faithful sampler of p(face | voice) has the diversity of the *persons* who could
+    own that voice; higher is not better. A pair with an undetected face (a zero vector) adds 0.
 
     Raises:
-        InputError: fewer than two draws an utterance, which have no pair.
+        InputError: fewer than two draws an utterance, or a norm is neither 1 nor 0.
 
     Example:
         >>> diversity(np.array([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, 0.0]]]))
@@ -281,7 +270,7 @@ def diversity(draws: Float[np.ndarray, "utterances draws dim"]) -> Float[np.ndar
     _, count, _ = draws.shape
     if count < 2:
         raise InputError(f"diversity of {count} draw an utterance: expected at least 2")
-    draws = draws.astype(np.float64)
+    draws = _unit_rows(draws)
     detected = draws.any(axis=2).sum(axis=1)
     # Σ cos over ordered pairs = ‖Σ z‖² − Σ‖z‖²: no utterance × draws × draws table
     cosines = (draws.sum(axis=1) ** 2).sum(axis=1) - (draws**2).sum(axis=(1, 2))
@@ -302,14 +291,14 @@ class VFS(NamedTuple):
 def vfs(posteriors: Float[np.ndarray, "images classes"], splits: int = 5, seed: int = 0) -> VFS:
     """VFS of Table 2: exp of the mean KL divergence of p(y|x) from its mean p(y), averaged over splits of the images.
 
-    The inception score (Salimans et al. 2016) with a face judge: high when each image is surely *somebody* and all
-    somebodies differ; it asks neither for the right person nor for the right voice. As SF2F's published code has it:
-    images are shuffled, cut into 5, and each split has its own p(y). A split of N images cannot score above N (nor
-    above the number of classes), so that a VFS means nothing without its N.
+    The inception score (Salimans et al. 2016) with a face judge: high when the judge is sure about each image and its
+    answers differ; the right person plays no part. As in SF2F's published code images are shuffled, cut into 5, and
+    each split has its own p(y). A split of N images cannot score above N (nor above the number of classes), so a VFS
+    must be given with its N.
 
     Args:
         posteriors: the judge's p(y|x), one row an image; undetected faces count as images.
-        splits: into how many parts.
+        splits: number of parts.
         seed: of the shuffle.
     Raises:
         InputError: a row is no distribution (negative, NaN, not summing to 1), or there are fewer images than splits.
@@ -333,17 +322,17 @@ def vfs(posteriors: Float[np.ndarray, "images classes"], splits: int = 5, seed: 
 
 
 def kernel_distance(generated: Float[np.ndarray, "n dim"], real: Float[np.ndarray, "m dim"]) -> float:
-    """How far a cloud of generated faces is from one of real faces: MMD² with the kernel (x·y + 1)³, unbiased.
+    """Distance between a set of generated and a set of real faces: MMD² with the kernel (x·y + 1)³, unbiased.
 
-    Gretton et al. 2012, Eq. 3; the form of the kernel inception distance, whose features have norms of about √width and
-    are divided by the width; ours have norm 1. Unbiased: 0 on average for two clouds of one kind, however few faces,
-    so that it can fall below 0. It asks not who is who: the right faces given to the wrong voices have none. The two
-    clouds must not hold the same pictures; undetected faces (zero rows) are in no cloud.
+    Gretton et al. 2012, Eq. 3; the form of the kernel inception distance, here for features of norm 1. The
+    unbiased form is 0 on average for two sets of one kind, however few the faces, and can fall below 0. It compares
+    sets: the right faces given to the wrong voices have distance 0. The two sets must not share pictures; undetected
+    faces (zero rows) are left out.
 
     Args:
         generated, real: unit features, identities of ArcFace or those of a second scorer.
     Raises:
-        InputError: fewer than four detected faces in a cloud, or NaN.
+        InputError: fewer than four detected faces in a set, NaN, or a norm is neither 1 nor 0.
 
     Example:
         >>> x = np.random.default_rng(0).standard_normal((300, 8)) + np.eye(8)[0]
@@ -354,6 +343,7 @@ def kernel_distance(generated: Float[np.ndarray, "n dim"], real: Float[np.ndarra
     x, y = (cloud[cloud.any(axis=1)].astype(np.float64) for cloud in (generated, real))
     if min(len(x), len(y)) < 4 or not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise InputError(f"{len(x)} and {len(y)} detected faces: expected at least 4 of each, and no NaN")
+    x, y = _unit_rows(x), _unit_rows(y)
 
     def total(a: np.ndarray, b: np.ndarray) -> float:  # in blocks: 10,000 × 10,000 values would take 800 MB
         return float(sum(((a[i : i + 1024] @ b.T + 1) ** 3).sum() for i in range(0, len(a), 1024)))

@@ -1,8 +1,8 @@
-"""FID and LPIPS, as torchmetrics computes them, to set faces beside published numbers.
+"""FID and LPIPS, as torchmetrics computes them, for comparison with published numbers.
 
-Both look with networks that were trained on ImageNet, not on faces, and see little of an identity; the kernel distance
-on a second scorer's features needs neither. Their weights (340 MB) are downloaded at the first use
-(``evaluate --fid``). FID grows as images get fewer: compare equal numbers of images only.
+Both use networks trained on ImageNet, which respond little to identity; the kernel distance on a second scorer's
+features needs neither. Their weights (340 MB) are downloaded at the first use (``evaluate --fid``). FID grows as images
+get fewer, so compare equal numbers of images only.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class Perception:
     """Inception v3 as FID is defined by it (the TensorFlow weights), and LPIPS over AlexNet.
 
     Args:
-        device: where they look.
+        device: for both networks.
     Raises:
-        InputError: the packages or the weights are missing and cannot be had.
+        InputError: the packages or the weights are missing and cannot be downloaded.
 
     Example:
         >>> Perception().fid(faces, photographs)  # doctest: +SKIP
@@ -65,7 +65,7 @@ class Perception:
 
     @torch.no_grad()
     def lpips(self, first: Sequence[Path], second: Sequence[Path]) -> Float32[np.ndarray, " n"]:
-        """LPIPS of each image of the first and its fellow of the second, 0 for the same (Zhang et al., CVPR 2018)."""
+        """LPIPS of each pair of images, 0 for equal images (Zhang et al., CVPR 2018)."""
         pairs = [(self._image(a) / 127.5 - 1, self._image(b) / 127.5 - 1) for a, b in zip(first, second, strict=True)]
         return np.array([float(self.alexnet(a, b)) for a, b in pairs], np.float32)
 

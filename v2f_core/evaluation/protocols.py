@@ -1,6 +1,6 @@
-"""Who is sought among whom: galleries, persons and their photographs. Made before any score is looked at.
+"""Protocols: galleries, subsets of persons, and their photographs, fixed before any score is computed.
 
-A gallery is a label a person: persons with the same label are sought among each other, "" is in none.
+A gallery is given as a label for each person: persons with the same label form a gallery; "" is in no gallery.
 """
 
 from __future__ import annotations
@@ -8,17 +8,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Shaped
 
+from v2f_core.data.manifest import Manifest
 from v2f_core.errors import InputError
-
-if TYPE_CHECKING:
-    from v2f_core.data.manifest import Manifest
-    from v2f_core.training.embeddings import Embeddings
-    from v2f_core.training.pairs import Pairs
+from v2f_core.training.embeddings import Embeddings
+from v2f_core.training.pairs import Pairs
 
 ALL, WITHIN, SF2F = "all", "within sex", "SF2F 3x100"
 
@@ -48,7 +45,7 @@ def galleries(sexes: Sequence[str]) -> dict[str, Shaped[np.ndarray, " n"]]:
 
 
 def sizes(labels: Shaped[np.ndarray, " n"]) -> list[int]:
-    """How many faces each gallery holds.
+    """The number of faces in each gallery.
 
     Example:
         >>> sizes(np.array(["f", "f", "f", "m", "m", ""]))
@@ -68,10 +65,10 @@ def chance(labels: Shaped[np.ndarray, " n"], k: int) -> float:
 
 
 def first_of_each_sex(sexes: Sequence[str], count: int) -> list[int]:
-    """The places of the first persons, as many of each sex as there are, ``count`` in all; in order.
+    """The indices of the first ``count`` persons, with equal numbers of each sex as far as possible; in order.
 
     Raises:
-        InputError: fewer than four of a sex: nothing could be told from so few.
+        InputError: ``count`` allows fewer than four persons of a sex.
 
     Example:
         >>> first_of_each_sex(list("ffffffmmmm"), 8)

@@ -1,8 +1,7 @@
 """A row of the tables: for each test person a predicted identity, drawn faces, or both; and how faces are drawn.
 
-Faces are drawn and scored batch by batch into a folder named after all that decides them: a killed run goes on where it
-stopped, with the same bytes. Every person has their own noise, the same under every system, so that two systems never
-differ by the luck of the draw.
+Faces are drawn and scored batch by batch into a folder named by a hash of all inputs: a killed run goes on where it
+stopped, with the same bytes. Each person's noise is the same under every system, so systems do not differ by chance.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,13 +18,11 @@ from jaxtyping import Bool, Float, Float32, Int, UInt8
 from torch import Tensor
 
 from v2f_core.artefacts.files import SYNTHETIC, atomic_write
+from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
+from v2f_core.evaluation.judge import Judge
+from v2f_core.identity.faces import FacePack
 from v2f_core.training.embeddings import read_image
-
-if TYPE_CHECKING:
-    from v2f_core.diffusion.prior import Prior
-    from v2f_core.evaluation.judge import Judge
-    from v2f_core.identity.faces import FacePack
 
 AT_ONCE = 8  # images drawn and scored together
 Pixels = UInt8[np.ndarray, "height width 3"]
@@ -37,9 +33,9 @@ class Faces:
     """One face a person, as the scorers see it.
 
     Attributes:
-        identities: f_arc of the face found in each image; zero where none is found.
+        identities: f_arc of the face detected in each image; zero if none is detected.
         posteriors: the judge's p(y|x) of each image; no columns without a judge.
-        features: the second scorer's view of each image, unit length; no columns without one.
+        features: the second scorer's features of each image, unit length; no columns without a second scorer.
         paths: the images; None for a person without one.
     """
 
@@ -49,22 +45,22 @@ class Faces:
     paths: list[Path | None]
 
     def placed(self, rows: Sequence[int], n: int) -> Faces:
-        """These faces as those of persons ``rows`` of n; the others have none."""
+        """These faces at the places ``rows`` of n persons; the other persons have none."""
         columns = {name: getattr(self, name) for name in ("identities", "posteriors", "features")}
-        spread = {name: np.zeros((n, part.shape[1]), np.float32) for name, part in columns.items()}
+        whole = {name: np.zeros((n, part.shape[1]), np.float32) for name, part in columns.items()}
         for name, part in columns.items():
-            spread[name][list(rows)] = part
-        where = dict(zip(rows, self.paths, strict=True))
-        return Faces(**spread, paths=[where.get(row) for row in range(n)])
+            whole[name][list(rows)] = part
+        path_of = dict(zip(rows, self.paths, strict=True))
+        return Faces(**whole, paths=[path_of.get(row) for row in range(n)])
 
 
 class Scorer:
-    """The networks that look at images: f_arc (detection, alignment, embedding), the judge, and a second scorer.
+    """The networks that score images: f_arc (detection, alignment, embedding), the judge, and a second scorer.
 
     Args:
-        pack: detector and ArcFace, those that the prior is conditioned on.
-        judge: for VFS; without a second pack its last layer is also the second scorer.
-        second: a face pack that the generator was not conditioned on.
+        pack: detector and the ArcFace that the prior is conditioned on.
+        judge: for VFS; without ``second`` the input of its last layer is also the second scorer.
+        second: a face pack that the prior is not conditioned on.
     """
 
     def __init__(self, pack: FacePack, judge: Judge | None = None, second: FacePack | None = None) -> None:
@@ -83,12 +79,12 @@ class Scorer:
         """The scores of pictures on disk; a missing picture (None) has the identity zero.
 
         Raises:
-            InputError: there is no picture at all, or one cannot be read.
+            InputError: all pictures are missing, or one cannot be read.
         """
         rows = [row for row, path in enumerate(paths) if path is not None]
         there = [path for path in paths if path is not None]
         if not there:
-            raise InputError("not one photograph to score; expected the paths of some")
+            raise InputError("no photograph to score: all paths are missing")
         batches = [there[start : start + AT_ONCE] for start in range(0, len(there), AT_ONCE)]
         parts = [self([read_image(path) for path in batch]) for batch in batches]
         scores = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -97,44 +93,43 @@ class Scorer:
 
 @dataclass(frozen=True)
 class System:
-    """A row: what is predicted and drawn for each of n test persons.
+    """A row: the predicted identity and drawn faces of each of n test persons.
 
     Attributes:
         name: as in the tables.
-        what: in a sentence.
-        predicted: ẑ, where the system predicts one.
-        faces: the first draw of everybody, the second, …
-        asked: the persons it can answer for (a person with one photograph has no *other* one); None: all.
-        shuffles: row k says whose answer each person gets; measures are averaged over the rows. None: their own.
-        shown: it was given a true face or identity, so that the ceilings of voices do not bound it.
-        guidance: the scale that its faces were drawn under; None where nothing was drawn from noise.
-        scores: row i is person i's answer against everybody's face, where faces are ranked by something else than the
-            cosine with ẑ.
+        what: a description in one sentence.
+        predicted: ẑ, if the system predicts an identity.
+        faces: the first draw of each person, the second, …
+        answered: the persons whom the system can answer for (some have no second photograph); None means all.
+        shuffles: in row k, the person whose answer each person gets; measures are averaged over the rows.
+        shown: the system starts from a true face or identity, so the ceilings of voices do not bound it.
+        guidance: the scale of its drawn faces; None if no face was drawn from noise.
+        scores: a score matrix, for systems that rank faces by another score than the cosine with ẑ.
     """
 
     name: str
     what: str
     predicted: Float32[np.ndarray, "n dim"] | None = None
     faces: tuple[Faces, ...] = ()
-    asked: Bool[np.ndarray, " n"] | None = None
+    answered: Bool[np.ndarray, " n"] | None = None
     shuffles: Int[np.ndarray, "times n"] | None = None
     shown: bool = False
     guidance: float | None = None
     scores: Float[np.ndarray, "n n"] | None = None
 
     def of(self, n: int) -> Bool[np.ndarray, " n"]:
-        """Which of n persons are asked."""
-        return np.ones(n, bool) if self.asked is None else self.asked
+        """The mask of n persons whom the system can answer for."""
+        return np.ones(n, bool) if self.answered is None else self.answered
 
     @property
     def undetected(self) -> int:
-        """Images without a face that the detector finds, all draws together; each is a miss with cosine 0."""
+        """Number of images of all draws in which no face is detected; each is a miss with cosine 0."""
         return sum(int((~face.identities[self.of(len(face.paths))].any(axis=1)).sum()) for face in self.faces)
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """How faces are drawn: solver steps, guidance scale, and the seed that each person's noise is derived from."""
+    """Settings of the sampler: solver steps, guidance scale, and the seed of every person's noise."""
 
     steps: int = 10
     guidance: float = 3.0
@@ -146,7 +141,7 @@ class Drawing:
 
 
 def noise_of(person: str, shape: tuple[int, ...], seed: int = 0, draw: int = 0) -> Tensor:
-    """The standard normal latents that a person's face is drawn from, whoever else is drawn beside them.
+    """The standard normal latents that a person's face starts from; they depend on nobody else in the batch.
 
     Example:
         >>> bool((noise_of("Ada", (4, 2, 2)) == noise_of("Ada", (4, 2, 2))).all())
@@ -165,27 +160,27 @@ def draw_faces(
     persons: Sequence[str],
     scorer: Scorer,
     folder: Path,
-    made: Mapping[str, str],
+    hashes: Mapping[str, str],
     drawing: Drawing,
     draw: int = 0,
     label: str = "faces",
 ) -> Faces:
-    """One face of each person, drawn and scored, or read from an earlier run that drew the same.
+    """One face of each person, drawn and scored, or read from an earlier run with the same inputs.
 
     Args:
-        prior: draws.
-        conditions: unit identities, or tokens for the cross-attention in their place.
-        persons: names, which each person's noise is derived from.
-        scorer: looks at the faces.
-        folder: faces go into a folder of it, named by a hash of all that decides them.
-        made: hashes of the weights of prior and scorers.
+        prior: see :class:`~v2f_core.diffusion.prior.Prior`.
+        conditions: unit identities, or tokens for the cross-attention.
+        persons: names, which seed each person's noise.
+        scorer: scores the faces.
+        folder: the faces are in a subfolder, named by a hash of all inputs.
+        hashes: hashes of the weights of prior and scorers.
         drawing: steps, guidance, seed.
-        draw: 0 for the first face of everybody, 1 for the second, …
+        draw: 0 for the first face of each person, 1 for the second, …
         label: of the progress bar.
     """
     bytes_of = conditions.detach().cpu().contiguous().numpy().tobytes()
-    decides = {
-        **made,
+    inputs = {
+        **hashes,
         **asdict(drawing),
         "draw": draw,
         "conditions_sha256": hashlib.sha256(bytes_of).hexdigest(),
@@ -200,16 +195,18 @@ def draw_faces(
         start = torch.stack(noise).to(prior.device, dtype)
         return prior.decode(prior.denoise(start, c.to(dtype), drawing.steps, drawing.guidance))
 
-    return _resumable(make, len(persons), scorer, folder, decides, label)
+    return _resumable(make, len(persons), scorer, folder, inputs, label)
 
 
 @torch.no_grad()
-def rebuild_faces(prior: Prior, paths: Sequence[Path], scorer: Scorer, folder: Path, made: Mapping[str, str]) -> Faces:
-    """What is left of photographs after the VAE: the best that any sampler of its latents could do."""
+def rebuild_faces(
+    prior: Prior, paths: Sequence[Path], scorer: Scorer, folder: Path, hashes: Mapping[str, str]
+) -> Faces:
+    """Photographs after the VAE's encoder and decoder: an upper bound for any sampler of its latents."""
     from PIL import Image, ImageOps
 
     side = prior.latent_shape[1] * 2 ** (len(prior.vae.config.block_out_channels) - 1)
-    decides = {**made, "what": "VAE reconstruction", "photographs": [path.as_posix() for path in paths]}
+    inputs = {**hashes, "what": "VAE reconstruction", "photographs": [path.as_posix() for path in paths]}
 
     def make(rows: range) -> Float[Tensor, "batch 3 height width"]:
         images = [Image.fromarray(read_image(paths[row])) for row in rows]
@@ -217,11 +214,11 @@ def rebuild_faces(prior: Prior, paths: Sequence[Path], scorer: Scorer, folder: P
         pixels = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).contiguous()
         return prior.decode(prior.encode(pixels.to(prior.device, prior.vae.dtype) / 127.5 - 1))
 
-    return _resumable(make, len(paths), scorer, folder, decides, "VAE reconstructions")
+    return _resumable(make, len(paths), scorer, folder, inputs, "VAE reconstructions")
 
 
 def best_of(draws: Sequence[Faces], predicted: Float32[np.ndarray, "n 512"]) -> tuple[Faces, Int[np.ndarray, " n"]]:
-    """Of several faces of each person the one most like ẑ, and its number. The true face plays no part in the choice.
+    """The one of several faces of each person with the highest cosine with ẑ, and its number.
 
     Example:
         >>> blank = np.zeros((1, 0), np.float32)
@@ -237,13 +234,13 @@ def best_of(draws: Sequence[Faces], predicted: Float32[np.ndarray, "n 512"]) -> 
 
 
 def _resumable(
-    make: Callable[[range], Tensor], n: int, scorer: Scorer, folder: Path, decides: Mapping[str, object], label: str
+    make: Callable[[range], Tensor], n: int, scorer: Scorer, folder: Path, inputs: Mapping[str, object], label: str
 ) -> Faces:
-    """Make n images batch by batch, store the images and scores of each batch, and skip batches that are stored."""
+    """Make n images batch by batch and store images and scores of each batch; stored batches are read."""
     from safetensors.numpy import load_file, save_file
     from tqdm import tqdm
 
-    provenance = json.dumps({"synthetic": True, **decides}, indent=2, ensure_ascii=False) + "\n"
+    provenance = json.dumps({"synthetic": True, **inputs}, indent=2, ensure_ascii=False) + "\n"
     folder = folder / hashlib.sha256(provenance.encode()).hexdigest()[:12]
     with atomic_write(folder / "provenance.json") as temporary:
         temporary.write_text(provenance, encoding="utf-8")

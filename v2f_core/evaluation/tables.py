@@ -1,10 +1,9 @@
 """One engine for every table: values of each person in a tidy frame → means with intervals, gains, chance, ceilings.
 
-A tidy frame has a row for each value. The columns of `KEYS` that it has say what the value is of; ``person`` whose it
-is, "" for a measure of all images together; ``seed`` or ``draw`` number repeated runs; and ``stratum``, if it is there,
-names the gallery that the person stands in: galleries count alike. `summarise` averages a person's values over seeds
-and draws, resamples persons, and shows the spread over seeds apart. Stage I's table, ``evaluate`` and ``ablate`` are
-three tidy frames.
+A tidy frame has one value a row. The columns of `KEYS` identify the measure; ``person`` is the person, "" for a measure
+of all images together; ``seed`` or ``draw`` number repeated runs; ``stratum``, if present, is the person's gallery, and
+galleries have equal weight. `summarise` averages a person's values over seeds and draws, resamples persons, and gives
+the spread over seeds in a column of its own. Stage I's table, ``evaluate`` and ``ablate`` are three tidy frames.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import gzip
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,22 +22,20 @@ from v2f_core.artefacts.files import atomic_write
 from v2f_core.errors import InputError
 from v2f_core.evaluation import metrics, protocols
 from v2f_core.evaluation.controls import MEAN, SEX_MEAN
+from v2f_core.evaluation.perception import Perception
 from v2f_core.evaluation.protocols import ALL, WITHIN
 from v2f_core.evaluation.systems import Faces, System
-
-if TYPE_CHECKING:
-    from v2f_core.evaluation.perception import Perception
 
 KEYS = ("gallery", "by", "attribute", "group", "system", "metric")
 BY_Z, BY_FACE, BY_SECOND = "ẑ", "face", "second scorer"
 COSINE, L2, MATCHING, RANK, KS = "cosine", "L2", "1:2 matching", "rank", (1, 5, 10)
 MEASURES = (COSINE, L2, MATCHING, *(f"R@{k}" for k in KS), "skill, cosine", "skill, R@10")
 ENDS = ("low", "high", "gain", "gain low", "gain high")
-REFERENCE = {ALL: MEAN, WITHIN: SEX_MEAN}  # whose ẑ has skill 0 in cosine
+REFERENCE = {ALL: MEAN, WITHIN: SEX_MEAN}  # the systems with skill 0 in cosine
 
 
 class Ceiling(NamedTuple):
-    """The best anybody could do in a known world, over one kind of gallery; see :mod:`minivox.ceilings`."""
+    """The best possible values in a known world, over one kind of gallery; see :mod:`minivox.ceilings`."""
 
     cosine: float
     recall: float
@@ -49,7 +46,7 @@ class Ceiling(NamedTuple):
 
 
 def summarise(tidy: pd.DataFrame, against: str | None = None, resamples: int = 4000) -> pd.DataFrame:
-    """A row for each key of a tidy frame, with interval, spread over seeds and, if asked, the gain over a system.
+    """The mean of each key of a tidy frame, with its interval, its spread over seeds and its gain over a system.
 
     Args:
         tidy: see the module.
@@ -57,10 +54,10 @@ def summarise(tidy: pd.DataFrame, against: str | None = None, resamples: int = 4
         resamples: of the bootstrap over persons.
     Returns:
         the keys; n persons; ``value``, ``low``, ``high``; where the frame has seeds, their number and ``seed sd``, the
-        deviation of the seeds' means; with ``against``, ``gain``, ``gain low``, ``gain high``. With fewer than two
-        persons (in a stratum) there is no interval.
+        deviation of the seeds' means; with ``against``, ``gain``, ``gain low``, ``gain high``. There is no interval for
+        fewer than two persons (in a stratum).
     Raises:
-        InputError: systems were measured on other persons.
+        InputError: a system and ``against`` were measured on different persons.
 
     Example:
         >>> tidy = pd.DataFrame(
@@ -103,8 +100,7 @@ def summarise(tidy: pd.DataFrame, against: str | None = None, resamples: int = 4
 
 
 def _interval(part: pd.DataFrame, resamples: int) -> dict[str, float]:
-    found = metrics.bootstrap(part.value.to_numpy(), groups=_strata(part), resamples=resamples)
-    return {"value": found.value, "low": found.low, "high": found.high}
+    return metrics.bootstrap(part.value.to_numpy(), groups=_strata(part), resamples=resamples)._asdict()
 
 
 def _strata(part: pd.DataFrame) -> Shaped[np.ndarray, " n"]:
@@ -112,15 +108,15 @@ def _strata(part: pd.DataFrame) -> Shaped[np.ndarray, " n"]:
 
 
 def wide(table: pd.DataFrame, measures: Sequence[str] = MEASURES) -> pd.DataFrame:
-    """A summary with columns for each measure, ``m``, ``m low``, ``m high`` (and ``m gain`` …), in place of rows."""
+    """A summary with the measures as columns, ``m``, ``m low``, ``m high`` (and ``m gain`` …), instead of rows."""
     keys = [name for name in KEYS[:-1] if name in table]
     ends = {name: f" {name}".removesuffix(" value") for name in ("value", *ENDS) if name in table}
     rows = []
     for key, part in table.groupby(keys, sort=False):
-        found = part.set_index("metric")
+        values = part.set_index("metric")
         row = dict(zip(keys, key, strict=True)) | ({"n": part.n.max()} if "n" in part else {})
-        for measure in (measure for measure in measures if measure in found.index):
-            row |= {f"{measure}{end}": found.loc[measure, name] for name, end in ends.items()}
+        for measure in (measure for measure in measures if measure in values.index):
+            row |= {f"{measure}{end}": values.loc[measure, name] for name, end in ends.items()}
         rows.append(row)
     frame = pd.DataFrame(rows)
     order = [f"{measure}{end}" for measure in measures for end in ends.values()]
@@ -128,7 +124,7 @@ def wide(table: pd.DataFrame, measures: Sequence[str] = MEASURES) -> pd.DataFram
 
 
 def markdown(table: pd.DataFrame, measures: Sequence[str], rows: Sequence[str] = ("system",)) -> str:
-    """Some measures of a :func:`wide` table, to be read: value [95 % interval], and a gain on a line of its own.
+    """Some measures of a :func:`wide` table as Markdown: value [95 % interval], and a gain on a line of its own.
 
     Example:
         >>> row = {"system": "full", "R@10": 0.5, "R@10 low": 0.4, "R@10 high": 0.6}
@@ -162,8 +158,16 @@ def cell(row: Mapping[str, Any], measure: str) -> str:
     return "<br>".join(parts)
 
 
+def by_gallery(table: pd.DataFrame, measures: Sequence[str], rows: Sequence[str] = ("system",)) -> str:
+    """:func:`markdown` of each gallery of a table, below a line with its size."""
+    return "".join(
+        f"Gallery: {where} ({size} faces)\n\n{markdown(part, measures, rows)}\n"
+        for (where, size), part in table.groupby(["gallery", "gallery size"], sort=False)
+    )
+
+
 def write(folder: str | Path, name: str, table: pd.DataFrame | str) -> None:
-    """Write a table as CSV (``.csv``, ``.csv.gz``) or a text as it is, whole or not at all."""
+    """Write a table as CSV (``.csv``, ``.csv.gz``), or a text, atomically and with the same bytes each time."""
     with atomic_write(Path(folder) / name) as temporary:
         if isinstance(table, str):
             temporary.write_text(table, encoding="utf-8")
@@ -178,7 +182,7 @@ def write(folder: str | Path, name: str, table: pd.DataFrame | str) -> None:
 def person_values(
     scores: Float[np.ndarray, "n n"], labels: Shaped[np.ndarray, " n"]
 ) -> dict[str, Float[np.ndarray, " n"]]:
-    """1:2 matching, rank and R@k of each person among the faces of their gallery; NaN for a person in none.
+    """1:2 matching, rank and R@k of each person among the faces of their gallery; NaN for a person without a gallery.
 
     Example:
         >>> {name: float(value.mean()) for name, value in person_values(np.eye(12), np.full(12, "all")).items()}
@@ -196,17 +200,17 @@ def likeness(
     galleries: Mapping[str, Shaped[np.ndarray, " n"]],
     ceilings: Mapping[str, Ceiling] | None = None,
 ) -> pd.DataFrame:
-    """Every measure of each person by each system, by ẑ, by face and by the second scorer, as a tidy frame.
+    """Every measure of each person and system, by ẑ, by face and by the second scorer, as a tidy frame.
 
-    Draws have a row each; derangements are averaged. The second scorer ranks only: its cosines are not ArcFace's. Skill
-    is told where there are ceilings, for systems that heard a voice and saw no face.
+    Draws have a row each; derangements are averaged. The second scorer gives ranks only, since its cosines have another
+    scale. Skill is given where there are ceilings, for systems whose input is a voice.
 
     Args:
-        systems: the rows; skill is told where those of `REFERENCE` are among them.
+        systems: the rows; skill needs those of `REFERENCE`.
         gallery: everybody's first photograph.
         persons: names.
         galleries: of `protocols.galleries`.
-        ceilings: the best anybody could do, where the world is known.
+        ceilings: the best possible values, where the world is known.
     """
     n, truth, frames = len(persons), gallery.identities, []
     predicted = {system.name: system.predicted for system in systems if system.predicted is not None}
@@ -217,12 +221,12 @@ def likeness(
         for by, draw, near, scores in _answers(system, gallery):
             for where, labels in galleries.items():
                 values = near | _averaged(scores, labels, system.shuffles)
-                asked = system.of(n) & (labels != "")
+                answered = system.of(n) & (labels != "")
                 best = (ceilings or {}).get(where)
                 if best is not None and not system.shown and by != BY_SECOND and where in reference:
-                    values |= _skills(values, reference[where], best, labels, asked)
+                    values |= _skills(values, reference[where], best, labels, answered)
                 keys = {"gallery": where, "by": by, "system": system.name, "draw": draw}
-                frame = pd.DataFrame({"person": persons, "stratum": labels, **values})[asked]
+                frame = pd.DataFrame({"person": persons, "stratum": labels, **values})[answered]
                 frames.append(frame.melt(["person", "stratum"], var_name="metric").assign(**keys))
     columns = ["gallery", "by", "system", "metric", "draw", "person", "stratum", "value"]
     return pd.concat(frames, ignore_index=True)[columns]
@@ -231,7 +235,7 @@ def likeness(
 def _answers(
     system: System, gallery: Faces
 ) -> Iterable[tuple[str, int, dict[str, np.ndarray], Float[np.ndarray, "n n"]]]:
-    """By what persons are compared, the draw, cosine and L2, and everybody's scores with every face."""
+    """How persons are compared, the number of the draw, cosine and L2, and the score matrix."""
     truth = gallery.identities
     if system.scores is not None:
         yield BY_Z, 0, {}, system.scores
@@ -241,7 +245,7 @@ def _answers(
         z = faces.identities
         yield BY_FACE, draw, _near(z, truth, system.shuffles), metrics.score_matrix(z, truth)
         if gallery.features.shape[1]:
-            centre = gallery.features.mean(axis=0)  # a net's last features all point the same way before
+            centre = gallery.features.mean(axis=0)  # a net's last features have a large mean
             seen, known = (_unit(features - centre) for features in (faces.features, gallery.features))
             yield BY_SECOND, draw, {}, metrics.score_matrix(seen, known)
 
@@ -253,7 +257,7 @@ def _near(z: np.ndarray, truth: np.ndarray, shuffles: np.ndarray | None) -> dict
 
 
 def _averaged(scores: np.ndarray, labels: np.ndarray, shuffles: np.ndarray | None) -> dict[str, np.ndarray]:
-    """The values of each person, averaged over shuffles; an average of ranks is no rank, and is left out."""
+    """The values of each person, averaged over shuffles; ranks are left out."""
     if shuffles is None:
         return person_values(scores, labels)
     values = [person_values(scores[order], labels) for order in shuffles]
@@ -261,12 +265,12 @@ def _averaged(scores: np.ndarray, labels: np.ndarray, shuffles: np.ndarray | Non
 
 
 def _skills(
-    values: Mapping[str, np.ndarray], reference: np.ndarray, best: Ceiling, labels: np.ndarray, asked: np.ndarray
+    values: Mapping[str, np.ndarray], reference: np.ndarray, best: Ceiling, labels: np.ndarray, answered: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Skill as a value a person, whose mean is the skill: the reference is taken from the same person."""
+    """Skill as a value of each person, whose mean is the skill: the reference is the same person's."""
     skills = {}
-    names = sorted(set(labels[asked].tolist()))
-    mean = float(np.mean([reference[asked & (labels == name)].mean() for name in names]))
+    names = sorted(set(labels[answered].tolist()))
+    mean = float(np.mean([reference[answered & (labels == name)].mean() for name in names]))
     if COSINE in values and best.cosine > mean:
         skills["skill, cosine"] = (values[COSINE] - reference) / (best.cosine - mean)
     chance = protocols.chance(labels, 10)
@@ -281,7 +285,7 @@ def likeness_table(
     ceilings: Mapping[str, Ceiling] | None = None,
     resamples: int = 4000,
 ) -> pd.DataFrame:
-    """What :func:`likeness` gave as a wide table, each gallery with its size, chance and ceiling."""
+    """The wide table of :func:`likeness`, each gallery with its size, chance and ceiling."""
     table = wide(summarise(tidy[tidy.metric != RANK], resamples=resamples))
     parts = []
     for where, labels in galleries.items():
@@ -303,14 +307,14 @@ def identity_table(
     ranked: Mapping[str, Float[np.ndarray, "n n"]] | None = None,
     resamples: int = 4000,
 ) -> pd.DataFrame:
-    """Stage I's table: predicted identities by themselves, no image drawn.
+    """Stage I's table: predicted identities, without drawn faces.
 
     Args:
-        systems: predicted identities by name; skill is told where those of `REFERENCE` are among them.
+        systems: predicted identities by name; skill needs those of `REFERENCE`.
         truth: the gallery, one identity a person.
         sexes: one a person.
         ceilings: for "all" and "within sex", where the world is known.
-        ranked: score matrices by name, of what ranks faces without predicting an identity; such rows have no cosine.
+        ranked: score matrices by name, for systems that rank faces without an identity; these have no cosine.
         resamples: of the bootstrap.
     Returns:
         a row a system and gallery; for each measure the columns ``m``, ``m low`` and ``m high``.
@@ -326,22 +330,18 @@ def identity_table(
 
 
 def save_identity_table(table: pd.DataFrame, folder: str | Path, name: str = "stage1") -> None:
-    """Write the table as ``<name>.csv`` (every digit) and ``<name>.md`` (to be read)."""
+    """Write Stage I's table as ``<name>.csv`` and, with fewer measures, as ``<name>.md``."""
     shown = (COSINE, "R@1", "R@10", MATCHING, "skill, cosine", "skill, R@10")
-    text = "".join(
-        f"Gallery: {where} ({size} faces)\n\n{markdown(part, shown)}\n"
-        for (where, size), part in table.groupby(["gallery", "gallery size"], sort=False)
-    )
     write(folder, f"{name}.csv", table)
-    write(folder, f"{name}.md", text)
+    write(folder, f"{name}.md", by_gallery(table, shown))
 
 
 def group_table(tidy: pd.DataFrame, attributes: pd.DataFrame, resamples: int = 4000) -> pd.DataFrame:
-    """Likeness over all by sex, age band, skin tone: a row a system, way of looking and group.
+    """Likeness over all by sex, age band and skin tone: a row for each system, comparison and group.
 
     Args:
-        tidy: of :func:`likeness`, of the systems that are shown.
-        attributes: a column an attribute, persons as index; "" where it is not known.
+        tidy: of :func:`likeness`, for the systems to show.
+        attributes: one column an attribute, persons as index; "" where it is not known.
         resamples: of the bootstrap.
     """
     rows = tidy[(tidy.gallery == ALL) & (tidy.by != BY_SECOND) & tidy.metric.isin([COSINE, MATCHING, "R@10"])]
@@ -366,30 +366,30 @@ def set_table(
     """A row for each system with faces: VFS with its N, kernel distance to real faces, diversity, misses.
 
     Args:
-        systems: those that are shuffled are passed over, since a set does not change when it is shuffled.
+        systems: shuffled ones are left out, since a shuffle does not change a set.
         real: photographs, as the scorers see them.
         perception: for FID against the photographs, and LPIPS of the faces of one voice: a second diversity.
         resamples: of the bootstrap of diversity.
     """
     rows = []
     for system in (system for system in systems if system.faces and system.shuffles is None):
-        asked = system.of(len(real.paths))
-        row: dict[str, object] = {"system": system.name, "images": int(asked.sum()) * len(system.faces)}
+        answered = system.of(len(real.paths))
+        row: dict[str, object] = {"system": system.name, "images": int(answered.sum()) * len(system.faces)}
         row |= {"undetected": system.undetected, "guidance": np.nan if system.guidance is None else system.guidance}
-        posteriors = np.concatenate([draw.posteriors[asked] for draw in system.faces])
+        posteriors = np.concatenate([draw.posteriors[answered] for draw in system.faces])
         if posteriors.shape[1] and len(posteriors) >= 10:
             score = metrics.vfs(posteriors)
             row |= {"VFS": score.value, "VFS deviation": score.deviation, "VFS images": score.images}
-        features = np.concatenate([draw.features[asked] for draw in system.faces])
+        features = np.concatenate([draw.features[answered] for draw in system.faces])
         if min(int(cloud.any(axis=1).sum()) for cloud in (features, real.features)) >= 8:
             row["kernel distance"] = metrics.kernel_distance(features, real.features)
-        if len(system.faces) > 1 and asked.sum() > 1:
-            values = metrics.diversity(np.stack([draw.identities[asked] for draw in system.faces], axis=1))
+        if len(system.faces) > 1 and answered.sum() > 1:
+            values = metrics.diversity(np.stack([draw.identities[answered] for draw in system.faces], axis=1))
             ends = metrics.bootstrap(values, resamples=resamples)
             row |= dict(zip(("diversity", "diversity low", "diversity high"), ends, strict=True))
         if perception is not None:
             row |= _perceived(
-                [[draw.paths[i] for i in np.flatnonzero(asked)] for draw in system.faces], real, perception
+                [[draw.paths[i] for i in np.flatnonzero(answered)] for draw in system.faces], real, perception
             )
         rows.append(row)
     return pd.DataFrame(rows)

@@ -1,29 +1,229 @@
-"""The values of an ablation's systems as tidy rows, and the table that :mod:`v2f_core.evaluation.tables` makes of them.
+"""Ablations: the systems of each table as data, the values of their persons, and the tables made from these.
 
-Gains are paired: the same persons, the same noise, the same seeds. A person's values are averaged over seeds first,
-since one generalises to persons; how much the seeds differ stands apart.
+A system is a Stage I and a critic of Stage II. All systems of a table take the same number of Stage II steps. λ_self is
+chosen so that φ gets gradients of about equal length from L_self and L_id when Stage II begins; it is not tuned
+further, except where a system's name says so.
+
+Gains are paired: the same persons, the same noise, the same seeds. A person's values are averaged over seeds first; the
+spread over seeds has a column of its own.
 """
 
 from __future__ import annotations
 
-import gzip
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from tempfile import TemporaryDirectory
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from v2f_core.artefacts.files import atomic_write
+from v2f_core.artefacts.profiles import Profile, cache_folder
+from v2f_core.diffusion.consistency import Critic, denoise, describe, paper, teacher
 from v2f_core.errors import InputError
 from v2f_core.evaluation import metrics, tables
 from v2f_core.evaluation.systems import Faces
-from v2f_core.studies.ablations import WITHOUT, Ablation
+from v2f_core.identity.aligner import CONFIG_NAME, Aligner
+from v2f_core.studies.critics import (
+    BALANCED,
+    anchored,
+    contrast,
+    cycle,
+    frozen_target,
+    generated,
+    innermost,
+    likeness,
+    others,
+    repeated,
+    true_identity,
+)
+from v2f_core.training.pairs import Pairs
+from v2f_core.training.stage1 import Stage1Settings, train_stage1
+from v2f_core.training.stage2 import Stage2Settings, from_profile
 
-if TYPE_CHECKING:
-    from v2f_core.training.pairs import Pairs
-
+WITHOUT = "w/o DSC"  # the system that the others are compared with
 AT = (5, 10)
 COLUMNS = ["system", "mode", "parts", "seed", "person", "metric", "value"]
+
+
+# --- systems
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """A row of a table.
+
+    Attributes:
+        system: its name, unique within the table.
+        critic: L_self; None is "w/o DSC".
+        weight_self: λ_self; None takes :data:`v2f_core.studies.critics.BALANCED`.
+        trains: the part that L_self trains: "both", "aligner" or "lora".
+        regression: Stage I by cosine regression alone ("CosReg" of Table 4), without L_id's other terms.
+        stage2: settings of Stage II that differ from the profile's.
+        speech: "w/o ArcFace": speech is mapped to the condition, without an identity and without Stage II.
+        draws: number of faces of which the one most like ẑ is kept.
+
+    Example:
+        >>> TABLES["table4"][0].system
+        'w/o ArcFace'
+    """
+
+    system: str
+    critic: Critic | None = None
+    weight_self: float | None = None
+    trains: str = "both"
+    regression: bool = False
+    stage2: Mapping[str, Any] = field(default_factory=dict)
+    speech: bool = False
+    draws: int = 1
+
+    @property
+    def mode(self) -> str:
+        """The name of the critic, or "none"."""
+        return innermost(self.critic) if self.critic else "none"
+
+    @property
+    def parts(self) -> str:
+        """The part that L_self trains; "none" without a critic."""
+        return self.trains if self.critic else "none"
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """All attributes as JSON can hold them; the same in every process."""
+        return {**vars(self), "critic": self.critic and describe(self.critic), "stage2": dict(self.stage2)}
+
+    def identity(self, profile: Profile, seed: int) -> Stage1Settings:
+        """The settings of Stage I, and of L_id in Stage II."""
+        settings = Stage1Settings(**{**profile.stage1, "seed": seed})
+        return cosine_alone(settings) if self.regression else settings
+
+    def settings(self, profile: Profile, seed: int, steps: int | None = None) -> Stage2Settings:
+        """The settings of Stage II."""
+        weight = 0.0 if self.critic is None else self.weight_self
+        changes: dict[str, Any] = {"weight_self": BALANCED[self.mode] if weight is None else weight, **self.stage2}
+        changes |= {"seed": seed, "trains": self.trains, "identity": self.identity(profile, seed)}
+        return from_profile(profile, **changes | ({"steps": steps} if steps else {}))
+
+
+JITTER = {"crop_jitter": 0.15}  # about 2 pixels of ArcFace's 112 to each side, and 9 % in size
+RIVALS = {"rival_temperature": 0.1}
+
+
+def _drawn(critic: Critic, **options: Any) -> Critic:
+    """A critic of generated faces."""
+    return partial(generated, critic=partial(critic, **options) if options else critic)
+
+
+def _of_the_mean(**options: Any) -> Critic:
+    """`cycle` of four generated faces of each speaker."""
+    return partial(repeated, critic=_drawn(cycle, copies=4, **options), copies=4)
+
+
+drawn_cycle, rival_cycle, rival_likeness = _drawn(cycle), _drawn(cycle, **RIVALS), _drawn(likeness, **RIVALS)
+PHI = "aligner"
+TABLES: Mapping[str, tuple[Ablation, ...]] = MappingProxyType(
+    {
+        # Table 4 of the paper
+        "table4": (
+            Ablation("w/o ArcFace", speech=True),
+            Ablation("CosReg", regression=True),
+            Ablation("CosReg + DSC", paper, regression=True),
+            Ablation(WITHOUT),
+            Ablation("paper", paper),
+        ),
+        # the other critics, and best of four, which needs none
+        "modes": (
+            Ablation(WITHOUT),
+            Ablation("best of 4 by ẑ", draws=4),
+            Ablation("denoise", denoise),
+            Ablation("teacher", teacher),
+            Ablation("contrast", contrast, trains=PHI),
+            Ablation("cycle, φ alone", drawn_cycle, trains=PHI),
+            Ablation("likeness, φ alone", _drawn(likeness), trains=PHI),
+        ),
+        # changes that may keep L_self from its trivial optimum; compared on validation persons
+        "attempts": (
+            Ablation(WITHOUT),
+            Ablation("paper, target without adapters", frozen_target, 1000.0),
+            Ablation("paper, φ alone", paper, trains=PHI),
+            Ablation("paper, anchored", partial(anchored, critic=paper)),
+            Ablation("teacher, φ alone", teacher, trains=PHI),
+            Ablation("cycle", drawn_cycle),
+            Ablation("cycle, anchored", partial(generated, critic=partial(anchored, critic=cycle))),
+            Ablation("cycle, φ alone", drawn_cycle, trains=PHI),
+            Ablation("cycle, φ alone, λ 30", drawn_cycle, 30.0, PHI),
+            Ablation("cycle, φ alone, λ 10", drawn_cycle, 10.0, PHI),
+            Ablation("cycle of the mean", _of_the_mean()),
+            Ablation("cycle of the mean, x̂0 in 3 steps", _of_the_mean(x0_steps=3)),
+            Ablation("cycle of the mean, φ alone, λ 30", _of_the_mean(), 30.0, PHI),
+            Ablation("cycle of the mean, crops vary", _of_the_mean(**JITTER)),
+            Ablation("cycle, φ alone, λ 30, crops vary", _drawn(cycle, **JITTER), 30.0, PHI),
+            Ablation("cycle, true c*", partial(true_identity, critic=drawn_cycle), trains="lora"),
+            # λ_self balanced by benchmarks/results/gradients.csv, and a third of it where φ is alone
+            Ablation("cycle, among rivals", rival_cycle, 25.0),
+            Ablation("cycle, among rivals, φ alone", rival_cycle, 8.0, PHI),
+            Ablation("cycle, among rivals, true c*", partial(true_identity, critic=rival_cycle), 25.0, "lora"),
+            Ablation("likeness, among rivals, φ alone", rival_likeness, 5.0, PHI),
+            Ablation("likeness, among rivals, φ alone, λ 15", rival_likeness, 15.0, PHI),
+            Ablation("likeness, among rivals, φ alone, λ 45", rival_likeness, 45.0, PHI),
+        ),
+        # the attempts that were chosen on validation persons; measured on test persons
+        "chosen": (
+            Ablation(WITHOUT),
+            Ablation("cycle, φ alone, λ 30", drawn_cycle, 30.0, PHI),
+            Ablation("likeness, among rivals, φ alone", rival_likeness, 5.0, PHI),
+        ),
+        # whose noised face the critic looks at: a gain that needs the speaker's own face in z_t is leakage
+        "sources": (
+            Ablation(WITHOUT),
+            Ablation("paper", paper),
+            Ablation("teacher", teacher),
+            Ablation("paper, z_t other", partial(others, critic=paper)),
+            Ablation("teacher, z_t other", partial(others, critic=teacher)),
+            Ablation("paper, z_t generated", partial(generated, critic=paper, steps=10)),
+            Ablation("teacher, z_t generated", partial(generated, critic=teacher, steps=10)),
+        ),
+        # where a change comes from: φ or adapters, low or high t
+        "parts": (
+            Ablation(WITHOUT),
+            Ablation("teacher", teacher),
+            Ablation("teacher, φ alone", teacher, trains=PHI),
+            Ablation("teacher, adapters alone", teacher, trains="lora"),
+            Ablation("teacher, low t", teacher, stage2={"t_max": 499}),
+            Ablation("teacher, high t", teacher, stage2={"t_min": 500}),
+        ),
+        # Table 3's rank curve; "paper" has rank 16
+        "rank": (
+            Ablation(WITHOUT),
+            Ablation("paper", paper),
+            *(Ablation(f"rank {rank}", paper, stage2={"rank": rank, "alpha": float(rank)}) for rank in (4, 8, 32)),
+        ),
+    }
+)
+
+
+def table(name: str) -> tuple[Ablation, ...]:
+    """The systems of a table.
+
+    Raises:
+        InputError: there is no table of this name.
+
+    Example:
+        >>> table("5")
+        Traceback (most recent call last):
+        v2f_core.errors.InputError: 5: no such table; choose from table4, modes, attempts, …
+    """
+    if name not in TABLES:
+        raise InputError(f"{name}: no such table; choose from {', '.join(TABLES)}")
+    return TABLES[name]
+
+
+# --- values of persons, and their tables
 
 
 def tidy(
@@ -36,15 +236,15 @@ def tidy(
     photographs: Faces,
     guidance: float,
 ) -> pd.DataFrame:
-    """All measures of one system with one seed: a row a person and metric; measures of all images have no person.
+    """All measures of one system with one seed: a row for each person and metric; measures of a set have no person.
 
     Args:
-        row, seed: what was run.
+        row, seed: the system and its seed.
         test: the persons; their gallery is the truth.
-        predicted: ẑ, where there is one.
-        faces, again: a face of everybody, and a second one of the first persons.
+        predicted: ẑ, if the system predicts an identity.
+        faces, again: a face of every person, and a second face of the first persons.
         photographs: the gallery's pictures as the scorers see them.
-        guidance: the scale that was chosen.
+        guidance: the scale that the faces were drawn with.
     """
     truth, sexes = test.gallery().numpy(), np.array(test.sexes)
     values: dict[str, np.ndarray] = {
@@ -62,10 +262,10 @@ def tidy(
         pd.DataFrame({"person": test.persons[: len(value)], "metric": name, "value": value})
         for name, value in values.items()
     ]
-    whole = {"VFS": metrics.vfs(faces.posteriors).value, "guidance": guidance}
-    frames += [pd.DataFrame({"person": "", "metric": [name], "value": value}) for name, value in whole.items()]
-    same = {"system": row.system, "mode": row.mode, "parts": row.parts, "seed": seed}
-    return pd.concat(frames, ignore_index=True).assign(**same)[COLUMNS]
+    of_the_set = {"VFS": metrics.vfs(faces.posteriors).value, "guidance": guidance}
+    frames += [pd.DataFrame({"person": "", "metric": [name], "value": value}) for name, value in of_the_set.items()]
+    keys = {"system": row.system, "mode": row.mode, "parts": row.parts, "seed": seed}
+    return pd.concat(frames, ignore_index=True).assign(**keys)[COLUMNS]
 
 
 def _ranks(of: str, scores: np.ndarray, sexes: np.ndarray) -> dict[str, np.ndarray]:
@@ -77,33 +277,72 @@ def _ranks(of: str, scores: np.ndarray, sexes: np.ndarray) -> dict[str, np.ndarr
 
 
 def summary(tidy: pd.DataFrame, against: str = WITHOUT, resamples: int = 2000) -> pd.DataFrame:
-    """One row a system and metric, with R@5 and R@10 in place of ranks, and the gain over the system ``against``.
+    """The table engine's summary of tidy rows, with R@5 and R@10 in place of ranks, and gains over ``against``.
 
     Raises:
-        InputError: systems were measured on other persons or with other seeds.
+        InputError: systems were measured on different persons.
     """
-    if len({tuple(sorted(seeds)) for seeds in tidy.groupby("system").seed.unique()}) > 1:
-        raise InputError("systems were run with different seeds; run the table again to fill it up")
-    is_rank = tidy.metric.str.startswith("rank")
-    ranks, whole = tidy[is_rank], tidy.person == ""
+    is_rank, of_the_set = tidy.metric.str.startswith("rank"), tidy.person == ""
+    ranks = tidy[is_rank]
     recalls = [
         ranks.assign(metric=ranks.metric.str.replace("rank", f"R@{k}"), value=(ranks.value <= k).astype(float))
         for k in AT
     ]
-    rows = pd.concat([tidy[~is_rank & ~whole], *recalls, tidy[whole]])
+    rows = pd.concat([tidy[~is_rank & ~of_the_set], *recalls, tidy[of_the_set]])
     return tables.summarise(rows, against, resamples)
 
 
 def markdown(table: pd.DataFrame, shown: tuple[str, ...]) -> str:
-    """Some metrics of a :func:`summary`, to be read: value [interval], and the gain with its own."""
+    """Some metrics of a :func:`summary` as Markdown: value [interval], and the gain with its interval."""
     return tables.markdown(tables.wide(table, shown), shown)
 
 
 def save(tidy: pd.DataFrame, name: str, folder: str | Path, shown: tuple[str, ...]) -> pd.DataFrame:
-    """Write the tidy rows, their summary and what to read; give the summary."""
-    table, folder = summary(tidy), Path(folder)
-    with atomic_write(folder / f"{name}_persons.csv.gz") as path:
-        path.write_bytes(gzip.compress(tidy.to_csv(index=False, float_format="%.4g").encode(), mtime=0))
+    """Write the tidy rows, their summary as CSV and some metrics as Markdown; returns the summary."""
+    table = summary(tidy)
+    tables.write(folder, f"{name}_persons.csv.gz", tidy)
     tables.write(folder, f"{name}.csv", table)
     tables.write(folder, f"{name}.md", markdown(table, shown))
     return table
+
+
+# --- CosReg: Stage I by cosine regression alone
+
+
+def cosine_alone(settings: Stage1Settings) -> Stage1Settings:
+    """The settings with the cosine term as the whole loss."""
+    return replace(settings, weight_am=0.0, weight_info=0.0, weight_cosine=1.0)
+
+
+def train_cosreg(training: Pairs, validation: Pairs, aligner: Aligner) -> Aligner:
+    """An aligner trained by cosine regression alone, otherwise with the settings of the given aligner's training."""
+    names = {field.name for field in fields(Stage1Settings)}  # version 0.1 had more settings, all unused
+    settings = Stage1Settings(**{name: value for name, value in _settings(aligner).items() if name in names})
+    with TemporaryDirectory() as folder:
+        return train_stage1(training, validation, cosine_alone(settings), folder, {})
+
+
+def stored_cosreg(training: Pairs, validation: Pairs, aligner: Aligner) -> Aligner:
+    """:func:`train_cosreg`, or its result from the cache for the same embeddings and settings.
+
+    Raises:
+        InputError: the aligner's config has no settings of a training.
+    """
+    digest = hashlib.sha256(json.dumps(_settings(aligner), sort_keys=True).encode())
+    for tensor in (training.voice, training.face, validation.voice, validation.face):
+        digest.update(tensor.numpy().tobytes())
+    folder = cache_folder() / f"cosreg-{digest.hexdigest()[:12]}"
+    if not (folder / CONFIG_NAME).is_file():  # written last
+        train_cosreg(training, validation, aligner).save_pretrained(folder)
+    return Aligner.from_pretrained(folder)
+
+
+def _settings(aligner: Aligner) -> dict[str, Any]:
+    recorded: dict[str, Any] = aligner.provenance.get("settings", {})
+    settings: dict[str, Any] = recorded.get("identity", recorded)  # a training from waveforms has more settings
+    if not settings:
+        raise InputError(
+            "the aligner's config.json has no settings of a training, so CosReg cannot be trained with the same "
+            "settings; train the aligner with python -m v2f_core stage1"
+        )
+    return settings

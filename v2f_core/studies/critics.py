@@ -1,8 +1,8 @@
-"""Other readings of self-consistency: critics that the paper does not have, and what the study tried to save its own.
+"""Other critics than the paper's, and changes to critics that may keep L_self from its trivial optimum.
 
 All are functions ``(view, identity, faces) -> loss of each example``, as in :mod:`v2f_core.diffusion.consistency`.
-Their options are keyword arguments: ``functools.partial(contrast, negatives=5)`` is a critic. Those that take another
-``critic`` change what that critic looks at: ``partial(generated, critic=cycle)``.
+Options are keyword arguments: ``functools.partial(contrast, negatives=5)`` is a critic. Functions with an argument
+``critic`` change the input of that critic: ``partial(generated, critic=cycle)``.
 """
 
 from __future__ import annotations
@@ -33,29 +33,29 @@ def contrast(
 ) -> Losses:
     """−log softmax_j(−r_j/τ): the speaker's own ẑ must explain the face better than others' of the same sex, and null.
 
-    r_j is the mean square of ε(z_t, P(ẑ_j)) − ε. The adapters see the negatives as constants: otherwise they would win
-    by predicting worse under those.
+    r_j is the mean square of ε(z_t, P(ẑ_j)) − ε. The adapters get no gradient from the negatives: else they could lower
+    the loss by predicting worse under these.
 
     Args:
         negatives: K, how many other speakers of the batch.
         temperature: τ, in units of r.
     """
     own = mean_square(view.predict(identity) - view.noise)
-    who, there = draw_negatives(faces.women, negatives, view.generator)
+    rows, exists = draw_negatives(faces.women, negatives, view.generator)
     with _frozen_lora(view.prior):
-        others = torch.stack([mean_square(view.predict(identity[column]) - view.noise) for column in who.T], dim=1)
+        others = torch.stack([mean_square(view.predict(identity[column]) - view.noise) for column in rows.T], dim=1)
         with torch.no_grad():
             under_null = view.prior.predict(view.z_t, view.t, view.prior.null(len(own)))
             null = mean_square(under_null.to(own.dtype) - view.noise)
-    residuals = torch.cat([own[:, None], others.masked_fill(~there, torch.inf), null[:, None]], dim=1)
+    residuals = torch.cat([own[:, None], others.masked_fill(~exists, torch.inf), null[:, None]], dim=1)
     return -(-residuals / temperature).log_softmax(dim=1)[:, 0]
 
 
 def cycle(view: View, identity: Identities, faces: FaceBatch, **options: Any) -> Losses:
-    """1 − cos(z_self, sg ẑ): the face is to be recognised as the identity that was asked for. Our addition.
+    """1 − cos(z_self, sg ẑ): the face should be recognised as the identity in the condition. Our addition.
 
-    The target is a constant: otherwise ẑ would drift to whatever is drawn. What f_arc is fooled by is the trivial
-    optimum; a second scorer shows it. Options: see :func:`recognition`.
+    The target is a constant, or ẑ would drift towards the drawn faces. Images that deceive f_arc are a trivial optimum,
+    which a second scorer reveals. Options: see :func:`recognition`.
     """
     return recognition(view, identity, identity.detach(), faces.women, **options)
 
@@ -78,19 +78,18 @@ def recognition(
     x0_steps: int = 1,
     crop_jitter: float = 0.0,
 ) -> Losses:
-    """How far a drawn face is from being recognised as ``target``.
+    """The distance of the identity recognised in x̂_0 from ``target``.
 
     Args:
-        view, identity: the noised faces, and under which identity the UNet looks at them.
-        target, women: as whom each is to be recognised, and the speakers' sex.
-        copies: so many rows stand together for one speaker (see :func:`repeated`); the *mean* of what is recognised in
-            them is compared. The mean cosine of single faces also grows as a speaker's faces become one; the mean's
-            cosine does not.
-        rival_temperature: τ; then a face must be told from the targets of the other speakers of the same sex,
-            −log softmax_j(cos_j/τ), and what all faces share, such as light or pose, gains nothing. 0: the cosine.
-        x0_steps: DDIM steps from t down to 0; a sharper x̂_0 for one more UNet pass each.
-        crop_jitter: standard deviation of the five landmarks, in distances between the eyes: what pleases f_arc in one
-            crop only is then no optimum (expectation over transformations, Athalye et al., 2018).
+        view, identity: the noised faces, and the identity in the condition.
+        target, women: the identity that should be recognised, and the speakers' sex.
+        copies: consecutive rows of one speaker (see :func:`repeated`), whose *mean* recognised identity is compared.
+            The mean cosine of single faces also grows as a speaker's faces become equal; the mean's cosine does not.
+        rival_temperature: τ of −log softmax_j(cos_j/τ) over the targets of speakers of the same sex, in which
+            properties that all faces share, such as light or pose, have no effect. 0: the cosine.
+        x0_steps: DDIM steps from t to 0; each takes a UNet pass and sharpens x̂_0.
+        crop_jitter: standard deviation of the five landmarks, in distances between the eyes: an image that deceives
+            f_arc in one crop only is then no optimum (expectation over transformations, Athalye et al., 2018).
     """
     prediction = view.predict(identity)
     points = view.landmarks
@@ -120,24 +119,24 @@ def frozen_target(view: View, identity: Identities, faces: FaceBatch) -> Losses:
     return mean_square(prediction - target)
 
 
-# --- critics of critics: what is looked at
+# --- changes of a critic's input
 
 
 def others(view: View, identity: Identities, faces: FaceBatch, critic: Critic) -> Losses:
-    """The critic on the next person's noised face: what is left of a gain then did not leak through z_t.
+    """The critic on the next person's noised face: a gain that remains did not leak through z_t.
 
     Raises:
         InputError: the batch has one person.
     """
     if len(identity) < 2:
-        raise InputError("the face of another person: a batch of one has none; raise the batch")
+        raise InputError("a batch of one person has no other person's face; raise the batch")
     return critic(view.renoise(faces.latents.roll(1, 0), faces.landmarks.roll(1, 0)), identity, faces)
 
 
 def generated(view: View, identity: Identities, faces: FaceBatch, critic: Critic, steps: int = 5) -> Losses:
-    """The critic on a face that is generated from pure noise under ẑ, unguided, in so many solver steps.
+    """The critic on a face generated from pure noise under ẑ, without guidance, in ``steps`` solver steps.
 
-    Nobody knows where a generated face's landmarks are; faces are framed alike, so the batch's mean is near.
+    The landmarks of a generated face are unknown; the batch's mean landmarks are close, since faces are framed alike.
     """
     start = _normal(faces.latents, view.generator)
     with torch.no_grad():
@@ -148,7 +147,7 @@ def generated(view: View, identity: Identities, faces: FaceBatch, critic: Critic
 
 
 def repeated(view: View, identity: Identities, faces: FaceBatch, critic: Critic, copies: int = 4) -> Losses:
-    """The critic on several noised faces of each speaker, in batches of so many fewer speakers.
+    """The critic on ``copies`` noised faces of each speaker, in batches of ``copies`` times fewer speakers.
 
     Raises:
         InputError: the batch cannot be divided by ``copies``.
@@ -161,7 +160,7 @@ def repeated(view: View, identity: Identities, faces: FaceBatch, critic: Critic,
 
 
 def anchored(view: View, identity: Identities, faces: FaceBatch, critic: Critic, weight: float = 1.0) -> Losses:
-    """The critic, and ‖ε_{θ+ψ}(z_t, P(ẑ)) − ε_θ(z_t, P(ẑ))‖²: the adapters are held to what the prior knew."""
+    """The critic plus ‖ε_{θ+ψ}(z_t, P(ẑ)) − ε_θ(z_t, P(ẑ))‖², which keeps the adapters close to the prior."""
     loss = critic(view, identity, faces)
     prediction = view.predict(identity)
     with torch.no_grad(), without_lora(view.prior):
@@ -170,12 +169,12 @@ def anchored(view: View, identity: Identities, faces: FaceBatch, critic: Critic,
 
 
 def true_identity(view: View, identity: Identities, faces: FaceBatch, critic: Critic) -> Losses:
-    """The critic under z_arc in place of ẑ: a control for the adapters alone, which then never hear a voice."""
+    """The critic under z_arc in place of ẑ: a control for the adapters alone, without a voice."""
     return critic(view, faces.z_arc, faces)
 
 
-# The critics' losses have different scales: with these λ_self φ gets about as long a gradient from L_self as from the
-# L_id of the mini profile when Stage II begins (benchmarks/gradients.py, benchmarks/results/gradients.csv).
+# The critics' losses have different scales. With these λ_self φ gets gradients of about equal length from L_self and
+# from the mini profile's L_id when Stage II begins (benchmarks/gradients.py, benchmarks/results/gradients.csv).
 BALANCED: Mapping[str, float] = MappingProxyType(
     {"paper": 1000.0, "denoise": 1000.0, "teacher": 1000.0, "contrast": 10.0, "cycle": 100.0, "likeness": 100.0}
 )
@@ -185,7 +184,7 @@ CRITICS: Mapping[str, Critic] = MappingProxyType(
 
 
 def innermost(critic: Critic) -> str:
-    """The name of the critic that others stand around.
+    """The name of the innermost critic, without the functions that change its input.
 
     Example:
         >>> innermost(partial(anchored, critic=partial(generated, critic=cycle)))
@@ -199,11 +198,11 @@ def innermost(critic: Critic) -> str:
 def draw_negatives(
     women: Bool[Tensor, " batch"], count: int, generator: torch.Generator
 ) -> tuple[Int[Tensor, "batch count"], Bool[Tensor, "batch count"]]:
-    """For each of a batch, ``count`` others of the same sex, none twice; and which of these places could be filled.
+    """For each row of a batch, ``count`` different other rows of the same sex; and a mask of those that exist.
 
     Example:
-        >>> who, there = draw_negatives(torch.tensor([True, True, False]), 2, torch.Generator())
-        >>> there.tolist(), who[0, 0].item(), who[1, 0].item()
+        >>> rows, exists = draw_negatives(torch.tensor([True, True, False]), 2, torch.Generator())
+        >>> exists.tolist(), rows[0, 0].item(), rows[1, 0].item()
         ([[True, False], [True, False], [False, False]], 1, 0)
     """
     batch = len(women)
@@ -211,12 +210,12 @@ def draw_negatives(
     keys = torch.rand(batch, batch, generator=generator, device=generator.device).to(women.device)
     keys = F.pad(keys.masked_fill(~rival, -1.0), (0, max(0, count - batch)), value=-1.0)
     top = keys.topk(count, dim=1)
-    there = top.values >= 0
-    return top.indices.masked_fill(~there, 0), there
+    exists = top.values >= 0
+    return top.indices.masked_fill(~exists, 0), exists
 
 
 def _x0(view: View, identity: Identities, prediction: Tensor, steps: int) -> Tensor:
-    """x̂_0 by so many DDIM steps from t to 0, of which the first is given by the prediction."""
+    """x̂_0 by ``steps`` DDIM steps from t to 0, the first from the given prediction."""
     x_0 = view.prior.one_step_x0(view.z_t, view.t, prediction)
     for step in range(1, steps):
         earlier = view.t * (steps - step) // steps

@@ -1,9 +1,9 @@
-"""The ablation "w/o ArcFace" (Table 4): speech goes straight into the condition, with no identity in between.
+"""The ablation "w/o ArcFace" (Table 4): speech is mapped to the condition without an identity.
 
-The paper's row is a "speech MLP straight into the condition", trained with "ℓ2 + reconstruction". We read that as an
-MLP of g_φ's form that gives the cross-attention tokens themselves, c = c_null + MLP(v_spk). It learns from the squared
-error of the frozen prior's noise prediction under c on the speaker's real face. (In a latent diffusion model the ℓ2 of
-the reconstructed latents is that same error, weighted over t.) No ArcFace net is used in training.
+The paper's row is a "speech MLP straight into the condition", trained with "ℓ2 + reconstruction". We read this as an
+MLP of g_φ's form that outputs the cross-attention tokens, c = c_null + MLP(v_spk), and minimises the squared error of
+the frozen prior's noise prediction under c on the speaker's real face. (In a latent diffusion model the ℓ2 of the
+reconstructed latents is the same error with other weights over t.) No ArcFace net is used in training.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class SpeechConditionSettings:
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     hidden_width: int = 384
-    windows: int = 3  # a training example is the mean of up to this many windows of a person
+    windows: int = 3  # an example is the mean of up to this many windows of a person
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -48,7 +48,7 @@ class SpeechConditionSettings:
 
 
 class SpeechCondition(nn.Module):
-    """v_spk → cross-attention tokens; an untrained one gives the null condition to everybody.
+    """v_spk → cross-attention tokens; before training every output is the null condition.
 
     Args:
         speaker_width: of v_spk.
@@ -83,29 +83,29 @@ def train_speech_condition(
     path: str | Path,
     provenance: Mapping[str, Any],
 ) -> SpeechCondition:
-    """Train on the faces of the training persons, or read what an earlier call trained from the same inputs.
+    """Train on the faces of the training persons, or read the weights that an earlier call trained on the same inputs.
 
     Args:
-        prior: frozen here; its weights get no gradient.
+        prior: frozen by this function.
         training: voices with the latents of their speakers' faces.
         settings: see :class:`SpeechConditionSettings`.
-        path: the file that the trained weights are kept in.
+        path: file of the trained weights.
         provenance: hashes of the inputs.
     Returns:
         the net, on the CPU.
     Raises:
-        InputError: the file is of another training.
+        InputError: the file holds another training.
     """
     from tqdm import trange
 
     training = training.to(prior.device)
-    made = {**provenance, **asdict(settings)}
+    inputs = {**provenance, **asdict(settings)}
     generator = torch.Generator().manual_seed(settings.seed)
     with seeded(settings.seed, prior.device):
         with torch.no_grad():
             null = prior.null(1)
         net = SpeechCondition(training.wide.voice.shape[1], null, settings.hidden_width).to(prior.device)
-        if (state := load_checkpoint(path, made)) is not None:
+        if (state := load_checkpoint(path, inputs)) is not None:
             net.load_state_dict(state)
             return net.eval().cpu()
         prior.requires_grad_(False)
@@ -123,7 +123,7 @@ def train_speech_condition(
             optimiser.step()
             schedule.step()
             bar.set_postfix(residual=float(residual.detach()))
-    save_checkpoint(path, net.state_dict(), made)
+    save_checkpoint(path, net.state_dict(), inputs)
     return net.eval().cpu()
 
 
@@ -136,7 +136,7 @@ def stored_speech_condition(
     pack: FacePack,
     folder: Path,
 ) -> SpeechCondition:
-    """The net of a profile's training persons: trained on their latents (extracted if need be), or read from a folder.
+    """The net of a profile's training persons: trained on their latents, or read from a folder.
 
     Raises:
         InputError: a part of the profile is missing, or too many pictures are bad.

@@ -1,8 +1,8 @@
-"""How alike two spaces of embeddings are, speech and faces or before and after a map, and what a picture of one keeps.
+"""Similarity of two spaces of embeddings (speech and faces, before and after a map), and quality of a 2-D picture.
 
-Rows of two spaces are the same persons in the same order. Leave persons without a detected face (zero rows) out first,
-and say how many. None of these numbers is a proof of understanding: sex alone makes two spaces alike, so that each is
-to be read within sex, and beside its value for shuffled rows.
+Rows of two spaces are the same persons in the same order. Leave out persons without a detected face (zero rows), and
+give their number. Sex alone makes two spaces similar, so read each value within sex and beside its value for shuffled
+rows.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from v2f_core.errors import InputError
 
 
 def cka(x: Float[np.ndarray, "n dim_x"], y: Float[np.ndarray, "m dim_y"]) -> float:
-    """Linear centred kernel alignment of two spaces of the same persons, debiased: 1 the same geometry, about 0 none.
+    """Linear centred kernel alignment of two spaces of the same persons, debiased: 1 is equal geometry.
 
     Unchanged by rotation, shift and scale of either space. The plain form (Kornblith et al. 2019) nears 1 for *random*
     spaces that are wider than there are persons, which is our case; this one takes HSIC's unbiased estimator (Song et
@@ -40,10 +40,10 @@ def cka(x: Float[np.ndarray, "n dim_x"], y: Float[np.ndarray, "m dim_y"]) -> flo
 def mutual_knn(
     x: Float[np.ndarray, "n dim_x"], y: Float[np.ndarray, "m dim_y"], k: int = 10
 ) -> Float[np.ndarray, " n"]:
-    """For each person the share of its k nearest that both spaces agree on (Huh et al. 2024). Chance is k / (n − 1).
+    """For each person the share of the k nearest persons that both spaces have in common (Huh et al. 2024).
 
-    Nearest by cosine, the person itself not counted; of exact ties the earlier row is taken. For "within sex", give the
-    rows of one sex.
+    Chance is k / (n − 1). Nearest by cosine, without the person; of exact ties the earlier row is taken. For "within
+    sex", give the rows of one sex.
 
     Raises:
         InputError: not as many rows in both, k outside 1 … n − 2, NaN, or a zero vector.
@@ -61,11 +61,11 @@ def mutual_knn(
 
 
 class Preservation(NamedTuple):
-    """How much of the neighbourhoods of a space a picture of it keeps, over k neighbours; 1 is all.
+    """The share of the neighbourhoods of a space that a picture of it preserves, over k neighbours; 1 is all.
 
     Attributes:
-        trustworthiness: 1 − a penalty for neighbours in the picture that are none.
-        continuity: 1 − a penalty for neighbours that the picture tears apart.
+        trustworthiness: 1 − a penalty for neighbours in the picture that are not neighbours in the space.
+        continuity: 1 − a penalty for neighbours in the space that are separated in the picture.
         shared: mean share of the k nearest that both have; chance is k / (n − 1), while the other two have 0.5 or so.
     """
 
@@ -75,7 +75,7 @@ class Preservation(NamedTuple):
 
 
 def preservation(space: Float[np.ndarray, "n dim"], picture: Float[np.ndarray, "m flat"], k: int = 10) -> Preservation:
-    """How far a map to fewer dimensions (UMAP, PCA) can be believed, neighbourhood by neighbourhood.
+    """How well a map to fewer dimensions (UMAP, PCA) preserves neighbourhoods.
 
     By Euclidean distance, which orders unit vectors as the cosine does (Venna and Kaski 2001, by scikit-learn).
 

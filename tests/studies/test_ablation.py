@@ -1,0 +1,170 @@
+"""Ablations: rows that make sense, measures by hand, R@k from ranks, and CosReg by the cosine term alone."""
+
+import json
+import pickle
+from dataclasses import asdict, replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from fakes import people
+
+from v2f_core.artefacts.profiles import load_profile
+from v2f_core.diffusion.consistency import teacher
+from v2f_core.errors import InputError
+from v2f_core.evaluation.metrics import vfs
+from v2f_core.evaluation.systems import Faces
+from v2f_core.identity.aligner import Aligner
+from v2f_core.identity.sphere import normalise
+from v2f_core.studies import ablation
+from v2f_core.studies.ablation import TABLES, WITHOUT, Ablation, stored_cosreg, table, train_cosreg
+from v2f_core.training.stage1 import Stage1Settings, train_stage1
+from v2f_core.training.waveforms import WaveformSettings
+
+ROWS = [row for name in TABLES for row in table(name)]
+
+
+# --- tables as data
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_row_makes_sense_and_has_a_name_of_its_own(name):
+    rows = table(name)
+    assert len({row.system for row in rows}) == len(rows)
+    for row in rows:
+        settings = row.settings(load_profile("mini"), seed=3, steps=5)
+        assert (settings.steps, settings.seed, settings.identity.seed) == (5, 3, 3)
+        assert bool(settings.weight_self) == (row.mode != "none")
+        assert not row.regression or settings.identity.weight_am == settings.identity.weight_info == 0
+
+
+def test_a_system_that_stands_in_two_tables_is_trained_once():
+    by_name = {}
+    for row in ROWS:
+        assert by_name.setdefault(row.system, row.described) == row.described
+
+
+def test_a_row_reaches_another_process_unchanged():
+    for row in ROWS:
+        assert pickle.loads(pickle.dumps(row)).described == json.loads(json.dumps(row.described))
+
+
+# --- measures
+
+
+def test_every_measure_by_hand():
+    """Faces, second faces, photographs and ẑ that have nothing in common, and one face that is not detected."""
+    g, n = np.random.default_rng(0), 10
+    test = people(n, seed=3).pairs
+
+    def seen(count):
+        z = normalise(torch.from_numpy(g.normal(size=(count, 512))).float()).numpy()
+        posteriors = g.dirichlet(np.ones(4), count).astype(np.float32)
+        features = normalise(torch.from_numpy(g.normal(size=(count, 8))).float()).numpy()
+        return Faces(z, posteriors, features, [None] * count)
+
+    faces, again, photographs, predicted = seen(n), seen(3), seen(n), seen(n).identities
+    faces.identities[4] = 0
+    row = Ablation("teacher", teacher, trains="lora")
+    found = ablation.tidy(row, 7, test, predicted, faces, again, photographs, 2.5)
+    assert list(found.columns) == ablation.COLUMNS
+    assert found[["system", "mode", "parts", "seed"]].drop_duplicates().values.tolist() == [
+        ["teacher", "teacher", "lora", 7]
+    ]
+    truth, sexes = test.gallery().numpy().astype(float), np.array(test.sexes)
+
+    def place(z, i, rivals):
+        others = [j for j in rivals if j != i]
+        worse = [z[i] @ truth[i] - z[i] @ truth[j] for j in others]
+        return 1 + sum(d <= 0 for d in worse), np.mean([(d > 0) + 0.5 * (d == 0) for d in worse])
+
+    expected = {
+        "cosine": [faces.identities[i] @ truth[i] for i in range(n)],
+        "L2": [np.linalg.norm(faces.identities[i] - truth[i]) if i != 4 else 2**0.5 for i in range(n)],
+        "second scorer": [faces.features[i] @ photographs.features[i] for i in range(n)],
+        "detected": [float(i != 4) for i in range(n)],
+        "diversity": [1 - faces.identities[i] @ again.identities[i] for i in range(3)],
+        "cosine of ẑ": [predicted[i] @ truth[i] for i in range(n)],
+    }
+    for of, z in (("", faces.identities.astype(float)), (" of ẑ", predicted.astype(float))):
+        expected[f"rank{of}"] = [place(z, i, range(n))[0] for i in range(n)]
+        same_sex = [place(z, i, np.flatnonzero(sexes == sexes[i])) for i in range(n)]
+        expected[f"rank{of} within sex"], expected[f"matching{of} within sex"] = zip(*same_sex, strict=True)
+    for metric, values in expected.items():
+        rows = found[found.metric == metric]
+        assert rows.person.tolist() == test.persons[: len(values)]
+        np.testing.assert_allclose(rows.value, values, rtol=1e-5, atol=1e-6, err_msg=metric)
+    whole = found[found.person == ""].set_index("metric").value
+    assert whole.to_dict() == {"VFS": vfs(faces.posteriors).value, "guidance": 2.5}
+    assert set(found.metric) == expected.keys() | whole.index
+
+
+# --- the summary; the engine's own tests are those of evaluation.tables
+
+
+def fake(gain=0.05, noise=0.0, seeds=(0, 1, 2)):
+    g = np.random.default_rng(0)
+    hard, persons = g.normal(size=60), [f"P{i}" for i in range(60)]
+    parts = []
+    for system, extra in ((WITHOUT, 0.0), ("new", gain)):
+        for seed in seeds:
+            same = {"system": system, "mode": "m", "parts": "both", "seed": seed}
+            cosine = hard + extra + 0.1 * seed + noise * g.normal(size=60)
+            ranks = np.maximum(np.arange(1, 61) - (system == "new") * 5, 1)
+            for metric, values in (("cosine", cosine), ("rank", ranks)):
+                parts.append(pd.DataFrame({**same, "person": persons, "metric": metric, "value": values}))
+            parts.append(pd.DataFrame([{**same, "person": "", "metric": "VFS", "value": 2 + seed}]))
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_recall_is_counted_from_ranks():
+    found = ablation.summary(fake()).set_index(["system", "metric"])
+    assert found.loc[WITHOUT, "R@10"].value == pytest.approx(10 / 60)
+    assert found.loc["new", "R@10"].value == pytest.approx(15 / 60)
+    assert found.loc["new", "R@10"].gain == pytest.approx(5 / 60)
+
+
+def test_tables_are_written_with_the_same_bytes_each_time(tmp_path):
+    shown = ("cosine", "R@10")
+    ablation.save(fake(), "mine", tmp_path, shown)
+    assert pd.read_csv(tmp_path / "mine_persons.csv.gz").shape == fake().shape
+    text = (tmp_path / "mine.md").read_text()
+    assert "| w/o DSC | " in text
+    assert "+0.050 [" in text
+    first = (tmp_path / "mine_persons.csv.gz").read_bytes()
+    ablation.save(fake(), "mine", tmp_path, shown)
+    assert (tmp_path / "mine_persons.csv.gz").read_bytes() == first
+
+
+# --- CosReg
+
+
+SETTINGS = Stage1Settings(steps=2, batch=4, hidden_width=8, evaluate_every=1)
+
+
+def aligner_with(provenance):
+    aligner = Aligner(16, 8)
+    aligner.provenance = provenance
+    return aligner
+
+
+def equal(one, other):
+    return all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
+
+
+def test_it_is_stage_i_with_the_cosine_alone(tmp_path):
+    world = people(7, seed=1).pairs, people(5, seed=2).pairs
+    alone = replace(SETTINGS, weight_am=0.0, weight_info=0.0, weight_cosine=1.0)
+    expected = train_stage1(*world, alone, tmp_path, {})
+    assert equal(train_cosreg(*world, aligner_with({"settings": asdict(SETTINGS)})), expected)
+    of_version_0_1 = aligner_with({"settings": {**asdict(SETTINGS), "two_sided": False, "weight_relational": 0.0}})
+    assert equal(train_cosreg(*world, of_version_0_1), expected)
+    from_waveforms = aligner_with({"settings": asdict(WaveformSettings(identity=SETTINGS))})
+    assert equal(train_cosreg(*world, from_waveforms), expected)
+
+
+def test_an_aligner_without_settings_of_its_training_is_refused():
+    world = people(7, seed=1).pairs, people(5, seed=2).pairs
+    with pytest.raises(InputError, match=r"has no settings of a training.*python -m v2f_core stage1"):
+        stored_cosreg(*world, aligner_with({"seed": 0}))
