@@ -7,8 +7,7 @@ import torch
 
 from minivox.build.speech_folders import new_ast, new_ecapa, save_ast, save_ecapa
 from v2f_core.errors import InputError
-from v2f_core.speech.encoders import ASTEncoder, load_encoder
-from v2f_core.speech.unfreezing import save_encoder, unfreeze
+from v2f_core.speech.encoders import ASTEncoder, load_encoder, save_encoder, unfreeze
 
 # what each layer is called in the library, from the bottom
 NAMES = {

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import nn
 
 from v2f_core.artefacts.profiles import MINI_ASSETS
+from v2f_core.artefacts.store import extract
 from v2f_core.data.manifest import COLUMNS, Manifest
 from v2f_core.diffusion.consistency import SelfConsistency, denoise, paper, teacher
 from v2f_core.diffusion.lora import add_lora, lora_parameters
@@ -30,7 +31,6 @@ from v2f_core.training.pairs import Pairs
 from v2f_core.training.processes import average_gradients, gather, join
 from v2f_core.training.stage1 import Stage1Settings
 from v2f_core.training.stage2 import Stage2Settings
-from v2f_core.training.store import extract
 
 PERSONS, VOICE, FACE = 12, 6, 10
 LABEL = torch.tensor([0, 1, 2, 3, 4, 4, 5, 6])  # a person of both processes' shares: no negative of herself

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from v2f_core.artefacts.profiles import MINI_ASSETS, load_profile
+from v2f_core.artefacts.store import read_ahead
 from v2f_core.data.manifest import COLUMNS, Manifest
 from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
@@ -15,7 +16,6 @@ from v2f_core.identity.faces import FacePack
 from v2f_core.speech.encoders import load_encoder
 from v2f_core.training import embeddings
 from v2f_core.training.embeddings import autocast, precision_of
-from v2f_core.training.store import read_ahead
 
 
 class Encoder:

@@ -22,10 +22,9 @@ from two_processes import (
     train_stage2,
 )
 
-from v2f_core.errors import InputError
 from v2f_core.identity.sphere import normalise
-from v2f_core.training.checkpoints import seeded
-from v2f_core.training.processes import only_one
+from v2f_core.training.guards import seeded
+from v2f_core.training.processes import own_device
 
 
 @pytest.fixture(scope="module")
@@ -109,12 +108,6 @@ def test_two_processes_train_stage_ii_as_one_does_though_stopped_and_started_aga
     assert len(list((two / "stage2" / "tensorboard").rglob("events*"))) == 2  # a file a run, not one a process
 
 
-def test_a_task_of_one_process_refuses_a_launcher(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(InputError, match="2 processes: this runs in one"):
-        only_one("this")
-
-
 def test_of_eight_gpus_a_training_touches_its_own(monkeypatch):
     touched = []
     monkeypatch.setenv("LOCAL_RANK", "3")
@@ -122,6 +115,6 @@ def test_of_eight_gpus_a_training_touches_its_own(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
     monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: touched.append(str(device)) or torch.zeros(1))
     monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: touched.append(f"{device} again"))
-    with seeded(0, "cuda"):
+    with seeded(0, own_device("cuda")):
         assert touched == ["cuda:3"]
     assert touched == ["cuda:3", "cuda:3 again"]

@@ -121,7 +121,6 @@ def test_validation_by_hand():
     """Without dropout; the persons' centroids as class vectors; matching among faces of the same sex alone."""
     aligner = Aligner(12, 16, 24, dropout=0.5).train()
     scores = validate(aligner, VALIDATION, identity_loss(VALIDATION, Stage1Settings(), free=False))
-    assert aligner.training
     with torch.no_grad():
         z = aligner.eval()(VALIDATION.pooled_voices())
     persons, face = range(len(z)), VALIDATION.face.view(-1, 2, 24)

@@ -20,8 +20,7 @@ from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.sphere import normalise
 from v2f_core.speech.audio import read_clips
 from v2f_core.speech.augment import Augmentation
-from v2f_core.speech.encoders import load_encoder
-from v2f_core.speech.unfreezing import unfreeze
+from v2f_core.speech.encoders import load_encoder, unfreeze
 from v2f_core.training.embeddings import Embeddings, extract_voices
 from v2f_core.training.stage1 import Stage1Settings, identity_loss, validate
 from v2f_core.training.waveforms import Recordings, WaveformSettings, train_from_waveforms

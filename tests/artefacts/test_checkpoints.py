@@ -8,18 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from v2f_core.errors import InputError
-from v2f_core.training.checkpoints import (
+from v2f_core.artefacts.checkpoints import (
     History,
-    at_step,
-    check_finite,
     load_checkpoint,
     resume_training,
     save_checkpoint,
     save_training,
-    seeded,
-    until_terminated,
 )
+from v2f_core.errors import InputError
+from v2f_core.training.guards import at_step, check_finite, delayed_sigterm, seeded
 
 
 def a_training(seed):
@@ -102,7 +99,7 @@ def test_sigterm_waits_for_the_end_of_the_block():
     arrived = []
     before = signal.signal(signal.SIGTERM, lambda *_: arrived.append(True))
     try:
-        with until_terminated() as terminated:
+        with delayed_sigterm() as terminated:
             assert not terminated()
             os.kill(os.getpid(), signal.SIGTERM)
             assert terminated()

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import save_file
 from workers import read_or_be_killed
 
+from v2f_core.artefacts import store as stores
 from v2f_core.errors import InputError
-from v2f_core.training import store as stores
 
 WEIGHTS = {"weights_sha256": "ab"}
 
@@ -72,7 +72,7 @@ SLOWLY = """
 import sys, time
 from pathlib import Path
 import torch
-from v2f_core.training.store import extract
+from v2f_core.artefacts.store import extract
 
 def embed(paths):
     time.sleep(0.02)
@@ -181,7 +181,7 @@ def test_a_worker_that_is_really_killed_is_named_and_a_rerun_goes_on(tmp_path):
     (tmp_path / "mine").touch()
     folder, items = tmp_path / "store", [str(i) for i in range(20)]
     how = {"batch": 3, "shard": 4, "decode": read_or_be_killed, "workers": 1}
-    with pytest.raises(InputError, match=r"1 workers: one died .*what is done is kept"):
+    with pytest.raises(InputError, match=r"1 workers: one died .*finished shards are kept"):
         stores.extract(tmp_path, items, Embedder(), folder, WEIGHTS, **how)
     done = {int(path.stem) for path in folder.glob("[0-9]*.safetensors")}
     assert done <= {0, 1}  # file 9 belongs to the third shard
