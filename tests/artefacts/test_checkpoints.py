@@ -1,4 +1,4 @@
-"""A training that is killed goes on as if nothing had happened: what is kept, and what is refused."""
+"""Checkpoints: a killed training continues as if nothing had happened, and files that do not fit are refused."""
 
 import os
 import signal
@@ -44,6 +44,7 @@ def test_a_resumed_training_takes_the_steps_of_an_unbroken_one(tmp_path):
         for _ in range(2):
             step()
     other, generator, step = a_training(1)
+    assert resume_training(tmp_path / "none.pt", other, generator, made_from) == 0
     with seeded(7, "cpu"):
         assert resume_training(path, other, generator, made_from) == 2
         for _ in range(2):
@@ -51,22 +52,15 @@ def test_a_resumed_training_takes_the_steps_of_an_unbroken_one(tmp_path):
     assert all(torch.equal(p, q) for p, q in zip(parts["net"].parameters(), other["net"].parameters(), strict=True))
 
 
-def test_without_a_checkpoint_a_training_begins_at_0(tmp_path):
-    parts, generator, _ = a_training(0)
-    assert resume_training(tmp_path / "checkpoint.pt", parts, generator, {}) == 0
-
-
-def test_a_checkpoint_of_other_settings_is_refused_by_their_names(tmp_path):
+def test_a_checkpoint_of_other_settings_or_another_model_is_refused_by_name(tmp_path):
     save_checkpoint(tmp_path / "c.pt", {"step": 1}, {"settings": {"seed": 0, "rate": 0.1}, "voices": "ab"})
     with pytest.raises(InputError, match=r"c\.pt: of another training \(settings\.seed, voices differs\)"):
         load_checkpoint(tmp_path / "c.pt", {"settings": {"seed": 1, "rate": 0.1}, "voices": "cd"})
 
-
-def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     parts, generator, _ = a_training(0)
-    save_training(tmp_path / "c.pt", 1, parts, generator, {})
+    save_training(tmp_path / "d.pt", 1, parts, generator, {})
     with pytest.raises(InputError, match="net does not fit"):
-        resume_training(tmp_path / "c.pt", {"net": nn.Linear(5, 5)}, generator, {})
+        resume_training(tmp_path / "d.pt", {"net": nn.Linear(5, 5)}, generator, {})
 
 
 class Code:
