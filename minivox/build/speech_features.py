@@ -40,7 +40,7 @@ class Spectrograms(NamedTuple):
 
 def ast_filter_bank() -> Callable[[Tensor], Tensor]:
     """AST's log-mel spectrogram before its normalisation (natural logarithm)."""
-    from v2f_core.speech.mel import kaldi_mel, log_mel
+    from v2f_core.speech.encoders import kaldi_mel, log_mel
 
     mel = kaldi_mel(128, 16_000)
     return lambda waves: log_mel(waves, mel)

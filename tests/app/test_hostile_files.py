@@ -10,6 +10,8 @@ from contextlib import suppress
 import pytest
 import torch
 
+from v2f_core.artefacts import store
+from v2f_core.artefacts.checkpoints import load_checkpoint
 from v2f_core.artefacts.profiles import MINI_ASSETS
 from v2f_core.data.manifest import from_csv, from_parquet
 from v2f_core.diffusion.lora import WEIGHTS_NAME, load_lora
@@ -22,8 +24,6 @@ from v2f_core.identity.faces import FacePack
 from v2f_core.pipeline import Vox2FacePipeline
 from v2f_core.speech.encoders import load_encoder
 from v2f_core.speech.hyperparams import read_hyperparams
-from v2f_core.training import store
-from v2f_core.training.checkpoints import load_checkpoint
 
 CODE = "import pathlib\npathlib.Path({mark!r}).mkdir()\nclass Evil:\n    from_pretrained = from_config = print\n"
 

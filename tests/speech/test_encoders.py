@@ -1,6 +1,4 @@
-"""Speech encoders: the libraries' own models from their own folders, batched, frozen, quiet and safe."""
-
-from __future__ import annotations
+"""Speech encoders equal their libraries' models, load without running code, and train their top layers alone."""
 
 import os
 import pickle
@@ -10,19 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from minivox.build.speech_folders import new_ast, new_ecapa, save_ast, save_ecapa
 from v2f_core.errors import InputError
-from v2f_core.speech.encoders import ASTEncoder, ECAPAEncoder, load_encoder
+from v2f_core.speech.encoders import ASTEncoder, ECAPAEncoder, load_encoder, save_encoder, unfreeze
 
 
-def noise(*shape: int, seed: int = 0) -> Tensor:
+def noise(*shape, seed=0):
     return 0.1 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def folders(tmp_path_factory):
     """Both miniatures with random weights."""
     root = tmp_path_factory.mktemp("models")
     with torch.random.fork_rng():
@@ -39,14 +36,14 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(params=["ast", "ecapa"])
-def kind(request: pytest.FixtureRequest) -> str:
+def kind(request):
     return request.param
 
 
 # ---- both ----
 
 
-def test_shapes_and_numbers(folders: dict[str, Path], kind: str) -> None:
+def test_shapes_and_numbers(folders, kind):
     encoder = load_encoder(kind, folders[kind])
     vectors = encoder.embed(noise(3, 20_000))
     assert vectors.shape == (3, encoder.dim) == (3, {"ast": 128, "ecapa": 192}[kind])
@@ -56,7 +53,7 @@ def test_shapes_and_numbers(folders: dict[str, Path], kind: str) -> None:
     assert 0.4e6 < sum(p.numel() for p in encoder.parameters()) < 0.7e6
 
 
-def test_a_clip_does_not_hear_its_neighbours(folders: dict[str, Path], kind: str) -> None:
+def test_a_clip_does_not_hear_its_neighbours(folders, kind):
     encoder = load_encoder(kind, folders[kind])
     waves = noise(4, 20_000) * torch.tensor([1.0, 9.0, 0.01, 0.3])[:, None]
     alone = torch.cat([encoder.embed(wave[None]) for wave in waves])
@@ -64,7 +61,7 @@ def test_a_clip_does_not_hear_its_neighbours(folders: dict[str, Path], kind: str
     torch.testing.assert_close(encoder.embed(waves.flip(0)).flip(0), alone, atol=2e-5, rtol=1e-4)
 
 
-def test_frozen_until_unfrozen(folders: dict[str, Path], kind: str) -> None:
+def test_frozen_until_unfrozen(folders, kind):
     encoder = load_encoder(kind, folders[kind])
     assert not any(p.requires_grad for p in encoder.parameters())
     last = list(encoder.parameters())[-1] if kind == "ast" else encoder.parts["embedding_model"].fc.conv.weight
@@ -75,13 +72,7 @@ def test_frozen_until_unfrozen(folders: dict[str, Path], kind: str) -> None:
     assert last.grad.abs().sum() > 0
 
 
-def test_loading_is_quiet_and_leaves_no_trace(
-    folders: dict[str, Path],
-    kind: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
+def test_loading_is_quiet_and_leaves_no_trace(folders, kind, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     before = {p: p.stat().st_mtime_ns for p in folders[kind].rglob("*")}
     load_encoder(kind, os.path.relpath(folders[kind], tmp_path)).embed(noise(1, 20_000))
@@ -90,12 +81,12 @@ def test_loading_is_quiet_and_leaves_no_trace(
     assert capfd.readouterr() == ("", "")
 
 
-def test_too_short_a_clip_is_refused(folders: dict[str, Path], kind: str) -> None:
+def test_too_short_a_clip_is_refused(folders, kind):
     with pytest.raises(InputError, match="clips of 100 samples: expected at least"):
         load_encoder(kind, folders[kind]).embed(noise(1, 100))
 
 
-def test_missing_folder_and_files(folders: dict[str, Path], kind: str, tmp_path: Path) -> None:
+def test_missing_folder_and_files(folders, kind, tmp_path):
     with pytest.raises(InputError, match=r"nowhere: no such folder; expected an .* folder with"):
         load_encoder(kind, tmp_path / "nowhere")
     for file in folders[kind].iterdir():
@@ -105,7 +96,7 @@ def test_missing_folder_and_files(folders: dict[str, Path], kind: str, tmp_path:
             load_encoder(kind, copy)
 
 
-def test_a_folder_of_the_other_kind(folders: dict[str, Path]) -> None:
+def test_a_folder_of_the_other_kind(folders):
     with pytest.raises(InputError, match=r"an AST folder lacks config\.json"):
         load_encoder("ast", folders["ecapa"])
     with pytest.raises(InputError, match=r"an ECAPA folder lacks hyperparams\.yaml"):
@@ -116,7 +107,7 @@ def test_a_folder_of_the_other_kind(folders: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize("samples", [400, 8_000, 20_000, 40_000])
-def test_features_equal_the_extractor(folders: dict[str, Path], samples: int) -> None:
+def test_features_equal_the_extractor(folders, samples):
     """Padded when shorter than 128 frames, cut when longer; one by one in the library, at once here."""
     from transformers import ASTFeatureExtractor
 
@@ -126,7 +117,7 @@ def test_features_equal_the_extractor(folders: dict[str, Path], samples: int) ->
     np.testing.assert_allclose(ASTEncoder.from_folder(folders["ast"]).features(waves).numpy(), theirs, atol=1e-4)
 
 
-def test_v_spk_is_cls_and_not_the_pooler(folders: dict[str, Path]) -> None:
+def test_v_spk_is_cls_and_not_the_pooler(folders):
     from transformers import ASTFeatureExtractor, ASTModel
 
     waves = noise(2, 20_000)
@@ -141,7 +132,7 @@ def test_v_spk_is_cls_and_not_the_pooler(folders: dict[str, Path]) -> None:
     assert (found - output.pooler_output).abs().max() > 0.1
 
 
-def test_the_published_geometry_padded_or_cut(tmp_path: Path) -> None:
+def test_the_published_geometry_padded_or_cut(tmp_path):
     """1,024 frames, stride 10: padded as published, or cut to 128 frames by keeping the first positions of each row."""
     from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
 
@@ -172,7 +163,7 @@ def test_the_published_geometry_padded_or_cut(tmp_path: Path) -> None:
         ASTEncoder.from_folder(tmp_path, max_frames=2000)
 
 
-def test_a_checkpoint_that_lacks_a_layer_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_a_checkpoint_that_lacks_a_layer_is_refused(folders, tmp_path):
     from safetensors.torch import load_file, save_file
 
     copy = shutil.copytree(folders["ast"], tmp_path / "ast")
@@ -186,7 +177,7 @@ def test_a_checkpoint_that_lacks_a_layer_is_refused(folders: dict[str, Path], tm
 # ---- ECAPA ----
 
 
-def test_ecapa_equals_encode_batch(folders: dict[str, Path]) -> None:
+def test_ecapa_equals_encode_batch(folders):
     from speechbrain.inference.classifiers import EncoderClassifier
     from speechbrain.utils.fetching import LocalStrategy
 
@@ -201,13 +192,11 @@ def test_ecapa_equals_encode_batch(folders: dict[str, Path]) -> None:
 
 
 class Trap:
-    def __reduce__(self) -> tuple[object, tuple[str]]:
+    def __reduce__(self):
         return os.mkdir, ("trapped",)
 
 
-def test_a_pickle_with_code_is_refused_unrun(
-    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pickle_with_code_is_refused_unrun(folders, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     copy = shutil.copytree(folders["ecapa"], tmp_path / "ecapa")
@@ -220,9 +209,7 @@ def test_a_pickle_with_code_is_refused_unrun(
 @pytest.mark.parametrize(
     "line", ["x: !apply:os.mkdir [trapped]", "x: !new:subprocess.Popen [ls]", "x: !include:a.yaml"]
 )
-def test_a_yaml_with_code_is_refused_unrun(
-    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
-) -> None:
+def test_a_yaml_with_code_is_refused_unrun(folders, tmp_path, monkeypatch, line):
     monkeypatch.chdir(tmp_path)
     copy = shutil.copytree(folders["ecapa"], tmp_path / "ecapa")
     with (copy / "hyperparams.yaml").open("a") as file:
@@ -230,3 +217,93 @@ def test_a_yaml_with_code_is_refused_unrun(
     with pytest.raises(InputError, match=r"hyperparams\.yaml: !\w+:.* refused"):
         load_encoder("ecapa", copy)
     assert not Path("trapped").exists()
+
+
+# ---- the top layers, trained and saved ----
+
+# what each layer is called in the library, from the bottom
+NAMES = {
+    "ast": [("layers.0.",), ("layers.1.",), ("layers.2.",), ("layers.3.", "layernorm.")],
+    "ecapa": [("blocks.0.",), ("blocks.1.",), ("blocks.2.",), ("blocks.3.",), ("mfa.",), ("asp.", "asp_bn."), ("fc.",)],
+}
+INNER = {"ast": "model.", "ecapa": "parts.embedding_model."}
+
+
+def upper(kind, count):
+    """The beginnings of the names that ``count`` layers from the top have."""
+    return tuple(INNER[kind] + name for layer in NAMES[kind][len(NAMES[kind]) - count :] for name in layer)
+
+
+def trained_a_step(kind, folder, count):
+    """An encoder after one large step on all its parameters that can move, and its state before."""
+    encoder = load_encoder(kind, folder)
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    top = unfreeze(encoder, count).train()
+    encoder(noise(3, 8_000)).square().sum().backward()
+    with torch.no_grad():
+        for parameter in top.parameters():
+            parameter -= 0.01 * parameter.grad.sign()
+    return encoder.eval(), before
+
+
+def test_exactly_the_upper_layers_get_gradients_and_change(folders, kind):
+    for count in range(0 if kind == "ast" else 1, len(NAMES[kind]) + 1, 2):
+        if count == 0:
+            assert not list(unfreeze(load_encoder(kind, folders[kind]), 0).parameters())
+            continue
+        encoder, before = trained_a_step(kind, folders[kind], count)
+        names, parameters = upper(kind, count), dict(encoder.named_parameters())
+        assert {name for name, p in parameters.items() if p.requires_grad} == {
+            n for n in parameters if n.startswith(names)
+        }
+        assert all((p.grad is not None) == name.startswith(names) for name, p in parameters.items())
+        for name, value in encoder.state_dict().items():
+            # of the buffers too, only those of trained batch norms; a bias before a norm may get no gradient at all
+            if not name.startswith(names):
+                assert torch.equal(value, before[name]), name
+        moved = {name for name, value in encoder.state_dict().items() if not torch.equal(value, before[name])}
+        assert all(any(name.startswith(layer) for name in moved) for layer in names)
+
+
+def test_batch_statistics_move_in_the_trained_part_alone(folders):
+    encoder, before = trained_a_step("ecapa", folders["ecapa"], 2)
+    moved = {n for n, v in encoder.state_dict().items() if "running" in n and not torch.equal(v, before[n])}
+    assert moved
+    assert all("asp" in name for name in moved)
+
+
+def test_more_layers_than_there_are(folders, kind):
+    with pytest.raises(InputError, match=rf"unfreeze=8: this encoder has {len(NAMES[kind])} layers"):
+        unfreeze(load_encoder(kind, folders[kind]), 8)
+
+
+def test_what_was_saved_hears_the_same(folders, kind, tmp_path):
+    encoder, _ = trained_a_step(kind, folders[kind], 2)
+    save_encoder(encoder, folders[kind], tmp_path / "tuned")
+    waves = noise(2, 20_000, seed=5)
+    again = load_encoder(kind, tmp_path / "tuned")
+    assert torch.equal(again.embed(waves), encoder.embed(waves))
+    assert not torch.equal(again.embed(waves), load_encoder(kind, folders[kind]).embed(waves))
+    assert {p.name for p in (tmp_path / "tuned").iterdir()} == {p.name for p in folders[kind].iterdir()}
+
+
+def test_a_shortened_ast_keeps_all_its_positions_on_disk(tmp_path):
+    """As the full profile loads the published one: 128 of 1,024 frames; here 48 of 96."""
+    from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
+
+    config = ASTConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16, max_length=96)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = ASTModel(config)
+        torch.nn.init.normal_(model.embeddings.position_embeddings)
+    model.save_pretrained(tmp_path / "source")
+    ASTFeatureExtractor(max_length=96).save_pretrained(tmp_path / "source")
+    short = ASTEncoder.from_folder(tmp_path / "source", 48)
+    with torch.no_grad():
+        for parameter in unfreeze(short, 1).parameters():
+            parameter += 0.1
+    save_encoder(short, tmp_path / "source", tmp_path / "tuned")
+    waves = noise(2, 6_000)
+    assert torch.equal(ASTEncoder.from_folder(tmp_path / "tuned", 48).embed(waves), short.embed(waves))
+    whole = ASTEncoder.from_folder(tmp_path / "tuned").model.embeddings.position_embeddings
+    assert torch.equal(whole, model.embeddings.position_embeddings)

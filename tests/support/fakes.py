@@ -1,11 +1,6 @@
-"""Stand-ins that several tests share: a recogniser, a face pack and persons whose numbers mean nothing."""
-
-import os
-import signal
-from contextlib import contextmanager
+"""Stand-ins that several tests share: a recogniser, a face pack, and persons with random numbers."""
 
 import numpy as np
-import pytest
 import torch
 from torch import nn
 
@@ -17,25 +12,6 @@ from v2f_core.training.latents import FacePairs
 from v2f_core.training.pairs import Pairs
 
 SHAPE = (4, 4, 4)  # of the tiny prior's latents
-
-
-@contextmanager
-def asked_to_stop(training, at):
-    """SIGTERM in a training's step ``at``; gives the signals that it passed on to whoever had listened before."""
-    step, passed_on = training.step, []
-    before = signal.signal(signal.SIGTERM, lambda *_: passed_on.append(True))
-
-    def asked(self, number, *rest):
-        if number == at:
-            os.kill(os.getpid(), signal.SIGTERM)
-        step(self, number, *rest)
-
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(training, "step", asked)
-            yield passed_on
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def spoken(seconds, rate=16_000, channels=1, level=0.3):

@@ -1,4 +1,4 @@
-"""What each of two real processes does: a module of its own, since a spawned process imports it by its name."""
+"""The work of two real processes, in a module of its own, because a spawned process imports it by name."""
 
 import os
 import signal
@@ -10,27 +10,23 @@ import soundfile
 import torch
 import torch.distributed as dist
 from fakes import Recogniser, people
-from PIL import Image
 from torch import nn
 
 from v2f_core.artefacts.profiles import MINI_ASSETS
 from v2f_core.data.manifest import COLUMNS, Manifest
-from v2f_core.diffusion.consistency import SelfConsistency, denoise, paper, teacher
+from v2f_core.diffusion.consistency import SelfConsistency, paper
 from v2f_core.diffusion.lora import add_lora, lora_parameters
 from v2f_core.diffusion.prior import Prior
 from v2f_core.identity.aligner import Aligner
-from v2f_core.identity.faces import Face, FacePack
 from v2f_core.identity.losses import AMSoftmax, IdentityLoss, InfoNCE
 from v2f_core.identity.sphere import normalise
 from v2f_core.speech.encoders import load_encoder
 from v2f_core.training import stage1, stage2
 from v2f_core.training.embeddings import extract_voices
-from v2f_core.training.latents import latent_embedder
 from v2f_core.training.pairs import Pairs
 from v2f_core.training.processes import average_gradients, gather, join
 from v2f_core.training.stage1 import Stage1Settings
 from v2f_core.training.stage2 import Stage2Settings
-from v2f_core.training.store import extract
 
 PERSONS, VOICE, FACE = 12, 6, 10
 LABEL = torch.tensor([0, 1, 2, 3, 4, 4, 5, 6])  # a person of both processes' shares: no negative of herself
@@ -91,41 +87,13 @@ def record(data):
     (data / "4.wav").write_bytes(b"")
 
 
-def hear(data, store):
+def extract_some(data, store):
     """Embeds them with the miniature AST: five shards of two files."""
     rows = [("Ada", "f", "train", "voice", "", f"{i}.wav") for i in range(9)]
     manifest, weights = Manifest(data, pd.DataFrame(rows, columns=list(COLUMNS))), MINI_ASSETS / "ast"
     return extract_voices(manifest, load_encoder("ast", weights), weights, store, 1.25, max_bad=0.5, batch=2, shard=2)
 
 
-class AlwaysAFace(FacePack):
-    """Finds a face wherever it looks, in the middle."""
-
-    def __init__(self):
-        pass
-
-    def detect(self, image):
-        points = np.full((5, 2), image.shape[0] / 2, np.float32)
-        return [Face(np.zeros(4, np.float32), points, 1.0)]
-
-
-def photograph(data):
-    """Nine pictures of noise, of which one is damaged."""
-    data.mkdir()
-    for i in range(9):
-        noise = np.random.default_rng(i).integers(0, 256, (40, 32, 3), dtype=np.uint8)
-        Image.fromarray(noise).save(data / f"{i}.png")
-    (data / "4.png").write_bytes(b"")
-
-
-def encode(data, root, store):
-    """Their latents by the tiny prior: five shards of two files."""
-    embed = latent_embedder(Prior.from_folder(root / "prior"), AlwaysAFace())
-    items = [f"{i}.png" for i in range(9)]
-    return extract(data, items, embed, store, {"what": "latents"}, max_bad=0.5, batch=2, shard=2)
-
-
-CRITICS = {"paper": paper, "denoise": denoise, "teacher": teacher}
 QUICK = Stage2Settings(
     steps=4,
     batch=6,
@@ -150,7 +118,7 @@ def untrained(root):
     return aligner, Prior.from_folder(root / "prior")
 
 
-def stage2_gradients(root, critic, batch=6):
+def stage2_gradients(root, batch=6):
     """L_id + L_self of one batch, of which this process maps and looks at its share, and all gradients."""
     (aligner, prior), generator = untrained(root), torch.Generator().manual_seed(7)
     add_lora(prior, 2, 2.0, generator)
@@ -158,7 +126,7 @@ def stage2_gradients(root, critic, batch=6):
         if "lora_B" in name:  # else no gradient reaches A
             parameter.data.normal_(generator=generator, std=0.1)
     voice, label, faces = people(8, seed=1).draw(batch, 2, generator)
-    consistency = SelfConsistency(prior, Recogniser(), critic)
+    consistency = SelfConsistency(prior, Recogniser(), paper)
     process, processes = join()
     own = slice(process * batch // processes, (process + 1) * batch // processes)
     loss = IdentityLoss(AMSoftmax(8, 512, generator=generator), InfoNCE(), 1.0, 1.0, 1.0)
@@ -197,14 +165,12 @@ def terminated_in(number, asked):
 def one_of_two(rank: int, folder: str, root: str) -> None:
     """What each of the two processes does; the other is met through a file, no port is needed."""
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    heard = hear(Path(folder) / "data", Path(folder) / "voices")
-    torch.save(heard.vectors, Path(folder) / f"heard-{rank}.pt")
-    encode(Path(folder) / "photos", Path(root), Path(folder) / "latents")
+    extracted = extract_some(Path(folder) / "data", Path(folder) / "voices")
+    torch.save(extracted.vectors, Path(folder) / f"extracted-{rank}.pt")
     torch.save(loss_and_gradients(rank, 2), Path(folder) / f"{rank}.pt")
     trained = train(Path(folder) / "stage1")
     torch.save(trained.state_dict(), Path(folder) / f"trained-{rank}.pt")
-    found = {name: stage2_gradients(Path(root), critic) for name, critic in CRITICS.items()}
-    torch.save(found, Path(folder) / f"stage2-gradients-{rank}.pt")
+    torch.save(stage2_gradients(Path(root)), Path(folder) / f"stage2-gradients-{rank}.pt")
     asked = []
     train_stage2(Path(root), Path(folder) / "stage2", terminated_in(2, asked) if rank else paper)  # one of the two
     before = torch.load(Path(folder) / "stage2" / "checkpoint.pt", weights_only=True)["state"]["step"]

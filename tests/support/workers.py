@@ -1,11 +1,11 @@
-"""What worker processes are told to do: a module of its own, since a spawned process imports it by its name."""
+"""A decoder for worker processes, in a module of its own, because a spawned process imports it by name."""
 
 import os
 import signal
 
 
 def read_or_be_killed(path):
-    """The path itself; whoever finds a "mine" beside file "9" is killed by it, as for want of memory: once."""
+    """The path itself; file "9" kills the worker once, if there is a file "mine" beside it."""
     mine = path.parent / "mine"
     if path.name == "9" and mine.exists():
         mine.unlink()

@@ -15,7 +15,6 @@ from v2f_core.identity.faces import FacePack
 from v2f_core.speech.encoders import load_encoder
 from v2f_core.training import embeddings
 from v2f_core.training.embeddings import autocast, precision_of
-from v2f_core.training.store import read_ahead
 
 
 class Encoder:
@@ -80,18 +79,6 @@ def test_a_picture_without_a_face_is_listed(manifest, weights, tmp_path):
         "no face found in it",
         "cannot be read as a picture",
     ]
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_what_is_read_does_not_depend_on_who_reads_it(tmp_path, workers):
-    paths = [tmp_path / f"{red}.png" for red in range(6)]
-    for red, path in enumerate(paths):
-        Image.new("RGB", (8, 8), (red, 0, 0)).save(path)
-    paths[3].write_text("no picture")
-    read = list(read_ahead(paths, embeddings.read_image, workers))
-    assert str(read[3]) == f"{paths[3]}: cannot be read as a picture; expected a JPEG, PNG or WebP file"
-    assert isinstance(read.pop(3), InputError)
-    assert [picture[0, 0].tolist() for picture in read] == [[red, 0, 0] for red in (0, 1, 2, 4, 5)]
 
 
 # --- half precision

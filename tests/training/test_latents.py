@@ -8,11 +8,11 @@ import torch
 from fakes import SHAPE
 from PIL import Image
 
+from v2f_core.artefacts.store import Embeddings
 from v2f_core.data.manifest import COLUMNS, Manifest
 from v2f_core.diffusion.prior import Prior
 from v2f_core.identity.faces import Face, FacePack
 from v2f_core.training.latents import latent_embedder, pair_faces
-from v2f_core.training.store import Embeddings
 
 
 class OneFace(FacePack):

@@ -5,35 +5,23 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from two_processes import (
-    CRITICS,
-    FACE,
-    LABEL,
-    VOICE,
-    draw,
-    encode,
-    hear,
+    extract_some,
     loss_and_gradients,
     one_of_two,
-    parts,
-    photograph,
     record,
     stage2_gradients,
     train,
     train_stage2,
 )
 
-from v2f_core.errors import InputError
-from v2f_core.identity.sphere import normalise
-from v2f_core.training.checkpoints import seeded
-from v2f_core.training.processes import only_one
+from v2f_core.training.processes import own_device
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory, tiny_profile):
-    """The folder in which two processes left what they found."""
+    """The folder with the results of two processes."""
     folder = tmp_path_factory.mktemp("two")
     record(folder / "data")
-    photograph(folder / "photos")
     torch.multiprocessing.spawn(one_of_two, (str(folder), str(tiny_profile.prior.parent)), nprocs=2)
     return folder
 
@@ -47,25 +35,14 @@ def test_two_processes_give_the_loss_and_the_gradients_of_one(two):
             torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
-def test_two_processes_extract_the_bytes_of_one(two, tiny_profile, tmp_path):
-    alone = hear(two / "data", tmp_path / "voices")
-    encode(two / "photos", tiny_profile.prior.parent, tmp_path / "latents")
-    for store in ("voices", "latents"):
-        files = sorted(path.name for path in (tmp_path / store).iterdir())
-        assert files == [*(f"{i:05d}.safetensors" for i in range(5)), "provenance.json", "skipped.csv"]
-        for name in files:
-            assert (tmp_path / store / name).read_bytes() == (two / store / name).read_bytes(), (store, name)
+def test_two_processes_extract_the_bytes_of_one(two, tmp_path):
+    alone = extract_some(two / "data", tmp_path)
+    files = sorted(path.name for path in tmp_path.iterdir())
+    assert files == [*(f"{i:05d}.safetensors" for i in range(5)), "provenance.json", "skipped.csv"]
+    for name in files:
+        assert (tmp_path / name).read_bytes() == (two / "voices" / name).read_bytes(), name
     for rank in range(2):  # both have waited for the other's share
-        assert torch.equal(torch.load(two / f"heard-{rank}.pt", weights_only=True), alone.vectors)
-
-
-def test_without_the_other_half_s_negatives_the_loss_is_another():
-    """What the gathering is for: the mean over the halves is not the loss of the whole."""
-    net, loss = parts()
-    voice, face = draw(8, VOICE, seed=4), normalise(draw(8, FACE, seed=5))
-    halves = [loss(net(voice[half]), face[half], LABEL[half]).info_nce for half in (slice(4), slice(4, 8))]
-    whole = loss(net(voice), face, LABEL).info_nce
-    assert abs(sum(halves) / 2 - whole) > 0.1
+        assert torch.equal(torch.load(two / f"extracted-{rank}.pt", weights_only=True), alone.vectors)
 
 
 def test_two_processes_train_the_aligner_of_one(two, tmp_path):
@@ -78,13 +55,9 @@ def test_two_processes_train_the_aligner_of_one(two, tmp_path):
         torch.testing.assert_close(both[0][name], value.float(), atol=2e-3, rtol=2e-3)  # float16 on disk
 
 
-# --- Stage II
-
-
-@pytest.mark.parametrize("name", CRITICS)
-def test_two_processes_give_stage_ii_the_gradients_of_one(name, two, tiny_profile):
-    alone = stage2_gradients(tiny_profile.prior.parent, CRITICS[name])
-    shared = [torch.load(two / f"stage2-gradients-{rank}.pt", weights_only=True)[name] for rank in range(2)]
+def test_two_processes_give_stage_ii_the_gradients_of_one(two, tiny_profile):
+    alone = stage2_gradients(tiny_profile.prior.parent)
+    shared = [torch.load(two / f"stage2-gradients-{rank}.pt", weights_only=True) for rank in range(2)]
     torch.testing.assert_close((shared[0][0] + shared[1][0]) / 2, alone[0], atol=1e-5, rtol=1e-5)
     for both in shared:
         for ours, theirs in zip(both[1:], alone[1:], strict=True):
@@ -109,19 +82,6 @@ def test_two_processes_train_stage_ii_as_one_does_though_stopped_and_started_aga
     assert len(list((two / "stage2" / "tensorboard").rglob("events*"))) == 2  # a file a run, not one a process
 
 
-def test_a_task_of_one_process_refuses_a_launcher(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(InputError, match="2 processes: this runs in one"):
-        only_one("this")
-
-
-def test_of_eight_gpus_a_training_touches_its_own(monkeypatch):
-    touched = []
+def test_each_process_uses_the_gpu_that_its_launcher_gave_it(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "3")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
-    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: touched.append(str(device)) or torch.zeros(1))
-    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: touched.append(f"{device} again"))
-    with seeded(0, "cuda"):
-        assert touched == ["cuda:3"]
-    assert touched == ["cuda:3", "cuda:3 again"]
+    assert [own_device(device) for device in ("cuda", "cuda:1", "cpu")] == ["cuda:3", "cuda:1", "cpu"]

@@ -64,30 +64,24 @@ def eventful(event):
     return Eventful(**TRAINING.__dict__, event=event)
 
 
-def mean_cosine(aligner, pairs):
-    with torch.no_grad():
-        return (aligner(pairs.pooled_voices()) * pairs.gallery()).sum(-1).mean().item()
-
-
-def median_rank(aligner, pairs):
+def cosine_and_rank(aligner, pairs):
+    """The mean cosine of ẑ and the person's face, and the median rank of that face among all."""
     with torch.no_grad():
         scores = aligner(pairs.pooled_voices()) @ pairs.gallery().T
-    return (scores >= scores.diagonal()[:, None]).sum(1).float().median().item()
+    own = scores.diagonal()
+    return own.mean().item(), (scores >= own[:, None]).sum(1).float().median().item()
 
 
 # --- learning
 
 
-def test_cosine_regression_beats_the_mean_face_on_new_persons(tmp_path):
-    aligner = train(tmp_path, replace(QUICK, weight_am=0.0, weight_info=0.0, weight_cosine=1.0))
+def test_cosine_regression_beats_the_mean_face_on_new_persons_and_shuffled_voices_teach_nothing(tmp_path):
+    aligner = train(tmp_path / "cosine", replace(QUICK, weight_am=0.0, weight_info=0.0, weight_cosine=1.0))
     mean_face = normalise(TRAINING.face.mean(0))
-    assert mean_cosine(aligner, TEST) > (TEST.gallery() @ mean_face).mean().item() + 0.1
-
-
-def test_shuffled_voices_teach_nothing(tmp_path):
+    assert cosine_and_rank(aligner, TEST)[0] > (TEST.gallery() @ mean_face).mean().item() + 0.1
     order = torch.randperm(len(TRAINING.voice), generator=torch.Generator().manual_seed(0))
-    aligner = train(tmp_path, training=replace(TRAINING, voice=TRAINING.voice[order]))
-    assert 15 <= median_rank(aligner, TEST) <= 45
+    shuffled = train(tmp_path / "shuffled", training=replace(TRAINING, voice=TRAINING.voice[order]))
+    assert 15 <= cosine_and_rank(shuffled, TEST)[1] <= 45  # of 60
 
 
 def test_two_steps_by_hand(tmp_path):
@@ -121,7 +115,6 @@ def test_validation_by_hand():
     """Without dropout; the persons' centroids as class vectors; matching among faces of the same sex alone."""
     aligner = Aligner(12, 16, 24, dropout=0.5).train()
     scores = validate(aligner, VALIDATION, identity_loss(VALIDATION, Stage1Settings(), free=False))
-    assert aligner.training
     with torch.no_grad():
         z = aligner.eval()(VALIDATION.pooled_voices())
     persons, face = range(len(z)), VALIDATION.face.view(-1, 2, 24)
@@ -155,22 +148,13 @@ def test_class_vectors_begin_where_a_trained_aligner_puts_the_persons():
         torch.testing.assert_close(loss.am_softmax.weight.data, aligner.eval()(TRAINING.pooled_voices()))
 
 
-@pytest.mark.parametrize("change", [{"fixed_centroids": True}, {"angular_margin": True}, {"windows": 3}])
-def test_every_switch_makes_another_training(tmp_path, change):
-    short = replace(QUICK, steps=3)
-    one, other = (
-        train(tmp_path / name, settings) for name, settings in (("a", short), ("b", replace(short, **change)))
-    )
-    assert not torch.equal(one.net[0].weight, other.net[0].weight)
-
-
 # --- files
 
 
 def test_history_config_and_curves(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    settings = replace(QUICK, steps=50, seed=3)
+    settings = replace(QUICK, steps=50, seed=3, angular_margin=True, windows=2, fixed_centroids=True)
     train_stage1(TRAINING, VALIDATION, settings, tmp_path, {"voices": "ab12"}, tensorboard=True)
     history = pd.read_csv(tmp_path / "history.csv")
     assert history.step.tolist() == [20, 40, 50]
@@ -214,20 +198,18 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_callers_generator(unbro
     assert_same_files(unbroken, tmp_path)
 
 
-@pytest.mark.parametrize("killed_at", [10, 45, 120])
-def test_a_killed_run_goes_on_to_the_same_bytes(killed_at, unbroken, tmp_path):
-    """Before the first checkpoint, after a checkpoint and an evaluation, and in the last step."""
+def test_a_killed_run_continues_to_the_same_bytes(unbroken, tmp_path):
+    """Killed in step 45, after a checkpoint (30) and an evaluation (40)."""
 
     def kill(number, voice):
-        if number == killed_at:
+        if number == 45:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, training=eventful(kill))
-    assert (tmp_path / "checkpoint.pt").exists() == (killed_at > 30)
     again = eventful(lambda number, voice: None)
     train(tmp_path, training=again)
-    assert len(again.draws) == 120 - (killed_at - 1) // 30 * 30
+    assert len(again.draws) == 120 - 30
     assert_same_files(unbroken, tmp_path)
 
 
@@ -253,8 +235,7 @@ def test_sigterm_saves_after_the_step_under_way_and_is_passed_on(unbroken, tmp_p
 # --- refusals
 
 
-def test_what_is_not_finite_stops_with_step_and_persons(tmp_path):
-    """Before the weights are changed: the last checkpoint is whole."""
+def test_a_loss_that_is_not_finite_stops_with_step_and_persons_before_the_weights_change(tmp_path):
     spoilt = eventful(lambda number, voice: number == 37 and voice.fill_(torch.nan))
     with pytest.raises(InputError, match=r"step 37: .*NaN.* the batch was P\d+, .*lower the learning rates") as error:
         train(tmp_path, training=spoilt)
@@ -264,41 +245,24 @@ def test_what_is_not_finite_stops_with_step_and_persons(tmp_path):
     assert all(bool(weight.isfinite().all()) for weight in kept["aligner"].values())
 
 
-def test_an_aligner_broken_by_a_step_is_refused_at_the_evaluation(tmp_path):
-    with pytest.raises(InputError, match=r"step 1: a vector is .*lower the learning rates"):
-        train(tmp_path, replace(QUICK, evaluate_every=1, learning_rate=1e30))
-    assert list(tmp_path.iterdir()) == []
-
-
 @pytest.mark.parametrize("which", ["training", "validation"])
-@pytest.mark.parametrize(("part", "value"), [("voice", torch.nan), ("voice", 0.0), ("face", torch.inf)])
-def test_an_embedding_without_direction_is_named_before_the_first_step(which, part, value, tmp_path):
+@pytest.mark.parametrize(("part", "row", "value"), [("voice", 15, 0.0), ("face", 7, torch.inf)])
+def test_an_embedding_without_direction_is_named_before_the_first_step(which, part, row, value, tmp_path):
     pairs = {"training": TRAINING, "validation": VALIDATION}
     rows = getattr(pairs[which], part).clone()
-    rows[{"voice": 15, "face": 7}[part]] = value
+    rows[row] = value
     pairs[which] = replace(pairs[which], **{part: rows})
     with pytest.raises(InputError, match=rf"P3: an embedding of the {part} is zero, infinite or NaN \(1 of "):
         train(tmp_path, **pairs)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_one_person_alone_is_refused(tmp_path):
     with pytest.raises(InputError, match="1 person with voice and face: expected at least 2"):
         train(tmp_path, validation=VALIDATION.only([5]))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [
-        {"steps": 0},
-        {"batch": -1},
-        {"weight_am": 0.0, "weight_info": 0.0},
-        {"weight_cosine": -1.0},
-        {"learning_rate": 0.0},
-        {"learning_rate": float("nan")},
-        {"weight_decay": float("inf")},
-    ],
+    [{"steps": 0}, {"weight_am": 0.0, "weight_info": 0.0}, {"weight_cosine": -1.0}, {"learning_rate": float("nan")}],
 )
-def test_settings_that_make_no_sense_are_refused(wrong):
+def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(InputError):
         Stage1Settings(**wrong)

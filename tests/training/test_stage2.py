@@ -1,4 +1,4 @@
-"""Stage II trains what it says, stops when a number breaks, and continues after a kill as if nothing had been."""
+"""Stage II takes the steps of Eq. 15, refuses numbers that are not finite, and continues after a kill unchanged."""
 
 import json
 import os
@@ -13,7 +13,6 @@ import torch
 from fakes import SHAPE, Recogniser, people, seeded, unit
 from torch import nn
 
-from v2f_core import cli
 from v2f_core.diffusion.consistency import SelfConsistency, denoise, paper
 from v2f_core.diffusion.lora import add_lora, load_lora, lora_parameters
 from v2f_core.diffusion.monitors import collapse_monitors
@@ -26,19 +25,10 @@ from v2f_core.training.stage1 import Stage1Settings
 from v2f_core.training.stage2 import Stage2Settings, train_stage2
 
 QUICK = {
-    "steps": 4,
-    "batch": 3,
-    "learning_rate": 1e-3,
-    "learning_rate_lora": 1e-2,
-    "rank": 2,
-    "alpha": 3.0,
-    "warmup": 2,
-    "evaluate_every": 3,
-    "checkpoint_every": 2,
-    "monitored": 2,
-    "monitor_bands": 2,
+    "steps": 4, "batch": 3, "learning_rate": 1e-3, "learning_rate_lora": 1e-2, "rank": 2, "alpha": 3.0, "warmup": 2,
+    "evaluate_every": 3, "checkpoint_every": 2, "monitored": 2, "monitor_bands": 2,
     "identity": Stage1Settings(windows=2, weight_cosine=1.0),
-}
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -117,14 +107,16 @@ def test_two_steps_by_hand(run, tiny_profile, tmp_path):
         torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-4)
 
 
-def test_the_base_stays_bit_for_bit_and_the_rest_moves(run, tiny_profile, tmp_path):
-    aligner, prior = run(tmp_path, steps=2, critic=paper)
+def test_the_base_stays_bit_for_bit_and_savings_of_memory_change_no_step(run, unbroken, tiny_profile, tmp_path):
+    """Gradient checkpointing is exact, evaluating draws nothing; bf16 leaves the weights in float32."""
+    aligner, prior = run(tmp_path / "saving", gradient_checkpointing=True, evaluate_every=1, tensorboard=True)
     base = dict(Prior.from_folder(tiny_profile.prior).named_parameters())
     for name, parameter in prior.named_parameters():
         assert "lora_" in name or torch.equal(parameter, base[name.replace(".base_layer", "")]), name
-    before = Aligner.from_pretrained(tiny_profile.aligner).state_dict()
-    assert not any(torch.equal(value, before[name]) for name, value in aligner.state_dict().items())
-    assert any(p.any() for name, p in lora_parameters(prior).items() if "lora_B" in name)
+    for name, value in weights(aligner, prior).items():
+        torch.testing.assert_close(unbroken[1][name], value, atol=1e-5, rtol=1e-3)
+    half = weights(*run(tmp_path / "half", steps=1, mixed_precision="bf16", critic=paper))
+    assert all(value.isfinite().all() and value.dtype == torch.float32 for value in half.values())
 
 
 @pytest.mark.parametrize("changes", [{"weight_self": 0.0}, {"trains": "aligner", "weight_self": 9.0}], ids=str)
@@ -144,15 +136,6 @@ def test_what_trains_the_adapters_alone_leaves_the_aligner_to_l_id(run, tmp_path
     assert equal(aligner.state_dict(), begun.state_dict())
     assert not equal(both.state_dict(), begun.state_dict())
     assert any(p.any() for name, p in lora_parameters(prior).items() if "lora_B" in name)
-
-
-def test_half_precision_and_checkpointing_train_too(run, tmp_path):
-    plain = weights(*run(tmp_path / "plain", steps=2))
-    saving = weights(*run(tmp_path / "saving", steps=2, gradient_checkpointing=True))
-    for name in plain:
-        torch.testing.assert_close(plain[name], saving[name], atol=1e-5, rtol=1e-3)
-    half = weights(*run(tmp_path / "half", steps=2, mixed_precision="bf16"))
-    assert all(value.isfinite().all() and value.dtype == torch.float32 for value in half.values())
 
 
 # --- files
@@ -178,10 +161,6 @@ def test_the_folder_tells_everything_and_loads_anywhere(unbroken, tiny_profile):
         assert torch.equal(loaded[name], value if "lora_" in name else value.half().float()), name
 
 
-def test_evaluating_changes_nothing(run, unbroken, tmp_path):
-    assert equal(unbroken[1], weights(*run(tmp_path, evaluate_every=1)))
-
-
 def test_monitors_see_the_first_persons_without_dropout_under_the_same_noise_each_time(run, tiny_profile, tmp_path):
     """Without L_self the adapters stay, and so does what does not depend on ẑ; the Bayes ẑ by a loop over pairs."""
     bayes = unit(5, 3)
@@ -203,20 +182,6 @@ def test_monitors_see_the_first_persons_without_dropout_under_the_same_noise_eac
             assert first["self"][i] == pytest.approx(float(banded(identity, faces, g).loss), rel=1e-4)
 
 
-def test_tensorboard_shows_what_the_tables_say(run, tmp_path):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    run(tmp_path, tensorboard=True)
-    events = EventAccumulator(str(tmp_path / "tensorboard"))
-    events.Reload()
-    history, monitors = pd.read_csv(tmp_path / "history.csv"), pd.read_csv(tmp_path / "monitors.csv")
-    assert [event.step for event in events.Scalars("val_total")] == history.step.tolist()
-    np.testing.assert_allclose([event.value for event in events.Scalars("val_total")], history.val_total, rtol=1e-4)
-    for (low, high), band in monitors.groupby(["t_min", "t_max"]):
-        shown = events.Scalars(f"s_net/t_{low}_to_{high}")
-        np.testing.assert_allclose([event.value for event in shown], band.s_net, rtol=1e-4)
-
-
 # --- interruptions
 
 
@@ -229,10 +194,9 @@ def die(loss, identity):
     raise Killed
 
 
-@pytest.mark.parametrize("killed_in", [1, 4])
-def test_a_killed_run_continues_to_the_same_bits(killed_in, run, unbroken, tmp_path):
+def test_a_killed_run_continues_to_the_same_bits(run, unbroken, tmp_path):
     with pytest.raises(Killed):
-        run(tmp_path, critic=at_step(killed_in, die))
+        run(tmp_path, critic=at_step(4, die))
     assert equal(unbroken[1], weights(*run(tmp_path)))
     for file in ("aligner/model.safetensors", "lora/pytorch_lora_weights.safetensors", "history.csv", "monitors.csv"):
         assert (unbroken[0] / file).read_bytes() == (tmp_path / file).read_bytes(), file
@@ -251,27 +215,18 @@ def test_sigterm_saves_after_the_step_under_way_and_is_passed_on(run, unbroken, 
     assert equal(unbroken[1], weights(*run(tmp_path)))
 
 
-def test_a_finished_run_can_be_made_longer_and_the_callers_generator_is_left_alone(run, unbroken, tmp_path):
+def test_a_finished_run_can_be_made_longer_by_the_same_training_alone(run, unbroken, tmp_path):
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
     run(tmp_path, steps=3)
     assert torch.equal(torch.rand(3), expected)
     assert equal(unbroken[1], weights(*run(tmp_path)))
-    assert equal(unbroken[1], weights(*run(tmp_path)))  # and once more: there is nothing left to do
     with pytest.raises(InputError, match="trained for 4 steps already"):
         run(tmp_path, steps=3)
-
-
-def test_another_training_in_the_same_folder_is_refused(run, tmp_path):
-    run(tmp_path, steps=1)
-    for changes, named in (
-        ({"seed": 1}, r"settings.seed"),
-        ({"critic": paper}, "critic"),
-        ({"provenance": {"voices": "cd34"}}, "voices"),
-    ):
+    for changes, named in (({"seed": 1}, "settings.seed"), ({"critic": paper}, "critic")):
         with pytest.raises(InputError, match=rf"of another training \({named} differs\)"):
-            run(tmp_path, steps=2, **changes)
+            run(tmp_path, **changes)
 
 
 def test_what_is_not_finite_stops_with_step_term_and_persons_before_it_is_used(run, unbroken, tmp_path):
@@ -284,9 +239,8 @@ def test_what_is_not_finite_stops_with_step_term_and_persons_before_it_is_used(r
         run(tmp_path / "cliff", critic=cliff)
 
 
-@pytest.mark.parametrize("part", ["z_arc", "latents"])
-@pytest.mark.parametrize("which", [0, 1], ids=["training", "validation"])
-def test_what_no_loss_can_take_is_named_before_the_first_step(which, part, tiny_profile, tmp_path):
+@pytest.mark.parametrize(("which", "part"), [(0, "z_arc"), (1, "latents")])
+def test_a_face_that_no_loss_can_take_is_named_before_the_first_step(which, part, tiny_profile, tmp_path):
     pairs = [people(7, seed=1), people(5, seed=2)]
     rows = pairs[which].wide.face.clone()
     rows[7] = rows[7].index_fill(0, torch.arange(512), 0.0) if part == "z_arc" else torch.nan
@@ -297,37 +251,7 @@ def test_what_no_loss_can_take_is_named_before_the_first_step(which, part, tiny_
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"batch": 0},
-        {"weight_self": -1.0},
-        {"weight_id": float("nan")},
-        {"clip": 0.0},
-        {"learning_rate_lora": float("nan")},
-        {"weight_decay": -0.1},
-        {"mixed_precision": "fp8"},
-        {"trains": "nobody"},
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("wrong", [{"batch": 0}, {"weight_id": float("nan")}, {"clip": 0.0}, {"trains": "x"}], ids=str)
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):
         Stage2Settings(**wrong)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--profile", "huge"], "huge: no such profile"),
-        (["--mode", "x"], "x"),
-        (["--mode", "contrast", "--gradient-checkpointing"], "do not go together"),
-    ],
-)
-def test_the_command_refuses_what_it_does_not_know(options, message, capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as end:
-        cli.main(["stage2", *options])
-    assert end.value.code == 2
-    assert message in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Stage I from waveforms hears the right clips, trains the right layers, keeps its best, and survives a kill."""
+"""Stage I from waveforms reads each person's own clips, trains the chosen layers, keeps its best, survives a kill."""
 
 import math
 import os
@@ -20,8 +20,7 @@ from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.sphere import normalise
 from v2f_core.speech.audio import read_clips
 from v2f_core.speech.augment import Augmentation
-from v2f_core.speech.encoders import load_encoder
-from v2f_core.speech.unfreezing import unfreeze
+from v2f_core.speech.encoders import load_encoder, unfreeze
 from v2f_core.training.embeddings import Embeddings, extract_voices
 from v2f_core.training.stage1 import Stage1Settings, identity_loss, validate
 from v2f_core.training.waveforms import Recordings, WaveformSettings, train_from_waveforms
@@ -86,12 +85,6 @@ def unbroken(run, tmp_path_factory):
     return folder, run(folder)
 
 
-def assert_same(one, other):
-    assert (one / "history.csv").read_bytes() == (other / "history.csv").read_bytes()
-    for part in ("ast", "aligner"):
-        assert folder_hash(one / part) == folder_hash(other / part)
-
-
 def test_a_step_draws_persons_with_their_own_recordings_and_faces(world):
     faces, training, _ = world
     heard, seen = set(), set()
@@ -107,13 +100,6 @@ def test_a_step_draws_persons_with_their_own_recordings_and_faces(world):
     assert heard == {f"P{i}-{r}.wav" for i in range(6) for r in range(3)} - {"P0-1.wav"}  # that one is broken
     assert len(seen) == 12
     assert training.draw(4, 0, 7).paths == training.draw(4, 0, 7).paths != training.draw(4, 1, 7).paths
-
-
-def test_an_untrained_encoder_hears_what_is_stored(tiny_profile, world):
-    training = world[1]
-    again = training.embedded_by(load_encoder("ast", tiny_profile.ast))
-    torch.testing.assert_close(again.voice, training.pairs.voice, atol=1e-5, rtol=1e-5)
-    assert again.persons == training.pairs.persons
 
 
 def test_two_steps_by_hand(tiny_profile, world, run, tmp_path):
@@ -140,12 +126,14 @@ def test_two_steps_by_hand(tiny_profile, world, run, tmp_path):
         torch.testing.assert_close(trained.state_dict()[name], value, atol=1e-5, rtol=1e-3)
 
 
-def test_the_lower_layers_stay_and_the_upper_ones_move(tiny_profile, unbroken):
+def test_only_the_unfrozen_layers_move(tiny_profile, unbroken, run, tmp_path):
     before, after = load_encoder("ast", tiny_profile.ast).state_dict(), unbroken[1].state_dict()
     moved = {name for name, value in after.items() if not torch.equal(value, before[name])}
     last = max(int(name.split(".")[2]) for name in before if name.startswith("model.layers."))
     assert moved
     assert all(name.startswith((f"model.layers.{last}.", "model.layernorm.")) for name in moved)
+    frozen = run(tmp_path, replace(QUICK, unfreeze=0)).state_dict()
+    assert all(torch.equal(value, before[name]) for name, value in frozen.items())
 
 
 def test_the_best_pair_is_kept_and_goes_together(world, unbroken):
@@ -160,65 +148,55 @@ def test_the_best_pair_is_kept_and_goes_together(world, unbroken):
     assert scores["val_total"] == pytest.approx(best.val_total, rel=1e-3)  # the aligner is float16 on disk
 
 
-def test_with_no_layer_unfrozen_the_encoder_stays(tiny_profile, run, tmp_path):
-    encoder = run(tmp_path, replace(QUICK, unfreeze=0))
-    before = load_encoder("ast", tiny_profile.ast).state_dict()
-    assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
-
-
-def test_a_run_that_is_killed_or_terminated_goes_on_to_the_same_bytes(run, unbroken, tmp_path):
+def test_a_killed_run_continues_to_the_same_bytes(run, unbroken, tmp_path):
     def kill(number, clips):
         if number == 13:  # in the fourth step
             raise KeyboardInterrupt
         return clips
 
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "killed", event=kill)
-    assert (tmp_path / "killed" / "checkpoint.pt").exists()
-    run(tmp_path / "killed")
-    assert_same(tmp_path / "killed", unbroken[0])
+        run(tmp_path, event=kill)
+    assert (tmp_path / "checkpoint.pt").exists()
+    run(tmp_path)
+    for part in ("ast", "aligner"):
+        assert folder_hash(tmp_path / part) == folder_hash(unbroken[0] / part)
+    assert (tmp_path / "history.csv").read_bytes() == (unbroken[0] / "history.csv").read_bytes()
+    with pytest.raises(InputError, match=r"of another training \(settings\.unfreeze differs\)"):
+        run(tmp_path, replace(QUICK, unfreeze=0))
+
+
+def test_sigterm_saves_after_the_step_under_way(run, tmp_path):
+    """Stages I and II share the rest: the signal is passed on, and the run continues to the same bytes."""
 
     def terminate(number, clips):
         if number == 8:  # in the third step; a checkpoint is due after 2 and 4
             os.kill(os.getpid(), signal.SIGTERM)
         return clips
 
-    passed_on = []
-    before = signal.signal(signal.SIGTERM, lambda *_: passed_on.append(True))
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
-        run(tmp_path / "terminated", event=terminate)
+        run(tmp_path, event=terminate)
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert passed_on == [True]
-    assert torch.load(tmp_path / "terminated" / "checkpoint.pt", weights_only=True)["state"]["step"] == 3
-    run(tmp_path / "terminated")
-    assert_same(tmp_path / "terminated", unbroken[0])
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["state"]["step"] == 3
 
 
-def test_another_training_is_not_continued(run, unbroken):
-    with pytest.raises(InputError, match=r"of another training \(settings\.unfreeze differs\)"):
-        run(unbroken[0], replace(QUICK, unfreeze=0))
-
-
-def test_what_is_not_finite_stops_with_step_and_persons(run, tmp_path):
+def test_refusals_name_step_file_and_processes(run, world, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"step 1: .*; the batch was P\d, P\d"):
         run(tmp_path, event=lambda number, clips: clips * math.nan)
-
-
-def test_a_recording_that_vanished_is_named(world):
     with pytest.raises(InputError, match=r"gone\.wav"):
         list(world[1].read([Path("gone.wav")]))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="2 processes: Stage I from waveforms runs in one"):
+        run(tmp_path)
 
 
-def test_settings_come_from_the_profile_and_nonsense_is_refused(tiny_profile):
-    profile = replace(
-        tiny_profile,
-        stage1={"learning_rate": 0.5, "margin": 0.2},
-        finetune={"learning_rate_encoder": 0.25, "identity": {"margin": 0.3}},
-    )
-    found = WaveformSettings.from_profile(profile, unfreeze=3, augmentation=PLAIN, seed=5, steps=7)
-    assert (found.unfreeze, found.learning_rate_encoder, found.augmentation) == (3, 0.25, PLAIN)
-    assert (found.identity.learning_rate, found.identity.margin) == (0.5, 0.3)
-    assert (found.identity.seed, found.identity.steps) == (5, 7)
+def test_settings_come_from_the_profile(tiny_profile):
+    own = {"learning_rate_encoder": 0.25, "identity": {"margin": 0.3}}
+    profile = replace(tiny_profile, stage1={"learning_rate": 0.5, "margin": 0.2}, finetune=own)
+    settings = WaveformSettings.from_profile(profile, unfreeze=3, augmentation=PLAIN, seed=5, steps=7)
+    assert (settings.unfreeze, settings.learning_rate_encoder, settings.augmentation) == (3, 0.25, PLAIN)
+    assert (settings.identity.learning_rate, settings.identity.margin) == (0.5, 0.3)
+    assert (settings.identity.seed, settings.identity.steps) == (5, 7)
     with pytest.raises(InputError, match="batch=1: expected at least 2"):
         WaveformSettings(identity=Stage1Settings(batch=1))

@@ -20,7 +20,7 @@ from v2f_core.training.embeddings import Precision, embed_dataset
 from v2f_core.training.latents import pair_faces, stored_latents
 from v2f_core.training.pairs import pair_up
 from v2f_core.training.posterior import train_posterior
-from v2f_core.training.processes import in_turn, join, own_device
+from v2f_core.training.processes import first_process_first, join, own_device
 from v2f_core.training.stage1 import Stage1Settings, train_stage1
 from v2f_core.training.stage2 import from_profile, train_stage2
 from v2f_core.training.waveforms import WaveformSettings, train_profile
@@ -136,7 +136,7 @@ def stage2(
     changes |= {"weight_self": BALANCED[mode]} if mode else {}
     settings = from_profile(profile, **changes)
     process, own = join(device)[0], own_device(device)
-    with in_turn():  # a part at its first use is fetched from caches, and its hashes are written down
+    with first_process_first():  # a part at its first use is fetched from caches, and its hashes are written down
         start = profile.part("aligner") if aligner is None else aligner
         parts = {part: profile.part(part) for part in ("prior", "faces")}
     prior, pack = Prior.from_folder(parts["prior"], own), FacePack.from_folder(parts["faces"], own)

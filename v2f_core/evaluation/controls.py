@@ -192,9 +192,7 @@ class Stage2:
         try:
             record = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
             settings = record["settings"]
-            critic = (
-                record["critic"] if "critic" in record else settings["consistency"]["mode"]
-            )  # version 0.1
+            critic = record["critic"] if "critic" in record else settings["consistency"]["mode"]  # version 0.1
             critic = "no L_self" if settings.get("weight_self") == 0 else str(critic)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(

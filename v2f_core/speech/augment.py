@@ -1,6 +1,6 @@
 """Augmentation of clips in training: noise of random loudness and colour, and masked parts of the spectrogram.
 
-Pitch, formants and tempo are not changed: they tell of the speaker's body.
+Pitch, formants and tempo are not changed: they carry information about the speaker's body.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Augmentation:
     def of_waves(
         self, waves: Float[Tensor, "batch samples"], generator: torch.Generator
     ) -> Float[Tensor, "batch samples"]:
-        """The clips with their noise."""
+        """The clips with noise added."""
         low, high = self.noise
         if low == torch.inf:
             return waves
@@ -60,7 +60,7 @@ class Augmentation:
         return add_noise(waves, ratio.to(waves), generator)
 
     def of_spectrum(self, generator: torch.Generator) -> Callable[[Tensor], Tensor] | None:
-        """The change that an encoder applies to its log-mel spectrogram; None if there is none."""
+        """A function that masks an encoder's log-mel spectrogram; None where nothing is masked."""
         return partial(mask, share=self.mask, generator=generator) if self.mask else None
 
 
@@ -97,8 +97,8 @@ def mask(
 ) -> Float[Tensor, "batch frames mels"]:
     """Mask one stretch of frames and one of bands in each spectrogram by the spectrogram's mean.
 
-    The length of a stretch is drawn from 0 to ``share`` of the axis, and so is its place. This is SpecAugment without
-    its warping, which would change pitch and tempo.
+    The length of a stretch is drawn from 0 to ``share`` of the axis, then its place. This is SpecAugment without time
+    warping, which would change the tempo.
 
     Example:
         >>> hidden = mask(torch.randn(2, 100, 40), 0.2, torch.Generator().manual_seed(0))

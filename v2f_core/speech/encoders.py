@@ -1,12 +1,17 @@
-"""Speech encoders: 1.25 s clips in, speaker embeddings v_spk out. AST is the paper's, ECAPA the field's.
+"""Speech encoders: from 1.25 s clips to speaker embeddings v_spk. AST is the paper's, ECAPA a common verifier.
 
-Each is loaded from a folder in its library's own layout, so that the miniature and the published weights
-run through the same code: ``transformers`` for AST, ``speechbrain`` for ECAPA. Nothing is fetched from a hub.
+Each is loaded from a folder in its library's own layout, so that the miniature and the published weights run through
+the same code: ``transformers`` for AST, ``speechbrain`` for ECAPA. Nothing is fetched from a hub.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import pickle
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -14,12 +19,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from v2f_core.artefacts.files import atomic_write
 from v2f_core.artefacts.pickles import tensors_from_bin
 from v2f_core.errors import InputError
 from v2f_core.speech.hyperparams import read_hyperparams
-from v2f_core.speech.mel import HOP, WINDOW, kaldi_mel, log_mel
-from v2f_core.speech.opening import folder_with, one_line, quiet, refuse_code
 
+HOP, WINDOW, FFT = 160, 400, 512  # 10 ms, 25 ms: Kaldi's filter bank at 16 kHz
 Positions = Literal["cut", "interpolate"]
 Change = Callable[[Tensor], Tensor]  # of a log-mel spectrogram in training, see `v2f_core.speech.augment`
 AST_FILES = ("config.json", "model.safetensors", "preprocessor_config.json")
@@ -34,7 +39,7 @@ ECAPA_FILES = (
 
 @runtime_checkable
 class SpeechEncoder(Protocol):
-    """What the rest of the house needs of an encoder; both classes below are also ``nn.Module``."""
+    """The interface of a speech encoder for the rest of the package; both classes below are also ``nn.Module``."""
 
     dim: int
     sample_rate: int
@@ -51,7 +56,7 @@ class ASTEncoder(nn.Module):
 
     Args:
         model: an ``ASTModel``.
-        extractor: the ``ASTFeatureExtractor`` that goes with it, for its settings: the filter bank is batched here.
+        extractor: its ``ASTFeatureExtractor``, for the settings alone: the filter bank below is batched.
         max_frames: shorten the position embeddings to this many 10 ms frames. The published model pads every clip
             to 1,024 frames (10 s); 128 hold a 1.25 s clip and cost a tenth. None: as the model was trained.
         positions: how they are shortened: "cut" keeps the first ones, so that a frame has the position it had;
@@ -81,8 +86,8 @@ class ASTEncoder(nn.Module):
         """
         from transformers import ASTFeatureExtractor, ASTModel
 
-        folder = folder_with(folder, AST_FILES, "an AST")
-        with quiet():
+        folder = _checked_folder(folder, AST_FILES, "an AST")
+        with _quiet():
             try:
                 model, loading = ASTModel.from_pretrained(
                     folder,
@@ -94,7 +99,7 @@ class ASTEncoder(nn.Module):
                 )
                 extractor = ASTFeatureExtractor.from_pretrained(folder, local_files_only=True)
             except (OSError, ValueError, RuntimeError) as error:
-                raise InputError(f"{folder}: cannot be loaded as an AST: {one_line(error)}") from error
+                raise InputError(f"{folder}: cannot be loaded as an AST: {_one_line(error)}") from error
         if loading["missing_keys"]:
             missing = sorted(loading["missing_keys"])
             raise InputError(f"{folder}: the weights lack {missing[0]} and {len(missing) - 1} more; get it anew")
@@ -107,7 +112,7 @@ class ASTEncoder(nn.Module):
 
         ``change`` is applied before it is padded and normalised.
         """
-        _check(waves, WINDOW)
+        _check_length(waves, WINDOW)
         fbank = log_mel(waves, self.mel)[:, : self.frames]
         fbank = change(fbank) if change else fbank
         fbank = nn.functional.pad(fbank, (0, 0, 0, self.frames - fbank.shape[1]))
@@ -116,7 +121,7 @@ class ASTEncoder(nn.Module):
     def forward(
         self, waves: Float[Tensor, "batch samples"], change: Change | None = None
     ) -> Float[Tensor, "batch dim"]:
-        """v_spk with gradient, for parameters that were unfrozen; ``change`` alters the spectrogram, see `features`."""
+        """v_spk, with gradient for unfrozen parameters; ``change`` alters the spectrogram, see `features`."""
         return self.model(self.features(waves, change)).last_hidden_state[:, 0]
 
     @torch.no_grad()
@@ -143,9 +148,7 @@ class ASTEncoder(nn.Module):
         if positions == "cut":
             grid = grid[:, :, :keep]
         else:
-            grid = nn.functional.interpolate(grid.permute(0, 3, 1, 2), (rows, keep), mode="bilinear").permute(
-                0, 2, 3, 1
-            )
+            grid = nn.functional.interpolate(grid.movedim(3, 1), (rows, keep), mode="bilinear").movedim(1, 3)
         table = torch.cat([table[:, :2], grid.flatten(1, 2)], 1)
         embeddings.position_embeddings = nn.Parameter(table, requires_grad=False)
         self.frames = max_frames
@@ -170,9 +173,9 @@ class ECAPAEncoder(nn.Module):
     def from_folder(cls, folder: str | Path) -> ECAPAEncoder:
         """Load speechbrain's folder: ``hyperparams.yaml``, three ``.ckpt`` files, ``label_encoder.txt``.
 
-        Checkpoints are pickles and the YAML can name any Python class, so that speechbrain's own loader could run code.
-        It is not used: the nets are built here, from the YAML's numbers alone (see
-        :func:`~v2f_core.speech.hyperparams.read_hyperparams`), and checkpoints must load with ``weights_only=True``.
+        speechbrain's own loader could run code: checkpoints are pickles, and the YAML can name any Python class. So the
+        nets are built here, from the YAML's numbers alone (:func:`~v2f_core.speech.hyperparams.read_hyperparams`), and
+        checkpoints must load with ``weights_only=True``.
 
         Raises:
             InputError: a file is missing, unsafe, or does not fit.
@@ -181,11 +184,11 @@ class ECAPAEncoder(nn.Module):
         from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
         from speechbrain.processing.features import InputNormalization
 
-        folder = folder_with(folder, ECAPA_FILES, "an ECAPA")
+        folder = _checked_folder(folder, ECAPA_FILES, "an ECAPA")
         settings = read_hyperparams(folder / "hyperparams.yaml")
-        refuse_code(folder)
+        _refuse_code(folder)
         weights = tensors_from_bin(folder / "embedding_model.ckpt")
-        with quiet():
+        with _quiet():
             try:
                 features = Fbank(**settings.compute_features)
                 norm = InputNormalization(**settings.mean_var_norm)
@@ -193,18 +196,18 @@ class ECAPAEncoder(nn.Module):
                     model = ECAPA_TDNN(**settings.embedding_model)
                 model.load_state_dict(weights, assign=True)
             except Exception as error:  # speechbrain's classes check by assertions, divisions and lookups
-                raise InputError(f"{folder}: cannot be loaded as an ECAPA: {one_line(error)}") from error
+                raise InputError(f"{folder}: cannot be loaded as an ECAPA: {_one_line(error)}") from error
         parts = {"compute_features": features, "mean_var_norm": norm, "embedding_model": model.float()}
         return cls(nn.ModuleDict(parts))
 
     def forward(
         self, waves: Float[Tensor, "batch samples"], change: Change | None = None
     ) -> Float[Tensor, "batch dim"]:
-        """v_spk with gradient, for parameters that were unfrozen; equals ``EncoderClassifier.encode_batch``.
+        """v_spk, with gradient for unfrozen parameters; equals ``EncoderClassifier.encode_batch``.
 
-        ``change`` alters the log-mel spectrogram before its mean is taken off.
+        ``change`` alters the log-mel spectrogram before its mean is subtracted.
         """
-        _check(waves, 5 * HOP)  # the attention's statistics need a few frames
+        _check_length(waves, 5 * HOP)  # the attention's statistics need a few frames
         lengths = torch.ones(len(waves), device=waves.device)
         features = self.parts["compute_features"](waves)
         features = change(features) if change else features
@@ -220,12 +223,12 @@ class ECAPAEncoder(nn.Module):
 def load_encoder(
     kind: str, folder: str | Path, frames: int | None = None, positions: Positions = "cut"
 ) -> ASTEncoder | ECAPAEncoder:
-    """Load a speech encoder, ``"ast"`` or ``"ecapa"``, from its folder.
+    """Load a speech encoder, ``"ast"`` or ``"ecapa"``, from a folder in its library's own layout.
 
     Args:
-        kind: which.
-        folder: in its library's own layout.
-        frames, positions: the length an AST is shortened to and how, see :class:`ASTEncoder`; an ECAPA hears any.
+        kind: which encoder.
+        folder: its files.
+        frames, positions: the length that an AST is shortened to and how, see :class:`ASTEncoder`; unused for an ECAPA.
 
     Raises:
         InputError: another kind, or a folder that does not hold it.
@@ -242,6 +245,141 @@ def load_encoder(
     raise InputError(f"speech encoder {kind!r}: expected 'ast' or 'ecapa'")
 
 
-def _check(waves: Tensor, least: int) -> None:
+# --- top layers: train them, save the encoder again
+
+
+def layers(encoder: ASTEncoder | ECAPAEncoder) -> list[nn.ModuleList]:
+    """The layers of an encoder, from the bottom up.
+
+    - AST: the transformer blocks, the last layer norm with the top block; patch embedding and positions do not count.
+    - ECAPA: the first convolution, the SE-Res2 blocks, their aggregation, the attentive pooling, the projection.
+    """
+    if isinstance(encoder, ASTEncoder):
+        *lower, top = encoder.model.layers
+        return [*(nn.ModuleList([block]) for block in lower), nn.ModuleList([top, encoder.model.layernorm])]
+    net: Any = encoder.parts["embedding_model"]
+    above = ([net.mfa], [net.asp, net.asp_bn], [net.fc])
+    return [nn.ModuleList(parts) for parts in (*([block] for block in net.blocks), *above)]
+
+
+def unfreeze(encoder: ASTEncoder | ECAPAEncoder, count: int) -> nn.ModuleList:
+    """Make the top ``count`` layers trainable and no other parameter; return these layers.
+
+    The whole encoder stays in evaluation mode. Call ``.train()`` on the returned layers alone, so that the frozen part
+    has no dropout and keeps its batch statistics.
+
+    Raises:
+        InputError: the encoder has fewer layers.
+    """
+    stack = layers(encoder)
+    if not 0 <= count <= len(stack):
+        raise InputError(f"unfreeze={count}: this encoder has {len(stack)} layers; expected 0 to {len(stack)}")
+    encoder.eval().requires_grad_(False)
+    return nn.ModuleList(stack[len(stack) - count :]).requires_grad_(True)
+
+
+def save_encoder(encoder: ASTEncoder | ECAPAEncoder, source: str | Path, folder: str | Path) -> None:
+    """Write an encoder's folder with its present weights, as float32; copy all other files from ``source``.
+
+    Args:
+        encoder: loaded from ``source``, then trained. An AST's positions, at full length, and an ECAPA's speaker
+            classes and mean embedding are copied from ``source`` too: they are never trained.
+        source: the folder that it was loaded from.
+        folder: made if missing.
+    """
+    source, folder, ast = Path(source), Path(folder), isinstance(encoder, ASTEncoder)
+    weights = "model.safetensors" if ast else "embedding_model.ckpt"
+    for file in AST_FILES if ast else ECAPA_FILES:
+        if file != weights:
+            with atomic_write(folder / file) as temporary:
+                shutil.copyfile(source / file, temporary)
+    with atomic_write(folder / weights) as temporary:
+        if isinstance(encoder, ASTEncoder):
+            from safetensors.torch import save_file
+
+            positions = ASTEncoder.from_folder(source).model.embeddings.position_embeddings
+            state = {**encoder.model.state_dict(), "embeddings.position_embeddings": positions.detach()}
+            save_file({key: value.contiguous().cpu() for key, value in state.items()}, temporary, {"format": "pt"})
+        else:
+            state = encoder.parts["embedding_model"].state_dict()
+            with temporary.open("wb") as opened:  # given a path, torch writes the file's name into the file
+                torch.save({key: value.cpu() for key, value in state.items()}, opened)
+
+
+# --- Kaldi's log-mel filter bank, batched: the input of an AST
+
+
+def log_mel(
+    waves: Float[Tensor, "batch samples"], mel: Float[Tensor, "mels bins"]
+) -> Float[Tensor, "batch frames mels"]:
+    """Kaldi's log-mel filter bank of whole 25 ms windows every 10 ms, for a batch at once.
+
+    Example:
+        >>> log_mel(torch.randn(2, 20_000), torch.rand(128, 257)).shape  # 1 + (20,000 − 400) // 160 frames
+        torch.Size([2, 123, 128])
+    """
+    frames = waves.unfold(1, WINDOW, HOP)
+    frames = frames - frames.mean(-1, keepdim=True)
+    frames = torch.cat([frames[..., :1] * (1 - 0.97), frames[..., 1:] - 0.97 * frames[..., :-1]], -1)  # pre-emphasis
+    window = torch.hann_window(WINDOW, periodic=False, device=waves.device)
+    power = torch.fft.rfft(frames * window, FFT).abs().square()
+    return (power @ mel.T).clamp_min(torch.finfo(torch.float32).eps).log()
+
+
+def kaldi_mel(bins: int, sample_rate: int) -> Float[Tensor, "mels bins"]:
+    """Kaldi's triangular mel filters from 20 Hz up, one row a filter, over the 257 bins of the spectrum."""
+    from torchaudio.compliance.kaldi import get_mel_banks
+
+    banks, _ = get_mel_banks(bins, FFT, sample_rate, 20.0, 0.0, 100.0, -500.0, 1.0)
+    return nn.functional.pad(banks, (0, 1))  # Kaldi leaves out the last bin
+
+
+# --- other libraries' folders
+
+
+def _checked_folder(folder: str | Path, files: tuple[str, ...], kind: str) -> Path:
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; expected {kind} folder with {', '.join(files)}")
+    if missing := [name for name in files if not (folder / name).is_file()]:
+        raise InputError(f"{folder}: {kind} folder lacks {', '.join(missing)}; copy the whole folder")
+    return folder.resolve()
+
+
+def _refuse_code(folder: Path) -> None:
+    """Refuse a folder with a checkpoint that could run code when another program opens it, used here or not."""
+    for path in sorted(folder.glob("*.ckpt")):
+        try:
+            torch.load(path, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+            raise InputError(f"{path}: refused, it holds more than tensors or is damaged; get it again") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No logs, bars or deprecation warnings of the libraries; what matters about a folder is checked here."""
+    from transformers.utils import logging as hf_logging
+
+    verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+        hf_logging.set_verbosity(verbosity)
+        if bars:
+            hf_logging.enable_progress_bar()
+
+
+def _check_length(waves: Tensor, least: int) -> None:
     if waves.shape[1] < least:
         raise InputError(f"clips of {waves.shape[1]} samples: expected at least {least}")

@@ -1,14 +1,14 @@
-"""speechbrain's hyperparams.yaml, of which only plain numbers and words are read.
+"""Read speechbrain's hyperparams.yaml without running code: only plain numbers and words are read.
 
-speechbrain builds a model by importing whatever class a YAML tag names, so that a downloaded folder could run any
-program. Here no tag decides what is imported: a tag is compared with a short list, and the nets are built by
-:class:`~v2f_core.speech.encoders.ECAPAEncoder` from the numbers that stand below it.
+speechbrain imports whatever class a YAML tag names, so that a downloaded folder could run any program. Here a tag
+imports nothing: it is compared with a short list, and :class:`~v2f_core.speech.encoders.ECAPAEncoder` builds the nets
+from the numbers below it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,17 +22,13 @@ RATE = 16_000
 FBANK = "!new:speechbrain.lobes.features.Fbank"
 NORM = "!new:speechbrain.processing.features.InputNormalization"
 ECAPA = "!new:speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN"
-SCALAR = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null"))
-TAGS = (
-    *(*SCALAR, "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"),
-    *("!ref", FBANK, NORM, ECAPA),
+UNUSED = (
     "!new:speechbrain.lobes.models.ECAPA_TDNN.Classifier",
     "!new:speechbrain.dataio.encoder.CategoricalEncoder",
     "!new:speechbrain.utils.parameter_transfer.Pretrainer",
 )
-SIZES = ("channels", "kernel_sizes", "dilations", "groups")  # lists of numbers
-# what each net may be told, and by which kind of value
-SETTINGS: dict[str, tuple[str, dict[str, type]]] = {
+# each net's tag, and the type of each of its settings; lists hold whole numbers
+NETS: dict[str, tuple[str, dict[str, type]]] = {
     "compute_features": (
         FBANK,
         dict.fromkeys(("n_mels", "n_fft", "sample_rate", "f_min", "f_max", "win_length", "hop_length"), int),
@@ -42,7 +38,7 @@ SETTINGS: dict[str, tuple[str, dict[str, type]]] = {
         ECAPA,
         {
             **dict.fromkeys(("input_size", "lin_neurons", "attention_channels", "res2net_scale", "se_channels"), int),
-            **dict.fromkeys(SIZES, list),
+            **dict.fromkeys(("channels", "kernel_sizes", "dilations", "groups"), list),
             "global_context": bool,
         },
     ),
@@ -50,13 +46,7 @@ SETTINGS: dict[str, tuple[str, dict[str, type]]] = {
 
 
 class EcapaSettings(NamedTuple):
-    """What an ECAPA's three nets are built with: keyword arguments of speechbrain's classes.
-
-    Attributes:
-        compute_features: of ``Fbank``.
-        mean_var_norm: of ``InputNormalization``.
-        embedding_model: of ``ECAPA_TDNN``.
-    """
+    """Keyword arguments for speechbrain's ``Fbank``, ``InputNormalization`` and ``ECAPA_TDNN``."""
 
     compute_features: dict[str, Any]
     mean_var_norm: dict[str, Any]
@@ -64,11 +54,11 @@ class EcapaSettings(NamedTuple):
 
 
 def read_hyperparams(path: str | Path) -> EcapaSettings:
-    """The numbers of an ECAPA's ``hyperparams.yaml``. Nothing is imported and nothing is run.
+    """The settings in an ECAPA's ``hyperparams.yaml``. Nothing is imported and nothing is run.
 
     Raises:
-        InputError: the file is no YAML, is too large or too deep, repeats itself by anchors, names a class that is no
-            part of an ECAPA, or gives a net a setting that it does not have.
+        InputError: the file is no YAML, is too large or too deep, uses anchors, names a class that is no part of an
+            ECAPA, or gives a net a setting that it does not have.
 
     Example:
         >>> import tempfile
@@ -80,26 +70,23 @@ def read_hyperparams(path: str | Path) -> EcapaSettings:
     """
     path = Path(path)
     try:
-        root = _compose(path)
-        for node in _walk(root):
-            if node.tag not in TAGS:
-                raise InputError(f"{path}: {node.tag} refused; an ECAPA has no such part")
-        top = _children(root)
-        known = {name: _plain(node, {}) for name, node in top.items() if node.tag.startswith(SCALAR)}
-        settings = EcapaSettings(**{name: _settings(name, top, known) for name in SETTINGS})
+        top = yaml.load(_checked_text(path), _Loader)
+        if not isinstance(top, dict):
+            raise ValueError("expected names with values")
+        settings = EcapaSettings(*(_settings(name, top) for name in NETS))
         features, model = settings.compute_features, settings.embedding_model
         if features.get("sample_rate", RATE) != RATE or features.get("n_mels") != model.get("input_size"):
             raise ValueError(f"expected {RATE} samples a second, and n_mels features to be input_size")
         return settings
-    except InputError:
-        raise
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: cannot be read as an ECAPA's settings ({reason}); get it again") from error
 
 
-def _compose(path: Path) -> yaml.Node:
-    """The file as a tree of nodes, once it is known to be small and not to repeat itself."""
+def _checked_text(path: Path) -> str:
+    """The file's text, if it is small and has no anchors, which could make it large in memory."""
     with path.open("rb") as file:
         content = file.read(MOST_BYTES + 1)
     if len(content) > MOST_BYTES:
@@ -111,46 +98,58 @@ def _compose(path: Path) -> yaml.Node:
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST:
             raise ValueError(f"more than {DEEPEST} levels")
-    root = yaml.compose(text, yaml.SafeLoader)
-    if not isinstance(root, yaml.MappingNode):
-        raise ValueError("expected names with values")
-    return root
+    return text
 
 
-def _walk(node: yaml.Node) -> Iterator[yaml.Node]:
-    yield node
-    if isinstance(node, yaml.CollectionNode):
-        for child in node.value:
-            for one in child if isinstance(child, tuple) else (child,):
-                yield from _walk(one)
+class _Part(NamedTuple):
+    """A tag with the named settings below it."""
+
+    tag: str
+    settings: dict[str, Any]
 
 
-def _children(node: yaml.Node) -> dict[str, yaml.Node]:
-    if not isinstance(node, yaml.MappingNode):
-        raise ValueError(f"{node.tag} without named settings")
-    return {str(key.value): value for key, value in node.value}
+class _Reference(str):
+    """The text after ``!ref``: ``<name>`` stands for the number or word that the file gives that name."""
 
 
-def _plain(node: yaml.Node, known: Mapping[str, Any]) -> Any:
-    """A number, a word or a list of them; ``!ref <name>`` is what ``known`` has under that name."""
-    if isinstance(node, yaml.SequenceNode):
-        return [_plain(item, known) for item in node.value]
-    if not isinstance(node, yaml.ScalarNode):
-        raise ValueError("settings within a setting")
-    if node.tag == "!ref":
-        reference = re.fullmatch(r"<(\w+)>", node.value)
-        return known.get(reference[1]) if reference else node.value
-    return yaml.constructor.SafeConstructor().construct_object(node)
+class _Loader(yaml.SafeLoader):
+    """Reads numbers, words, lists and the parts of an ECAPA; refuses every other tag."""
+
+    def part(self, node: yaml.Node) -> _Part:
+        if isinstance(node, yaml.ScalarNode) and not node.value:
+            return _Part(node.tag, {})
+        settings: Any = self.construct_mapping(node, deep=True)  # type: ignore[arg-type]  # refuses other nodes
+        return _Part(node.tag, settings)
+
+    def reference(self, node: yaml.ScalarNode) -> _Reference:
+        return _Reference(self.construct_scalar(node))
+
+    def refuse(self, node: yaml.Node) -> None:
+        raise InputError(f"{node.tag} refused; an ECAPA has no such part")
 
 
-def _settings(name: str, top: Mapping[str, yaml.Node], known: Mapping[str, Any]) -> dict[str, Any]:
-    tag, kinds = SETTINGS[name]
-    if name not in top or top[name].tag != tag:
+for _tag in (FBANK, NORM, ECAPA, *UNUSED):
+    _Loader.add_constructor(_tag, _Loader.part)
+_Loader.add_constructor("!ref", _Loader.reference)
+_Loader.add_constructor(None, _Loader.refuse)  # any other tag
+
+
+def _settings(name: str, top: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of one net, references resolved and types checked."""
+    (tag, kinds), part = NETS[name], top.get(name)
+    if not isinstance(part, _Part) or part.tag != tag:
         raise ValueError(f"{name} is not {tag}")
-    settings = {key: _plain(node, known) for key, node in _children(top[name]).items()}
+    settings = {key: _resolve(value, top) for key, value in part.settings.items()}
     for key, value in settings.items():
         numbers = value if isinstance(value, list) else [value] if kinds.get(key) is int else []
         fits = key in kinds and type(value) is kinds[key] and len(numbers) <= MOST_ITEMS
         if not fits or not all(type(number) is int and 0 <= number <= LARGEST for number in numbers):
             raise ValueError(f"{key}: {value!r} is no setting of {name}")
     return settings
+
+
+def _resolve(value: Any, top: Mapping[str, Any]) -> Any:
+    if isinstance(value, list):
+        return [_resolve(item, top) for item in value]
+    reference = re.fullmatch(r"<(\w+)>", value) if isinstance(value, _Reference) else None
+    return top.get(reference[1]) if reference else value

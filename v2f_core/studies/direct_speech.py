@@ -19,16 +19,16 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from v2f_core.artefacts.checkpoints import load_checkpoint, save_checkpoint
 from v2f_core.artefacts.files import folder_hash
 from v2f_core.artefacts.profiles import Profile
+from v2f_core.artefacts.store import Embeddings
 from v2f_core.data.manifest import Manifest
 from v2f_core.diffusion.prior import Prior
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.faces import FacePack
-from v2f_core.training.checkpoints import load_checkpoint, save_checkpoint, seeded
+from v2f_core.training.guards import check_numbers, seeded
 from v2f_core.training.latents import FacePairs, pair_faces, stored_latents
-from v2f_core.training.stage1 import check_numbers
-from v2f_core.training.store import Embeddings
 
 
 @dataclass(frozen=True)

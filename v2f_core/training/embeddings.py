@@ -1,13 +1,13 @@
 """Embed every window of every recording by a speech encoder, and every face by ArcFace, once.
 
-:mod:`v2f_core.training.store` keeps them. All windows of a dataset have one length, so that no batch is padded.
+:mod:`v2f_core.artefacts.store` keeps them. All windows of a dataset have one length, so that no batch is padded.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -19,13 +19,13 @@ from torch import Tensor
 
 from v2f_core.artefacts.files import folder_hash
 from v2f_core.artefacts.profiles import Profile, cache_folder
+from v2f_core.artefacts.store import PROVENANCE_NAME, Embedder, Embeddings, extract
 from v2f_core.data.manifest import Manifest
 from v2f_core.errors import InputError
 from v2f_core.identity.faces import FacePack
 from v2f_core.speech.audio import read_clips
 from v2f_core.speech.encoders import SpeechEncoder, load_encoder
-from v2f_core.training.processes import in_turn, join, own_device
-from v2f_core.training.store import PROVENANCE_NAME, Embedder, Embeddings, extract
+from v2f_core.training.processes import first_process_first, join, own_device
 
 WINDOWS_AT_ONCE = 64
 
@@ -41,8 +41,8 @@ def embed_dataset(
 ) -> tuple[Embeddings, Embeddings]:
     """Voices and faces of a profile's whole dataset, from the cache; missing ones are extracted first.
 
-    The folder of a store is named after the weights and files that it was made from, so that none is mixed up. Several
-    processes of a launcher share the work.
+    The folder of a store is named after the weights and files that it was made from, so that stores are never mixed up.
+    Processes of a launcher share the work.
 
     Args:
         device, workers: where to compute, and processes that read files.
@@ -53,13 +53,12 @@ def embed_dataset(
     """
     join(device)
     device = own_device(device)
-    with in_turn():
+    with first_process_first():
         speech, pack = profile.part(profile.encoder), profile.part("faces")
     length = f"{profile.clip_seconds}"
     if profile.ast_frames:
         length += f" {profile.ast_frames} {profile.ast_positions}"
-    listing = "\n".join([folder_hash(speech), folder_hash(pack), length, *manifest.table.path])
-    folder = cache_folder() / f"embeddings-{hashlib.sha256(listing.encode()).hexdigest()[:12]}"
+    folder = store_folder("embeddings", [folder_hash(speech), folder_hash(pack), length, *manifest.table.path])
     encoder = load_encoder(profile.encoder, speech, profile.ast_frames, profile.ast_positions).to(device)
     chosen = precision_of(folder / "voices", device, precision)
     seconds = profile.clip_seconds
@@ -84,10 +83,10 @@ def extract_voices(
         folder: the store.
         seconds: length of a window.
         precision: of the encoder.
-        settings: see :func:`~v2f_core.training.store.extract`.
+        settings: see :func:`~v2f_core.artefacts.store.extract`.
     """
     provenance = {"what": "speaker embeddings", "weights_sha256": folder_hash(weights), "seconds": seconds}
-    provenance |= said(precision)
+    provenance |= precision_entry(precision)
     items, embed = manifest.voices().path.tolist(), voice_embedder(encoder, precision)
     read = partial(read_clips, seconds=seconds)
     return extract(manifest.root, items, embed, folder, provenance, describe="voices", decode=read, **settings)
@@ -96,34 +95,26 @@ def extract_voices(
 def extract_faces(manifest: Manifest, pack: FacePack, weights: Path, folder: str | Path, **settings: Any) -> Embeddings:
     """ArcFace identities of a dataset's pictures, in a store; as :func:`extract_voices`, with the pack's folder."""
     provenance = {"what": "face identities", "weights_sha256": folder_hash(weights)}
-    items, embed = manifest.faces().path.tolist(), face_embedder(pack)
-    return extract(manifest.root, items, embed, folder, provenance, describe="faces", decode=read_image, **settings)
-
-
-def embed_windows(
-    encoder: SpeechEncoder, recordings: Sequence[Float[Tensor, "_ samples"]], precision: Precision = "fp32"
-) -> list[Float[Tensor, "_ speaker"]]:
-    """Speaker embeddings of the windows of some recordings, all embedded together."""
-    device = next(encoder.parameters()).device if isinstance(encoder, torch.nn.Module) else torch.device("cpu")
-    # long recordings have hundreds of windows: bound how many the encoder gets at once
-    parts = torch.cat(list(recordings)).split(WINDOWS_AT_ONCE)
-    with autocast(precision, device):
-        embedded = torch.cat([encoder.embed(part.to(device)) for part in parts])
-    return list(embedded.float().split([len(windows) for windows in recordings]))
-
-
-def voice_embedder(encoder: SpeechEncoder, precision: Precision = "fp32") -> Embedder:
-    """:func:`embed_windows` in the form that :func:`~v2f_core.training.store.extract` takes."""
-    return partial(embed_windows, encoder, precision=precision)
-
-
-def face_embedder(pack: FacePack) -> Embedder:
-    """Embeds the largest face of a picture; a picture without a face is a bad item."""
+    items = manifest.faces().path.tolist()
 
     def embed(pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> list[Tensor | InputError]:
         identities = [pack.embed([picture]) for picture in pictures]
-        missed = InputError("no face found in it; expected one face, upright and unobscured")
-        return [torch.from_numpy(identity) if seen[0] else missed for identity, seen in identities]
+        no_face = InputError("no face found in it; expected one face, upright and unobscured")
+        return [torch.from_numpy(identity) if found[0] else no_face for identity, found in identities]
+
+    return extract(manifest.root, items, embed, folder, provenance, describe="faces", decode=read_image, **settings)
+
+
+def voice_embedder(encoder: SpeechEncoder, precision: Precision = "fp32") -> Embedder:
+    """A function that embeds the windows of some recordings together; gives each recording's embeddings."""
+
+    def embed(recordings: Sequence[Float[Tensor, "_ samples"]]) -> list[Float[Tensor, "_ speaker"]]:
+        device = next(encoder.parameters()).device if isinstance(encoder, torch.nn.Module) else torch.device("cpu")
+        # a long recording has hundreds of windows: bound how many the encoder gets at once
+        parts = torch.cat(list(recordings)).split(WINDOWS_AT_ONCE)
+        with autocast(precision, device):
+            embedded = torch.cat([encoder.embed(part.to(device)) for part in parts])
+        return list(embedded.float().split([len(windows) for windows in recordings]))
 
     return embed
 
@@ -143,10 +134,16 @@ def read_image(path: str | Path) -> UInt8[np.ndarray, "height width 3"]:
         raise InputError(f"{path}: cannot be read as a picture; expected a JPEG, PNG or WebP file") from error
 
 
+def store_folder(kind: str, made_from: Iterable[str]) -> Path:
+    """The cache's folder for a store, named after the hashes and files that it is made from."""
+    listing = "\n".join(made_from)
+    return cache_folder() / f"{kind}-{hashlib.sha256(listing.encode()).hexdigest()[:12]}"
+
+
 def precision_of(folder: str | Path, device: str | torch.device, wanted: Precision | None = None) -> Precision:
     """The precision to extract in: the one wanted, else that of an existing store, else bf16 on CUDA, fp32 elsewhere.
 
-    A store has one precision: one that a GPU started is continued and read on any machine in bf16.
+    A store has one precision: a store that was started in bf16 on a GPU is continued in bf16 on any machine.
 
     Example:
         >>> precision_of("nowhere", "cpu"), precision_of("nowhere", "cuda:1"), precision_of("nowhere", "cuda", "fp32")
@@ -158,22 +155,11 @@ def precision_of(folder: str | Path, device: str | torch.device, wanted: Precisi
     return wanted or ("bf16" if torch.device(device).type == "cuda" else "fp32")
 
 
-def said(precision: Precision) -> dict[str, str]:
-    """The entry of a store's provenance: none for fp32, as in stores of earlier versions.
-
-    Example:
-        >>> said("bf16"), said("fp32")
-        ({'precision': 'bf16'}, {})
-    """
+def precision_entry(precision: Precision) -> dict[str, str]:
+    """The precision's entry in a store's provenance: none for fp32, as in stores of version 0.1."""
     return {"precision": precision} if precision != "fp32" else {}
 
 
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:
-    """Let networks compute in this precision within the block; their weights keep theirs.
-
-    Example:
-        >>> with autocast("bf16", torch.device("cpu")):
-        ...     (torch.ones(1, 2) @ torch.ones(2, 1)).dtype
-        torch.bfloat16
-    """
+    """Let networks compute in this precision within the block; their weights stay in float32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")

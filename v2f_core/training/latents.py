@@ -1,16 +1,14 @@
 """Latents and landmarks of every real face, made once and stored: Stage II noises and crops the same faces each time.
 
-A row of the store (:mod:`v2f_core.training.store`) is a face's latents and its ten landmark coordinates.
+A row of the store (:mod:`v2f_core.artefacts.store`) is a face's latents and its ten landmark coordinates.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,29 +16,30 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from v2f_core.artefacts.files import folder_hash
-from v2f_core.artefacts.profiles import cache_folder
+from v2f_core.artefacts.profiles import Profile
+from v2f_core.artefacts.store import Embedder, Embeddings, extract
+from v2f_core.data.manifest import Manifest
 from v2f_core.diffusion.consistency import FaceBatch
+from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
-from v2f_core.training.embeddings import Precision, autocast, precision_of, read_image, said
+from v2f_core.identity.faces import FacePack
+from v2f_core.training.embeddings import Precision, autocast, precision_entry, precision_of, read_image, store_folder
 from v2f_core.training.pairs import Pairs, pair_up
-from v2f_core.training.store import Embedder, Embeddings, extract
-
-if TYPE_CHECKING:
-    from v2f_core.artefacts.profiles import Profile
-    from v2f_core.data.manifest import Manifest
-    from v2f_core.diffusion.prior import Prior
-    from v2f_core.identity.faces import FacePack
+from v2f_core.training.processes import join
 
 POINTS = 5
 
 
 def latent_embedder(prior: Prior, pack: FacePack, precision: Precision = "fp32") -> Embedder:
-    """Encode the middle square of pictures, and find the largest face's landmarks, in pixels of the prior's images."""
+    """A function that encodes the middle square of pictures, and finds the largest face's landmarks.
+
+    The landmarks are in pixels of the prior's images.
+    """
     from PIL import Image
 
     side = prior.latent_shape[1] * 2 ** (len(prior.vae.config.block_out_channels) - 1)
 
-    def prepare(path: Path) -> tuple[Tensor, Tensor] | InputError:
+    def read(path: Path) -> tuple[Tensor, Tensor] | InputError:
         try:
             picture = read_image(path)
         except InputError as error:
@@ -49,24 +48,24 @@ def latent_embedder(prior: Prior, pack: FacePack, precision: Precision = "fp32")
         crop = min(height, width)
         top, left = (height - crop) // 2, (width - crop) // 2
         picture = np.ascontiguousarray(picture[top : top + crop, left : left + crop])  # the prior draws squares
-        found = pack.detect(picture)
-        if not found:
+        faces = pack.detect(picture)
+        if not faces:
             return InputError(f"{path}: no face found in it; expected one face, upright and unobscured")
         small = np.array(Image.fromarray(picture).resize((side, side), Image.Resampling.LANCZOS))
         pixels = torch.from_numpy(small).permute(2, 0, 1).contiguous().float() / 127.5 - 1
-        return pixels, torch.from_numpy(found[0].landmarks) * side / crop
+        return pixels, torch.from_numpy(faces[0].landmarks) * side / crop
 
     @torch.no_grad()
     def embed(paths: Sequence[Path]) -> list[Tensor | InputError]:
-        prepared = [prepare(path) for path in paths]
-        good = [item for item in prepared if not isinstance(item, InputError)]
+        results = [read(path) for path in paths]
+        good = [result for result in results if not isinstance(result, InputError)]
         if not good:
-            return [item for item in prepared if isinstance(item, InputError)]
+            return [result for result in results if isinstance(result, InputError)]
         with autocast(precision, prior.device):
             latents = prior.encode(torch.stack([pixels for pixels, _ in good]).to(prior.device)).float().cpu()
-        points = torch.stack([landmarks for _, landmarks in good])
-        rows = iter(torch.cat([latents.flatten(1), points.flatten(1)], dim=1))
-        return [item if isinstance(item, InputError) else next(rows)[None] for item in prepared]
+        landmarks = torch.stack([points for _, points in good])
+        rows = iter(torch.cat([latents.flatten(1), landmarks.flatten(1)], dim=1))
+        return [result if isinstance(result, InputError) else next(rows)[None] for result in results]
 
     return embed
 
@@ -76,7 +75,7 @@ def stored_latents(
 ) -> Embeddings:
     """Latents and landmarks of the training and validation faces of a profile's dataset, from the cache or made now.
 
-    Processes that a launcher started share the work.
+    Processes of a launcher share the work.
 
     Args:
         precision: of the VAE, see :func:`~v2f_core.training.embeddings.precision_of`.
@@ -84,16 +83,16 @@ def stored_latents(
         InputError: a part of the profile is missing or damaged, the store is of another precision, or too many
             pictures are bad.
     """
-    # only the VAE matters here: a prior with another UNet shares them
+    join(prior.device.type)
+    # only the VAE matters here: a prior with another UNet uses the same store
     hashes = {
         "vae_sha256": folder_hash(profile.part("prior") / "vae"),
         "pack_sha256": folder_hash(profile.part("faces")),
     }
     items = [path for split in ("train", "val") for path in manifest.faces(split).path]
-    name = hashlib.sha256("\n".join([*hashes.values(), *items]).encode()).hexdigest()[:12]
-    folder = cache_folder() / f"latents-{name}"
+    folder = store_folder("latents", [*hashes.values(), *items])
     chosen = precision_of(folder, prior.device, precision)
-    provenance = {"what": "latents, landmarks", **hashes, **said(chosen)}
+    provenance = {"what": "latents, landmarks", **hashes, **precision_entry(chosen)}
     embed = latent_embedder(prior, pack, chosen)
     return extract(manifest.root, items, embed, folder, provenance, describe="latents")
 
@@ -139,8 +138,9 @@ class FacePairs:
 
     def _faces(self, rows: Tensor, label: Tensor) -> FaceBatch:
         z_arc, latents, landmarks = self._split(rows)
-        women = torch.tensor([sex == "f" for sex in self.wide.sexes], device=rows.device)[label]
-        return FaceBatch(latents.view(-1, *self.latent_shape), landmarks.view(-1, POINTS, 2), z_arc, women)
+        return FaceBatch(
+            latents.view(-1, *self.latent_shape), landmarks.view(-1, POINTS, 2), z_arc, self.wide.women()[label]
+        )
 
 
 def pair_faces(
@@ -151,11 +151,8 @@ def pair_faces(
     split: str,
     latent_shape: tuple[int, int, int],
 ) -> FacePairs:
-    """The persons of a split who have a voice, and a face with an identity and latents.
+    """The persons of a split who have a voice, and a face with an identity and latents, from the three stores.
 
-    Args:
-        voices, faces, latents: the three stores.
-        latent_shape: of the prior.
     Raises:
         InputError: nobody in the split has all of them.
     """

@@ -1,17 +1,17 @@
-"""The voices and faces of a split's persons, as embeddings: Stage I is trained and evaluated on them."""
+"""The embedded voices and faces of a split's persons, on which Stage I is trained and evaluated."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from v2f_core.artefacts.store import Embeddings
 from v2f_core.data.manifest import Manifest
 from v2f_core.errors import InputError
 from v2f_core.identity.sphere import mean_direction
-from v2f_core.training.store import Embeddings
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,10 @@ class Pairs:
         """One photo of each person: the first."""
         return self.face[self.face_start[:-1]]
 
+    def women(self) -> Bool[Tensor, " persons"]:
+        """Whether each person is a woman."""
+        return torch.tensor([sex == "f" for sex in self.sexes], device=self.face.device)
+
     def draw(
         self, batch: int, windows: int, generator: torch.Generator
     ) -> tuple[Float[Tensor, "batch speaker"], Float[Tensor, "batch identity"], Int[Tensor, " batch"]]:
@@ -64,7 +68,7 @@ class Pairs:
         return voice, self.face[photo.to(device)], label.to(device)
 
     def check(self) -> None:
-        """Refuse pairs that would break a training some steps later.
+        """Refuse pairs that no loss can be computed from.
 
         Raises:
             InputError: there are fewer than two persons, or an embedding has no direction; then the person is named.
@@ -74,13 +78,13 @@ class Pairs:
                 f"{len(self.persons)} person with voice and face: expected at least 2 to train on, and 2 to validate; "
                 "the losses compare persons"
             )
-        for what, rows, start in (("voice", self.voice, self.voice_start), ("face", self.face, self.face_start)):
+        for kind, rows, start in (("voice", self.voice, self.voice_start), ("face", self.face, self.face_start)):
             used = rows[: int(start[-1])]
             bad = (~(used.isfinite().all(dim=1) & used.any(dim=1))).nonzero().flatten().cpu()
             if len(bad):
                 person = self.persons[int(torch.searchsorted(start, bad[0], right=True)) - 1]
                 raise InputError(
-                    f"{person}: an embedding of the {what} is zero, infinite or NaN ({len(bad)} of {len(used)} are); "
+                    f"{person}: an embedding of the {kind} is zero, infinite or NaN ({len(bad)} of {len(used)} are); "
                     "extract them again, or leave the person out"
                 )
 
@@ -96,7 +100,7 @@ class Pairs:
         )
 
     def to(self, device: str | torch.device) -> Pairs:
-        """The same pairs with their embeddings on a device (the bounds, which only index, stay)."""
+        """The same pairs with their embeddings on a device; the bounds stay on the CPU."""
         return replace(self, voice=self.voice.to(device), face=self.face.to(device))
 
 
@@ -109,15 +113,18 @@ def pair_up(manifest: Manifest, voices: Embeddings, faces: Embeddings, split: st
     voice, voice_items = voices.of(manifest.voices(split).path)
     face, face_items = faces.of(manifest.faces(split).path)
     owner = dict(zip(manifest.table.path, manifest.table.person, strict=True))
-    heard, seen = [owner[item] for item in voice_items], [owner[item] for item in face_items]
-    everybody = manifest.persons(split)
-    persons = sorted(set(heard) & set(seen))
+    speakers, sitters = [owner[item] for item in voice_items], [owner[item] for item in face_items]
+    everyone = manifest.persons(split)
+    persons = sorted(set(speakers) & set(sitters))
     if not persons:
         raise InputError(f"split {split!r}: nobody has both a usable voice and a usable face; check the skipped files")
-    voice, voice_start = _sort_by_person(voice, heard, persons)
-    face, face_start = _sort_by_person(face, seen, persons)
-    left_out = sorted(set(everybody.index) - set(persons))
-    return Pairs(persons, everybody.sex[persons].tolist(), voice, voice_start, face, face_start, left_out)
+    return Pairs(
+        persons,
+        everyone.sex[persons].tolist(),
+        *_sort_by_person(voice, speakers, persons),
+        *_sort_by_person(face, sitters, persons),
+        left_out=sorted(set(everyone.index) - set(persons)),
+    )
 
 
 def _cut(rows: Tensor, start: Tensor) -> list[Tensor]:

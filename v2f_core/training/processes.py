@@ -1,9 +1,8 @@
-"""One training in several processes, as ``accelerate launch`` starts them.
+"""Train in several processes, as ``accelerate launch`` starts them.
 
-Each process maps its share of a batch to identities. :func:`gather` joins them, with gradient, and every process
-computes the loss of the whole batch: all rows are each other's negatives (InfoNCE, Eq. 9). Each process then has its
-share of the gradient, times the number of processes; :func:`average_gradients` gives that of one process with the same
-batch. The losses know nothing of this.
+Each process maps its share of a batch to identities. :func:`gather` joins the shares, with gradient, and every process
+computes the loss of the whole batch, so that all rows are each other's negatives (InfoNCE, Eq. 9).
+:func:`average_gradients` then gives the gradient that one process would have got from the same batch.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ from torch.distributed.nn.functional import all_gather
 
 from v2f_core.errors import InputError
 
-STRIDE = 1_000_003  # the distance between the seeds of two runs; seeds of steps lie between
-PATIENCE = timedelta(days=7)  # extraction may take hours longer here than there; if one dies, the launcher ends all
+STRIDE = 1_000_003  # distance between the seeds of two runs; the seeds of a run's steps lie in between
+TIMEOUT = timedelta(days=7)  # one process may extract for hours longer than another
 
 
 def join(device: str = "cpu") -> tuple[int, int]:
-    """Connect to the other processes, if a launcher started any; this process's number, and how many there are.
+    """Connect to the other processes of a launcher, if there are any; return this process's number and their count.
 
     Example:
         >>> join()
@@ -35,78 +34,63 @@ def join(device: str = "cpu") -> tuple[int, int]:
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
         from accelerate import PartialState
 
-        PartialState(cpu=device == "cpu", timeout=PATIENCE)
+        PartialState(cpu=device == "cpu", timeout=TIMEOUT)
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
-def only_one(task: str) -> None:
-    """Refuse to run in several processes.
-
-    Raises:
-        InputError: a launcher started several.
-    """
-    if (processes := int(os.environ.get("WORLD_SIZE", 1))) > 1:
-        raise InputError(f"{processes} processes: {task} runs in one; start it without a launcher")
-
-
 def own_device(device: str) -> str:
-    """The GPU that the launcher gave to this process, for "cuda"; any other device unchanged.
-
-    Example:
-        >>> own_device("cpu")
-        'cpu'
-    """
+    """The GPU that the launcher gave to this process, for "cuda"; any other device unchanged."""
     return f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" and "LOCAL_RANK" in os.environ else device
 
 
-def gather(rows: Float[Tensor, "share dim"]) -> Float[Tensor, "batch dim"]:
-    """The rows of all processes, in their order and with gradient; each process must have as many.
+def share_of(rows: int, device: str) -> tuple[str, slice, bool]:
+    """This process's device and rows of a batch, and whether it is process 0, which alone writes files.
+
+    Raises:
+        InputError: there are more processes than rows.
 
     Example:
-        >>> gather(torch.eye(2))
-        tensor([[1., 0.],
-                [0., 1.]])
+        >>> share_of(8, "cpu")
+        ('cpu', slice(0, 8, None), True)
     """
+    process, processes = join(device)
+    share = rows // processes
+    if share == 0:
+        raise InputError(f"{processes} processes: a batch has {rows} rows; start fewer processes")
+    return own_device(device), slice(process * share, (process + 1) * share), process == 0
+
+
+def gather(rows: Float[Tensor, "share dim"]) -> Float[Tensor, "batch dim"]:
+    """The rows of all processes in their order, with gradient; each process must have equally many."""
     return torch.cat(all_gather(rows)) if dist.is_initialized() else rows
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace each gradient by its mean over all processes; one process alone changes nothing."""
-    if dist.is_initialized():
-        for parameter in parameters:
-            if parameter.grad is not None:
-                dist.all_reduce(parameter.grad)
-                parameter.grad /= dist.get_world_size()
+    """Replace each gradient by its mean over all processes."""
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad = average(parameter.grad)
 
 
 def average(value: Tensor) -> Tensor:
-    """The mean of a tensor over all processes, without gradient.
-
-    Example:
-        >>> average(torch.tensor(2.0))
-        tensor(2.)
-    """
-    value = value.detach().clone()
+    """The mean of a tensor over all processes, without gradient."""
+    value = value.detach()
     if dist.is_initialized():
+        value = value.clone()
         dist.all_reduce(value)
         value /= dist.get_world_size()
     return value
 
 
-def anybody(here: bool, device: str | torch.device = "cpu") -> bool:
-    """Whether ``here`` is True in at least one process; all processes get the same answer.
-
-    Example:
-        >>> anybody(False), anybody(True)
-        (False, True)
-    """
-    return bool(average(torch.tensor(float(here), device=device)) > 0)
+def in_any_process(condition: bool, device: str) -> bool:
+    """Whether the condition is True in at least one process."""
+    return bool(average(torch.tensor(float(condition), device=device)) > 0)
 
 
 def seed_share(seed: int, step: int) -> None:
-    """Where there are several processes, seed each one's dropout by seed, step and process number.
+    """With several processes, seed dropout by seed, step and process number.
 
-    Shares of a batch then drop other units, and a checkpoint need not hold every process's generator.
+    Each process then drops other units, and a checkpoint need not hold the random state of every process.
     """
     if dist.is_initialized():
         torch.manual_seed((seed * STRIDE + step) * dist.get_world_size() + dist.get_rank())
@@ -119,17 +103,11 @@ def wait() -> None:
 
 
 @contextmanager
-def in_turn() -> Iterator[None]:
-    """Let process 0 run the block first: the others then find the files that it made.
-
-    Example:
-        >>> with in_turn():
-        ...     print("fetched")
-        fetched
-    """
-    later = dist.is_initialized() and dist.get_rank() > 0
-    if later:
+def first_process_first() -> Iterator[None]:
+    """Let process 0 run the block before the others, which then find the files that it wrote."""
+    first = not dist.is_initialized() or dist.get_rank() == 0
+    if not first:
         wait()
     yield
-    if not later:
+    if first:
         wait()

@@ -1,35 +1,23 @@
-"""Stage I: train the aligner g_φ on stored embeddings with L_id (Eq. 10). No picture and no sound is read."""
+"""Stage I: train the aligner g_φ on stored embeddings with L_id (Eq. 10)."""
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from v2f_core.artefacts.checkpoints import CHECKPOINT_NAME, HISTORY_NAME, History, resume_training, save_training
 from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.losses import AMSoftmax, ArcFaceLoss, IdentityLoss, InfoNCE
-from v2f_core.training.checkpoints import (
-    CHECKPOINT_NAME,
-    HISTORY_NAME,
-    History,
-    Part,
-    at_step,
-    check_finite,
-    peak_memory,
-    resume_training,
-    save_training,
-    seeded,
-    stopped_by_request,
-    until_terminated,
-)
+from v2f_core.training.guards import at_step, check_finite, check_numbers, delayed_sigterm, seeded
 from v2f_core.training.pairs import Pairs
-from v2f_core.training.processes import anybody, average_gradients, gather, join, own_device, seed_share, wait
+from v2f_core.training.processes import average_gradients, gather, in_any_process, seed_share, share_of, wait
 
 
 @dataclass(frozen=True)
@@ -86,12 +74,12 @@ def train_stage1(
 ) -> Aligner:
     """Train an aligner and keep the one with the lowest validation loss; continue an interrupted run.
 
-    Validation persons have no class vectors in Eq. 8: the mean directions of their photos stand in. The same settings
-    and seed give the same bytes on the same machine, also after a kill. SIGTERM takes effect after the step that is
-    under way, when a checkpoint is written. A finished run leaves no checkpoint and starts anew when it is run again.
+    In validation the class vectors of Eq. 8 are the mean directions of the persons' photos. The same settings and seed
+    give the same bytes on the same machine, also after a kill. After SIGTERM the current step is finished and a
+    checkpoint is written. A finished run leaves no checkpoint: it starts anew when it is run again.
 
-    Under ``accelerate launch`` the processes share each batch and compute its loss together, as one process would but
-    for rounding and dropout. Rows that cannot be shared evenly are left out.
+    Under ``accelerate launch`` the processes share each batch; its loss differs from that of one process by rounding
+    and dropout alone. Rows that cannot be shared evenly are left out.
 
     Args:
         training, validation: persons of two splits.
@@ -113,123 +101,88 @@ def train_stage1(
     folder = Path(folder)
     checkpoint = folder / CHECKPOINT_NAME
     made_from = {**provenance, "settings": asdict(settings), "persons": len(training.persons)}
-    process, processes = join(device)
-    share = min(settings.batch, len(training.persons)) // processes  # rows of a batch that this process maps
-    if share == 0:
-        raise InputError(f"{processes} processes: there are fewer rows in a batch; start fewer")
-    device = own_device(device)
-    with seeded(settings.seed, device), until_terminated() as terminated:  # initial weights and dropout
+    device, own, writes = share_of(min(settings.batch, len(training.persons)), device)
+    with seeded(settings.seed, device), delayed_sigterm() as terminated:  # initial weights and dropout
         generator = torch.Generator().manual_seed(settings.seed)  # batches: the same in every process
         training, validation = training.to(device), validation.to(device)
         widths = training.voice.shape[1], settings.hidden_width, training.face.shape[1]
-        aligner = Aligner(*widths, settings.dropout).to(device).train()
+        aligner = Aligner(*widths, settings.dropout).to(device)
         loss = identity_loss(training, settings, free=not settings.fixed_centroids).to(device)
         validation_loss = identity_loss(validation, settings, free=False).to(device)
         parameters = [*aligner.parameters(), *loss.parameters()]
         optimiser = torch.optim.AdamW(parameters, settings.learning_rate, weight_decay=settings.weight_decay)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.steps)
-        history = History(folder / "tensorboard" if tensorboard and process == 0 else None)
-        parts: dict[str, Part] = {"aligner": aligner, "loss": loss, "history": history}
-        parts |= {"optimiser": optimiser, "schedule": schedule}
-        start = resume_training(checkpoint, parts, generator, made_from)
+        history = History(folder / "tensorboard" if tensorboard and writes else None)
+        parts = {"aligner": aligner, "loss": loss, "history": history, "optimiser": optimiser, "schedule": schedule}
+        start, stopped = resume_training(checkpoint, parts, generator, made_from), False
         wait()  # until every process has read the checkpoint
 
-        left, stop = range(start + 1, settings.steps + 1), False
-        bar = tqdm(left, "Stage I", settings.steps, initial=start, unit="step", mininterval=1.0, disable=process > 0)
+        steps = range(start + 1, settings.steps + 1)
+        bar = tqdm(steps, "Stage I", settings.steps, initial=start, unit="step", mininterval=1.0, disable=not writes)
         for step in bar:
             voice, face, label = training.draw(settings.batch, settings.windows, generator)
             seed_share(settings.seed, step)
             with at_step(step, [training.persons[i] for i in label.tolist()]):
-                identity = gather(aligner(voice[process * share : (process + 1) * share]))
-                terms = loss(identity, face[: len(identity)], label[: len(identity)])
-                check_finite(terms._asdict())
+                identity = gather(aligner.train()(voice[own]))
+                terms = loss(identity, face[: len(identity)], label[: len(identity)])._asdict()
+                check_finite(terms)
                 optimiser.zero_grad()
-                terms.total.backward()
+                terms["total"].backward()
                 average_gradients(parameters)
                 check_finite({"gradient": torch.nn.utils.clip_grad_norm_(parameters, math.inf)})
                 optimiser.step()
                 schedule.step()
 
-                last = step == settings.steps
-                if last or step % settings.evaluate_every == 0:
+                if step % settings.evaluate_every == 0 or step == settings.steps:
                     scores = validate(aligner, validation, validation_loss)
                     best = min((row["val_total"] for row in history.rows), default=math.inf)
-                    train = {f"train_{name}": value.item() for name, value in terms._asdict().items()}
+                    train = {f"train_{name}": value.item() for name, value in terms.items()}
                     history.append({"step": step, "lr": float(schedule.get_last_lr()[0]), **train, **scores})
-                    bar.set_postfix({"train": train["train_total"], "val": scores["val_total"], **peak_memory(device)})
-                    if process == 0:
+                    bar.set_postfix(train=train["train_total"], val=scores["val_total"])
+                    if writes:
                         if scores["val_total"] < best:
                             aligner.save_pretrained(folder, {**made_from, "step": step, "validation": scores})
                         history.write(folder / HISTORY_NAME)
-            stop = anybody(terminated(), device) and not last
-            if process == 0 and (stop or step % settings.checkpoint_every == 0):
+            stopped = in_any_process(terminated(), device) and step < settings.steps
+            if writes and (stopped or step % settings.checkpoint_every == 0):
                 save_training(checkpoint, step, parts, generator, made_from)
-            if stop:
-                bar.write(stopped_by_request(folder, step), sys.stderr)
+            if stopped:
+                bar.write(f"{folder}: stopped; saved after step {step}, run it again to continue", sys.stderr)
                 break
         history.close()
-        if process == 0 and not stop:
+        if writes and not stopped:
             checkpoint.unlink(missing_ok=True)
     wait()
-    return aligner.eval() if stop else Aligner.from_pretrained(folder)
+    return aligner.eval() if stopped else Aligner.from_pretrained(folder)
 
 
 @torch.no_grad()
 def validate(aligner: Aligner, validation: Pairs, loss: IdentityLoss) -> dict[str, float]:
-    """L_id of other persons, and how often the right one of two faces of the same sex is nearer to ẑ (1:2 matching)."""
+    """L_id of other persons, and how often ẑ is nearer to the person's face than to another of the same sex."""
     identity, gallery = aligner.eval()(validation.pooled_voices()), validation.gallery()
-    aligner.train()
     label = torch.arange(len(identity), device=identity.device)
     terms = loss(identity, gallery, label)
     scores = identity @ gallery.T
-    women = torch.tensor([sex == "f" for sex in validation.sexes], device=scores.device)
+    women = validation.women()
     rivals = (women[:, None] == women) & (label[:, None] != label)
     won = (scores.diagonal()[:, None] > scores)[rivals].float().mean()
-    return {f"val_{name}": value.item() for name, value in terms._asdict().items()} | {
-        "val_matching_same_sex": float(won)
-    }
+    losses = {f"val_{name}": value.item() for name, value in terms._asdict().items()}
+    return {**losses, "val_matching_same_sex": float(won)}
 
 
 def identity_loss(pairs: Pairs, settings: Stage1Settings, free: bool, trained: Aligner | None = None) -> IdentityLoss:
     """L_id over some persons. Class vectors are trained (``free``) or fixed at the persons' mean faces.
 
-    Free ones start at random, or where a trained aligner maps the persons: its own class vectors are not kept.
+    Free ones start at random, or where a ``trained`` aligner maps the persons, whose class vectors are not on disk.
     """
     pairs.check()
-    margin_loss = ArcFaceLoss if settings.angular_margin else AMSoftmax
-    margin = margin_loss(
-        len(pairs.persons),
-        pairs.face.shape[1],
-        settings.scale,
-        settings.margin,
-        None if free else pairs.centroids(),
-        torch.Generator().manual_seed(settings.seed),
-    )
+    kind = ArcFaceLoss if settings.angular_margin else AMSoftmax
+    sizes, centroids = (len(pairs.persons), pairs.face.shape[1]), None if free else pairs.centroids()
+    generator = torch.Generator().manual_seed(settings.seed)
+    margin = kind(*sizes, settings.scale, settings.margin, centroids, generator)
     if free and trained:
         with torch.no_grad():
             voices = pairs.pooled_voices().to(next(trained.parameters()).device)
             margin.weight.copy_(trained.eval()(voices))
     weights = settings.weight_am, settings.weight_info, settings.weight_cosine
     return IdentityLoss(margin, InfoNCE(settings.temperature), *weights)
-
-
-def check_numbers(
-    settings: object, whole: Sequence[str] = (), positive: Sequence[str] = (), not_negative: Sequence[str] = ()
-) -> None:
-    """Refuse settings out of their range: whole numbers from 1, finite numbers above 0, finite numbers from 0.
-
-    Example:
-        >>> from types import SimpleNamespace
-        >>> check_numbers(SimpleNamespace(learning_rate=float("nan")), positive=["learning_rate"])
-        Traceback (most recent call last):
-        v2f_core.errors.InputError: learning_rate=nan: expected a positive number
-    """
-    for name in whole:
-        if getattr(settings, name) < 1:
-            raise InputError(f"{name}={getattr(settings, name)}: expected a whole number of at least 1")
-    for name in positive:
-        if not 0 < getattr(settings, name) < math.inf:
-            raise InputError(f"{name}={getattr(settings, name)}: expected a positive number")
-    for name in not_negative:
-        if not 0 <= getattr(settings, name) < math.inf:
-            raise InputError(f"{name}={getattr(settings, name)}: expected a number of at least 0")

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from v2f_core.artefacts.checkpoints import CHECKPOINT_NAME, HISTORY_NAME, History, resume_training, save_training
 from v2f_core.artefacts.files import atomic_write, versions
 from v2f_core.artefacts.profiles import Profile
 from v2f_core.diffusion.consistency import Critic, SelfConsistency, describe, paper
@@ -21,23 +22,10 @@ from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.losses import IdentityLoss
-from v2f_core.training.checkpoints import (
-    CHECKPOINT_NAME,
-    HISTORY_NAME,
-    History,
-    Part,
-    at_step,
-    check_finite,
-    peak_memory,
-    resume_training,
-    save_training,
-    seeded,
-    stopped_by_request,
-    until_terminated,
-)
+from v2f_core.training.guards import at_step, check_finite, check_numbers, delayed_sigterm, seeded
 from v2f_core.training.latents import FacePairs
-from v2f_core.training.processes import anybody, average, average_gradients, gather, join, own_device, seed_share, wait
-from v2f_core.training.stage1 import Stage1Settings, check_numbers, identity_loss, validate
+from v2f_core.training.processes import average, average_gradients, gather, in_any_process, seed_share, share_of, wait
+from v2f_core.training.stage1 import Stage1Settings, identity_loss, validate
 
 MONITORS_NAME = "monitors.csv"
 
@@ -117,12 +105,12 @@ def train_stage2(
     """Train an aligner of Stage I further, together with adapters on the prior; continue an interrupted run.
 
     The last weights are kept, not the best: a falling L_self proves nothing (see ``monitors.csv``). The same settings
-    and seed give the same bits on the same machine, also after a kill. SIGTERM takes effect after the step that is
-    under way, when a checkpoint is written. A finished run continues when it is run again with more steps.
+    and seed give the same bits on the same machine, also after a kill. After SIGTERM the current step is finished and a
+    checkpoint is written. A finished run continues when it is run again with more steps.
 
-    Under ``accelerate launch`` the processes share each batch: identities are gathered for L_id, each process looks at
-    the faces of its own rows, and gradients are averaged. Critics that compare persons compare those of one process.
-    Rows that cannot be shared evenly are left out.
+    Under ``accelerate launch`` the processes share each batch: identities are gathered for L_id, each process computes
+    L_self of its own rows, and gradients are averaged. Critics that compare persons compare those of one process. Rows
+    that cannot be shared evenly are left out.
 
     Args:
         aligner: of Stage I; it is trained in place.
@@ -145,20 +133,15 @@ def train_stage2(
     """
     from tqdm import tqdm
 
-    folder = Path(folder)
+    folder, l_id_settings = Path(folder), settings.identity
     checkpoint = folder / CHECKPOINT_NAME
     decisive = {name: value for name, value in asdict(settings).items() if name != "steps"}  # steps may be added later
     made_from = {**provenance, "settings": decisive, "critic": describe(critic)}
-    process, processes = join(device)
-    share = min(settings.batch, len(training.wide.persons)) // processes
-    if share == 0:
-        raise InputError(f"{processes} processes: there are fewer rows in a batch; start fewer")
+    device, own, writes = share_of(min(settings.batch, len(training.wide.persons)), device)
     for persons in (training, validation):
         persons.wide.check()  # z_arc, latents and landmarks alike
-    own = slice(process * share, (process + 1) * share)  # the rows of a batch that this process maps and looks at
-    device = own_device(device)
     autocast = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=settings.mixed_precision == "bf16")
-    with seeded(settings.seed, device), until_terminated() as terminated:  # dropout
+    with seeded(settings.seed, device), delayed_sigterm() as terminated:  # dropout
         generator = torch.Generator().manual_seed(settings.seed)  # adapters, batches, noise: the same in every process
         training, validation = training.to(device), validation.to(device)
         aligner, prior, arcface = aligner.to(device), prior.to(device), arcface.to(device)
@@ -168,19 +151,19 @@ def train_stage2(
         adapters.requires_grad_(settings.weight_self > 0 and settings.trains != "aligner")
         if settings.gradient_checkpointing:
             prior.unet.enable_gradient_checkpointing()
-        free = not settings.identity.fixed_centroids
-        loss = identity_loss(training.pairs, settings.identity, free, aligner).to(device)
-        validation_loss = identity_loss(validation.pairs, settings.identity, free=False).to(device)
+        identity_terms = identity_loss(training.pairs, l_id_settings, not l_id_settings.fixed_centroids, aligner)
+        identity_terms = identity_terms.to(device)
+        validation_loss = identity_loss(validation.pairs, l_id_settings, free=False).to(device)
         consistency = SelfConsistency(prior, arcface, critic, t_min=settings.t_min, t_max=settings.t_max)
-        trained = [*aligner.parameters(), *loss.parameters()]
+        own_parameters = [*aligner.parameters(), *identity_terms.parameters()]
         groups = [
-            {"params": trained, "lr": settings.learning_rate},
+            {"params": own_parameters, "lr": settings.learning_rate},
             {"params": list(adapters), "lr": settings.learning_rate_lora},
         ]
         optimiser = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
-        parameters = [parameter for parameter in (*trained, *adapters) if parameter.requires_grad]
-        history, monitors = History(folder / "tensorboard" if tensorboard and process == 0 else None), History()
-        parts: dict[str, Part] = {"aligner": aligner, "loss": loss, "lora": adapters, "optimiser": optimiser}
+        parameters = [parameter for parameter in (*own_parameters, *adapters) if parameter.requires_grad]
+        history, monitors = History(folder / "tensorboard" if tensorboard and writes else None), History()
+        parts = {"aligner": aligner, "loss": identity_terms, "lora": adapters, "optimiser": optimiser}
         parts |= {"history": history, "monitors": monitors}
         start = resume_training(checkpoint, parts, generator, made_from)
         wait()  # until every process has read the checkpoint
@@ -188,14 +171,14 @@ def train_stage2(
             raise InputError(f"{folder}: trained for {start} steps already; give steps={start} or more")
 
         def record(step: int) -> dict[str, float]:
-            """Add rows to both tables, write tables and weights; the row's two losses."""
-            row, banded = evaluate(aligner, consistency, validation, validation_loss, settings)
+            """Evaluate, add rows to both tables, write tables and weights; return the row of the history."""
+            row, rows = evaluate(aligner, consistency, validation, validation_loss, settings)
             history.append({"step": step, **history.means(), **row})
-            for values in banded:
+            for values in rows:
                 monitors.append({"step": step, **values})
                 band = f"t_{values['t_min']}_to_{values['t_max']}"
-                history.log({f"{name}/{band}": value for name, value in values.items() if name[:2] != "t_"}, step)
-            if process == 0:
+                history.plot({f"{name}/{band}": value for name, value in values.items() if name[:2] != "t_"}, step)
+            if writes:
                 made = {**made_from, "step": step, "versions": versions("torch", "diffusers", "peft", "v2f-core")}
                 aligner.save_pretrained(folder / "aligner", made)
                 save_lora(prior, folder / "lora", made)
@@ -203,27 +186,28 @@ def train_stage2(
                     temporary.write_text(json.dumps(made, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
                 history.write(folder / HISTORY_NAME)
                 monitors.write(folder / MONITORS_NAME)
-            return {name: row[name] for name in ("val_total", "val_self")}
+            return row
 
         if start == 0:
             record(0)
-        left = range(start + 1, settings.steps + 1)
-        bar = tqdm(left, "Stage II", settings.steps, initial=start, unit="step", mininterval=1.0, disable=process > 0)
+        steps = range(start + 1, settings.steps + 1)
+        bar = tqdm(steps, "Stage II", settings.steps, initial=start, unit="step", mininterval=1.0, disable=not writes)
         for step in bar:
-            voice, label, faces = training.draw(settings.batch, settings.identity.windows, generator)
-            view = consistency.look(faces, generator)  # of the whole batch: the same in every process
+            voice, label, faces = training.draw(settings.batch, l_id_settings.windows, generator)
+            view = consistency.look(faces, generator)  # noise for the whole batch: the same in every process
             seed_share(settings.seed, step)
             with at_step(step, [training.wide.persons[i] for i in label.tolist()]):
                 with autocast:
                     identity = aligner.train()(voice[own])
-                    everybody = gather(identity)
-                    terms = loss(everybody, faces.z_arc[: len(everybody)], label[: len(everybody)])._asdict()
+                    gathered = gather(identity)
+                    terms = identity_terms(gathered, faces.z_arc[: len(gathered)], label[: len(gathered)])._asdict()
                     l_id, l_self = terms.pop("total"), torch.zeros((), device=device)
                     if settings.weight_self:
                         judged = identity.detach() if settings.trains == "lora" else identity
                         l_self = consistency.judge(view[own], judged, faces[own]).loss
-                warm = min(1.0, step / max(1, settings.warmup))
-                total = settings.weight_id * l_id + warm * settings.weight_self * l_self  # Eq. 15
+                lambda_id = settings.weight_id
+                lambda_self = settings.weight_self * min(1.0, step / max(1, settings.warmup))
+                total = lambda_id * l_id + lambda_self * l_self  # Eq. 15
                 terms = {"total": l_id, **terms, "self": average(l_self)}  # "total" is that of L_id, as in Stage I
                 check_finite(terms)
                 optimiser.zero_grad()
@@ -235,12 +219,13 @@ def train_stage2(
                 history.count({**terms, "gradient": norm})
                 last = step == settings.steps
                 if last or step % settings.evaluate_every == 0:
-                    bar.set_postfix({**record(step), **peak_memory(device)})
-            stop = anybody(terminated(), device)
-            if process == 0 and (stop or last or step % settings.checkpoint_every == 0):
+                    row = record(step)
+                    bar.set_postfix(val_total=row["val_total"], val_self=row["val_self"])
+            stopped = in_any_process(terminated(), device)
+            if writes and (stopped or last or step % settings.checkpoint_every == 0):
                 save_training(checkpoint, step, parts, generator, made_from)
-            if stop:
-                bar.write(stopped_by_request(folder, step), sys.stderr)
+            if stopped:
+                bar.write(f"{folder}: stopped; saved after step {step}, run it again to continue", sys.stderr)
                 break
         history.close()
     wait()

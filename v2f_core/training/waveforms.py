@@ -1,62 +1,48 @@
-"""Stage I from waveforms: the aligner, and with it the top layers of the speech encoder (L_id, Eq. 10).
+"""Stage I from waveforms: train the aligner and the top layers of the speech encoder together with L_id (Eq. 10).
 
-Stage I on stored embeddings hears each window once and for all. Here every step reads clips, adds noise, hides parts of
-their spectrograms, and embeds them anew. Clips are the paper's: 1.25 s long, overlapping by half.
+Every step reads clips, adds noise, masks parts of their spectrograms, and embeds them anew. Clips are the paper's:
+1.25 s long, overlapping by half.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from v2f_core.artefacts.checkpoints import CHECKPOINT_NAME, HISTORY_NAME, History, resume_training, save_training
 from v2f_core.artefacts.files import folder_hash
+from v2f_core.artefacts.profiles import Profile
+from v2f_core.artefacts.store import Embeddings, read_ahead
 from v2f_core.data.manifest import Manifest
 from v2f_core.data.voxceleb import open_dataset
 from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
 from v2f_core.speech.audio import CLIP_SECONDS, read_clips
 from v2f_core.speech.augment import Augmentation
-from v2f_core.speech.encoders import ASTEncoder, ECAPAEncoder, SpeechEncoder, load_encoder
-from v2f_core.speech.unfreezing import save_encoder, unfreeze
-from v2f_core.training.checkpoints import (
-    CHECKPOINT_NAME,
-    HISTORY_NAME,
-    History,
-    Part,
-    at_step,
-    check_finite,
-    peak_memory,
-    resume_training,
-    save_training,
-    seeded,
-    stopped_by_request,
-    until_terminated,
-)
-from v2f_core.training.embeddings import embed_dataset, embed_windows
+from v2f_core.speech.encoders import ASTEncoder, ECAPAEncoder, SpeechEncoder, load_encoder, save_encoder, unfreeze
+from v2f_core.training.embeddings import embed_dataset, voice_embedder
+from v2f_core.training.guards import at_step, check_finite, check_numbers, delayed_sigterm, seeded
 from v2f_core.training.pairs import Pairs, pair_up
-from v2f_core.training.processes import STRIDE, only_one
-from v2f_core.training.stage1 import Stage1Settings, check_numbers, identity_loss, validate
-from v2f_core.training.store import Embeddings, read_ahead
+from v2f_core.training.processes import STRIDE
+from v2f_core.training.stage1 import Stage1Settings, identity_loss, validate
 
-if TYPE_CHECKING:
-    from v2f_core.artefacts.profiles import Profile
-
-AT_ONCE = 16  # recordings embedded together
+RECORDINGS_AT_ONCE = 16  # embedded together
 
 
 @dataclass(frozen=True)
 class WaveformSettings:
-    """Settings of Stage I from waveforms. None of it is in the paper but that top layers of the encoder may be trained.
+    """Settings of Stage I from waveforms. The paper says only that top layers of the encoder may be trained.
 
     Raises:
         InputError: a number is out of its range, or the batch is 1: batch statistics and InfoNCE need others.
@@ -67,11 +53,11 @@ class WaveformSettings:
         v2f_core.errors.InputError: unfreeze=-1: expected a number of at least 0
     """
 
-    unfreeze: int = 1  # layers from the top, see `v2f_core.speech.unfreezing`; 0 trains the aligner alone
+    unfreeze: int = 1  # layers from the top, see `speech.encoders.layers`; 0 trains the aligner alone
     learning_rate_encoder: float = 1e-5  # decays with the aligner's
     weight_decay_encoder: float = 0.01
     augmentation: Augmentation = field(default_factory=Augmentation)
-    # everything else; `windows` has no effect here, since a training example is one clip
+    # the rest; `windows` has no effect, since a training example is one clip
     identity: Stage1Settings = field(default_factory=partial(Stage1Settings, checkpoint_every=100))
 
     def __post_init__(self) -> None:
@@ -81,9 +67,7 @@ class WaveformSettings:
 
     @classmethod
     def from_profile(cls, profile: Profile, **given: Any) -> WaveformSettings:
-        """A profile's settings of Stage I, with those it has for the training from waveforms.
-
-        ``given`` replaces them: ``unfreeze``, ``augmentation``, and any of `Stage1Settings`.
+        """A profile's settings; ``given`` (``unfreeze``, ``augmentation``, any of `Stage1Settings`) replaces some.
 
         Example:
             >>> from v2f_core.artefacts.profiles import load_profile
@@ -97,11 +81,11 @@ class WaveformSettings:
 
 
 class Batch(NamedTuple):
-    """The draws of one step, before anything is read."""
+    """The random choices of one step."""
 
     label: Int[Tensor, " batch"]
     paths: list[Path]
-    place: Float[Tensor, " batch"]  # which clip of a recording: 0 is the first, towards 1 the last
+    place: Float[Tensor, " batch"]  # which clip of a recording: 0 is the first, almost 1 the last
     face: Float[Tensor, "batch identity"]
     generator: torch.Generator  # for noise and masks
 
@@ -124,11 +108,7 @@ class Recordings:
     def of(
         cls, manifest: Manifest, voices: Embeddings, faces: Embeddings, split: str, seconds: float = CLIP_SECONDS
     ) -> Recordings:
-        """The recordings of a split's persons, without those that could not be embedded.
-
-        Raises:
-            InputError: nobody in the split has both a usable voice and a usable face.
-        """
+        """The recordings of a split's persons, without those that could not be embedded."""
         pairs, table, usable = pair_up(manifest, voices, faces, split), manifest.voices(split), set(voices.items)
         paths: dict[str, list[Path]] = {person: [] for person in pairs.persons}
         for person, path in zip(table.person, table.path, strict=True):
@@ -137,10 +117,7 @@ class Recordings:
         return cls(pairs, list(paths.values()), seconds)
 
     def draw(self, batch: int, seed: int, step: int) -> Batch:
-        """Random persons, none twice; of each a random recording and photo. The draw depends on seed and step alone.
-
-        Persons count alike, and so do the recordings of a person. With fewer persons the batch is smaller.
-        """
+        """Random persons, none twice; of each a random recording and photo. Depends on seed and step alone."""
         generator = torch.Generator().manual_seed((seed * STRIDE + step) % 2**32)
         label = torch.randperm(len(self.paths), generator=generator)[:batch]
         which, photo, place = torch.rand(3, len(label), generator=generator)
@@ -150,11 +127,7 @@ class Recordings:
         return Batch(label, paths, place, face, generator)
 
     def read(self, paths: Sequence[Path], workers: int = 0) -> Iterator[Float[Tensor, "clips samples"]]:
-        """The clips of each recording, one recording after the other.
-
-        Raises:
-            InputError: a recording cannot be read any more.
-        """
+        """The clips of each recording, one recording after the other."""
         for clips in read_ahead(paths, partial(read_clips, seconds=self.seconds), workers):
             if isinstance(clips, InputError):
                 raise clips
@@ -163,8 +136,9 @@ class Recordings:
     def embedded_by(self, encoder: SpeechEncoder, workers: int = 0) -> Pairs:
         """The pairs with every window embedded by an encoder as it is now."""
         stream, rows = self.read([path for paths in self.paths for path in paths], workers), []
-        while clips := list(islice(stream, AT_ONCE)):
-            rows += [windows.cpu() for windows in embed_windows(encoder, clips)]
+        embed: Any = voice_embedder(encoder)
+        while clips := list(islice(stream, RECORDINGS_AT_ONCE)):
+            rows += [windows.cpu() for windows in embed(clips)]
         return replace(self.pairs, voice=torch.cat(rows))
 
 
@@ -182,8 +156,8 @@ def train_from_waveforms(
 ) -> Aligner:
     """Train aligner and top layers, or continue an interrupted run; keep those of the lowest validation loss.
 
-    Validation hears all clips as they are, before the first step too. The same settings and seed give the same bytes on
-    the same machine, also after a kill. SIGTERM takes effect after the step that is under way.
+    Validation uses all clips, without noise and masks, also before the first step. The same settings and seed give the
+    same bytes on the same machine, also after a kill. After SIGTERM the current step is finished.
 
     Args:
         encoder: from ``load_encoder``; it is trained in place.
@@ -203,11 +177,12 @@ def train_from_waveforms(
     """
     from tqdm import tqdm
 
-    only_one("Stage I from waveforms")
+    if (processes := int(os.environ.get("WORLD_SIZE", 1))) > 1:
+        raise InputError(f"{processes} processes: Stage I from waveforms runs in one; start it without a launcher")
     folder, identity, pairs = Path(folder), settings.identity, training.pairs
     checkpoint, made_from = folder / CHECKPOINT_NAME, {**provenance, "settings": asdict(settings)}
     encoder_folder = folder / ("ast" if isinstance(encoder, ASTEncoder) else "ecapa")
-    with seeded(identity.seed, device), until_terminated() as terminated:
+    with seeded(identity.seed, device), delayed_sigterm() as terminated:
         top = unfreeze(encoder.to(device), settings.unfreeze)
         trained = aligner or Aligner(encoder.dim, identity.hidden_width, pairs.face.shape[1], identity.dropout)
         trained.to(device)
@@ -224,30 +199,31 @@ def train_from_waveforms(
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, identity.steps)
         nets = nn.ModuleDict({"aligner": trained, "loss": loss, "encoder": top})
         history, randomness = History(), torch.Generator()  # a step's draws have a seed of their own
-        parts: dict[str, Part] = {"trained": nets, "optimiser": optimiser, "schedule": schedule, "history": history}
+        parts = {"trained": nets, "optimiser": optimiser, "schedule": schedule, "history": history}
 
         def evaluate(step: int) -> float:
             encoder.eval()
-            heard = validation.embedded_by(encoder, workers) if upper else validation.pairs
-            scores = validate(trained, heard.to(device), validation_loss)
+            embedded = validation.embedded_by(encoder, workers) if upper else validation.pairs
+            scores = validate(trained, embedded.to(device), validation_loss)
             best = min((row["val_total"] for row in history.rows), default=math.inf)
             history.append({"step": step, **history.means(), **scores})
             if scores["val_total"] < best:
                 save_encoder(encoder, source, encoder_folder)
-                theirs = {f"{encoder_folder.name}_sha256": folder_hash(encoder_folder)}  # a kill may fall in between
-                trained.save_pretrained(folder / "aligner", {**made_from, **theirs, "step": step, "validation": scores})
+                # a kill between the two writes shows in the hash
+                made = {**made_from, f"{encoder_folder.name}_sha256": folder_hash(encoder_folder)}
+                trained.save_pretrained(folder / "aligner", {**made, "step": step, "validation": scores})
             history.write(folder / HISTORY_NAME)
             return scores["val_total"]
 
         start = resume_training(checkpoint, parts, randomness, made_from)
         if start == 0:
             evaluate(0)
-        left = range(start + 1, identity.steps + 1)
-        draws = (training.draw(identity.batch, identity.seed, step) for step in left)
+        steps = range(start + 1, identity.steps + 1)
+        draws = (training.draw(identity.batch, identity.seed, step) for step in steps)
         stream = training.read([path for batch in draws for path in batch.paths], workers)
-        bar = tqdm(left, "Stage I", identity.steps, initial=start, unit="step", mininterval=1.0)
+        bar = tqdm(steps, "Stage I", identity.steps, initial=start, unit="step", mininterval=1.0)
         for step in bar:
-            nets.train()  # and no other part: dropout and batch statistics below are those of inference
+            nets.train()  # the encoder's frozen part stays in evaluation mode
             batch = training.draw(identity.batch, identity.seed, step)
             clips = islice(stream, len(batch.paths))
             waves = torch.stack([rows[int(u * len(rows))] for rows, u in zip(clips, batch.place, strict=True)])
@@ -264,12 +240,12 @@ def train_from_waveforms(
                 history.count(terms._asdict())
                 last = step == identity.steps
                 if last or step % identity.evaluate_every == 0:
-                    bar.set_postfix({"val": evaluate(step), **peak_memory(device)})
-            stop = terminated()
-            if stop or last or step % identity.checkpoint_every == 0:
+                    bar.set_postfix(val=evaluate(step))
+            stopped = terminated()
+            if stopped or last or step % identity.checkpoint_every == 0:
                 save_training(checkpoint, step, parts, randomness, made_from)
-            if stop:
-                bar.write(stopped_by_request(folder, step), sys.stderr)
+            if stopped:
+                bar.write(f"{folder}: stopped; saved after step {step}, run it again to continue", sys.stderr)
                 break
     return Aligner.from_pretrained(folder / "aligner")
 

@@ -1,4 +1,4 @@
-"""A training that is killed goes on as if nothing had happened: what is kept, and what is refused."""
+"""Checkpoints: a killed training continues as if nothing had happened, and files that do not fit are refused."""
 
 import os
 import signal
@@ -8,18 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from v2f_core.errors import InputError
-from v2f_core.training.checkpoints import (
+from v2f_core.artefacts.checkpoints import (
     History,
-    at_step,
-    check_finite,
     load_checkpoint,
     resume_training,
     save_checkpoint,
     save_training,
-    seeded,
-    until_terminated,
 )
+from v2f_core.errors import InputError
+from v2f_core.training.guards import at_step, check_finite, delayed_sigterm, seeded
 
 
 def a_training(seed):
@@ -47,6 +44,7 @@ def test_a_resumed_training_takes_the_steps_of_an_unbroken_one(tmp_path):
         for _ in range(2):
             step()
     other, generator, step = a_training(1)
+    assert resume_training(tmp_path / "none.pt", other, generator, made_from) == 0
     with seeded(7, "cpu"):
         assert resume_training(path, other, generator, made_from) == 2
         for _ in range(2):
@@ -54,22 +52,15 @@ def test_a_resumed_training_takes_the_steps_of_an_unbroken_one(tmp_path):
     assert all(torch.equal(p, q) for p, q in zip(parts["net"].parameters(), other["net"].parameters(), strict=True))
 
 
-def test_without_a_checkpoint_a_training_begins_at_0(tmp_path):
-    parts, generator, _ = a_training(0)
-    assert resume_training(tmp_path / "checkpoint.pt", parts, generator, {}) == 0
-
-
-def test_a_checkpoint_of_other_settings_is_refused_by_their_names(tmp_path):
+def test_a_checkpoint_of_other_settings_or_another_model_is_refused_by_name(tmp_path):
     save_checkpoint(tmp_path / "c.pt", {"step": 1}, {"settings": {"seed": 0, "rate": 0.1}, "voices": "ab"})
     with pytest.raises(InputError, match=r"c\.pt: of another training \(settings\.seed, voices differs\)"):
         load_checkpoint(tmp_path / "c.pt", {"settings": {"seed": 1, "rate": 0.1}, "voices": "cd"})
 
-
-def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     parts, generator, _ = a_training(0)
-    save_training(tmp_path / "c.pt", 1, parts, generator, {})
+    save_training(tmp_path / "d.pt", 1, parts, generator, {})
     with pytest.raises(InputError, match="net does not fit"):
-        resume_training(tmp_path / "c.pt", {"net": nn.Linear(5, 5)}, generator, {})
+        resume_training(tmp_path / "d.pt", {"net": nn.Linear(5, 5)}, generator, {})
 
 
 class Code:
@@ -102,7 +93,7 @@ def test_sigterm_waits_for_the_end_of_the_block():
     arrived = []
     before = signal.signal(signal.SIGTERM, lambda *_: arrived.append(True))
     try:
-        with until_terminated() as terminated:
+        with delayed_sigterm() as terminated:
             assert not terminated()
             os.kill(os.getpid(), signal.SIGTERM)
             assert terminated()

@@ -1,10 +1,10 @@
-"""A store of embeddings: each is made once, and a killed run goes on where it stopped.
+"""A store of embeddings: each file is embedded once, and a killed run continues where it stopped.
 
-A store is a folder of shards, ``00000.safetensors`` and so on. A shard has the embeddings of a fixed slice of items,
-and in its header the item of each row, and the skipped items with the reason. It is written whole or not at all: a
-later run makes the missing shards only, with the same bytes. Several processes (``accelerate launch``) and workers that
-read files change no byte, since batches do not depend on them. ``provenance.json`` has what the store was made from,
-``skipped.csv`` the bad items.
+A store is a folder of shards, ``00000.safetensors`` and so on. A shard has the embeddings of a fixed slice of items.
+Its header names the item of each row, and the skipped items with the reason. A shard is written whole or not at all, so
+that a later run makes the missing shards only, with the same bytes. Neither several processes (``accelerate launch``)
+nor workers that read files change a byte. ``provenance.json`` names what the store was made from, ``skipped.csv`` the
+bad items.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
 from v2f_core.artefacts.files import atomic_write
 from v2f_core.errors import InputError
-from v2f_core.training.processes import join, wait
 
 PROVENANCE_NAME, SKIPPED_NAME = "provenance.json", "skipped.csv"
-AHEAD = 4  # files that each worker keeps ready
+PREFETCHED = 4  # files that each worker keeps ready
 
-# Reads one file. It may run in another process: a function of a module, or a partial of one.
+# Reads one file. A worker process imports it, so it must be a function of a module, or a partial of one.
 Decoder = Callable[[Path], Any]
-# Maps the contents of some files to the embeddings of each (one file may have several), or to why it has none.
+# Maps the contents of some files to the embeddings of each (a file may have several), or to why it has none.
 Embedder = Callable[[Sequence[Any]], Sequence["Tensor | InputError"]]
 
 
@@ -64,8 +64,8 @@ class Embeddings:
         return self.vectors[chosen], [self.items[row] for row in chosen]
 
 
-def as_is(path: Any) -> Any:
-    """The decoder of embedders that read the files themselves."""
+def unread(path: Any) -> Any:
+    """The decoder for embedders that read the files themselves: the path, unchanged."""
     return path
 
 
@@ -79,12 +79,12 @@ def extract(
     shard: int = 256,
     max_bad: float = 0.05,
     describe: str = "embedding",
-    decode: Decoder = as_is,
+    decode: Decoder = unread,
     workers: int = 0,
 ) -> Embeddings:
-    """Embed all items into a store, or those that an earlier run left.
+    """Embed all items into a store; items that an earlier run embedded are kept.
 
-    Under a launcher each process makes its share of the shards, and all wait for each other.
+    Connected processes share the shards and wait for each other.
 
     Args:
         root: folder that the items' paths start from.
@@ -93,7 +93,7 @@ def extract(
         folder: the store; made if missing.
         provenance: what determines the embeddings (hash of the weights, settings). A hash of the items is added.
         batch: files per call of ``embed``.
-        shard: files per shard: the most that a kill can cost.
+        shard: files per shard: the most work that a kill can lose.
         max_bad: the share of bad items above which the run stops.
         describe: label of the progress bar.
         decode: reads a file.
@@ -114,15 +114,12 @@ def extract(
 
     folder = Path(folder)
     listing = hashlib.sha256("\n".join(items).encode()).hexdigest()
-    _claim(folder, {**provenance, "items": len(items), "items_sha256": listing, "shard": shard})
-    process, processes = join()
-    shards = {
-        folder / f"{number:05d}.safetensors": items[start : start + shard]
-        for number, start in enumerate(range(0, len(items), shard))
-        if number % processes == process
-    }
+    _write_provenance(folder, {**provenance, "items": len(items), "items_sha256": listing, "shard": shard})
+    process, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    starts = range(process * shard, len(items), processes * shard)
+    shards = {folder / f"{start // shard:05d}.safetensors": items[start : start + shard] for start in starts}
     share = sum(map(len, shards.values()))
-    # decided once, since the files of these shards are read ahead; another run in the same folder makes the same bytes
+    # listed once, because the files of these shards are read ahead; another run in this folder writes the same bytes
     missing = {path: part for path, part in shards.items() if not path.exists()}
     skipped = [bad for path in shards.keys() - missing.keys() for bad in _header(path)["skipped"]]
     contents = read_ahead([root / item for part in missing.values() for item in part], decode, workers)
@@ -138,7 +135,8 @@ def extract(
                     f"{max_bad:.0%}; the first is {skipped[0][0]} ({skipped[0][1]}); mend them "
                     "and run it again, or take them out of the dataset and its manifest"
                 )
-    wait()
+    if dist.is_initialized():
+        dist.barrier()
     store = load(folder)
     if process == 0:
         _write_skipped(folder, store.skipped)
@@ -149,7 +147,7 @@ def load(folder: str | Path) -> Embeddings:
     """Read a store.
 
     Raises:
-        InputError: the store is missing, or not all of its items are done.
+        InputError: the store is missing or damaged, or not all of its items are embedded.
     """
     from safetensors.torch import load_file
 
@@ -159,7 +157,7 @@ def load(folder: str | Path) -> Embeddings:
     provenance = json.loads((folder / PROVENANCE_NAME).read_text(encoding="utf-8"))
     headers = {path: _header(path) for path in sorted(folder.glob("[0-9]*.safetensors"))}
     if sum(header["files"] for header in headers.values()) != provenance["items"]:
-        raise InputError(f"{folder}: extraction is not finished; run 'python -m v2f_core extract' again to go on")
+        raise InputError(f"{folder}: extraction is not finished; run 'python -m v2f_core extract' again")
     filled = [path for path, header in headers.items() if header["rows"]]
     if not filled:
         raise InputError(f"{folder}: not one embedding in it; see {SKIPPED_NAME}")
@@ -174,31 +172,23 @@ def load(folder: str | Path) -> Embeddings:
 def read_ahead(paths: Sequence[Path], decode: Decoder, workers: int = 0) -> Iterator[Any]:
     """The content of each file, or the ``InputError`` that ``decode`` raised, in the order of the files.
 
-    Args:
-        paths: the files.
-        decode: reads one.
-        workers: processes that read; 0 reads in this one.
     Raises:
         InputError: a worker died.
-
-    Example:
-        >>> list(read_ahead([Path("a.png"), Path("b.png")], as_is))
-        [PosixPath('a.png'), PosixPath('b.png')]
     """
     from torch.utils.data import DataLoader
 
     # spawned: a forked process may hang on the locks of this one's threads
-    options: dict[str, Any] = {"multiprocessing_context": "spawn", "prefetch_factor": AHEAD} if workers else {}
-    options["generator"] = torch.Generator()  # the loader draws a seed, not from the caller's generator
+    options: dict[str, Any] = {"multiprocessing_context": "spawn", "prefetch_factor": PREFETCHED} if workers else {}
+    options["generator"] = torch.Generator()  # the loader would draw a seed from the global generator
     files: Any = _Files(paths, decode)
-    loader: Any = DataLoader(files, batch_size=None, collate_fn=as_is, num_workers=workers, **options)
+    loader: Any = DataLoader(files, batch_size=None, collate_fn=unread, num_workers=workers, **options)
     try:
         yield from loader
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
         line = " ".join(str(error).split())
-        way_out = "run it again with fewer, what is done is kept"
+        way_out = "run it again with fewer workers; finished shards are kept"
         raise InputError(f"{workers} workers: one died ({line}), perhaps for want of memory; {way_out}") from error
 
 
@@ -259,16 +249,15 @@ def _header(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: damaged; delete it and extract again, the rest is kept") from error
 
 
-def _claim(folder: Path, provenance: dict[str, Any]) -> None:
-    """Start a store, or refuse one that was started from something else."""
+def _write_provenance(folder: Path, provenance: dict[str, Any]) -> None:
+    """Start a store, or refuse a store that was started from something else."""
     path = folder / PROVENANCE_NAME
     if not path.exists():
         with atomic_write(path) as temporary:
             temporary.write_text(json.dumps(provenance, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         return
     before = json.loads(path.read_text(encoding="utf-8"))
-    changed = sorted(name for name in before.keys() | provenance if before.get(name) != provenance.get(name))
-    if changed:
+    if changed := sorted(name for name in before.keys() | provenance if before.get(name) != provenance.get(name)):
         raise InputError(f"{folder}: made from something else ({', '.join(changed)} differ); choose another folder")
 
 

@@ -1,0 +1,168 @@
+"""The files of a training: its checkpoint, from which a killed run continues, and the table of its history."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from v2f_core.artefacts.files import atomic_write
+from v2f_core.errors import InputError
+
+CHECKPOINT_NAME, HISTORY_NAME = "checkpoint.pt", "history.csv"
+WAY_OUT = "choose another folder, or delete it to begin anew"
+
+
+def save_checkpoint(path: str | Path, state: Mapping[str, Any], made_from: Mapping[str, Any]) -> None:
+    """Write a state of tensors, numbers and strings, with the settings and hashes that it depends on (as JSON)."""
+    with atomic_write(path) as temporary:
+        torch.save({"made_from": json.dumps(made_from), "state": dict(state)}, temporary)
+
+
+def load_checkpoint(path: str | Path, made_from: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The state in a checkpoint, on the CPU; None if there is no file. The file cannot run code.
+
+    Raises:
+        InputError: the file is damaged, or belongs to a training with other settings or inputs.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "checkpoint.pt"
+        >>> save_checkpoint(path, {"step": 7}, {"seed": 0})
+        >>> load_checkpoint(path, {"seed": 0})
+        {'step': 7}
+        >>> load_checkpoint(path, {"seed": 1})
+        Traceback (most recent call last):
+        v2f_core.errors.InputError: …: of another training (seed differs); choose another folder, or delete it to …
+    """
+    path = Path(path)
+    if not path.exists():
+        return None
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        before, state = json.loads(saved["made_from"]), saved["state"]
+    except (UnpicklingError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: no checkpoint of a training; choose another folder, or delete it") from error
+    except Exception as error:  # torch raises many kinds of errors for a damaged file
+        raise InputError(f"{path}: damaged ({str(error).splitlines()[0]}); delete it to begin anew") from error
+    before, now = _flat(before), _flat(json.loads(json.dumps(made_from)))
+    if changed := sorted(name for name in before.keys() | now if before.get(name) != now.get(name)):
+        raise InputError(f"{path}: of another training ({', '.join(changed)} differs); {WAY_OUT}")
+    return state
+
+
+def save_training(
+    path: str | Path, step: int, parts: Mapping[str, Any], generator: torch.Generator, made_from: Mapping[str, Any]
+) -> None:
+    """Write a training's checkpoint after a step: each part's ``state_dict()``, and the states of all generators."""
+    random = {"own": generator.get_state(), "cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        random["cuda"] = torch.cuda.get_rng_state()
+    states = {name: part.state_dict() for name, part in parts.items()}
+    save_checkpoint(path, {"step": step, **states, "randomness": random}, made_from)
+
+
+def resume_training(
+    path: str | Path, parts: Mapping[str, Any], generator: torch.Generator, made_from: Mapping[str, Any]
+) -> int:
+    """Restore the parts from a checkpoint of :func:`save_training`; return its step, or 0 if there is no checkpoint.
+
+    Raises:
+        InputError: see :func:`load_checkpoint`; or a part has another size, as a part of another model has.
+    """
+    state = load_checkpoint(path, made_from)
+    if state is None:
+        return 0
+    try:
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise InputError(f"{path}: of another model, or of other persons ({name} does not fit); {WAY_OUT}") from error
+    random = state["randomness"]
+    generator.set_state(random["own"])
+    torch.set_rng_state(random["cpu"])
+    if "cuda" in random and torch.cuda.is_available():
+        torch.cuda.set_rng_state(random["cuda"])
+    return int(state["step"])
+
+
+class History:
+    """A table with a row for each evaluation, and the mean of each loss over the steps between two rows.
+
+    Args:
+        curves: folder for TensorBoard's files; None writes none.
+
+    Example:
+        >>> history = History()
+        >>> for loss in (1.0, 3.0):
+        ...     history.count({"total": torch.tensor(loss)})
+        >>> history.append({"step": 2, **history.means(), "val_total": 2.5})
+        >>> history.rows
+        [{'step': 2, 'train_total': 2.0, 'val_total': 2.5}]
+    """
+
+    def __init__(self, curves: Path | None = None) -> None:
+        self.rows: list[dict[str, float | int]] = []
+        self._sums: dict[str, float] = {}
+        self._steps = 0
+        self._writer: Any = None
+        if curves:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(curves))
+
+    def count(self, terms: Mapping[str, Tensor]) -> None:
+        """Add the losses of a step to the next means."""
+        self._steps += 1
+        for name, value in terms.items():
+            self._sums[name] = self._sums.get(name, 0.0) + float(value.detach())
+
+    def means(self) -> dict[str, float | int]:
+        """The mean of each loss over the steps since the last call, as ``train_NAME``."""
+        means: dict[str, float | int] = {f"train_{name}": value / self._steps for name, value in self._sums.items()}
+        self._sums, self._steps = {}, 0
+        return means
+
+    def append(self, row: Mapping[str, float | int]) -> None:
+        """Add a row, which has a "step", to the table and to TensorBoard."""
+        self.rows.append(dict(row))
+        self.plot({name: value for name, value in row.items() if name != "step"}, int(row["step"]))
+
+    def plot(self, values: Mapping[str, float | int], step: int) -> None:
+        """Add points to TensorBoard's curves alone."""
+        if self._writer:
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, step)
+            self._writer.flush()
+
+    def write(self, path: str | Path) -> None:
+        """Write the table as CSV."""
+        import pandas as pd
+
+        with atomic_write(path) as temporary:
+            pd.DataFrame(self.rows).to_csv(temporary, index=False, float_format="%.6g")
+
+    def close(self) -> None:
+        """Close TensorBoard's file."""
+        if self._writer:
+            self._writer.close()
+
+    def state_dict(self) -> str:
+        """Rows and unfinished means, for a checkpoint."""
+        return json.dumps([self.rows, self._sums, self._steps])
+
+    def load_state_dict(self, state: str) -> None:
+        """Restore rows and unfinished means."""
+        self.rows, self._sums, self._steps = json.loads(state)
+
+
+def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in nested.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
