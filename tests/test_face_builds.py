@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -244,7 +245,7 @@ def narrow() -> AutoencoderKL:
 
 
 def test_a_net_that_grew_computes_the_same(narrow: AutoencoderKL) -> None:
-    grown = grow.wider(narrow, vae.new_vae((12, 16, 16, 32)), noise=0.0).eval()
+    grown = grow.wider(narrow, vae.new_vae((12, 16, 32, 32)), noise=0.0).eval()
     x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
         before, after = narrow.encode(x).latent_dist, grown.encode(x).latent_dist
@@ -267,11 +268,18 @@ def test_a_net_cannot_grow_by_a_fraction() -> None:
         grow.widen(torch.zeros(4, 2), torch.Size([6, 2]))
 
 
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pools of a tiny build, to be copied."""
+    folder = tmp_path_factory.mktemp("rendered")
+    faces_pool.run(folder, tiny=True)
+    return folder
+
+
 @pytest.fixture
-def portraits(tmp_path: Path) -> Path:
-    """A scratch folder with the pool of a tiny build."""
-    faces_pool.run(tmp_path, tiny=True)
-    return tmp_path
+def portraits(rendered: Path, tmp_path: Path) -> Path:
+    """A scratch folder with the pools of a tiny build."""
+    return shutil.copytree(rendered, tmp_path / "work")
 
 
 def test_a_damaged_shard_of_portraits_is_made_anew_and_a_whole_one_is_left(portraits: Path) -> None:
@@ -309,8 +317,8 @@ def test_latents_and_identities_are_those_of_the_portraits(portraits: Path, narr
     np.testing.assert_allclose(everything.identity[8:].numpy(), pack.embed_aligned(crops), atol=2e-3)
     with torch.no_grad():
         mean = narrow.encode(encoded.to_float(images)).latent_dist.mean
-    scale = float(mean.std())
-    np.testing.assert_allclose(everything.mean[8:].float().numpy(), mean.numpy(), atol=0.05 * scale)  # bfloat16
+    apart = (everything.mean[8:].float() - mean).square().mean().sqrt()
+    assert float(apart) < 0.05 * float(mean.std())  # bfloat16
 
 
 def test_a_damaged_shard_of_latents_is_refused_and_then_made_anew(portraits: Path, narrow: AutoencoderKL) -> None:

@@ -183,7 +183,7 @@ def train(pool: Pool, classes: int, out: Path, steps: int, batch: int = 128, see
     parameters = [{"params": net.parameters()}, {"params": head.parameters()}]
     optimiser = torch.optim.SGD(parameters, lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
     parts = {"net": net, "head": head, "averaged": averaged, "optimiser": optimiser}
-    checkpoint = Checkpoint(out / "state.pt", parts, seconds=90)
+    checkpoint = Checkpoint(out / "state.pt", parts, seconds=90.0)
     if start := checkpoint.start:
         g = np.random.default_rng([seed, start])
     queue = np.zeros(0, np.int64)

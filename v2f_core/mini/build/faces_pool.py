@@ -54,7 +54,7 @@ def mirrored(landmarks: Float[np.ndarray, "*n 5 2"], width: int) -> Float[np.nda
 def is_whole(path: Path) -> bool:
     """Whether a shard is there and can be read to its end (each array in it carries a checksum)."""
     try:
-        with np.load(path) as shard:
+        with path.open("rb") as file, np.load(file) as shard:
             return len({len(shard[name]) for name in ("images", "landmarks", "person")}) == 1
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
         return False

@@ -157,7 +157,7 @@ def train(
     averaged = nn.ModuleList([type(m).from_config(m.config) if m is prior.unet else type(m)(m.config) for m in net])
     averaged.load_state_dict(net.state_dict())
     optimiser = torch.optim.AdamW(net.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
-    checkpoint = Checkpoint(out / "state.pt", {"net": net, "averaged": averaged, "optimiser": optimiser}, seconds=120)
+    checkpoint = Checkpoint(out / "state.pt", {"net": net, "averaged": averaged, "optimiser": optimiser}, seconds=120.0)
     start = checkpoint.start
     generator = torch.Generator().manual_seed(seed * 1_000_003 + start)
     pool = load_pool(latents)
