@@ -233,6 +233,28 @@ def test_unlikeness_is_0_for_the_original_alone() -> None:
     assert float(vae.unlikeness(x + 0.1, x)) == pytest.approx(0.3, abs=1e-5)  # at three scales, and no edge differs
 
 
+def test_texture_is_how_strong_detail_is_nearby_whatever_it_is() -> None:
+    g = torch.Generator().manual_seed(0)
+    noise, other = (torch.randn(1, 3, 64, 64, generator=g) for _ in range(2))
+    left = torch.where(torch.arange(64) < 32, noise, 0.0)
+    strength = vae.texture(left)[:, :3]  # the finer band: noise minus its mean over 9 pixels has √(8/9) of its size
+    assert float(strength[..., 1:-1, 1:5].mean()) == pytest.approx(math.sqrt(8 / 9), abs=0.05)
+    assert float(strength[..., 9:].mean()) == pytest.approx(vae.GRAIN / 2, abs=1e-3)
+    assert float((vae.texture(noise) - vae.texture(other)).abs().mean()) < 0.15
+    assert float((vae.texture(noise) - vae.texture(2 * noise)).abs().mean()) > 0.6
+
+
+def test_a_part_of_portraits_is_the_same_square_in_pixels_and_latents() -> None:
+    row, column = np.mgrid[:32, :32]
+    images = np.stack([row, column, row])[None].astype(np.uint8)
+    latents = torch.from_numpy(np.stack([row, column, row, column])[None, :, ::8, ::8].astype(np.float32))
+    portraits = vae.Portraits(images, np.zeros((1, 5, 2), np.float32), latents, latents, torch.zeros(1, 512))
+    part = portraits.part(top=1, left=2, side=2)
+    assert part.images.shape == (1, 3, 16, 16)
+    np.testing.assert_array_equal(part.images[0, :2, ::8, ::8], part.mean[0, :2].numpy())
+    assert part.mean[0, :2, 0, 0].tolist() == [8, 16]
+
+
 @pytest.fixture
 def narrow() -> AutoencoderKL:
     """An autoencoder of the miniature's kind with moving statistics of its own, narrower than it."""

@@ -231,11 +231,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, default=Path("build"), help="scratch folder (default: build)")
     parser.add_argument("--prior", action="append", metavar="NAME=FOLDER", help="default: new=WORK/prior/assets/prior")
     parser.add_argument("--out", type=Path, required=True, help="a JSON file: by name, the measures of each prior")
-    parser.add_argument("--pictures", type=Path, default=Path("build/prior"), help="folder for NAME.png")
+    parser.add_argument("--pictures", type=Path, default=Path("build/prior"), help="folder for NAME.webp")
     chosen = parser.parse_args(arguments)
     named = dict(each.split("=", 1) for each in chosen.prior or [f"new={chosen.work / 'prior' / 'assets' / 'prior'}"])
     try:
-        measures = {name: report(Path(at), chosen.work, chosen.pictures / f"{name}.png") for name, at in named.items()}
+        measures = {name: report(Path(at), chosen.work, chosen.pictures / f"{name}.webp") for name, at in named.items()}
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -259,7 +259,7 @@ def sheet(prior: Prior, views: np.ndarray, identity: Float[Tensor, "n 512"], gui
         gap = np.full((own.shape[2], 16, 3), 255, np.uint8)
         rows.append(np.concatenate([*own.transpose(0, 2, 3, 1), gap, *faces], axis=1))
     with atomic_write(path) as temporary:
-        Image.fromarray(np.concatenate(rows)).save(temporary)
+        Image.fromarray(np.concatenate(rows)).save(temporary, quality=85)  # which PNG ignores
 
 
 if __name__ == "__main__":

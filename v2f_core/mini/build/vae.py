@@ -6,7 +6,8 @@ larger autoencoders ask for the likeness of VGG features (LPIPS): what no decode
 
 L1 alone makes a decoder draw the median of what it cannot know, which is a blur. So `sharpen` goes on with the decoder,
 on latents that stay as they are: a discriminator of patches (Isola et al., 2017; hinge loss) pulls each picture towards
-what photographs look like nearby, beside the same losses as before (the recipe of VQGAN, Esser et al., 2021).
+what photographs look like nearby, beside the same losses as before (the recipe of VQGAN, Esser et al., 2021). A further
+loss asks for as much detail, everywhere, as the photograph has there, whatever it is.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ STEPS, BATCH, RATE, KL_WEIGHT, IDENTITY_WEIGHT = 5_000, 6, 2e-3, 3e-4, 0.2
 # The first steps see random crops: the net is convolutional, and a crop of half the side costs a third.
 CROPPED, CROP = 0.45, 64
 # The second part. The discriminator's pull on a picture is this share of the other losses' pull, and grows to it.
-SHARP_STEPS, SHARP_BATCH, SHARP_RATE = 6_000, 8, 5e-4
-REALISM, GROWS_UNTIL = 0.8, 200
+SHARP_STEPS, SHARP_BATCH, SHARP_RATE, CRITIC_RATE = 3_300, 8, 5e-4, 2e-4
+SHARP_IDENTITY_WEIGHT, TEXTURE_WEIGHT, REALISM, GROWS_UNTIL, GRAIN = 0.4, 4.0, 0.5, 200, 0.03
 WHOLE, SQUARE = 0.25, 10  # share of batches of whole pictures, which identity needs; the others' side, in latent pixels
 SHARDS = 16  # in memory at a time: 16,000 portraits, 0.8 GB
 
@@ -179,7 +180,8 @@ class Patches(nn.Sequential):
     """A discriminator: for each patch of 26 pixels of a picture, a number that is high for photographs.
 
     It sees the picture and, eight times as strong, what of it is finer than five pixels: that is where decoded pictures
-    differ, and too little of a pixel's range to be learnt soon, or to survive half precision, without help.
+    differ, and too little of a pixel's range to be learnt soon, or to survive half precision, without help. Noise of
+    its own hides the grain of photographs, which no decoder can draw and which would give every picture away.
     """
 
     def __init__(self) -> None:
@@ -192,6 +194,7 @@ class Patches(nn.Sequential):
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1 h4 w4"]:
         """Scores of overlapping patches."""
+        images = images + GRAIN * torch.randn_like(images)
         detail = images - F.avg_pool2d(images, 5, 1, 2, count_include_pad=False)
         with autocast():
             return super().forward(torch.cat([images, 8 * detail], dim=1)).float()
@@ -214,6 +217,17 @@ def unlikeness(y: Float[Tensor, "b 3 h w"], x: Float[Tensor, "b 3 h w"]) -> Floa
     return torch.stack(scales).sum() + 0.5 * torch.stack(edges).sum()
 
 
+def bands(images: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b 3 h w"]]:
+    """Detail finer than three pixels, and between three and seven."""
+    blurred = [F.avg_pool2d(images, size, 1, size // 2, count_include_pad=False) for size in (3, 7)]
+    return [images - blurred[0], blurred[0] - blurred[1]]
+
+
+def texture(images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 6 h4 w4"]:
+    """How strong detail is around each fourth pixel: root mean square of each band over squares of eight."""
+    return torch.cat([(F.avg_pool2d(band.square(), 8, 4) + GRAIN**2 / 4).sqrt() for band in bands(images)], dim=1)
+
+
 class Portraits(NamedTuple):
     """Portraits with what the encoder and ArcFace made of them, and where the face is."""
 
@@ -225,7 +239,8 @@ class Portraits(NamedTuple):
 
     def pick(self, rows: np.ndarray) -> Portraits:
         """Some of them."""
-        return Portraits(*(part[rows] for part in self))
+        at = torch.from_numpy(rows)
+        return Portraits(self.images[rows], self.landmarks[rows], self.mean[at], self.std[at], self.identity[at])
 
     def part(self, top: int, left: int, side: int) -> Portraits:
         """A square of each picture, all in latent pixels; the landmarks mean nothing any more."""
@@ -252,10 +267,12 @@ def encoded_batches(
             with np.load(folder / f"{files[i].stem}.npz") as shard:
                 everything = Portraits(shard["images"], shard["landmarks"], *encoded[:3])
             loaded.append(everything.pick(np.flatnonzero(encoded.person.numpy() < below)))
-        images, landmarks = (np.concatenate([each[k] for each in loaded]) for k in (0, 1))
-        mean, std, identity = (torch.cat([each[k] for each in loaded]) for k in (2, 3, 4))
-        together = Portraits(images, landmarks, mean, std, identity)
-        order = g.permutation(len(images))
+        together = Portraits(
+            np.concatenate([each.images for each in loaded]),
+            np.concatenate([each.landmarks for each in loaded]),
+            *(torch.cat(parts) for parts in zip(*(each[2:] for each in loaded), strict=True)),
+        )
+        order = g.permutation(len(together.images))
         for first in range(0, len(order) - batch + 1, batch):
             yield together.pick(order[first : first + batch])
 
@@ -281,7 +298,7 @@ def sharpen(
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     patches = Patches()
     optimiser = torch.optim.AdamW(net.parameters(), lr=SHARP_RATE, betas=(0.8, 0.99), weight_decay=1e-4, fused=True)
-    critic = torch.optim.AdamW(patches.parameters(), lr=SHARP_RATE, betas=(0.5, 0.99), weight_decay=1e-4, fused=True)
+    critic = torch.optim.AdamW(patches.parameters(), lr=CRITIC_RATE, betas=(0.5, 0.99), weight_decay=1e-4, fused=True)
     parts = {"net": net, "averaged": goal, "patches": patches, "optimiser": optimiser, "critic": critic}
     checkpoint = Checkpoint(out / "sharp.pt", parts, seconds=120.0)
     start = checkpoint.start
@@ -290,13 +307,15 @@ def sharpen(
     running = {"l1": 0.0, "identity": 0.0, "patches": 0.0}
     bar = tqdm(range(start, steps), desc="decoder", initial=start, total=steps, mininterval=10)
     for step in bar:
-        for group in [*optimiser.param_groups, *critic.param_groups]:
-            group["lr"] = SHARP_RATE * min(1.0, (step + 1) / 100) * min(1.0, 0.02 + 3 * (1 - step / steps))
+        for rate, each in ((SHARP_RATE, optimiser), (CRITIC_RATE, critic)):
+            for group in each.param_groups:
+                group["lr"] = rate * min(1.0, (step + 1) / 100, 0.02 + 3 * (1 - step / steps))
         real = next(data)
         whole = bool(torch.rand(1, generator=generator) < WHOLE)
         if not whole:
             room = real.mean.shape[-1] - SQUARE + 1
-            real = real.part(*torch.randint(0, room, (2,), generator=generator).tolist(), SQUARE)
+            top, left = torch.randint(0, room, (2,), generator=generator).tolist()
+            real = real.part(top, left, SQUARE)
         z = real.mean.float() + real.std.float() * torch.randn(real.mean.shape, generator=generator)
         with autocast():
             y = vae.decode(z).sample.float()
@@ -304,11 +323,11 @@ def sharpen(
         if not whole:  # at a cut the decoder lacks what it would know of the picture beyond
             x, y = x[..., 8:-8, 8:-8], y[..., 8:-8, 8:-8]
         drawn = y.detach().contiguous().requires_grad_()
-        loss = unlikeness(drawn, x)
+        loss = unlikeness(drawn, x) + TEXTURE_WEIGHT * (texture(drawn) - texture(x)).abs().mean()
         if whole:
             seen = arcface_of(arcface, drawn, real.landmarks)
             apart = (1 - (seen * F.normalize(real.identity.float(), dim=1)).sum(1)).mean()
-            loss = loss + IDENTITY_WEIGHT * apart
+            loss = loss + SHARP_IDENTITY_WEIGHT * apart
             running["identity"] = 0.95 * running["identity"] + 0.05 * apart.item()
         (likeness,) = torch.autograd.grad(loss, drawn)
         (realism,) = torch.autograd.grad(-patches(drawn).mean(), drawn)
