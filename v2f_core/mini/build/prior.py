@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
 STEPS, BATCH, RATE = 20_000, 32, 1.2e-3
-STEPS_ON, RATE_ON = 4_600, 6e-4  # from a trained prior that `grow` put there
+STEPS_ON, RATE_ON = 3_900, 6e-4  # from a trained prior that `grow` put there
 FALLS_OVER = 0.3  # the last share of the steps, in which their size falls to nothing
 OTHER_VIEW, NULL = 0.25, 0.1
 COMPILED_FROM = 500  # steps; the compiler itself takes some minutes

@@ -34,7 +34,7 @@ from v2f_core.mini.build.faces_pool import POOLS
 from v2f_core.mini.build.vae import energy, held_out_from, psnr, reconstruct
 
 GUIDANCES = (1.0, 1.5, 2.0, 2.5, 3.0)
-TEST, VALIDATION, REFERENCE, STEPS, SEEDS = 200, 50, 400, 15, 2
+TEST, VALIDATION, REFERENCE, STEPS, SEEDS = 200, 100, 400, 15, 2
 
 
 def to_bytes(images: Float[Tensor, "n 3 h w"]) -> UInt8[np.ndarray, "n h w 3"]:
