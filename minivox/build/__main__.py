@@ -3,6 +3,7 @@
     python -m minivox.build              every stage, in order; what is done already is not done again
     python -m minivox.build vae prior    these stages only
     python -m minivox.build --list       the stages, and which are done
+    python -m minivox.build.grow         first, to start the prior from the one that ships and not from nothing
 
 Needs the extra [build]. A stage that is killed goes on from its last checkpoint.
 """

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from minivox.build.arcface import HELD_OUT, photographs
 from minivox.build.checkpoint import Checkpoint
-from minivox.build.faces_pool import mirrored
+from minivox.build.faces_pool import RECOGNISED, mirrored
 from v2f_core.artefacts.files import atomic_write
 from v2f_core.artefacts.profiles import MINI_ASSETS
 from v2f_core.identity.faces import FacePack, similarity
@@ -259,8 +259,10 @@ def run(work: Path, tiny: bool = False) -> None:
     out = work / "detector"
     (out / "pack").mkdir(parents=True, exist_ok=True)
     images, landmarks, person = [], [], []
-    for path in sorted((work / "faces_pool").glob("*.npz")):
+    for path in sorted((work / "faces_pool").glob("[0-9]*.npz")):
         with np.load(path) as shard:
+            if shard["person"][0] >= RECOGNISED:
+                break
             images.append(shard["images"])
             landmarks.append(shard["landmarks"])
             person.append(shard["person"])

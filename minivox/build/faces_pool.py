@@ -1,13 +1,14 @@
 """Photographs of persons outside MiniVox, for the miniatures' own pre-training, and of others for the judge.
 
-Shards of whole persons, each a file that is skipped when it exists: a killed run goes on where it stopped. A shard is
-an ``.npz`` of ``images`` (uint8, n x 3 x 128 x 128), ``landmarks`` (float32, n x 5 x 2, pixels) and ``person``
-(int32, n: index in the pool).
+Shards of whole persons, each a file that is skipped when it is there and undamaged: a killed run goes on where it
+stopped. A shard is an ``.npz`` of ``images`` (uint8, n x 3 x 128 x 128), ``landmarks`` (float32, n x 5 x 2, pixels) and
+``person`` (int32, n: index in the pool).
 """
 
 from __future__ import annotations
 
 import os
+import zipfile
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
@@ -36,7 +37,8 @@ class Pool(NamedTuple):
     shard: int  # persons a file
 
 
-POOLS = (Pool("faces", "faces_pool", 3000, 4, 1.3, 250), Pool("judge", "judge_pool", 500, 6, 1.3, 125))
+POOLS = (Pool("faces", "faces_pool", 8000, 4, 1.3, 250), Pool("judge", "judge_pool", 500, 6, 1.3, 125))
+RECOGNISED = 3000  # the first persons of the pool: enough for the detector and ArcFace; the prior learns from all
 
 
 def mirrored(landmarks: Float[np.ndarray, "*n 5 2"], width: int) -> Float[np.ndarray, "*n 5 2"]:
@@ -47,6 +49,15 @@ def mirrored(landmarks: Float[np.ndarray, "*n 5 2"], width: int) -> Float[np.nda
         [[11.0, 0.0], [21.0, 0.0], [16.0, 5.0], [12.0, 9.0], [20.0, 9.0]]
     """
     return (landmarks * [-1, 1] + [width - 1, 0])[..., [1, 0, 2, 4, 3], :].astype(landmarks.dtype)
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a shard is there and can be read to its end (each array in it carries a checksum)."""
+    try:
+        with path.open("rb") as file, np.load(file) as shard:
+            return len({len(shard[name]) for name in ("images", "landmarks", "person")}) == 1
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
+        return False
 
 
 def render_shard(pool: Pool, number: int, path: Path) -> None:
@@ -78,7 +89,7 @@ def run(work: Path, tiny: bool = False) -> None:
             pool = pool._replace(persons=8, views=2, shard=4)
         folder = Path(work) / pool.folder
         shards = range(-(-pool.persons // pool.shard))
-        jobs = [(pool, n, folder / f"{n:03d}.npz") for n in shards if not (folder / f"{n:03d}.npz").exists()]
+        jobs = [(pool, n, folder / f"{n:03d}.npz") for n in shards if not is_whole(folder / f"{n:03d}.npz")]
         processes = min(2, os.cpu_count() or 1, max(1, len(jobs)))
         # one thread a process: NumPy's work here is not linear algebra; fork shares the basis between them
         with get_context("fork").Pool(processes) as workers:

@@ -19,6 +19,7 @@ from torch import nn
 from tqdm import tqdm
 
 from minivox.build.checkpoint import Checkpoint
+from minivox.build.precision import autocast
 from v2f_core.artefacts.files import atomic_write
 from v2f_core.evaluation.judge import Judge
 
@@ -72,7 +73,7 @@ def train(images: np.ndarray, person: np.ndarray, out: Path, steps: int, batch: 
         for group in optimiser.param_groups:
             group["lr"] = 4e-3 * min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * step / steps))
         judge.train()
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             logits = judge.net(judge.prepare([augment(images[i], g) for i in pick]))
         loss = F.cross_entropy(logits.float(), torch.from_numpy(person[pick]), label_smoothing=0.1)
         optimiser.zero_grad()
@@ -104,7 +105,7 @@ def run(work: Path, tiny: bool = False) -> None:
     out = work / "judge"
     out.mkdir(parents=True, exist_ok=True)
     images, person = [], []
-    for path in sorted((work / "judge_pool").glob("*.npz")):
+    for path in sorted((work / "judge_pool").glob("[0-9]*.npz")):
         with np.load(path) as shard:
             images.append(np.ascontiguousarray(shard["images"].transpose(0, 2, 3, 1)))
             person.append(shard["person"].astype(np.int64))

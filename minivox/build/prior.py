@@ -9,42 +9,35 @@ So small a net spends most of its time between its layers: compiled, a step take
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from minivox.build.checkpoint import Checkpoint
+from minivox.build.encoded import Encoded, load_pool
+from minivox.build.faces_pool import POOLS
+from minivox.build.precision import autocast
 from minivox.build.tokenizer import END, LENGTH, START, save_tokenizer
-from minivox.build.vae import average, held_out_from, to_float
-from v2f_core.artefacts.files import atomic_write
+from minivox.build.vae import average, held_out_from
 from v2f_core.diffusion.prior import IDENTITY_DIM, Prior
-from v2f_core.errors import InputError
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
-STEPS, BATCH, RATE = 10_000, 32, 1.2e-3
+STEPS, BATCH, RATE = 20_000, 32, 1.2e-3
+STEPS_ON, RATE_ON = 3_900, 6e-4  # from a trained prior that `grow` put there
+FALLS_OVER = 0.3  # the last share of the steps, in which their size falls to nothing
 OTHER_VIEW, NULL = 0.25, 0.1
 COMPILED_FROM = 500  # steps; the compiler itself takes some minutes
 SNR_LIMIT = 5.0  # min-SNR weighting (Hang et al., 2023): nearly clean latents teach little
-
-
-class Pool(NamedTuple):
-    """Latents (float16), identities and owners of all portraits; views of a person are neighbours."""
-
-    latents: Float[Tensor, "n 4 16 16"]
-    identity: Float[Tensor, "n 512"]
-    person: Int[Tensor, " n"]
 
 
 def new_prior(vae: AutoencoderKL, folder: Path) -> Prior:
@@ -118,41 +111,6 @@ def save_prior(prior: Prior, folder: Path) -> None:
         config.write_text(json.dumps(settings, indent=2) + "\n")
 
 
-@torch.no_grad()
-def cache_latents(vae: AutoencoderKL, pool: Path, out: Path) -> None:
-    """Encode every shard of portraits into ``out/<shard>.safetensors``, unless it is there."""
-    from safetensors.torch import save_file
-
-    for path in tqdm(sorted(pool.glob("*.npz")), desc="latents", unit="shard"):
-        target = out / f"{path.stem}.safetensors"
-        if target.exists():
-            continue
-        with np.load(path) as shard:
-            images, person = shard["images"], shard["person"]
-        with torch.autocast("cpu", torch.bfloat16):
-            parts = [vae.encode(to_float(images[i : i + 32])).latent_dist.mode() for i in range(0, len(images), 32)]
-        latents = (torch.cat(parts).float() * vae.config.scaling_factor).half()
-        with atomic_write(target) as temporary:
-            save_file({"latents": latents, "person": torch.from_numpy(person)}, temporary)
-
-
-def load_pool(latents: Path, embeddings: Path) -> Pool:
-    """Join the cached latents and the identities of the stage `arcface`.
-
-    Raises:
-        InputError: they are not of the same portraits.
-    """
-    from safetensors.torch import load_file
-
-    shards = [load_file(path) for path in sorted(latents.glob("*.safetensors"))]
-    person = torch.cat([shard["person"] for shard in shards])
-    with np.load(embeddings) as table:
-        identity, owner = torch.from_numpy(table["identity"].astype(np.float32)), torch.from_numpy(table["person"])
-    if not torch.equal(person.long(), owner.long()):
-        raise InputError(f"{embeddings}: not of the portraits in {latents}; run the stages arcface and vae again")
-    return Pool(torch.cat([shard["latents"] for shard in shards]), F.normalize(identity, dim=1), person)
-
-
 def other_views(person: Int[Tensor, " n"], pick: Int[Tensor, " b"], generator: torch.Generator) -> Int[Tensor, " b"]:
     """For each picked portrait, a random other of the same person (itself where there is none).
 
@@ -167,10 +125,11 @@ def other_views(person: Int[Tensor, " n"], pick: Int[Tensor, " b"], generator: t
     return first + (pick - first + shift) % count
 
 
-def loss_of(prior: Prior, pool: Pool, pick: Int[Tensor, " b"], generator: torch.Generator) -> Tensor:
+def loss_of(prior: Prior, pool: Encoded, pick: Int[Tensor, " b"], generator: torch.Generator) -> Tensor:
     """The denoising loss of a batch, timesteps spread evenly over the schedule."""
     batch = len(pick)
-    z_0, noise = pool.latents[pick].float(), torch.randn(batch, *prior.latent_shape, generator=generator)
+    z_0 = pool.mean[pick].float() * prior.vae.config.scaling_factor
+    noise = torch.randn(batch, *prior.latent_shape, generator=generator)
     steps = len(prior.alphas_cumprod)
     t = ((torch.arange(batch) + torch.rand(batch, generator=generator)) * steps / batch).long().clamp_max(steps - 1)
     t = t[torch.randperm(batch, generator=generator)]
@@ -178,7 +137,7 @@ def loss_of(prior: Prior, pool: Pool, pick: Int[Tensor, " b"], generator: torch.
     identity = pool.identity[torch.where(other, other_views(pool.person, pick, generator), pick)]
     empty = torch.rand(batch, generator=generator) < NULL
     # the fused attention is slow on a CPU for heads of 16: its backward pass alone would take a quarter of the step
-    with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+    with autocast(), sdpa_kernel(SDPBackend.MATH):
         c = torch.where(empty[:, None, None], prior.null(batch), prior.condition(identity))
         predicted = prior.predict(prior.add_noise(z_0, noise, t), t, c)
     a = prior.alphas_cumprod[t]
@@ -186,34 +145,39 @@ def loss_of(prior: Prior, pool: Pool, pick: Int[Tensor, " b"], generator: torch.
     return ((predicted.float() - noise).square().mean((1, 2, 3)) * snr.clamp_max(SNR_LIMIT) / snr).mean()
 
 
-def train(prior: Prior, pool: Pool, persons: int, out: Path, steps: int, batch: int, seed: int = 0) -> Prior:
+def train(
+    prior: Prior, latents: Path, persons: int, out: Path, steps: int, batch: int, rate: float = RATE, seed: int = 0
+) -> Prior:
     """Train UNet and text encoder but on the held-out persons; resumes from ``out/state.pt``; averaged weights.
 
-    Every few minutes the folder ``out/assets/prior`` is written anew, so that others can use it early.
+    The step size stays as it is and falls to nothing over the last steps, so that a run may be made longer or shorter
+    while it goes on. Every few minutes ``out/assets/prior`` is written anew, so that others can use it early.
     """
     net = nn.ModuleList([prior.unet, prior.text_encoder])
     averaged = nn.ModuleList([type(m).from_config(m.config) if m is prior.unet else type(m)(m.config) for m in net])
     averaged.load_state_dict(net.state_dict())
-    optimiser = torch.optim.AdamW(net.parameters(), lr=RATE, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
-    checkpoint = Checkpoint(out / "state.pt", {"net": net, "averaged": averaged, "optimiser": optimiser})
+    optimiser = torch.optim.AdamW(net.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    checkpoint = Checkpoint(out / "state.pt", {"net": net, "averaged": averaged, "optimiser": optimiser}, seconds=120.0)
     start = checkpoint.start
     generator = torch.Generator().manual_seed(seed * 1_000_003 + start)
-    ours = torch.nonzero(pool.person < held_out_from(persons)).squeeze(1)
+    pool = load_pool(latents)
     theirs = torch.nonzero(pool.person >= held_out_from(persons)).squeeze(1)
     result = Prior(averaged[0], prior.vae, averaged[1], prior.tokenizer, prior.scheduler).eval()
     if steps >= COMPILED_FROM and shutil.which("c++"):
         prior.unet.compile(dynamic=False)
-    queue = ours[:0]
+    queue = theirs[:0]
     published_at = time.monotonic()
     running = 0.0
     bar = tqdm(range(start, steps), desc="prior", initial=start, total=steps, mininterval=10)
     for step in bar:
         if len(queue) < batch:
+            pool = load_pool(latents)  # with what the renderer has finished meanwhile
+            ours = torch.nonzero(pool.person < held_out_from(persons)).squeeze(1)
+            theirs = torch.nonzero(pool.person >= held_out_from(persons)).squeeze(1)
             queue = ours[torch.randperm(len(ours), generator=generator)]
         pick, queue = queue[:batch], queue[batch:]
         for group in optimiser.param_groups:
-            warm = min(1.0, (step + 1) / 200)
-            group["lr"] = RATE * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+            group["lr"] = rate * min(1.0, (step + 1) / 200, (1 - step / steps) / FALLS_OVER)
         loss = loss_of(prior, pool, pick, generator)
         optimiser.zero_grad()
         loss.backward()
@@ -235,19 +199,22 @@ def train(prior: Prior, pool: Pool, persons: int, out: Path, steps: int, batch: 
 
 
 def run(work: Path, tiny: bool = False) -> None:
-    """Cache latents, train, write ``prior/assets/prior`` and measure it (`prior_report.evaluate`)."""
+    """Train, write ``prior/assets/prior`` and measure it (`prior_report.evaluate`)."""
     from diffusers import AutoencoderKL
 
-    from minivox.build.faces_pool import POOLS
     from minivox.build.prior_report import evaluate
 
     out = work / "prior"
     vae = AutoencoderKL.from_pretrained(work / "vae" / "vae", local_files_only=True, torch_dtype=torch.float32).eval()
-    cache_latents(vae, work / "faces_pool", out / "latents")
-    pool = load_pool(out / "latents", work / "arcface" / "embeddings.npz")
     torch.manual_seed(0)
     prior = new_prior(vae.requires_grad_(False), out / "tokenizer")
+    steps, rate = (4 if tiny else STEPS), RATE
+    if (out / "start.pt").exists():
+        start = torch.load(out / "start.pt", weights_only=True)
+        prior.unet.load_state_dict(start["unet"])
+        prior.text_encoder.load_state_dict(start["text_encoder"])
+        steps, rate = STEPS_ON, RATE_ON
     persons = 8 if tiny else POOLS[0].persons
-    result = train(prior, pool, persons, out, steps=4 if tiny else STEPS, batch=4 if tiny else BATCH)
+    result = train(prior, work / "vae" / "latents", persons, out, steps, 4 if tiny else BATCH, rate)
     save_prior(result, out / "assets" / "prior")
     evaluate(work, tiny)

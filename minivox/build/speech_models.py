@@ -100,7 +100,7 @@ def run(work: Path, tiny: bool = False) -> None:
     """
     out = work / "speech_models"
     out.mkdir(parents=True, exist_ok=True)
-    files = sorted((work / "voices_pool").glob("*.npz"))
+    files = sorted((work / "voices_pool").glob("[0-9]*.npz"))
     if not files:
         raise InputError(f"{work / 'voices_pool'}: no recordings; run the stage voices_pool first")
     shards = [np.load(file) for file in files]

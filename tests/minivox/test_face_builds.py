@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,13 +13,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from v2f_core.evaluation.distribution import kernel_distance
 
-from minivox.build import arcface, detector, judge, vae
+from minivox.build import arcface, detector, encoded, faces_pool, grow, judge, prior_report, vae
 from v2f_core.artefacts.profiles import MINI_ASSETS
 from v2f_core.errors import InputError
 from v2f_core.evaluation.judge import Judge
 from v2f_core.identity.arcface_torch import differentiable_arcface
-from v2f_core.identity.faces import TEMPLATE
+from v2f_core.identity.faces import TEMPLATE, FacePack, align
 
 # --- arcface --------------------------------------------------------------------------------------------------------
 
@@ -204,3 +207,202 @@ def test_the_identity_term_is_0_for_the_original_and_pulls_at_the_copy_alone() -
     assert y.grad is not None
     assert y.grad.abs().sum() > 0
     assert x.grad is None
+
+
+def test_fine_detail_is_the_spectrum_between_two_rings() -> None:
+    picture = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    grey = picture[0].mean(0).double().numpy()
+    grey = grey - grey.mean()
+    expected = 0.0
+    for u in range(-8, 8):
+        for v in range(-8, 8):
+            if 3 <= math.hypot(u, v) < 6:
+                y, x = np.mgrid[:16, :16]
+                expected += abs((grey * np.exp(-2j * np.pi * (u * y + v * x) / 16)).sum()) ** 2
+    assert float(vae.energy(picture, 3.0, 6.0, windowed=False)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_picture_that_differs_at_opposite_borders_has_no_detail_under_a_window() -> None:
+    ramp = torch.linspace(-1, 1, 128).expand(1, 3, 128, 128)
+    assert float(vae.energy(ramp)) < 1e-4 * float(vae.energy(ramp, windowed=False))
+
+
+def test_unlikeness_is_0_for_the_original_alone() -> None:
+    x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert float(vae.unlikeness(x, x)) == 0
+    assert float(vae.unlikeness(x + 0.1, x)) == pytest.approx(0.3, abs=1e-5)  # at three scales, and no edge differs
+
+
+def test_texture_is_how_strong_detail_is_nearby_whatever_it_is() -> None:
+    g = torch.Generator().manual_seed(0)
+    noise, other = (torch.randn(1, 3, 64, 64, generator=g) for _ in range(2))
+    left = torch.where(torch.arange(64) < 32, noise, 0.0)
+    strength = vae.texture(left)[:, :3]  # the finer band: noise minus its mean over 9 pixels has √(8/9) of its size
+    assert float(strength[..., 1:-1, 1:5].mean()) == pytest.approx(math.sqrt(8 / 9), abs=0.05)
+    assert float(strength[..., 9:].mean()) == pytest.approx(vae.GRAIN / 2, abs=1e-3)
+    assert float((vae.texture(noise) - vae.texture(other)).abs().mean()) < 0.15
+    assert float((vae.texture(noise) - vae.texture(2 * noise)).abs().mean()) > 0.6
+
+
+def test_a_part_of_portraits_is_the_same_square_in_pixels_and_latents() -> None:
+    row, column = np.mgrid[:32, :32]
+    images = np.stack([row, column, row])[None].astype(np.uint8)
+    latents = torch.from_numpy(np.stack([row, column, row, column])[None, :, ::8, ::8].astype(np.float32))
+    portraits = vae.Portraits(images, np.zeros((1, 5, 2), np.float32), latents, latents, torch.zeros(1, 512))
+    part = portraits.part(top=1, left=2, side=2)
+    assert part.images.shape == (1, 3, 16, 16)
+    np.testing.assert_array_equal(part.images[0, :2, ::8, ::8], part.mean[0, :2].numpy())
+    assert part.mean[0, :2, 0, 0].tolist() == [8, 16]
+
+
+@pytest.fixture
+def narrow() -> AutoencoderKL:
+    """An autoencoder of the miniature's kind with moving statistics of its own, narrower than it."""
+    torch.manual_seed(0)
+    net = vae.new_vae((4, 8, 16, 16))
+    for weight in net.parameters():
+        weight.data += 0.1 * torch.randn(weight.shape)
+    net.register_to_config(scaling_factor=0.5)
+    return net.eval()
+
+
+def test_a_net_that_grew_computes_the_same(narrow: AutoencoderKL) -> None:
+    grown = grow.wider(narrow, vae.new_vae((12, 16, 32, 32)), noise=0.0).eval()
+    x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        before, after = narrow.encode(x).latent_dist, grown.encode(x).latent_dist
+        torch.testing.assert_close(after.mean, before.mean, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(after.logvar, before.logvar, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            grown.decode(after.mean).sample, narrow.decode(before.mean).sample, atol=1e-3, rtol=0
+        )
+    assert grown.config.scaling_factor == 0.5
+
+
+def test_only_the_decoder_is_stirred_when_a_net_grows(narrow: AutoencoderKL) -> None:
+    still, stirred = (grow.wider(narrow, vae.new_vae((8, 16, 32, 32)), noise).state_dict() for noise in (0.0, 0.1))
+    changed = {name.split(".")[0] for name in still if not torch.equal(still[name], stirred[name])}
+    assert changed == {"decoder"}
+
+
+def test_a_net_cannot_grow_by_a_fraction() -> None:
+    with pytest.raises(InputError, match="width 4 cannot grow to 6"):
+        grow.widen(torch.zeros(4, 2), torch.Size([6, 2]))
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pools of a tiny build, to be copied."""
+    folder = tmp_path_factory.mktemp("rendered")
+    faces_pool.run(folder, tiny=True)
+    return folder
+
+
+@pytest.fixture
+def portraits(rendered: Path, tmp_path: Path) -> Path:
+    """A scratch folder with the pools of a tiny build."""
+    return shutil.copytree(rendered, tmp_path / "work")
+
+
+def test_a_damaged_shard_of_portraits_is_made_anew_and_a_whole_one_is_left(portraits: Path) -> None:
+    whole, damaged = (portraits / "faces_pool" / name for name in ("000.npz", "001.npz"))
+    before, written = damaged.read_bytes(), whole.stat().st_mtime_ns
+    damaged.write_bytes(before[: len(before) // 2])
+    assert not faces_pool.is_whole(damaged)
+    faces_pool.run(portraits, tiny=True)
+    assert faces_pool.is_whole(damaged)
+    with np.load(damaged) as again:
+        (portraits / "before.npz").write_bytes(before)
+        with np.load(portraits / "before.npz") as old:
+            assert all(np.array_equal(again[name], old[name]) for name in old.files)
+    assert whole.stat().st_mtime_ns == written
+
+
+def test_a_flipped_byte_in_a_shard_is_noticed(portraits: Path) -> None:
+    shard = portraits / "faces_pool" / "000.npz"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    assert not faces_pool.is_whole(shard)
+
+
+def test_latents_and_identities_are_those_of_the_portraits(portraits: Path, narrow: AutoencoderKL) -> None:
+    pool, out = portraits / "faces_pool", portraits / "latents"
+    scorer = differentiable_arcface(MINI_ASSETS / "faces" / "arcface_mini.onnx")
+    encoded.encode_pool(narrow, scorer, pool, out)
+    everything = encoded.load_pool(out)
+    assert everything.person.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7]
+    with np.load(pool / "001.npz") as shard:
+        images, landmarks = shard["images"], shard["landmarks"]
+    pack = FacePack.from_folder(MINI_ASSETS / "faces")
+    crops = [align(image.transpose(1, 2, 0), points) for image, points in zip(images, landmarks, strict=True)]
+    np.testing.assert_allclose(everything.identity[8:].numpy(), pack.embed_aligned(crops), atol=2e-3)
+    with torch.no_grad():
+        mean = narrow.encode(encoded.to_float(images)).latent_dist.mean
+    apart = (everything.mean[8:].float() - mean).square().mean().sqrt()
+    assert float(apart) < 0.05 * float(mean.std())  # bfloat16
+
+
+def test_a_damaged_shard_of_latents_is_refused_and_then_made_anew(portraits: Path, narrow: AutoencoderKL) -> None:
+    pool, out = portraits / "faces_pool", portraits / "latents"
+    scorer = differentiable_arcface(MINI_ASSETS / "faces" / "arcface_mini.onnx")
+    encoded.encode_pool(narrow, scorer, pool, out)
+    damaged, whole = out / "000.safetensors", out / "001.safetensors"
+    (out / ".part-of-a-killed-run.safetensors").write_bytes(b"")
+    before, written = damaged.read_bytes(), whole.stat().st_mtime_ns
+    damaged.write_bytes(before[:100])
+    with pytest.raises(InputError, match=r"000\.safetensors: a damaged shard"):
+        encoded.load_pool(out)
+    encoded.encode_pool(narrow, scorer, pool, out)
+    assert damaged.read_bytes() == before
+    assert whole.stat().st_mtime_ns == written
+
+
+def test_no_latents_are_an_input_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no latents in it; run the stage vae first"):
+        encoded.load_pool(tmp_path)
+
+
+def test_sharpening_goes_on_after_a_kill_and_leaves_the_latents_alone(portraits: Path, narrow: AutoencoderKL) -> None:
+    scorer = differentiable_arcface(MINI_ASSETS / "faces" / "arcface_mini.onnx")
+    encoded.encode_pool(narrow, scorer, portraits / "faces_pool", portraits / "latents")
+    before = {name: weight.clone() for name, weight in narrow.state_dict().items()}
+
+    def sharpened(steps: int) -> AutoencoderKL:
+        net = vae.new_vae((4, 8, 16, 16))
+        net.load_state_dict(before)
+        return vae.sharpen(net, portraits / "faces_pool", scorer, 8, portraits, steps, batch=4)
+
+    sharpened(2)
+    state = torch.load(portraits / "sharp.pt", weights_only=True)
+    assert state["step"] == 2
+    again = sharpened(3)
+    assert torch.load(portraits / "sharp.pt", weights_only=True)["step"] == 3
+    changed = {name.split(".")[0] for name, old in before.items() if not torch.equal(old, again.state_dict()[name])}
+    assert changed == {"decoder", "post_quant_conv"}
+
+
+# --- report ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_interval_of_a_kernel_distance_is_the_jackknife() -> None:
+    g = np.random.default_rng(0)
+    x, y = (s / np.linalg.norm(s, axis=1, keepdims=True) for s in (g.normal(size=(9, 4)), g.normal(size=(7, 4)) + 0.4))
+    value, low, high = prior_report.kernel_interval(x, y)
+    assert value == pytest.approx(kernel_distance(x, y, subsets=0).value)
+    variance = 0.0
+    for cloud in (0, 1):
+        n = len((x, y)[cloud])
+        without = []
+        for i in range(n):
+            left = [np.delete(side, i, axis=0) if k == cloud else side for k, side in enumerate((x, y))]
+            without.append(kernel_distance(*left, subsets=0).value)
+        variance += (n - 1) / n * np.square(np.array(without) - np.mean(without)).sum()
+    assert high - low == pytest.approx(2 * 1.96 * math.sqrt(variance))
+    assert (low + high) / 2 == pytest.approx(value)
+
+
+def test_a_blurred_picture_has_a_lower_laplacian() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), dtype=np.uint8)
+    soft = ((picture.astype(int) + np.roll(picture, 1, 1) + np.roll(picture, 1, 2)) // 3).astype(np.uint8)
+    assert prior_report.laplacian(soft) < 0.7 * prior_report.laplacian(picture)
