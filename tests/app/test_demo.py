@@ -45,7 +45,7 @@ def test_every_drawn_face_is_written_and_labelled(dataset, tiny_profile, tmp_pat
     out.mkdir()
     shown = list(demo.speakers(*dataset, clip_seconds=1.25))[-2:]
     demo.draw(Vox2FacePipeline.from_profile(tiny_profile), shown, out, seed=3, fields={"steps": 2})
-    names = [f"{name}_{seed}.png" for name in ("P2", "other_voice") for seed in range(3, 7)]
+    names = [f"{name}_{i}.png" for name in ("P2", "other_voice") for i in range(4)]
     assert sorted(path.name for path in out.iterdir()) == sorted([*names, "gallery.png"])
     for path in out.iterdir():
         with Image.open(path) as image:

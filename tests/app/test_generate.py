@@ -51,7 +51,8 @@ def test_a_recording_gives_labelled_pictures_a_sheet_and_a_report(run, voice, tm
     ]
     report = json.loads((out / "voice.json").read_text())
     identity = report["images"][2].pop("identity")
-    assert report["images"][2] == {"file": "voice_2.png", "seed": 7}
+    first = int(sha256(voice)[:8], 16) + 5  # the recording's own place among the seeds, and the user's 5
+    assert report["images"][2] == {"file": "voice_2.png", "seed": first + 2}
     assert (identity, report["truncation"]) == (report["identity"], 0)  # the tiny profile has no posterior
     assert report["faces_show"] == "the point estimate of the identity, on every face"
     assert np.linalg.norm(report["identity"]) == pytest.approx(1, abs=1e-5)
@@ -66,11 +67,11 @@ def test_a_recording_gives_labelled_pictures_a_sheet_and_a_report(run, voice, tm
         assert "Synthetic" in image.text["Description"]
         assert "No likeness of any person" in image.text["Description"]
     assert made["synthetic"] is True
-    assert made["seed"] == 7
+    assert made["seed"] == first + 2
     assert made["weights_sha256"] == report["weights_sha256"]
     assert set(made["weights_sha256"]) == {"ast", "aligner", "prior"}
     with Image.open(out / "voice_sheet.png") as sheet:
-        assert json.loads(sheet.text["v2f_core"])["seeds"] == [5, 6, 7]
+        assert json.loads(sheet.text["v2f_core"])["seeds"] == [first, first + 1, first + 2]
         assert sheet.width > 3 * 32
 
 
@@ -225,3 +226,10 @@ def test_results_of_an_odd_name_lie_in_the_folder_under_a_plain_one(run, tmp_pat
     assert run(tmp_path / f"{name}.wav", "-n", 1, "--out", out)[0] == 0
     assert len(list(out.iterdir())) == 3
     assert all(re.fullmatch(r"[\w .$-]+\.(png|json)", path.name) for path in out.iterdir())
+
+
+def test_two_recordings_under_one_seed_are_given_different_persons():
+    one, other = (generate.image_seeds(digest * 64, 0, 4) for digest in "ab")
+    assert len(one) == len(set(one) | set(other)) - 4 == 4
+    assert generate.image_seeds("a" * 64, 0, 4) == one
+    assert generate.image_seeds("a" * 64, 2, 2) == one[2:]

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from transformers.utils import logging
 
 from v2f_core.app.evaluate import stage1_table
-from v2f_core.app.generate import provenance, save_gallery, waveform
+from v2f_core.app.generate import draw_faces, provenance, save_gallery, waveform
 from v2f_core.artefacts.files import check_writable, png_text, safe_name, staged
 from v2f_core.artefacts.profiles import MINI_ASSETS, Profile, load_profile
 from v2f_core.data.manifest import Manifest
@@ -89,15 +89,16 @@ def speakers(manifest: Manifest, test: Pairs, clip_seconds: float) -> Iterator[S
 
 def draw(pipe: Vox2FacePipeline, shown: list[Speaker], folder: Path, seed: int, fields: dict[str, Any]) -> None:
     """Draw the faces of each speaker, and write them as labelled PNGs and as a gallery."""
-    rows, seeds = [], range(seed, seed + FACES)
-    for speaker in tqdm(shown, desc="faces", unit="voice", file=sys.stderr):
-        generators = [torch.Generator().manual_seed(s) for s in seeds]
-        images = pipe(speaker.windows, num_images=FACES, generator=generators).images
-        for s, image in zip(seeds, images, strict=True):
-            image.save(folder / f"{safe_name(speaker.name)}_{s}.png", pnginfo=png_text({**fields, "seed": s}))
+    rows = []
+    for number, speaker in enumerate(tqdm(shown, desc="faces", unit="voice", file=sys.stderr)):
+        seeds = range(seed + FACES * number, seed + FACES * (number + 1))  # other persons for other voices
+        result, estimate = draw_faces(pipe, speaker.windows, seeds)
+        for i, (s, image) in enumerate(zip(seeds, result.images, strict=True)):
+            image.save(folder / f"{safe_name(speaker.name)}_{i}.png", pnginfo=png_text({**fields, "seed": s}))
         photo = None if speaker.photo is None else read_image(speaker.photo)
-        pictures = [np.asarray(image) for image in images]
-        rows.append(GalleryRow(speaker.label, waveform(speaker.windows), pictures, photo))
+        pictures = [np.asarray(image) for image in (*([estimate] if estimate else []), *result.images)]
+        captions = ["ẑ, the point estimate"] if estimate else []
+        rows.append(GalleryRow(speaker.label, waveform(speaker.windows), pictures, photo, captions))
     save_gallery(rows, folder / "gallery.png", fields, "Faces drawn from voices: no likeness of any person")
 
 

@@ -33,7 +33,7 @@ from v2f_core.artefacts.files import (
 from v2f_core.artefacts.profiles import Profile, load_profile
 from v2f_core.errors import InputError
 from v2f_core.identity.posterior import check_truncation
-from v2f_core.pipeline import Vox2FacePipeline, hear
+from v2f_core.pipeline import Vox2FaceOutput, Vox2FacePipeline, hear
 from v2f_core.show.plots import GalleryRow, gallery
 from v2f_core.speech.audio import AudioWarning
 
@@ -55,14 +55,14 @@ def generate(
 ) -> Path:
     """Draw faces for a recording into a folder; on any error the folder stays as it was.
 
-    Writes ``<name>_<i>.png`` (image i has seed ``seed + i``), ``<name>_sheet.png`` and ``<name>.json``, where name is
-    the recording's; where other files have that name, part of the recording's hash is added to it. Doubts about the
-    recording are printed on stderr and stand in the JSON.
+    Writes ``<name>_<i>.png``, ``<name>_estimate.png`` (the face of ẑ, where the others show draws),
+    ``<name>_sheet.png`` and ``<name>.json``, where name is the recording's; where other files have that name, part of
+    the recording's hash is added to it. Doubts about the recording are printed on stderr and stand in the JSON.
 
     Args:
         voice: the recording.
         num_images: how many faces.
-        seed: of the first face.
+        seed: with the recording's hash it gives each face its seed, so that two recordings get different persons.
         out: folder; made if missing.
         profile: name of a profile, or a profile.
         device: where to draw.
@@ -84,9 +84,8 @@ def generate(
     made = provenance(chosen)
     pipe = Vox2FacePipeline.from_profile(chosen, device)
     clock.append(time.perf_counter())
-    seeds = [seed + i for i in range(num_images)]
-    generators = [torch.Generator().manual_seed(s) for s in seeds]
-    result = pipe(windows, num_images=num_images, truncation=truncation, generator=generators)
+    seeds = image_seeds(sha256(voice), seed, num_images)
+    result, estimate = draw_faces(pipe, windows, seeds, truncation)
     clock.append(time.perf_counter())
     made["truncation"] = result.truncation
 
@@ -100,9 +99,12 @@ def generate(
         files = [f"{stem}_{i}.png" for i in range(num_images)]
         for file, image, s in zip(files, result.images, seeds, strict=True):
             image.save(stage / file, pnginfo=png_text({**made, "seed": s}))
-        captions = [f"seed {s}" for s in seeds]
+        pictures, captions = list(result.images), [f"face {i}" for i in range(num_images)]
+        if estimate is not None:
+            estimate.save(stage / f"{stem}_estimate.png", pnginfo=png_text({**made, "truncation": 0, "seed": seeds[0]}))
+            pictures, captions = [estimate, *pictures], ["ẑ, the point estimate", *captions]
         label = voice.name if len(voice.name) <= LONGEST_LABEL else f"{voice.name[: LONGEST_LABEL - 1]}…"
-        row = GalleryRow(label, waveform(windows), [np.asarray(image) for image in result.images], None, captions)
+        row = GalleryRow(label, waveform(windows), [np.asarray(image) for image in pictures], None, captions)
         save_gallery([row], stage / f"{stem}_sheet.png", {**made, "seeds": seeds})
         report = {
             "notice": SYNTHETIC,
@@ -124,6 +126,37 @@ def generate(
         (stage / f"{stem}.json").write_text(text, encoding="utf-8")
     print(f"{num_images} faces of {voice.name} ({result.windows} windows heard): {out / report['sheet']}")
     return out / f"{stem}.json"
+
+
+def image_seeds(digest: str, seed: int, count: int) -> list[int]:
+    """The seed of each face of a recording: with one ``seed`` for all, other recordings get other persons.
+
+    Args:
+        digest: the recording's SHA-256.
+        seed: the user's.
+        count: how many faces.
+
+    Example:
+        >>> image_seeds("0000000a" + 56 * "0", 5, 3)
+        [15, 16, 17]
+    """
+    first = int(digest[:8], 16) + seed
+    return [first + i for i in range(count)]
+
+
+def draw_faces(
+    pipe: Vox2FacePipeline,
+    windows: Float32[Tensor, "windows clip"],
+    seeds: Sequence[int],
+    truncation: float | int = 1.0,
+) -> tuple[Vox2FaceOutput, Image.Image | None]:
+    """A face for each seed, and the face of ẑ under the first seed where the others show draws."""
+    generators = [torch.Generator().manual_seed(s) for s in seeds]
+    result = pipe(windows, num_images=len(seeds), truncation=truncation, generator=generators)
+    if result.truncation == 0:
+        return result, None
+    estimate = pipe(windows, num_images=1, truncation=0, generator=torch.Generator().manual_seed(seeds[0]))
+    return result, estimate.images[0]
 
 
 def listen(path: Path, seconds: float) -> tuple[Float32[Tensor, "windows clip"], dict[str, Any], list[str]]:
@@ -196,7 +229,7 @@ def result_names(folder: Path, recording: Path) -> tuple[str, str]:
     """
     digest, name = sha256(recording), safe_name(recording.stem)
     for stem in (name, f"{name}-{digest[:8]}", f"{name}-{digest}"):
-        form = re.compile(rf"{re.escape(stem)}(_\d+\.png|_sheet\.png|\.json)", re.IGNORECASE)
+        form = re.compile(rf"{re.escape(stem)}(_\d+\.png|_estimate\.png|_sheet\.png|\.json)", re.IGNORECASE)
         present = [path for path in folder.iterdir() if form.fullmatch(path.name)]
         if not present or _are_results(present, folder / f"{stem}.json", digest):
             return stem, digest
