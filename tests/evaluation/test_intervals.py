@@ -133,7 +133,7 @@ def test_so_many_persons_show_the_gain_in_80_percent_of_simulated_studies(gain, 
 def test_discordance_of_unrelated_hits_is_counted():
     hits = np.random.default_rng(0).random((2, 100_000)) < np.array([[0.32], [0.30]])
     assert intervals.discordance(0.32, 0.30) == pytest.approx((hits[0] != hits[1]).mean(), abs=0.01)
-    assert intervals.discordance(1, 1) == intervals.discordance(0, 0) == 0
+    assert intervals.discordance(1.0, 1.0) == intervals.discordance(0.0, 0.0) == 0
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,11 +19,13 @@ from jaxtyping import Bool, Float, Float32, Int, UInt8
 from torch import Tensor
 
 from v2f_core.artefacts.files import SYNTHETIC, atomic_write
-from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
-from v2f_core.evaluation.judge import Judge
-from v2f_core.identity.faces import FacePack
 from v2f_core.training.embeddings import read_image
+
+if TYPE_CHECKING:  # any object with the same methods will do
+    from v2f_core.diffusion.prior import Prior
+    from v2f_core.evaluation.judge import Judge
+    from v2f_core.identity.faces import FacePack
 
 AT_ONCE = 8  # images drawn and scored together
 Pixels = UInt8[np.ndarray, "height width 3"]

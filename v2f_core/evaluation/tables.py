@@ -12,7 +12,7 @@ import gzip
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,9 +22,11 @@ from v2f_core.artefacts.files import atomic_write
 from v2f_core.errors import InputError
 from v2f_core.evaluation import metrics, protocols
 from v2f_core.evaluation.controls import MEAN, SEX_MEAN
-from v2f_core.evaluation.perception import Perception
 from v2f_core.evaluation.protocols import ALL, WITHIN
 from v2f_core.evaluation.systems import Faces, System
+
+if TYPE_CHECKING:  # any object with the same methods will do
+    from v2f_core.evaluation.perception import Perception
 
 KEYS = ("gallery", "by", "attribute", "group", "system", "metric")
 BY_Z, BY_FACE, BY_SECOND = "ẑ", "face", "second scorer"
