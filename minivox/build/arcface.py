@@ -19,12 +19,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from tqdm import tqdm
-from v2f_core.evaluation.verification import equal_error_rate
 
 from minivox.build.checkpoint import Checkpoint
 from minivox.build.faces_pool import RECOGNISED
 from minivox.build.precision import autocast
 from v2f_core.artefacts.files import atomic_write
+from v2f_core.evaluation.metrics import equal_error_rate
 from v2f_core.identity.faces import CROP, align
 
 HELD_OUT = 300

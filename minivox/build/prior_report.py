@@ -21,7 +21,6 @@ from jaxtyping import Float, UInt8
 from scipy import ndimage
 from torch import Tensor
 from tqdm import tqdm
-from v2f_core.evaluation.distribution import kernel_distance
 
 from minivox.build.encoded import to_float
 from minivox.build.faces_pool import POOLS
@@ -31,6 +30,7 @@ from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
 from v2f_core.evaluation.intervals import bootstrap
 from v2f_core.evaluation.judge import Judge
+from v2f_core.evaluation.metrics import kernel_distance
 from v2f_core.identity.faces import FacePack
 
 GUIDANCES = (1.0, 1.5, 2.0, 2.5, 3.0)
@@ -109,7 +109,7 @@ def kernel_interval(
         >>> bool(low < 0 < high), low < value < high
         (True, True)
     """
-    value = kernel_distance(generated, real, subsets=0).value
+    value = kernel_distance(generated, real)
     x, y = (side[side.any(1)].astype(np.float64) for side in (generated, real))
     n, m = len(x), len(y)
     across = (x @ y.T + 1) ** 3

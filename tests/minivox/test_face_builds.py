@@ -14,12 +14,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
-from v2f_core.evaluation.distribution import kernel_distance
 
 from minivox.build import arcface, detector, encoded, faces_pool, grow, judge, prior_report, vae
 from v2f_core.artefacts.profiles import MINI_ASSETS
 from v2f_core.errors import InputError
 from v2f_core.evaluation.judge import Judge
+from v2f_core.evaluation.metrics import kernel_distance
 from v2f_core.identity.arcface_torch import differentiable_arcface
 from v2f_core.identity.faces import TEMPLATE, FacePack, align
 
@@ -389,14 +389,14 @@ def test_the_interval_of_a_kernel_distance_is_the_jackknife() -> None:
     g = np.random.default_rng(0)
     x, y = (s / np.linalg.norm(s, axis=1, keepdims=True) for s in (g.normal(size=(9, 4)), g.normal(size=(7, 4)) + 0.4))
     value, low, high = prior_report.kernel_interval(x, y)
-    assert value == pytest.approx(kernel_distance(x, y, subsets=0).value)
+    assert value == pytest.approx(kernel_distance(x, y))
     variance = 0.0
     for cloud in (0, 1):
         n = len((x, y)[cloud])
         without = []
         for i in range(n):
             left = [np.delete(side, i, axis=0) if k == cloud else side for k, side in enumerate((x, y))]
-            without.append(kernel_distance(*left, subsets=0).value)
+            without.append(kernel_distance(*left))
         variance += (n - 1) / n * np.square(np.array(without) - np.mean(without)).sum()
     assert high - low == pytest.approx(2 * 1.96 * math.sqrt(variance))
     assert (low + high) / 2 == pytest.approx(value)

@@ -114,7 +114,7 @@ def test_another_persons_face_brings_its_own_landmarks(prior, arcface, faces):
     view = view_of(prior, arcface, faces)
     assert torch.equal(seen[0].landmarks, faces.landmarks[[3, 0, 1, 2]])
     torch.testing.assert_close(seen[0].z_t, prior.add_noise(faces.latents[[3, 0, 1, 2]], view.noise, view.t))
-    with pytest.raises(InputError, match="a batch of one has none"):
+    with pytest.raises(InputError, match="no other person's face"):
         SelfConsistency(prior, arcface, partial(others, critic=paper))(unit(1, 3), faces[:1], seeded())
 
 
