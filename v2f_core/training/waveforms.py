@@ -45,7 +45,7 @@ class WaveformSettings:
     """Settings of Stage I from waveforms. The paper says only that top layers of the encoder may be trained.
 
     Raises:
-        InputError: a number is out of its range, or the batch is 1: batch statistics and InfoNCE need others.
+        InputError: a number is out of its range, or the batch is 1.
 
     Example:
         >>> WaveformSettings(unfreeze=-1)
@@ -63,7 +63,7 @@ class WaveformSettings:
     def __post_init__(self) -> None:
         check_numbers(self, not_negative=("unfreeze", "learning_rate_encoder", "weight_decay_encoder"))
         if self.identity.batch < 2:
-            raise InputError("batch=1: expected at least 2; batch statistics and InfoNCE need others")
+            raise InputError("batch=1: expected at least 2; InfoNCE and batch statistics compare rows")
 
     @classmethod
     def from_profile(cls, profile: Profile, **given: Any) -> WaveformSettings:
@@ -134,7 +134,7 @@ class Recordings:
             yield clips
 
     def embedded_by(self, encoder: SpeechEncoder, workers: int = 0) -> Pairs:
-        """The pairs with every window embedded by an encoder as it is now."""
+        """The pairs, with every window embedded by this encoder."""
         stream, rows = self.read([path for paths in self.paths for path in paths], workers), []
         embed: Any = voice_embedder(encoder)
         while clips := list(islice(stream, RECORDINGS_AT_ONCE)):
