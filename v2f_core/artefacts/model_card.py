@@ -33,8 +33,8 @@ tags:
 A `Vox2FacePipeline`: from a recorded voice, an identity; from the identity, faces. Written by v2f-core {version}.
 
 **{synthetic}** Two people who sound alike get the same faces. Hair, skin and all else that a voice does not
-determine are invented by the prior. Do not use it to identify, trace, judge or expose anybody, to present a face as
-the speaker's, or on a voice without its owner's consent.
+determine are invented by the prior. It must not be used to identify, trace, judge or expose anybody, to present a
+face as the speaker's, or on a voice without its owner's consent.
 
 ## Use
 
@@ -100,7 +100,7 @@ def _terms(profile: str | None, encoder: str) -> str:
     if profile == "mini":
         return "Apache-2.0. All parts are v2f-core's miniatures, or were trained from them on synthetic persons."
     if profile != "full":
-        return "**Not known to the program that wrote this card**: whoever shares this names each part's origin here."
+        return "**Unknown to the program that wrote this card**: name each part's origin here before you share it."
     origins = (*ORIGINS[encoder], *ORIGINS["prior"])
     rows = [f"| {o.name} | {o.licence} | {o.consent or '–'} | {o.page} |" for o in origins]
     head = (
