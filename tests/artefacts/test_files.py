@@ -33,17 +33,13 @@ def path(tmp_path):
     return tmp_path / "weights.json"
 
 
-def test_a_file_is_replaced_as_a_whole(path):
-    write(path)
-    assert path.read_text() == "new"
-    assert list(path.parent.iterdir()) == [path]
-
-
 @pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), FileNotFoundError(2, "no such file")])
-def test_an_error_leaves_the_old_file_and_nothing_else(path, error):
+def test_a_file_is_replaced_as_a_whole_and_an_error_leaves_the_old_one(path, error):
     with pytest.raises(type(error)):
         write(path, error)
     assert path.read_text() == "old"
+    write(path)
+    assert path.read_text() == "new"
     assert list(path.parent.iterdir()) == [path]
 
 
@@ -79,6 +75,9 @@ def test_staged_files_appear_together_or_not_at_all(tmp_path):
     with pytest.raises(InputError):
         fail()
     assert not (tmp_path / "new").exists()
+    with staged(tmp_path / "new") as stage:
+        (stage / "whole").touch()
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["whole"]
 
 
 def test_a_hash_of_a_folder_depends_on_names_and_contents_but_not_on_a_training_s_leftovers(tmp_path):

@@ -10,12 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from v2f_core.artefacts.pickles import (
-    arrays_from_pickle,
-    bin_to_safetensors,
-    tensors_from_bin,
-    vggface2_to_safetensors,
-)
+from v2f_core.artefacts.pickles import arrays_from_pickle, tensors_from_bin, to_safetensors
 from v2f_core.errors import InputError
 
 
@@ -98,7 +93,7 @@ def test_a_torch_checkpoint_becomes_safetensors(tmp_path):
     shared = torch.randn(4, 3)
     tensors = {"a": shared, "tied": shared, "turned": shared.T, "count": torch.tensor(3)}
     torch.save(tensors, tmp_path / "pytorch_model.bin")
-    bin_to_safetensors(tmp_path / "pytorch_model.bin", tmp_path / "model.safetensors")
+    to_safetensors(tmp_path / "pytorch_model.bin", tmp_path / "model.safetensors")
     written = load_file(tmp_path / "model.safetensors")
     assert written.keys() == tensors.keys()
     assert all(torch.equal(written[name], tensors[name]) for name in tensors)
@@ -108,17 +103,17 @@ def test_a_torch_checkpoint_with_other_things_in_it_is_refused(tmp_path):
     path = tmp_path / "pytorch_model.bin"
     torch.save({"a": torch.ones(1), "run": Runs(os.system, "true")}, path)
     with pytest.raises(InputError, match="refused"):
-        bin_to_safetensors(path, tmp_path / "model.safetensors")
+        to_safetensors(path, tmp_path / "model.safetensors")
     torch.save({"state": {"a": torch.ones(1)}}, path)
     with pytest.raises(InputError, match="expected a dictionary of tensors"):
-        bin_to_safetensors(path, tmp_path / "model.safetensors")
+        to_safetensors(path, tmp_path / "model.safetensors")
     assert not (tmp_path / "model.safetensors").exists()
 
 
 def test_vggface2_s_weights_get_torchvision_s_names(tmp_path):
     path = tmp_path / "resnet50_ft_weight.pkl"
     path.write_bytes(pickle.dumps({"bn1.running_mean": np.ones(2, np.float32), "fc.bias": np.zeros(3, np.float32)}, 2))
-    vggface2_to_safetensors(path, tmp_path / "model.safetensors")
+    to_safetensors(path, tmp_path / "model.safetensors")
     written = load_file(tmp_path / "model.safetensors")
     assert sorted(written) == ["bn1.num_batches_tracked", "bn1.running_mean", "fc.bias"]
     assert written["bn1.num_batches_tracked"].dtype == torch.int64

@@ -109,12 +109,6 @@ def test_a_pack_may_come_as_its_zip_with_or_without_a_folder_in_it(tmp_path, pub
     assert sorted(path.name for path in folder.iterdir()) == ["arcface.onnx", "scrfd_10g_bnkps.onnx"]
 
 
-def test_a_damaged_zip_is_named(tmp_path, published):
-    (published / "antelopev2.zip").write_bytes(b"PK torn")
-    with pytest.raises(InputError, match=r"antelopev2\.zip: damaged or cut off"):
-        weights.fetch("faces", tmp_path / "full" / "faces", agree=yes, local=published)
-
-
 @pytest.mark.parametrize(
     ("part", "file"),
     [
@@ -181,10 +175,13 @@ def test_weights_in_the_hub_s_cache_are_used_without_asking(tmp_path):
     assert (folder / "model.safetensors").stat().st_nlink == 2  # no second gigabyte on the disk
 
 
-def test_a_damaged_file_of_the_cache_is_named(tmp_path):
+def test_a_damaged_file_of_the_cache_and_a_damaged_zip_are_named(tmp_path, published):
     cached(tmp_path, content=b"torn")
     with pytest.raises(InputError, match="damaged"):
         load_profile("full").part("ast")
+    (published / "antelopev2.zip").write_bytes(b"PK torn")
+    with pytest.raises(InputError, match=r"antelopev2\.zip: damaged or cut off"):
+        weights.fetch("faces", tmp_path / "full" / "faces", agree=yes, local=published)
 
 
 # --- downloads

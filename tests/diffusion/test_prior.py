@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from minivox.build.tokenizer import LENGTH, merges, save_tokenizer
+from minivox.build.tokenizer import LENGTH, save_tokenizer
 from v2f_core.diffusion.prior import PROMPT, Prior
 from v2f_core.errors import InputError
 
@@ -49,53 +49,38 @@ def identity() -> torch.Tensor:
     return F.normalize(torch.randn(3, 512, generator=torch.Generator().manual_seed(1)), dim=1)
 
 
-def test_the_prompt_is_one_token_a_word(prior: Prior) -> None:
-    tokens = prior.tokenizer.tokenize(PROMPT)
-    assert tokens == [word + "</w>" for word in PROMPT.split()]
-    assert int((prior._prompt == prior.placeholder).sum()) == 1
-    assert prior.tokenizer.convert_ids_to_tokens(prior.placeholder) == "id</w>"
-    assert prior._prompt.shape == prior._empty.shape == (1, LENGTH)
+@pytest.mark.parametrize("width", [512, 768])
+def test_condition_replaces_exactly_one_embedding(tmp_path: Path, identity: torch.Tensor, width: int) -> None:
+    """By hand: write each identity, padded with zeros, into the table as a new word, and use that word's number."""
+    prior = build(tmp_path, width)
+    ids = prior.tokenizer(PROMPT, padding="max_length", max_length=LENGTH, return_tensors="pt").input_ids.repeat(3, 1)
+    assert prior.tokenizer.tokenize(PROMPT) == [word + "</w>" for word in PROMPT.split()]
+    assert int((ids[0] == prior.placeholder).sum()) == 1
+    at = int((ids[0] == prior.placeholder).nonzero())
+    tokens, table = prior.condition(identity), prior.text_encoder.get_input_embeddings()
+    ids[:, at] = len(table.weight) + torch.arange(3)
+    table.weight = torch.nn.Parameter(torch.cat([table.weight, F.pad(identity, (0, width - 512))]))
+    torch.testing.assert_close(tokens, prior.text_encoder(ids).last_hidden_state)
+    torch.testing.assert_close(tokens[0, :at], tokens[1, :at])  # causal: earlier tokens do not depend on it
+    assert (tokens[0, at:] - tokens[1, at:]).abs().amax(1).min() > 1e-3
+    empty = prior.tokenizer("", padding="max_length", max_length=LENGTH, return_tensors="pt").input_ids
+    torch.testing.assert_close(prior.null(2), prior.text_encoder(empty).last_hidden_state.repeat(2, 1, 1))
 
 
-def test_merges_of_words_with_a_common_start_are_shared() -> None:
-    assert merges(["car", "cat"]) == [("c", "a"), ("ca", "r</w>"), ("ca", "t</w>")]
-
-
-def test_condition_replaces_exactly_one_embedding(prior: Prior, identity: torch.Tensor) -> None:
-    """By hand: write each identity into the table as one more word, and ask for that word by its number."""
+def test_the_hook_is_removed_and_bad_identities_are_refused(prior: Prior, identity: torch.Tensor) -> None:
     table = prior.text_encoder.get_input_embeddings()
-    kept, found = table.weight, prior.condition(identity)
-    ids = prior._prompt.repeat(3, 1)
-    for i in range(3):
-        ids[i][ids[i] == prior.placeholder] = len(kept) + i
-    try:
-        table.weight = torch.nn.Parameter(torch.cat([kept, identity]))
-        by_hand = prior.text_encoder(ids).last_hidden_state
-    finally:
-        table.weight = kept
-    torch.testing.assert_close(found, by_hand)
-    # causal: what stands before the placeholder cannot know it
-    at = int((prior._prompt[0] == prior.placeholder).nonzero())
-    torch.testing.assert_close(found[0, :at], found[1, :at])
-    assert (found[0, at:] - found[1, at:]).abs().amax(1).min() > 1e-3
+    with pytest.raises(InputError, match="norm 2"):
+        prior.condition(identity * 2)
 
+    def fail(*_: object) -> None:
+        raise RuntimeError("stop")
 
-def test_a_wider_text_encoder_gets_zeros(tmp_path: Path, identity: torch.Tensor) -> None:
-    prior = build(tmp_path, width=768)
-    seen = []
-    hook = prior.text_encoder.get_input_embeddings().register_forward_hook(lambda *_: None)
-    # a hook set later sees what `condition` made of the embeddings: the position is added after it
-    handle = prior.text_encoder.register_forward_pre_hook(
-        lambda *_: seen.append(
-            prior.text_encoder.get_input_embeddings().register_forward_hook(lambda m, i, out: seen.append(out))
-        )
-    )
-    assert prior.condition(identity).shape == (3, LENGTH, 768)
-    (late, embedded), at = seen, int((prior._prompt[0] == prior.placeholder).nonzero())
-    torch.testing.assert_close(embedded[:, at, :512], identity)
-    assert not embedded[:, at, 512:].any()
-    for each in (hook, handle, late):
-        each.remove()
+    prior.condition(identity)
+    handle = prior.text_encoder.register_forward_hook(fail)
+    with pytest.raises(RuntimeError, match="stop"):
+        prior.condition(identity)
+    handle.remove()
+    assert not table._forward_hooks
 
 
 def test_gradient_reaches_the_identity(prior: Prior, identity: torch.Tensor) -> None:
@@ -113,27 +98,6 @@ def test_gradient_reaches_the_identity(prior: Prior, identity: torch.Tensor) -> 
     assert float((z.grad * along).sum()) == pytest.approx((value(0.02) - value(-0.02)) / 0.04, rel=0.02)
 
 
-def test_the_hook_goes_even_after_an_error(
-    prior: Prior, identity: torch.Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    table = prior.text_encoder.get_input_embeddings()
-    prior.condition(identity)
-    assert not table._forward_hooks
-
-    def fail(*_: object, **__: object) -> None:
-        raise RuntimeError("stop")
-
-    monkeypatch.setattr(prior.text_encoder, "forward", fail)
-    with pytest.raises(RuntimeError, match="stop"):
-        prior.condition(identity)
-    assert not table._forward_hooks
-
-
-def test_identities_of_another_length_are_refused(prior: Prior, identity: torch.Tensor) -> None:
-    with pytest.raises(InputError, match="norm 2"):
-        prior.condition(identity * 2)
-
-
 def test_a_batch_is_its_items(prior: Prior, identity: torch.Tensor) -> None:
     one_by_one = torch.cat([prior.condition(identity[i : i + 1]) for i in range(3)])
     torch.testing.assert_close(prior.condition(identity), one_by_one)
@@ -141,11 +105,6 @@ def test_a_batch_is_its_items(prior: Prior, identity: torch.Tensor) -> None:
     t = torch.tensor([5, 500, 990])
     apart = torch.cat([prior.predict(z[i : i + 1], t[i], c[i : i + 1]) for i in range(3)])
     torch.testing.assert_close(prior.predict(z, t, c), apart, atol=1e-5, rtol=1e-4)
-
-
-def test_null_is_the_empty_prompt(prior: Prior) -> None:
-    empty = prior.tokenizer("", padding="max_length", max_length=LENGTH, return_tensors="pt").input_ids
-    torch.testing.assert_close(prior.null(2), prior.text_encoder(empty).last_hidden_state.repeat(2, 1, 1))
 
 
 def test_encode_and_decode(prior: Prior) -> None:
@@ -236,11 +195,8 @@ def test_the_folder_opens_in_plain_diffusers(prior: Prior, identity: torch.Tenso
         Prior.from_folder(tmp_path / "prior")
 
 
-def test_a_missing_folder_says_what_to_give(tmp_path: Path) -> None:
+def test_a_missing_folder_and_a_narrow_text_encoder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"model_index.json is missing.*give one that holds unet"):
         Prior.from_folder(tmp_path)
-
-
-def test_a_text_encoder_narrower_than_an_identity_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="64 wide, expected at least 512"):
         build(tmp_path, width=64)

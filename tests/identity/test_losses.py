@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from v2f_core.errors import InputError
 from v2f_core.identity.losses import AMSoftmax, ArcFaceLoss, IdentityLoss, InfoNCE, cosine_regression
-from v2f_core.identity.sphere import normalise
+from v2f_core.identity.sphere import mean_direction, normalise
 
 SCALE, MARGIN, TEMPERATURE = 16.0, 0.35, 0.1  # 0.35 has no exact bfloat16
 
@@ -24,24 +24,17 @@ def draw(*shape, seed=0, dtype=torch.float32):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-def am_softmax_by_loops(identity, label, weight, scale, margin):
-    total = 0.0
+def margin_loss_by_loops(loss, identity, label, weight):
+    """Eq. 8 for AM-Softmax; for ArcFace the margin is added to the angle, up to π − m."""
+    total, m = 0.0, loss.margin
     for z, y in zip(identity, label.tolist(), strict=True):
         cosines = [float(z @ w / (z.norm() * w.norm())) for w in weight]
-        target = math.exp(scale * (cosines[y] - margin))
-        others = sum(math.exp(scale * c) for j, c in enumerate(cosines) if j != y)
-        total -= math.log(target / (target + others))
-    return total / len(identity)
-
-
-def arcface_by_loops(identity, label, weight, scale, margin):
-    total = 0.0
-    for z, y in zip(identity, label.tolist(), strict=True):
-        theta = [math.acos(max(-1, min(1, float(z @ w / (z.norm() * w.norm()))))) for w in weight]
-        inside = theta[y] <= math.pi - margin
-        shifted = math.cos(theta[y] + margin) if inside else math.cos(theta[y]) - margin * math.sin(margin)
-        others = sum(math.exp(scale * math.cos(t)) for j, t in enumerate(theta) if j != y)
-        total -= math.log(math.exp(scale * shifted) / (math.exp(scale * shifted) + others))
+        target = cosines[y] - m
+        if isinstance(loss, ArcFaceLoss):
+            theta = math.acos(cosines[y])
+            target = math.cos(theta + m) if theta <= math.pi - m else cosines[y] - m * math.sin(m)
+        others = sum(math.exp(loss.scale * c) for j, c in enumerate(cosines) if j != y)
+        total -= math.log(math.exp(loss.scale * target) / (math.exp(loss.scale * target) + others))
     return total / len(identity)
 
 
@@ -56,42 +49,47 @@ def info_nce_by_loops(identity, face, label, temperature):
     return total / len(identity)
 
 
-# --- AM-Softmax, Eq. 8
+# --- margin losses: AM-Softmax (Eq. 8) and ArcFace
+
+both_margins = pytest.mark.parametrize("kind", [AMSoftmax, ArcFaceLoss])
 
 
-def test_am_softmax_equals_eq_8_written_with_loops():
-    identity, weight = at_angles(0, 20, 100, 190), at_angles(5, 95, 200)
-    label = torch.tensor([0, 0, 1, 2])
-    loss = AMSoftmax(3, 2, SCALE, MARGIN, centroids=weight)(identity, label)
-    assert loss.item() == pytest.approx(am_softmax_by_loops(identity, label, weight, SCALE, MARGIN), abs=1e-12)
+@both_margins
+def test_a_margin_loss_equals_its_formula_written_with_loops(kind):
+    identity, weight = at_angles(0, 20, 100, 190, 181), at_angles(5, 95, 200)
+    label = torch.tensor([0, 0, 1, 2, 0])  # the last is at 176°, beyond π − m
+    loss = kind(3, 2, SCALE, MARGIN, centroids=weight)
+    expected = margin_loss_by_loops(loss, identity, label, weight)
+    assert loss(identity, label).item() == pytest.approx(expected, abs=1e-12)
 
 
-def test_am_softmax_is_cosface_of_pytorch_metric_learning():
-    from pytorch_metric_learning.losses import CosFaceLoss
+@pytest.mark.parametrize(
+    ("kind", "reference", "margin"),
+    [(AMSoftmax, "CosFaceLoss", MARGIN), (ArcFaceLoss, "ArcFaceLoss", math.degrees(MARGIN))],
+)
+def test_value_and_gradients_are_those_of_pytorch_metric_learning(kind, reference, margin):
+    from pytorch_metric_learning import losses
 
-    ours = AMSoftmax(7, 12, SCALE, MARGIN, generator=torch.Generator().manual_seed(0))
-    theirs = CosFaceLoss(num_classes=7, embedding_size=12, margin=MARGIN, scale=SCALE)
+    ours = kind(7, 12, SCALE, MARGIN, generator=torch.Generator().manual_seed(0))
+    theirs = getattr(losses, reference)(num_classes=7, embedding_size=12, margin=margin, scale=SCALE)
     theirs.W.data = ours.weight.data.T.clone()
     label = torch.tensor([0, 3, 6, 6, 2])
-    a, b = (draw(5, 12).requires_grad_() for _ in range(2))
-    ours(a, label).backward()
-    theirs(b, label).backward()
-    assert ours(a, label).item() == pytest.approx(theirs(b, label).item(), abs=1e-5)
+    start = draw(5, 12, seed=1)
+    start[3] = 0.05 * start[3] - ours.weight.data[6]  # beyond π − m
+    a, b = (start.clone().requires_grad_() for _ in range(2))
+    values = [loss(z, label) for loss, z in ((ours, a), (theirs, b))]
+    for value in values:
+        value.backward()
+    assert values[0].item() == pytest.approx(values[1].item(), abs=1e-5)
     torch.testing.assert_close(a.grad, b.grad, atol=1e-5, rtol=0)
     torch.testing.assert_close(ours.weight.grad, theirs.W.grad.T, atol=1e-5, rtol=0)
 
 
-def test_am_softmax_gradient_is_the_finite_difference():
-    loss = AMSoftmax(3, 4, SCALE, MARGIN, centroids=draw(3, 4, dtype=torch.float64))
+@both_margins
+def test_the_gradient_of_a_margin_loss_is_the_finite_difference(kind):
+    loss = kind(3, 4, SCALE, MARGIN, centroids=draw(3, 4, dtype=torch.float64))
     identity = draw(5, 4, seed=1, dtype=torch.float64).requires_grad_()
-    label = torch.tensor([0, 1, 2, 0, 1])
-    assert torch.autograd.gradcheck(lambda z: loss(z, label), identity)
-
-
-def test_the_margin_costs_exactly_s_times_m_in_the_target_logit():
-    identity, label = torch.eye(2), torch.tensor([0, 1])
-    loss = AMSoftmax(2, 2, SCALE, MARGIN, centroids=torch.eye(2))(identity, label)
-    assert loss.item() == pytest.approx(math.log1p(math.exp(-SCALE * (1 - MARGIN))), abs=1e-6)
+    assert torch.autograd.gradcheck(lambda z: loss(z, torch.tensor([0, 1, 2, 0, 1])), identity)
 
 
 def test_fixed_centroids_take_no_gradient_and_free_vectors_do():
@@ -99,39 +97,6 @@ def test_fixed_centroids_take_no_gradient_and_free_vectors_do():
     free = AMSoftmax(3, 4)
     free(draw(2, 4), torch.tensor([0, 1])).backward()
     assert free.weight.grad.abs().sum() > 0
-
-
-# --- ArcFace: the margin on the angle
-
-
-def test_arcface_equals_its_formula_written_with_loops_on_both_sides_of_pi_minus_m():
-    identity, weight = at_angles(0, 20, 100, 190, 181), at_angles(5, 95, 200)
-    label = torch.tensor([0, 0, 1, 2, 0])  # the last is 176° off
-    loss = ArcFaceLoss(3, 2, SCALE, MARGIN, centroids=weight)(identity, label)
-    assert loss.item() == pytest.approx(arcface_by_loops(identity, label, weight, SCALE, MARGIN), abs=1e-12)
-
-
-def test_arcface_is_that_of_pytorch_metric_learning():
-    from pytorch_metric_learning.losses import ArcFaceLoss as Theirs
-
-    ours = ArcFaceLoss(7, 12, SCALE, MARGIN, generator=torch.Generator().manual_seed(0))
-    theirs = Theirs(num_classes=7, embedding_size=12, margin=math.degrees(MARGIN), scale=SCALE)
-    theirs.W.data = ours.weight.data.T.clone()
-    label = torch.tensor([0, 3, 6, 6, 2])
-    start = draw(5, 12, seed=1)
-    start[3] = 0.05 * start[3] - ours.weight.data[6]  # beyond π − m
-    a, b = (start.clone().requires_grad_() for _ in range(2))
-    ours(a, label).backward()
-    theirs(b, label).backward()
-    assert ours(a, label).item() == pytest.approx(theirs(b, label).item(), abs=1e-5)
-    torch.testing.assert_close(a.grad, b.grad, atol=1e-5, rtol=0)
-    torch.testing.assert_close(ours.weight.grad, theirs.W.grad.T, atol=1e-5, rtol=0)
-
-
-def test_arcface_gradient_is_the_finite_difference():
-    loss = ArcFaceLoss(3, 4, SCALE, MARGIN, centroids=draw(3, 4, dtype=torch.float64))
-    identity = draw(5, 4, seed=1, dtype=torch.float64).requires_grad_()
-    assert torch.autograd.gradcheck(lambda z: loss(z, torch.tensor([0, 1, 2, 0, 1])), identity)
 
 
 @given(
@@ -191,11 +156,6 @@ def test_same_person_masking_and_both_sides_are_ntxent_over_the_pairs_that_are_l
     torch.testing.assert_close(c.grad, d.grad, atol=1e-5, rtol=0)
 
 
-def test_info_nce_at_the_start_is_ln_of_the_batch():
-    face = normalise(torch.ones(128, 512))
-    assert InfoNCE()(draw(128, 512), face, torch.arange(128)).item() == pytest.approx(math.log(128), abs=1e-4)
-
-
 def test_a_batch_of_one_has_no_negative_and_no_loss():
     identity = draw(1, 8).requires_grad_()
     loss = InfoNCE()(identity, draw(1, 8, seed=1), torch.tensor([0]))
@@ -213,8 +173,6 @@ def test_cosine_regression_is_one_minus_the_mean_cosine():
 
 
 def test_the_best_constant_under_cosine_regression_is_the_mean_direction():
-    from v2f_core.identity.sphere import mean_direction
-
     face = normalise(draw(50, 6, dtype=torch.float64) + 0.5)
     best = mean_direction(face)
     here = best.clone().requires_grad_()
@@ -248,40 +206,24 @@ every_loss = pytest.mark.parametrize("loss", ALL.values(), ids=ALL.keys())
 
 @every_loss
 @given(seed=st.integers(0, 10_000))
-def test_rotating_everything_or_reordering_the_batch_changes_nothing(loss, seed):
+def test_rotation_order_and_lengths_change_nothing(loss, seed):
     identity, face = draw(4, 6, seed=seed, dtype=torch.float64), draw(4, 6, seed=seed + 1, dtype=torch.float64)
     label = torch.tensor([0, 1, 2, 3])
     rotation = torch.linalg.qr(draw(6, 6, seed=seed + 2, dtype=torch.float64)).Q
     before = loss(identity, face, label).item()
     assert loss(identity @ rotation, face @ rotation, label).item() == pytest.approx(before, abs=1e-9)
     order = torch.randperm(4, generator=torch.Generator().manual_seed(seed))
-    # class vectors (the faces, for AM-Softmax) move with the batch, and so do their labels
-    shuffled = loss(identity[order], face[order], label)
-    assert shuffled.item() == pytest.approx(before, abs=1e-9)
+    # class vectors (the faces, for margin losses) move with the batch, and so do their labels
+    assert loss(identity[order], face[order], label).item() == pytest.approx(before, abs=1e-9)
+    assert loss(3 * identity, 0.1 * face, label).item() == pytest.approx(before, abs=1e-9)
 
 
 @every_loss
-def test_lengths_do_not_matter(loss):
-    identity, face, label = draw(4, 6), draw(4, 6, seed=1), torch.tensor([0, 1, 2, 3])
-    assert loss(identity, face, label).item() == pytest.approx(loss(3 * identity, 0.1 * face, label).item(), abs=1e-5)
-
-
-@every_loss
-@pytest.mark.parametrize("sign", [1, -1])
-def test_value_and_gradient_are_finite_at_cosine_plus_and_minus_one(loss, sign):
-    face = normalise(draw(4, 512))
-    identity = (sign * face).requires_grad_()
-    value = loss(identity, face, torch.arange(4))
-    value.backward()
-    assert bool(value.isfinite())
-    assert bool(identity.grad.isfinite().all())
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_a_batch_of_one_gives_a_finite_number_and_gradient(name):
-    identity = draw(1, 512).requires_grad_()
-    face = draw(2 if name in MARGINS else 1, 512, seed=1)  # of the margin losses these are the class vectors
-    value = ALL[name](identity, face, torch.tensor([0]))
+@pytest.mark.parametrize(("batch", "sign"), [(4, 1), (4, -1), (1, 1)])
+def test_value_and_gradient_are_finite_at_cosine_1_and_minus_1_and_for_one_row(loss, batch, sign):
+    face = normalise(draw(4 if loss in MARGINS.values() else batch, 512))  # of margin losses, the class vectors
+    identity = (sign * face[:batch]).requires_grad_()
+    value = loss(identity, face, torch.arange(batch))
     value.backward()
     assert bool(value.isfinite())
     assert bool(identity.grad.isfinite().all())

@@ -35,26 +35,17 @@ def names(ran):
     return [name for name, _, _ in ran]
 
 
-def test_every_stage_is_a_program():
-    for name in build.STAGES:
-        assert callable(import_module(f"minivox.build.{name}").run)
-
-
-def test_all_stages_run_in_order(ran, tmp_path):
-    assert build.main(["--work", str(tmp_path)]) == 0
-    assert names(ran) == list(build.STAGES)
-
-
-def test_what_is_done_is_not_done_again(ran, tmp_path):
+def test_stages_run_in_order_and_once_unless_again(ran, tmp_path, capsys):
+    assert all(callable(import_module(f"minivox.build.{name}").run) for name in build.STAGES)
     build.main(["--work", str(tmp_path), "vae"])
-    build.main(["--work", str(tmp_path)])
-    assert sorted(names(ran)) == sorted(build.STAGES)
-
-
-def test_unless_it_is_asked_for(ran, tmp_path):
-    for _ in range(2):
-        build.main(["--work", str(tmp_path), "vae", "--again"])
-    assert names(ran) == ["vae", "vae"]
+    assert build.main(["--work", str(tmp_path), "--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines if line.startswith("done")] == ["vae"]
+    assert len(lines) == len(build.STAGES)
+    assert build.main(["--work", str(tmp_path)]) == 0
+    assert names(ran) == ["vae", *(name for name in build.STAGES if name != "vae")]
+    build.main(["--work", str(tmp_path), "vae", "--again"])
+    assert names(ran)[-1] == "vae"
 
 
 def test_a_stage_that_breaks_off_is_not_done(ran, tmp_path, monkeypatch):
@@ -76,23 +67,13 @@ def test_a_tiny_build_is_never_taken_for_the_real_one(ran, tmp_path):
     assert ran == [("vae", "tiny", True), ("vae", tmp_path.name, False)]
 
 
-def test_the_list_says_what_is_done(ran, tmp_path, capsys):
-    build.main(["--work", str(tmp_path), "vae"])
-    assert build.main(["--work", str(tmp_path), "--list"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[1] for line in lines if line.startswith("done")] == ["vae"]
-    assert len(lines) == len(build.STAGES)
-
-
-def test_an_unknown_stage_is_refused_before_anything_runs(ran, tmp_path, capsys):
+def test_an_unknown_stage_and_an_input_error_end_with_code_2(ran, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as end:
         build.main(["--work", str(tmp_path), "vae", "nose"])
     assert end.value.code == 2
     assert "nose: no such stage" in capsys.readouterr().err
     assert ran == []
 
-
-def test_an_input_error_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys):
     def fail(work, tiny):
         raise InputError("no recordings; run the stage voices_pool first")
 
@@ -125,17 +106,13 @@ def assets(work, monkeypatch):
     return work / "package"
 
 
-def test_the_assets_are_what_their_hashes_say(work, assets):
+def test_the_assets_have_the_listed_hashes_and_unpack(work, assets, tmp_path):
     pack.run(work)
     files = {path.relative_to(assets).as_posix(): sha256(path) for path in assets.rglob("*") if path.is_file()}
     del files["SHA256.json"]
     assert json.loads((assets / "SHA256.json").read_text()) == files
     assert {name.split("/")[0] for name in files} == {*pack.SHIPPED, "minivox"}
     assert {name for name in files if name.startswith("judge/")} == {"judge/config.json", "judge/model.safetensors"}
-
-
-def test_the_data_can_be_unpacked_from_the_assets(work, assets, tmp_path):
-    pack.run(work)
     root = minivox.unpack(tmp_path / "cache", assets / "minivox")
     assert (root / "split.csv").read_text() == "split.csv"
 
@@ -146,16 +123,13 @@ def test_a_tiny_build_leaves_the_package_alone(work, assets):
     assert [path.name for path in assets.rglob("*") if path.is_file()] == ["of_last_year"]
 
 
-def test_a_missing_part_is_named_and_nothing_replaced(work, assets):
+def test_a_missing_part_and_too_large_assets_are_refused_and_nothing_is_replaced(work, assets, monkeypatch):
+    for kind in ("minivox", "models"):
+        with monkeypatch.context() as patch:
+            patch.setitem(pack.LIMITS, kind, 10)
+            with pytest.raises(InputError, match=rf"{kind} take .* at most"):
+                pack.run(work)
     (work / "judge" / "model.safetensors").unlink()
     with pytest.raises(InputError, match=r"judge: no model\.safetensors in it; run the stage"):
-        pack.run(work)
-    assert [path.name for path in assets.rglob("*") if path.is_file()] == ["of_last_year"]
-
-
-@pytest.mark.parametrize("what", ["minivox", "models"])
-def test_more_than_a_clone_should_carry_is_refused(work, assets, monkeypatch, what):
-    monkeypatch.setitem(pack.LIMITS, what, 10)
-    with pytest.raises(InputError, match=rf"{what} take .* at most"):
         pack.run(work)
     assert [path.name for path in assets.rglob("*") if path.is_file()] == ["of_last_year"]

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from minivox.build.pack import write_hashes
-from minivox.dataset import factors
+from minivox.dataset import factors, pack
 from v2f_core.data import packed as minivox
 from v2f_core.data.voxceleb import read_layout
 from v2f_core.errors import InputError
@@ -34,7 +34,7 @@ def made(tmp_path):
 
 @pytest.fixture
 def packed(made, tmp_path):
-    minivox.pack(made, tmp_path / "assets" / "minivox")
+    pack(made, tmp_path / "assets" / "minivox")
     write_hashes(tmp_path / "assets")
     return tmp_path / "assets" / "minivox"
 
@@ -43,25 +43,34 @@ def content(root):
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
-def test_what_is_packed_is_unpacked(packed, tmp_path):
-    assert content(minivox.unpack(tmp_path / "cache", packed)) == FILES
-
-
-def test_it_is_read_by_the_reader_of_hq_voxceleb(packed, tmp_path):
-    manifest = read_layout(minivox.unpack(tmp_path / "cache", packed))
+def test_an_unpacked_minivox_has_the_packed_files_in_hq_voxcelebs_layout(packed, tmp_path):
+    root = minivox.unpack(tmp_path / "cache", packed)
+    assert content(root) == FILES
+    manifest = read_layout(root)
     assert manifest.persons().loc["Mini_0000"].tolist() == ["f", "test", 1, 1]
     assert factors(manifest.root).loc["Mini_0000", "age"] == 33
+    with pytest.raises(InputError, match=r"factors\.csv: no such file"):
+        factors(tmp_path)
 
 
-def test_archives_do_not_depend_on_time_or_order(made, packed, tmp_path):
+def test_archives_do_not_depend_on_time_or_order_and_versions_do_not_mix(made, packed, tmp_path):
     for name in reversed(list(FILES)):
         (made / name).unlink()
         (made / name).write_bytes(FILES[name])
         os.utime(made / name, (1, 1))
         (made / name).chmod(0o600)
-    again = minivox.pack(made, tmp_path / "again")
+    again = pack(made, tmp_path / "again")
     for name in again:
         assert (tmp_path / "again" / name).read_bytes() == (packed / name).read_bytes()
+    first = minivox.unpack(tmp_path / "cache", packed)
+    (made / "split.csv").write_bytes(b"name,split\nMini_0000,train\n")
+    pack(made, packed)
+    write_hashes(packed.parent)
+    second = minivox.unpack(tmp_path / "cache", packed)
+    assert (first / "split.csv").read_bytes() != (second / "split.csv").read_bytes()
+    (made / "vox1/wav/id90000/v000/00001.ogg").unlink()
+    with pytest.raises(InputError, match="no vox1/wav"):
+        pack(made, tmp_path / "out")
 
 
 def test_the_second_time_nothing_is_done(packed, tmp_path, monkeypatch, capsys):
@@ -70,16 +79,6 @@ def test_the_second_time_nothing_is_done(packed, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(minivox, "_extract", None)
     assert minivox.unpack(tmp_path / "cache", packed) == first
     assert capsys.readouterr() == ("", "")
-
-
-def test_another_version_goes_elsewhere(made, packed, tmp_path):
-    first = minivox.unpack(tmp_path / "cache", packed)
-    (made / "split.csv").write_bytes(b"name,split\nMini_0000,train\n")
-    minivox.pack(made, packed)
-    write_hashes(packed.parent)
-    second = minivox.unpack(tmp_path / "cache", packed)
-    assert second != first
-    assert (first / "split.csv").read_bytes() != (second / "split.csv").read_bytes()
 
 
 def test_many_at_once_get_one_whole_folder(packed, tmp_path, monkeypatch):
@@ -116,32 +115,25 @@ def test_a_failure_halfway_leaves_nothing(packed, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["faces.tar", "voices.tar", "tables.tar", "../SHA256.json"])
-def test_a_missing_file_is_named(packed, tmp_path, name):
+def test_a_missing_or_damaged_archive_is_named(packed, tmp_path, name):
+    whole = (packed / name).read_bytes()
+    if name.endswith(".tar"):
+        (packed / name).write_bytes(whole[:600] + b"!" + whole[601:])
+        with pytest.raises(InputError, match=f"{name}: damaged .*; get it again"):
+            minivox.unpack(tmp_path / "cache", packed)
     (packed / name).unlink()
     with pytest.raises(InputError, match=f"{name.removeprefix('../')}: missing; get it again"):
         minivox.unpack(tmp_path / "cache", packed)
     assert not (tmp_path / "cache").exists()
 
 
-@pytest.mark.parametrize("name", ["faces.tar", "voices.tar", "tables.tar"])
-def test_a_damaged_archive_is_named(packed, tmp_path, name):
-    whole = (packed / name).read_bytes()
-    (packed / name).write_bytes(whole[:600] + b"!" + whole[601:])
-    with pytest.raises(InputError, match=f"{name}: damaged .*; get it again"):
-        minivox.unpack(tmp_path / "cache", packed)
-    assert not (tmp_path / "cache").exists()
-
-
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", json.dumps({"minivox/faces.tar": "0"})])
-def test_a_damaged_table_of_hashes_is_named(packed, tmp_path, text):
-    (packed.parent / "SHA256.json").write_text(text)
-    with pytest.raises(InputError, match=r"SHA256\.json: (cannot be read as JSON|no hash of minivox/)"):
-        minivox.unpack(tmp_path / "cache", packed)
-
-
-def test_a_cache_that_cannot_be_written_is_named(packed, tmp_path):
+def test_damaged_hashes_and_a_cache_that_is_a_file_are_named(packed, tmp_path, text):
     (tmp_path / "cache").write_text("a file where the folder should be")
     with pytest.raises(InputError, match=r"cache: cannot be written to .*; set V2F_CACHE"):
+        minivox.unpack(tmp_path / "cache", packed)
+    (packed.parent / "SHA256.json").write_text(text)
+    with pytest.raises(InputError, match=r"SHA256\.json: (cannot be read as JSON|no hash of minivox/)"):
         minivox.unpack(tmp_path / "cache", packed)
 
 
@@ -156,14 +148,3 @@ def test_an_archive_with_tricks_is_refused(packed, tmp_path, kind):
     with pytest.raises(InputError, match="no plain file below it"):
         minivox.unpack(tmp_path / "cache", packed)
     assert list((tmp_path / "cache").iterdir()) == []
-
-
-def test_an_incomplete_folder_is_not_packed(made, tmp_path):
-    (made / "vox1/wav/id90000/v000/00001.ogg").unlink()
-    with pytest.raises(InputError, match="no vox1/wav"):
-        minivox.pack(made, tmp_path / "out")
-
-
-def test_only_minivox_has_true_factors(tmp_path):
-    with pytest.raises(InputError, match=r"factors\.csv: no such file"):
-        factors(tmp_path)

@@ -97,15 +97,6 @@ def test_one_failure_costs_no_other_figure(programs, tmp_path, monkeypatch, caps
     assert "RuntimeError: no nets for this part" in capsys.readouterr().err
 
 
-def test_a_copy_without_git_has_an_unknown_commit(programs, tmp_path, monkeypatch):
-    import gpu
-
-    monkeypatch.setattr(gpu, "__file__", str(tmp_path / "gpu.py"))
-    assert gpu.checked_out() == "unknown"
-    monkeypatch.setenv("PATH", "")
-    assert gpu.checked_out() == "unknown"
-
-
 def test_random_nets_weigh_what_the_published_files_weigh(programs):
     from random_nets import FULL, IResNet, random_prior
 
@@ -120,11 +111,6 @@ def test_random_nets_weigh_what_the_published_files_weigh(programs):
         arcface: 261,
     }.items():
         assert sum(p.numel() * 4 for p in net.state_dict().values()) / 1e6 == pytest.approx(megabytes, rel=0.01)
-
-
-def test_a_random_arcface_gives_identities(programs):
-    from random_nets import IResNet
-
     with torch.no_grad():
         z = IResNet((1, 1, 1, 1))(torch.rand(2, 3, 112, 112))
     torch.testing.assert_close(z.norm(dim=1), torch.ones(2))
@@ -138,14 +124,6 @@ def test_the_speed_of_an_ast_is_measured_padded_and_shortened(programs):
     assert (padded["frames"], shortened["frames"]) == (1024, 128)
     assert padded["clips/s"] > 0
     assert shortened["clips/s"] > 0
-
-
-def test_pairs_of_clips_come_from_two_recordings_of_each_test_person(programs):
-    from positions import LENGTHS, clip_pairs
-
-    first, second = clip_pairs(LENGTHS[32])
-    assert first.shape == second.shape == (200, 5000)
-    assert not (first == second).all(1).any()
 
 
 def test_skill_is_0_for_the_mean_face_and_1_at_the_ceiling(programs):
@@ -241,23 +219,16 @@ def test_costs_grow_as_the_page_says(programs, rates):
     assert one.gigabytes["windows"] == pytest.approx(one.windows * 768 * 4 / 1e9)
 
 
-def test_without_rates_the_paper_s_hours_are_told_as_such(programs, capsys):
+def test_wrong_prices_and_missing_rates_are_refused(programs, tmp_path, capsys):
     from costs import main
 
-    main(["--price", "2"])
-    said = capsys.readouterr().out
-    assert "nothing here was measured" in said
-    assert re.search(r"Stage II, 20,000 steps +34.2 +68.4 +4.28 +68.4", said)
     for wrong in (["--price", "-1"], ["--price", "1", "--efficiency", "0"], ["--price", "1", "--gpus", "0"]):
         with pytest.raises(InputError, match="expected a price"):
             main(wrong)
-
-
-def test_rates_that_were_not_measured_yet_are_named(programs, tmp_path):
-    from costs import main
-
     with pytest.raises(InputError, match=r"gpu\.csv: no such file; benchmarks/gpu\.py measures it"):
         main([str(tmp_path / "gpu.csv"), "--price", "2.5"])
+    main(["--price", "2"])
+    assert re.search(r"Stage II, 20,000 steps +34.2 +68.4 +4.28 +68.4", capsys.readouterr().out)
 
 
 def test_the_page_of_costs_says_what_the_program_says(programs):

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, that say what made them, and that are compared with the hashes kept beside them."""
+"""Safe file names, files written whole or not at all, provenance in pictures, and hashes."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from v2f_core.errors import InputError
 if TYPE_CHECKING:
     from PIL.PngImagePlugin import PngInfo
 
-HASHES = "SHA256.json"  # beside folders of weights: relative path -> SHA-256
-DISK_FULL = re.compile(rf"(?:errno|os error) {errno.ENOSPC}\b", re.I)  # as Python, Arrow and Rust (safetensors) put it
-NO_FILE_NAME = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.I)  # what Windows does not take
+HASHES = "SHA256.json"  # beside folders of weights: relative path → SHA-256
+DISK_FULL = re.compile(rf"(?:errno|os error) {errno.ENOSPC}\b", re.I)  # in messages of Python, Arrow and safetensors
+NO_FILE_NAME = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.I)  # names that Windows reserves
 LONGEST_NAME = 100  # bytes; file systems take 255, of which endings and temporary names need some
-BESIDE_WEIGHTS = frozenset({"checkpoint.pt", "tensorboard"})  # what a training leaves in the folder of its weights
+BESIDE_WEIGHTS = frozenset({"checkpoint.pt", "tensorboard"})  # other files that a training writes into the folder
 SYNTHETIC = (
     "Synthetic: drawn by a model from a voice. No likeness of any person: a voice does not determine a face. "
     "Not for identification."
@@ -36,7 +36,7 @@ SYNTHETIC = (
 
 
 def is_plain_name(text: str) -> bool:
-    """Whether a name is only a name: no part of a path, and nothing that a terminal or file system cannot show.
+    """Whether a text is a single name: no part of a path, and no character that cannot be printed.
 
     Example:
         >>> is_plain_name("id10001"), is_plain_name("Zoë O'Neil"), is_plain_name("../x"), is_plain_name("a\\nb")
@@ -48,7 +48,7 @@ def is_plain_name(text: str) -> bool:
 
 
 def safe_name(text: str) -> str:
-    """Any text as the beginning of a file's name: inside its folder, on every system, and different for every text.
+    """Turn any text into the start of a file name that is valid on every system and differs for every text.
 
     Safe text stays as it is; other text gets eight digits of its SHA-256.
 
@@ -68,9 +68,9 @@ def safe_name(text: str) -> str:
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path``; rename it to ``path`` when the block ends well.
+    """Yield a temporary path beside ``path``; rename it to ``path`` if the block ends without an error.
 
-    A block that raises, or a process that is killed, leaves the old file (or none), never half of a new one.
+    After an error or a kill the old file is still there (or none), never half of a new one.
 
     Raises:
         InputError: the folder cannot be written to, or the disk is full.
@@ -85,7 +85,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # the suffix stays: many writers choose the format by it
+        # many writers choose the format by the suffix, so it stays
         handle, name = tempfile.mkstemp(prefix=".part-", suffix=path.suffix, dir=path.parent)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror}); choose a folder you may write to") from error
@@ -109,17 +109,10 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def staged(folder: Path) -> Iterator[Path]:
-    """Give a temporary folder whose files move into ``folder`` together when the block ends well, else vanish.
+    """Yield a temporary folder; move its files into ``folder`` if the block ends without an error, else delete them.
 
     Raises:
         InputError: the folder cannot be written to.
-
-    Example:
-        >>> target = Path(tempfile.mkdtemp()) / "faces"
-        >>> with staged(target) as stage:
-        ...     _ = (stage / "0.png").write_bytes(b"whole")
-        >>> [path.name for path in target.iterdir()]
-        ['0.png']
     """
     existed = folder.exists()
     try:
@@ -136,15 +129,10 @@ def staged(folder: Path) -> Iterator[Path]:
 
 
 def check_writable(folder: Path) -> None:
-    """Make sure that a folder can be made or written to, without making it.
+    """Check that a folder can be created or written to, without creating it.
 
     Raises:
-        InputError: it cannot, or it is a file.
-
-    Example:
-        >>> check_writable(Path(__file__) / "faces")
-        Traceback (most recent call last):
-        v2f_core.errors.InputError: ...files.py: a file, not a folder; choose another folder with --out
+        InputError: there is no permission, or the path is a file.
     """
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
@@ -172,10 +160,11 @@ def versions(*packages: str) -> dict[str, str]:
     return installed
 
 
-def png_fields(made: dict[str, Any]) -> dict[str, str]:
-    """The text chunks of a generated picture: that it is synthetic, made by which weights and seed, of nobody.
+def png_fields(provenance: dict[str, Any]) -> dict[str, str]:
+    """The text chunks of a generated picture, for matplotlib's ``metadata=``: that it is synthetic, and its provenance.
 
-    As a dictionary, for figures that matplotlib writes; :func:`png_text` gives the same for PIL.
+    Args:
+        provenance: weights, seed and settings that the picture was drawn with.
 
     Example:
         >>> png_fields({"seed": 7})["v2f_core"]
@@ -185,25 +174,16 @@ def png_fields(made: dict[str, Any]) -> dict[str, str]:
         "Description": SYNTHETIC,
         "Software": f"v2f-core {versions('v2f-core')['v2f-core']}",
         "Source": "a generative model (Vox2Face)",
-        "v2f_core": json.dumps({"synthetic": True, **made}),
+        "v2f_core": json.dumps({"synthetic": True, **provenance}),
     }
 
 
-def png_text(made: dict[str, Any]) -> PngInfo:
-    """:func:`png_fields` for ``Image.save(..., pnginfo=…)``.
-
-    Example:
-        >>> import io
-        >>> from PIL import Image
-        >>> file = io.BytesIO()
-        >>> Image.new("RGB", (2, 2)).save(file, "PNG", pnginfo=png_text({"seed": 7}))
-        >>> sorted(Image.open(file).text)
-        ['Description', 'Software', 'Source', 'v2f_core']
-    """
+def png_text(provenance: dict[str, Any]) -> PngInfo:
+    """:func:`png_fields` for ``Image.save(..., pnginfo=…)``."""
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()
-    for key, value in png_fields(made).items():
+    for key, value in png_fields(provenance).items():
         info.add_text(key, value)
     return info
 
@@ -212,14 +192,7 @@ def png_text(made: dict[str, Any]) -> PngInfo:
 
 
 def sha256(path: str | Path) -> str:
-    """The SHA-256 of a file's bytes, as 64 hexadecimal digits.
-
-    Example:
-        >>> empty = Path(tempfile.mkdtemp()) / "empty"
-        >>> empty.touch()
-        >>> sha256(empty)[:8]
-        'e3b0c442'
-    """
+    """The SHA-256 of a file's bytes, as 64 hexadecimal digits."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -227,19 +200,10 @@ def sha256(path: str | Path) -> str:
 def folder_hash(folder: str | Path) -> str:
     """One SHA-256 for all files of a folder: of their sorted relative names and contents.
 
-    It names a set of weights wherever the folder lies. A training's checkpoint and curves beside the weights do not
-    count, since they hold the hour.
+    A training's checkpoint and curves beside the weights do not count: they contain the time of the run.
 
     Raises:
         InputError: the folder is missing.
-
-    Example:
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> _ = (folder / "weights").write_bytes(b"1")
-        >>> one = folder_hash(folder)
-        >>> _ = (folder / "weights").write_bytes(b"2")
-        >>> one == folder_hash(folder)
-        False
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -252,14 +216,10 @@ def folder_hash(folder: str | Path) -> str:
 
 
 def read_hashes(table: Path) -> dict[str, str]:
-    """SHA256.json as relative path → SHA-256; empty where there is no such file.
+    """SHA256.json as relative path → SHA-256; empty if there is no such file.
 
     Raises:
-        InputError: it is not JSON: lines may be deleted by hand, and a comma is soon forgotten.
-
-    Example:
-        >>> read_hashes(Path("nowhere") / HASHES)
-        {}
+        InputError: it is not JSON, perhaps because a line was deleted by hand.
     """
     if not table.is_file():
         return {}
@@ -273,15 +233,7 @@ def read_hashes(table: Path) -> dict[str, str]:
 
 @cache
 def damaged_files(folder: Path) -> tuple[Path, ...]:
-    """The files of a folder that are missing or differ from the hashes kept beside it; looked at once a process.
-
-    Example:
-        >>> root = Path(tempfile.mkdtemp())
-        >>> (root / "judge").mkdir()
-        >>> _ = (root / HASHES).write_text(json.dumps({"judge/model.safetensors": "0" * 64}))
-        >>> [path.name for path in damaged_files(root / "judge")]
-        ['model.safetensors']
-    """
+    """The files of a folder that are missing or differ from the hashes in SHA256.json beside it; cached."""
     hashes = {folder.parent / name: digest for name, digest in read_hashes(folder.parent / HASHES).items()}
     return tuple(
         path
@@ -291,20 +243,12 @@ def damaged_files(folder: Path) -> tuple[Path, ...]:
 
 
 def pin(folder: str | Path) -> None:
-    """Write the SHA-256 of a folder's files into SHA256.json beside it; those that stand there already must agree.
+    """Write the SHA-256 of a folder's files into SHA256.json beside it, after a comparison with the hashes there.
 
-    Where the table cannot be written, nothing is pinned.
+    If the folder is read-only, nothing is written.
 
     Raises:
-        InputError: a file differs from its hash there, or the table cannot be read.
-
-    Example:
-        >>> folder = Path(tempfile.mkdtemp()) / "ast"
-        >>> folder.mkdir()
-        >>> _ = (folder / "config.json").write_text("{}")
-        >>> pin(folder)
-        >>> list(read_hashes(folder.parent / HASHES))
-        ['ast/config.json']
+        InputError: a file differs from its hash, or SHA256.json cannot be read.
     """
     folder = Path(folder)
     table = folder.parent / HASHES

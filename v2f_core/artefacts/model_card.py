@@ -1,4 +1,4 @@
-"""The README.md of a saved pipeline: what it is and is not, what it is made of, whose terms hold, how to load it."""
+"""The README.md of a saved pipeline: its purpose and limits, its parts, the licences, how to load it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from v2f_core.artefacts.files import SYNTHETIC, atomic_write, folder_hash, versi
 from v2f_core.artefacts.weights import ORIGINS
 
 PARTS = {
-    "speech_encoder": "hears the voice",
+    "speech_encoder": "from the recording to the voice's embedding",
     "aligner": "g_φ: from the voice's embedding to an identity on ArcFace's sphere",
     "posterior": "p(z | v): the identities that a voice allows",
     "text_encoder": "P(·): from the identity to the tokens that the UNet attends to",
-    "unet": "draws",
-    "vae": "decodes what was drawn",
+    "unet": "from noise to the latents of a face",
+    "vae": "from latents to the image",
 }
 
 CARD = """---
@@ -32,9 +32,9 @@ tags:
 
 A `Vox2FacePipeline`: from a recorded voice, an identity; from the identity, faces. Written by v2f-core {version}.
 
-**{synthetic}** Of two people who sound alike it draws the same faces. What a voice does not tell, such as hair and
-skin, the prior makes up. It must not be used to identify, trace, judge or expose anybody, nor to show somebody a
-face as if it were a speaker's; nor on a voice whose owner does not agree.
+**{synthetic}** Two people who sound alike get the same faces. Hair, skin and all else that a voice does not
+determine are invented by the prior. It must not be used to identify, trace, judge or expose anybody, to present a
+face as the speaker's, or on a voice without its owner's consent.
 
 ## Use
 
@@ -50,13 +50,13 @@ work as with any diffusers pipeline.
 
 ## What it is made of
 
-| part | what it does | SHA-256 of its folder |
+| part | task | SHA-256 of its folder |
 |---|---|---|
 {parts}
 
 Settings: {settings}.
 
-How the aligner was trained, as its own file tells it:
+The aligner's training, as recorded in its own folder:
 
 ```json
 {provenance}
@@ -69,51 +69,43 @@ How the aligner was trained, as its own file tells it:
 
 
 def write_card(folder: Path, name: str, provenance: Mapping[str, Any]) -> None:
-    """Write the README.md of a pipeline that was just saved.
+    """Write the README.md of a saved pipeline.
 
     Args:
-        folder: where it was saved; its parts are hashed and its ``model_index.json`` is read.
-        name: what it will be loaded by: a hub id or a folder.
+        folder: the saved pipeline; its parts are hashed and its ``model_index.json`` is read.
+        name: the hub id or folder that ``from_pretrained`` will get.
         provenance: the aligner's.
     Raises:
         InputError: a part's folder is missing, or the card cannot be written.
     """
-    with atomic_write(folder / "README.md") as temporary:
-        temporary.write_text(_card(folder, name, provenance), encoding="utf-8")
-
-
-def _card(folder: Path, name: str, provenance: Mapping[str, Any]) -> str:
     config = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     shown = ("encoder", "guidance", "num_steps", "clip_seconds")
-    parts = {part: does for part, does in PARTS.items() if part != "posterior" or (folder / part).is_dir()}
-    return CARD.format(
+    parts = {part: task for part, task in PARTS.items() if part != "posterior" or (folder / part).is_dir()}
+    card = CARD.format(
         licence="apache-2.0" if config.get("profile") == "mini" else "other",
         title=Path(name).name,
         version=versions("v2f-core")["v2f-core"],
         synthetic=SYNTHETIC,
         name=name,
-        parts="\n".join(f"| {part} | {does} | `{folder_hash(folder / part)}` |" for part, does in parts.items()),
+        parts="\n".join(f"| {part} | {task} | `{folder_hash(folder / part)}` |" for part, task in parts.items()),
         settings=", ".join(f"{key} {config[key]}" for key in shown),
         provenance=json.dumps(provenance, indent=2, sort_keys=True, ensure_ascii=False),
         terms=_terms(config.get("profile"), config["encoder"]),
     )
+    with atomic_write(folder / "README.md") as temporary:
+        temporary.write_text(card, encoding="utf-8")
 
 
 def _terms(profile: str | None, encoder: str) -> str:
     if profile == "mini":
         return "Apache-2.0. All parts are v2f-core's miniatures, or were trained from them on synthetic persons."
     if profile != "full":
-        return "**Not known to the program that wrote this card**: whoever shares this names each part's origin here."
-    rows = [
-        f"| {o.name} | {o.licence} | {o.consent or '–'} | {o.page} |" for o in (*ORIGINS[encoder], *ORIGINS["prior"])
-    ]
-    return "\n".join(
-        [
-            "The parts come from others, whose terms go on to hold, also for what was trained from them. Who shares",
-            "this makes sure that these, and those of the data the aligner was trained on, allow it.",
-            "",
-            "| from | licence, as its publisher states it | to be agreed to | page |",
-            "|---|---|---|---|",
-            *rows,
-        ]
+        return "**Unknown to the program that wrote this card**: name each part's origin here before you share it."
+    origins = (*ORIGINS[encoder], *ORIGINS["prior"])
+    rows = [f"| {o.name} | {o.licence} | {o.consent or '–'} | {o.page} |" for o in origins]
+    head = (
+        "The parts come from other publishers. Their terms hold for the parts and for weights trained from them.\n"
+        "Before you share this, make sure that these terms, and those of the aligner's training data, allow it.\n\n"
+        "| publisher's name | licence, as stated there | terms to agree to | page |\n|---|---|---|---|\n"
     )
+    return head + "\n".join(rows)

@@ -1,7 +1,7 @@
-"""Old checkpoints are pickles, and a pickle can run any program: here they give up their numbers and nothing else.
+"""Read the numbers of an old checkpoint without running the program it may hold, and store them as safetensors.
 
-Torch's ``.bin`` and ``.ckpt`` pass through ``weights_only=True``; pickles of NumPy arrays (the published VGGFace2
-weights) through an unpickler that knows arrays and no other class or function. Both are stored as safetensors.
+A pickle can run any program. Torch's ``.bin`` and ``.ckpt`` files are loaded with ``weights_only=True``. Pickles of
+NumPy arrays (the published VGGFace2 weights) are read by an unpickler that knows arrays and no other class or function.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _ARRAYS: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
     ("_codecs", "encode"): _text_as_bytes,
 }
-for _core in ("numpy.core", "numpy._core"):  # as NumPy 1 and NumPy 2 call it
+for _core in ("numpy.core", "numpy._core"):  # NumPy 1's name and NumPy 2's
     _ARRAYS[f"{_core}.multiarray", "_reconstruct"] = _MULTIARRAY._reconstruct
     _ARRAYS[f"{_core}.multiarray", "scalar"] = _MULTIARRAY.scalar
     _ARRAYS[f"{_core}.numeric", "_frombuffer"] = np._core.numeric._frombuffer  # type: ignore[attr-defined]
@@ -51,8 +51,8 @@ def arrays_from_pickle(path: str | Path) -> dict[str, np.ndarray]:
     """The NumPy arrays of a pickled dictionary.
 
     Raises:
-        InputError: the file is missing, or holds anything but arrays of numbers by name. A class or function of another
-            kind is refused before anything runs.
+        InputError: the file is missing, or holds anything but a dictionary of arrays of numbers. Any other class or
+            function is refused before it runs.
 
     Example:
         >>> import tempfile
@@ -93,7 +93,7 @@ def tensors_from_bin(path: str | Path) -> dict[str, Tensor]:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickles of an unusual form: they load, or they do not
+            warnings.simplefilter("ignore")  # about pickles of an unusual form: they load, or they raise
             tensors = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         raise InputError(f"{path}: {REFUSED}") from error
@@ -102,31 +102,24 @@ def tensors_from_bin(path: str | Path) -> dict[str, Tensor]:
     return dict(tensors)
 
 
-def bin_to_safetensors(source: str | Path, target: str | Path) -> None:
-    """Write an old torch checkpoint's tensors as safetensors.
+def to_safetensors(source: str | Path, target: str | Path) -> None:
+    """Write the numbers of a pickle of arrays (``.pkl``) or of a torch checkpoint as safetensors.
+
+    A ``.pkl`` is the published VGGFace2 net: its batch norms get torchvision's count of batches, which is zero.
 
     Raises:
-        InputError: as :func:`tensors_from_bin`; the target cannot be written.
+        InputError: as :func:`arrays_from_pickle` and :func:`tensors_from_bin`; the target cannot be written.
     """
+    import torch
     from safetensors.torch import save_file
 
-    tensors = {name: tensor.contiguous().clone() for name, tensor in tensors_from_bin(source).items()}
+    if Path(source).suffix == ".pkl":
+        tensors = {name: torch.from_numpy(np.array(value)) for name, value in arrays_from_pickle(source).items()}
+        for name in [name for name in tensors if name.endswith("running_mean")]:
+            tensors[name.replace("running_mean", "num_batches_tracked")] = torch.tensor(0)
+        metadata = None
+    else:
+        tensors = tensors_from_bin(source)
+        metadata = {"format": "pt"}  # transformers asks for it
     with atomic_write(target) as temporary:
-        save_file(tensors, temporary, metadata={"format": "pt"})
-
-
-def vggface2_to_safetensors(source: str | Path, target: str | Path) -> None:
-    """Write the pickled VGGFace2 ResNet-50 as safetensors under torchvision's names.
-
-    Its batch norms count no batches; torchvision's do, and get zeros.
-
-    Raises:
-        InputError: as :func:`arrays_from_pickle`; the target cannot be written.
-    """
-    from safetensors.numpy import save_file
-
-    arrays = {name: np.ascontiguousarray(value) for name, value in arrays_from_pickle(source).items()}
-    for name in [name for name in arrays if name.endswith("running_mean")]:
-        arrays[name.replace("running_mean", "num_batches_tracked")] = np.zeros((), np.int64)
-    with atomic_write(target) as temporary:
-        save_file(arrays, temporary)
+        save_file({name: value.contiguous().clone() for name, value in tensors.items()}, temporary, metadata=metadata)

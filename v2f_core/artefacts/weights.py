@@ -1,8 +1,8 @@
-"""The full profile's weights: who publishes them, under which terms, and how they come to where the profile looks.
+"""The full profile's weights: their publishers and terms, and how a part's folder is filled.
 
 Files of the Hugging Face Hub go through its own cache and are linked from there. Nothing whose terms ask for consent is
 downloaded without it, and nothing at all when HF_HUB_OFFLINE is set. Pickles are read safely and stored as safetensors.
-What is known of the weights, their training data and their leaks, stands in ``data_cards/weights.md``.
+``data_cards/weights.md`` describes the weights, their training data and their known leaks.
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from v2f_core.artefacts.files import atomic_write, pin, sha256
-from v2f_core.artefacts.pickles import bin_to_safetensors, vggface2_to_safetensors
+from v2f_core.artefacts.pickles import to_safetensors
 from v2f_core.errors import InputError
 
-AGAIN = "run it again, it goes on from here"
 SPARE = 200  # megabytes to leave free on the disk
-# Face nets in Caffe's manner: pixels 0 to 255 in BGR less these means, nothing else
+# the input that face nets from Caffe expect: pixels 0 to 255 in BGR, minus these means
 VGGFACE2_JUDGE = {
     "architecture": "resnet50_caffe",
     "n_classes": 8631,
@@ -39,16 +38,16 @@ VGGFACE2_JUDGE = {
 
 @dataclass(frozen=True)
 class Origin:
-    """A publisher's repository, archive or form, and which of its files belong into a part's folder.
+    """A publisher's repository, archive or form, and the files of it that belong into a part's folder.
 
     Attributes:
         name: the hub's id; else the archive's or file's own name.
         licence: as its publisher states it.
-        megabytes: of a whole download, as its publisher shows it.
-        files: path in our folder → path in the repository or archive. A pickle becomes safetensors on the way.
-        consent: what has to be agreed to before a download; "" if nothing.
+        megabytes: size of the whole download, as its publisher shows it.
+        files: path in our folder → path in the repository or archive. A pickle is stored as safetensors.
+        consent: terms to agree to before a download; "" if there are none.
         archive: address of a zip that holds the files.
-        form: page of those who give it out by hand; it cannot be downloaded by a program.
+        form: page of a publisher that no program can download from.
     """
 
     name: str
@@ -61,7 +60,7 @@ class Origin:
 
     @property
     def page(self) -> str:
-        """Where a person reads about it."""
+        """The publisher's page."""
         return self.form or self.archive or f"https://huggingface.co/{self.name}"
 
 
@@ -116,7 +115,7 @@ ORIGINS: Mapping[str, tuple[Origin, ...]] = {
 
 
 def missing(part: str, folder: str | Path) -> list[tuple[Origin, str]]:
-    """What a part's folder lacks of what is published for it: publisher and path in the folder.
+    """The published files that a part's folder lacks: publisher and path in the folder.
 
     Example:
         >>> [target for _, target in missing("ast", "nowhere")]
@@ -128,7 +127,7 @@ def missing(part: str, folder: str | Path) -> list[tuple[Origin, str]]:
 
 
 def how_to_get(part: str) -> str:
-    """The command or form that brings a part, with size and licences: the end of a sentence.
+    """The command or form to get a part with, its size and licences, as the end of a sentence.
 
     Example:
         >>> how_to_get("ast")
@@ -144,31 +143,26 @@ def how_to_get(part: str) -> str:
     return f"{command} ({size} MB; {licences})"
 
 
-# --- bringing it
+# --- fetching it
 
 
 def fetch(
     part: str, folder: str | Path, agree: Callable[[Origin], bool], local: str | Path | None = None, online: bool = True
 ) -> list[str]:
-    """Complete a part's folder; a stopped run is taken up where it was.
+    """Complete a part's folder; a stopped download continues.
 
     Args:
         part: a name in :data:`ORIGINS`.
         folder: where the part belongs. SHA256.json in its parent gets every file's hash.
-        agree: asked once for each publisher with terms before anything of theirs is downloaded.
-        local: a folder that holds published files, under their publisher's name, as unpacked or as downloaded.
+        agree: called once for each publisher with terms, before any of its files is downloaded; True is consent.
+        local: a folder that holds published files, under their publisher's name, unpacked or as a zip.
         online: whether files that are in no cache may be downloaded.
     Returns:
         One line for each file: where it came from.
     Raises:
-        InputError: no such part; ``local`` is no folder; a file is given out by hand, damaged, not what it was at its
-            first use, or cannot be had offline; consent was not given; access is restricted; the disk is full or cannot
-            be written to.
-
-    Example:
-        >>> fetch("ast", "nowhere/ast", lambda origin: False, online=False)
-        Traceback (most recent call last):
-        v2f_core.errors.InputError: ast: config.json of MIT/ast-finetuned-audioset-10-10-0.4593 is not here, and …
+        InputError: no such part; ``local`` is no folder; a file is given out by hand, is damaged, has changed since its
+            first use, or is not available offline; consent was not given; access is restricted; the disk is full or
+            cannot be written to.
     """
     if part not in ORIGINS:
         raise InputError(f"{part}: nothing is published under this name; choose {', '.join(ORIGINS)}")
@@ -195,11 +189,11 @@ def fetch(
 
 
 def from_caches(part: str, folder: str | Path) -> None:
-    """Fill a part's empty folder where the hub's and insightface's caches hold all of it.
+    """Fill a part's empty folder if the hub's and insightface's caches hold all of its files.
 
     Raises:
-        InputError: the folder holds a part that is not whole. Other files must not stand in for what is missing:
-            antelopev2's own ArcFace is not the one that Arc2Face knows.
+        InputError: the folder holds some of the part's files, but not all. The rest is not guessed from other files:
+            antelopev2's own ArcFace is not the net that Arc2Face was trained with.
     """
     folder = Path(folder)
     lacking = missing(part, folder)
@@ -212,7 +206,7 @@ def from_caches(part: str, folder: str | Path) -> None:
 
 
 def _at_hand(origin: Origin, target: str, local: str | Path | None = None, root: Path | None = None) -> Path | None:
-    """A published file in a local folder or a cache, in whatever folder it was unpacked."""
+    """A published file's path in a local folder or a cache, if it is there."""
     path = Path(origin.files[target])
     folders = [Path("~/.insightface/models").expanduser() / origin.name] if origin.archive else []
     if local is not None:
@@ -235,7 +229,7 @@ def _at_hand(origin: Origin, target: str, local: str | Path | None = None, root:
 def _check_downloads(
     part: str, downloads: list[tuple[Origin, str]], folder: Path, agree: Callable[[Origin], bool], online: bool
 ) -> None:
-    """Refuse what cannot or must not be downloaded, before the first byte."""
+    """Refuse a download that is impossible or not allowed, before it begins."""
     from huggingface_hub import is_offline_mode
 
     if not downloads:
@@ -260,7 +254,7 @@ def _check_downloads(
 
 
 def _download(origin: Origin, target: str, root: Path) -> Path:
-    """A published file in the hub's cache, or out of its archive; goes on where an earlier download broke off."""
+    """Download a published file into the hub's cache, or its archive; an interrupted download continues."""
     import huggingface_hub
     from huggingface_hub.file_download import http_get
 
@@ -279,32 +273,31 @@ def _download(origin: Origin, target: str, root: Path) -> Path:
 
 
 @contextmanager
-def _download_errors(what: str, page: str) -> Iterator[None]:
-    """Turn an error of the hub's library, or of the HTTP library below it, into one line that says what to do."""
+def _download_errors(file: str, page: str) -> Iterator[None]:
+    """Turn an error of the hub's library, or of the HTTP library below it, into one line with the way out."""
     from huggingface_hub import errors
 
     try:
         yield
-    except errors.GatedRepoError as error:
-        way_out = f"agree to its terms on {page}, then log in here with 'hf auth login' or set HF_TOKEN"
-        raise InputError(f"{what}: access is restricted; {way_out}") from error
-    except errors.LocalEntryNotFoundError as error:
-        raise InputError(f"{what}: the hub cannot be reached; run it again, or give --local") from error
-    except (errors.RepositoryNotFoundError, errors.EntryNotFoundError) as error:
-        raise InputError(f"{what}: no longer published there; look at {page}") from error
-    except errors.HfHubHTTPError as error:
-        reason = " ".join(str(error).split())[:200]
-        way_out = "run it again later, or get it by hand and give --local"
-        raise InputError(f"{what}: the server answers with an error ({reason}); {way_out}") from error
-    except Exception as error:  # the HTTP library's own
+    except Exception as error:  # the HTTP library's errors share no other base
         reason = " ".join(str(error).split())[:200] or type(error).__name__
+        again = "run it again, it goes on from here"
+        messages: list[tuple[type[Exception], str]] = [  # a kind before its base
+            (errors.GatedRepoError, f"access is restricted; agree to its terms on {page}, then run 'hf auth login'"),
+            (errors.LocalEntryNotFoundError, "the hub cannot be reached; run it again, or give --local"),
+            (errors.RepositoryNotFoundError, f"no longer published there; look at {page}"),
+            (errors.EntryNotFoundError, f"no longer published there; look at {page}"),
+            (errors.HfHubHTTPError, f"the server answers with an error ({reason}); run it again later"),
+            (Exception, f"the download broke off ({reason}); {again}"),
+        ]
+        message = next(text for kind, text in messages if isinstance(error, kind))
         if isinstance(error, OSError) and error.errno:
-            raise InputError(f"{what}: cannot be written ({reason}); free room, then {AGAIN}") from error
-        raise InputError(f"{what}: the download broke off ({reason}); {AGAIN}") from error
+            message = f"cannot be written ({reason}); free room, then {again}"
+        raise InputError(f"{file}: {message}") from error
 
 
 def _unzip(archive: Path, name: str, folder: Path) -> Path:
-    """One file of a zip, in whatever folder it lies there."""
+    """Extract one file of a zip, in any of its folders, into ``folder``."""
     try:
         with zipfile.ZipFile(archive) as opened:
             members = [member for member in opened.namelist() if Path(member).name == name]
@@ -318,13 +311,14 @@ def _unzip(archive: Path, name: str, folder: Path) -> Path:
 
 
 def _place(source: Path, target: Path) -> None:
-    """Put a published file where it belongs: read safely and rewritten, or linked, or copied."""
+    """Link or copy a published file to its place; a pickle is rewritten as safetensors."""
     real = source.resolve()
     # the hub's cache names large files by their SHA-256
     if re.fullmatch("[0-9a-f]{64}", real.name) and sha256(real) != real.name:
         raise InputError(f"{real}: damaged (its SHA-256 is not its name); delete it and fetch it again")
     if source.suffix in (".bin", ".pkl"):
-        return (vggface2_to_safetensors if source.suffix == ".pkl" else bin_to_safetensors)(real, target)
+        # the hub's cache names files by their hashes, so the kind is that of the link
+        return to_safetensors(source, target)
     _check_whole(real, target.suffix)
     try:
         with atomic_write(target) as temporary:
@@ -340,7 +334,7 @@ def _place(source: Path, target: Path) -> None:
 
 
 def _check_whole(path: Path, suffix: str) -> None:
-    """Refuse half a file before its hash is taken for good."""
+    """Refuse a file that is cut off or of another kind, before its hash is written down."""
     try:
         if suffix == ".safetensors":
             from safetensors import safe_open
@@ -355,6 +349,6 @@ def _check_whole(path: Path, suffix: str) -> None:
             import torch
 
             torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # each library has its own
+    except Exception as error:  # each library raises its own kind
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: half a file, or not of its kind ({reason}); delete it and fetch it again") from error

@@ -1,4 +1,4 @@
-"""One table of a dataset's files: who is seen or heard in each, and in which split."""
+"""One table of a dataset's files: the person, kind and split of each."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = ("person", "sex", "split", "kind", "session", "path")
-EXTRA = ("nationality", "bytes", "sha256")  # known after a scan
+EXTRA = ("nationality", "bytes", "sha256")  # added by a scan
 VALUES = {"sex": ("f", "m", "u"), "split": ("train", "val", "test"), "kind": ("face", "voice")}
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A dataset: its root, a table with one row a file, and a list of what was left out.
+    """A dataset: its root, a table with one row a file, and a list of unused persons and files.
 
     Attributes:
         root: the folder that the table's paths start from.
         table: columns person (a name), sex (f, m, u: unknown), split (train, val, test), kind (face, voice), session
             (of a voice, the video it was cut from; else empty) and path (POSIX form, relative to root); sorted. After a
             scan also nationality, bytes and sha256.
-        left_out: columns item and why: persons and files that are there but not used.
+        left_out: columns item and why: persons and files in the root that are not used.
 
     Example:
         >>> import pandas as pd
@@ -48,27 +48,27 @@ class Manifest:
         object.__setattr__(self, "table", check(self.table))
 
     def faces(self, split: str | None = None) -> pd.DataFrame:
-        """The rows of pictures, of one split or of all."""
+        """The rows of pictures, of one split or of all splits."""
         return self._rows("face", split)
 
     def voices(self, split: str | None = None) -> pd.DataFrame:
-        """The rows of recordings, of one split or of all."""
+        """The rows of recordings, of one split or of all splits."""
         return self._rows("voice", split)
 
     def persons(self, split: str | None = None) -> pd.DataFrame:
-        """One row a person: sex, split, and how many faces and voices there are of them."""
+        """One row a person: sex, split, number of faces and number of voices."""
         table = self.table if split is None else self.table[self.table.split == split]
         counts = table.groupby("person").kind.value_counts().unstack(fill_value=0)
         counts = counts.reindex(columns=["face", "voice"], fill_value=0)
-        who = table.groupby("person")[["sex", "split"]].first()
-        return who.join(counts.rename(columns={"face": "faces", "voice": "voices"}).rename_axis(columns=None))
+        attributes = table.groupby("person")[["sex", "split"]].first()
+        return attributes.join(counts.rename(columns={"face": "faces", "voice": "voices"}).rename_axis(columns=None))
 
     def absolute(self, rows: pd.DataFrame) -> list[Path]:
-        """The files of some rows, with the root before them."""
+        """The paths of some rows, below the root."""
         return [self.root / path for path in rows.path]
 
     def save(self, path: str | Path) -> None:
-        """Write the table, whole or not at all, as Parquet or CSV; put it in the root to read it back.
+        """Write the table as Parquet or CSV, whole or not at all; the readers expect it in the root.
 
         Raises:
             InputError: the folder cannot be written to.
@@ -133,7 +133,7 @@ def from_parquet(path: str | Path) -> Manifest:
 
 @contextmanager
 def named(path: Path) -> Iterator[None]:
-    """Put the file's name before the message of an `InputError` that its contents cause."""
+    """Put the file's name before the message of an `InputError` in the block."""
     try:
         yield
     except InputError as error:
@@ -141,12 +141,12 @@ def named(path: Path) -> Iterator[None]:
 
 
 def check(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with its columns in order and its rows sorted, after a look that it makes sense.
+    """Check a table; return it with its columns in order and its rows sorted.
 
     Raises:
-        InputError: a column is missing; a sex, split or kind is unknown; a person's name is a path or cannot be shown;
-            a person has two sexes or is in two splits (the splits would leak); a path appears twice, is absolute or
-            leads out of the root.
+        InputError: a column is missing; a sex, split or kind is unknown; a person's name is a path or not printable; a
+            person has two sexes or is in two splits (the splits would leak); a path appears twice, is absolute or leads
+            out of the root.
 
     Example:
         >>> import pandas as pd

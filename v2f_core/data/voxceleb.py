@@ -1,13 +1,13 @@
-"""HQ-VoxCeleb's faces and VoxCeleb's audio as they lie on disk, SF2F's split of them, and the same for your own pairs.
+"""Readers of HQ-VoxCeleb's and VoxCeleb's folders, with SF2F's split, and of a table of your own pairs.
 
 vox1/origin_faces/<Name>/*.jpg     (or masked_faces)
 vox1/wav/<id>/<video>/*.wav        (vox2/aac/<id>/<video>/*.m4a, and the other places in SOUND_FOLDERS)
-vox1_meta.csv                      VoxCeleb's own, tab-separated: VoxCeleb1 ID, VGGFace1 ID (the name), Gender, …
+vox1_meta.csv                      VoxCeleb's, tab-separated: VoxCeleb1 ID, VGGFace1 ID (the name), Gender, …
 full_vox2_meta.csv                 HQ-VoxCeleb's, comma-separated: …, Name, …, VoxCeleb2ID, …, Gender_y, Set
 split.csv                          (optional: name,split)
 
-MiniVox is unpacked into the same layout. A scan writes ``manifest.parquet`` into the root, which later steps read in
-place of the folders.
+MiniVox is unpacked into the same layout. A scan writes ``manifest.parquet`` into the root; later steps read it instead
+of the folders.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 PICTURES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 RECORDINGS = frozenset({".wav", ".ogg", ".flac", ".m4a", ".mp3"})
 FACE_FOLDERS = ("origin_faces", "masked_faces")
-# as VoxCeleb1 and VoxCeleb2 unpack, side by side or into one folder, and as SF2F's scripts want them
+# where VoxCeleb1 and VoxCeleb2 unpack to, side by side or in one folder, and where SF2F's scripts look
 SOUND_FOLDERS = (
     "{part}/wav",
     "{part}/aac",
@@ -43,7 +43,7 @@ SOUND_FOLDERS = (
 )
 METADATA = {"vox1": "vox1_meta.csv", "vox2": "full_vox2_meta.csv"}
 PUBLISHED = {"train": 2890, "val": 370, "test": 378}  # identities of HQ-VoxCeleb (SF2F, Table 1)
-# our field: the tables' headings, which differ in blanks from copy to copy; Gender_y is VoxCeleb2's opinion
+# field → headings of the two tables (blanks in them differ between copies); Gender_y is VoxCeleb2's column
 HEADINGS = {
     "name": ("VGGFace1 ID", "Name"),
     "identifier": ("VoxCeleb1 ID", "VoxCeleb2 ID"),
@@ -51,14 +51,14 @@ HEADINGS = {
     "nationality": ("Nationality",),
 }
 ALSO_IN = "also in"
-AT_ONCE, QUEUE = 8, 1024  # files hashed side by side, and waiting for it
+THREADS, QUEUE = 8, 1024  # files hashed in parallel, and files handed over at once
 
 
 def open_dataset(profile: Profile) -> Manifest:
-    """The manifest of a profile's dataset, unpacked first where the profile carries it packed.
+    """The manifest of a profile's dataset; a packed one is unpacked first.
 
     The first of manifest.parquet (written by :func:`scan`), manifest.csv (see :func:`~v2f_core.data.manifest.from_csv`)
-    and pairs.csv (see :func:`from_pairs`) is read; without them the folders, in HQ-VoxCeleb's layout.
+    and pairs.csv (see :func:`from_pairs`) is read; without them, the folders in HQ-VoxCeleb's layout.
 
     Raises:
         InputError: the dataset is missing, damaged or cannot be unpacked.
@@ -81,17 +81,17 @@ def open_dataset(profile: Profile) -> Manifest:
 # --- the folders
 
 
-def read_layout(root: str | Path, face_folder: str | None = None, max_bad: float = 0.05) -> Manifest:
+def read_layout(root: str | Path, max_bad: float = 0.05) -> Manifest:
     """The manifest of a dataset in HQ-VoxCeleb's and VoxCeleb's layout.
 
-    Only persons with both a face and a voice are taken; all other persons and files are listed, with the reason, in
-    ``left_out``. The split is split.csv's, else SF2F's rule (:func:`sf2f_split`), for vox1 and vox2 apart. A name that
-    stands in both is taken once, from vox1, so that nobody is in two splits.
+    Persons with both a face and a voice are used; all other persons and files are listed with the reason in
+    ``left_out``. The split is split.csv's or, without it, SF2F's rule (:func:`sf2f_split`) for each of vox1 and vox2. A
+    name in both is used once, from vox1, so that nobody is in two splits. Faces are origin_faces' or, without that
+    folder, masked_faces'.
 
     Args:
         root: folder that holds vox1 or vox2 or both.
-        face_folder: "origin_faces" or "masked_faces"; None takes the first of them that is there.
-        max_bad: the share of unusable files (empty, of a wrong kind) above which reading stops.
+        max_bad: the share of unusable files (empty, of a wrong kind) above which an error is raised.
     Raises:
         InputError: the root or its metadata is missing or malformed; nobody has both a face and a voice; too many files
             are unusable.
@@ -101,7 +101,7 @@ def read_layout(root: str | Path, face_folder: str | None = None, max_bad: float
         >>> root = Path(tempfile.mkdtemp())
         >>> for file in ("vox1/origin_faces/Ada/0.png", "vox1/wav/id10001/v000/0.wav"):
         ...     (root / file).parent.mkdir(parents=True)
-        ...     _ = (root / file).write_bytes(b"not looked into here")
+        ...     _ = (root / file).write_bytes(b"content is not read")
         >>> _ = (root / "vox1_meta.csv").write_text("VoxCeleb1 ID\\tVGGFace1 ID\\tGender\\nid10001\\tAda\\tf\\n")
         >>> read_layout(root).table[["person", "split", "kind"]].values.tolist()
         [['Ada', 'train', 'face'], ['Ada', 'train', 'voice']]
@@ -117,15 +117,17 @@ def read_layout(root: str | Path, face_folder: str | None = None, max_bad: float
     with tqdm(desc=f"files of {root.name}", unit="file", delay=2.0) as bar:
         for part in parts_of(root):
             speakers = read_speakers(root, part)
-            pictures, sounds = _face_folder(root / part, face_folder), _sound_folders(root, part)
-            faces = _files(root, [pictures], PICTURES, unusable, bar)
-            voices = _files(root, sounds, RECORDINGS, unusable, bar)
+            faces = _files(root, [_face_folder(root / part)], PICTURES, unusable, bar)
+            voices = _files(root, _sound_folders(root, part), RECORDINGS, unusable, bar)
             split = _read_split(root / "split.csv") or sf2f_split(speaker.name for speaker in speakers)
-            known = {speaker.name for speaker in speakers}, {speaker.identifier for speaker in speakers}
-            unpaired += [(f"{part}/{name}", f"a face, but not in {METADATA[part]}") for name in faces.keys() - known[0]]
-            unpaired += [(f"{part}/{id_}", f"a voice, but not in {METADATA[part]}") for id_ in voices.keys() - known[1]]
+            unknown = {
+                "face": faces.keys() - {speaker.name for speaker in speakers},
+                "voice": voices.keys() - {speaker.identifier for speaker in speakers},
+            }
+            for kind, names in unknown.items():
+                unpaired += [(f"{part}/{name}", f"a {kind}, but not in {METADATA[part]}") for name in names]
             for name, identifier, sex, _ in speakers:
-                if why := _why_not(name, identifier, faces, voices, split, taken):
+                if why := _why_left_out(name, identifier, faces, voices, split, taken):
                     unpaired.append((f"{part}/{name}", why))
                     continue
                 taken[name] = part, split[name]
@@ -133,11 +135,12 @@ def read_layout(root: str | Path, face_folder: str | None = None, max_bad: float
                 rows += [(*person, "face", "", path) for path in faces[name]]
                 rows += [(*person, "voice", Path(path).parent.name, path) for path in voices[identifier]]
     if not rows:
-        # one who stands in no table: such as "wav", where the ids' folders lie one level too deep
-        strangers = (f": {item} is {why}" for item, why in unpaired if ", but not in" in why)
-        expected = " (expected <Name>/ in the folders of faces and <id>/ in those of voices)"
-        stranger = next((f"{stranger}{expected}" for stranger in strangers), "")
-        raise InputError(f"{root}: nobody in it has both a face and a voice{stranger}; check folders and metadata")
+        # a folder in no table shows the mistake: "wav", for example, if the ids' folders lie one level too deep
+        layout = "(expected <Name>/ in the folders of faces and <id>/ in those of voices)"
+        hints = (f": {item} is {why} {layout}" for item, why in unpaired if ", but not in" in why)
+        raise InputError(
+            f"{root}: nobody in it has both a face and a voice{next(hints, '')}; check folders and metadata"
+        )
     total = len(rows) + len(unusable)
     if len(unusable) > max_bad * total:
         first = f"{unusable[0][0]}: {unusable[0][1]}"
@@ -148,15 +151,10 @@ def read_layout(root: str | Path, face_folder: str | None = None, max_bad: float
 
 
 def parts_of(root: Path) -> list[str]:
-    """Which of "vox1" and "vox2" lie in a dataset's root.
+    """The folders of "vox1" and "vox2" that exist in a dataset's root.
 
     Raises:
-        InputError: neither does; if they lie one level off, the message says where.
-
-    Example:
-        >>> parts_of(Path("nowhere"))
-        Traceback (most recent call last):
-        v2f_core.errors.InputError: nowhere: no such folder; give the root of HQ-VoxCeleb's layout, with vox1 or vox2 …
+        InputError: there is neither; if they are one level up or down, the message names that folder.
     """
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; give the root of HQ-VoxCeleb's layout, with vox1 or vox2 in it")
@@ -167,7 +165,7 @@ def parts_of(root: Path) -> list[str]:
     raise InputError(f"{root}: no vox1 or vox2 folder in it; give the root of HQ-VoxCeleb's layout{next(nearby, '')}")
 
 
-def _why_not(
+def _why_left_out(
     name: str,
     identifier: str,
     faces: dict[str, list[str]],
@@ -175,7 +173,7 @@ def _why_not(
     split: dict[str, str],
     taken: dict[str, tuple[str, str]],
 ) -> str:
-    """Why a speaker cannot be taken; "" for those who can."""
+    """Why a speaker is not used; "" if there is no reason."""
     if name not in faces:
         return "a voice, but no face" if identifier in voices else "neither face nor voice"
     if identifier not in voices:
@@ -187,11 +185,11 @@ def _why_not(
     return ""
 
 
-def _face_folder(part: Path, wanted: str | None) -> Path:
-    for name in [wanted] if wanted else FACE_FOLDERS:
+def _face_folder(part: Path) -> Path:
+    for name in FACE_FOLDERS:
         if (part / name).is_dir():
             return part / name
-    raise InputError(f"{part}: no folder {wanted or ' or '.join(FACE_FOLDERS)} in it; put the faces there")
+    raise InputError(f"{part}: no folder {' or '.join(FACE_FOLDERS)} in it; put the faces there")
 
 
 def _sound_folders(root: Path, part: str) -> list[Path]:
@@ -199,7 +197,7 @@ def _sound_folders(root: Path, part: str) -> list[Path]:
         return any(re.fullmatch(r"id\d+", path.name) for path in folder.iterdir())
 
     folders = [root / form.format(part=part) for form in SOUND_FOLDERS]
-    # dev/ holds ids in SF2F's form, and wav/ or aac/ with the ids in them in VoxCeleb's
+    # in SF2F's layout dev/ holds the ids; in VoxCeleb's it holds wav/ or aac/ with the ids in them
     existing = [path for path in folders if path.is_dir() and (path.name in ("wav", "aac") or holds_ids(path))]
     if not existing:
         raise InputError(f"{folders[0]}: no such folder; expected one folder a person in it, named by VoxCeleb's id")
@@ -220,13 +218,13 @@ def _files(
             elif path.stat().st_size == 0:
                 unusable.append((name, "empty"))
             else:
-                files.setdefault(composed(path.relative_to(folder).parts[0]), []).append(name)
+                files.setdefault(_composed(path.relative_to(folder).parts[0]), []).append(name)
     return files
 
 
 def _walk(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):  # what file managers leave behind
+        if path.name.startswith("."):  # hidden files of file managers
             continue
         if path.is_dir():
             yield from _walk(path)
@@ -238,7 +236,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 class Speaker(NamedTuple):
-    """A row of a table; nationality is "" where the table has none."""
+    """A row of a table of persons; nationality is "" if the table has no such column."""
 
     name: str
     identifier: str
@@ -247,26 +245,19 @@ class Speaker(NamedTuple):
 
 
 def read_speakers(root: str | Path, part: str) -> list[Speaker]:
-    """The rows of vox1's or vox2's table, in the table's order, which SF2F's split depends on.
+    """The rows of vox1's or vox2's table, in the table's order: SF2F's split depends on it.
 
     Args:
-        root: the dataset; the table lies in it or in its folder of the part.
+        root: the dataset; the table is in it or in the part's folder.
         part: "vox1" or "vox2".
     Raises:
         InputError: the table is missing, cannot be read, or lacks a column.
-
-    Example:
-        >>> import tempfile
-        >>> root = Path(tempfile.mkdtemp())
-        >>> _ = (root / "vox1_meta.csv").write_text("VoxCeleb1 ID\\tVGGFace1 ID\\tGender\\nid10001\\tAda\\tf\\n")
-        >>> read_speakers(root, "vox1")
-        [Speaker(name='Ada', identifier='id10001', sex='f', nationality='')]
     """
     path, inside = Path(root) / METADATA[part], Path(root) / part / METADATA[part]
     if not path.is_file() and not inside.is_file():
         source = {"vox1": "VoxCeleb", "vox2": "HQ-VoxCeleb's meta_info folder"}[part]
         raise InputError(f"{path}: no such file; it maps ids to names and comes with {source}")
-    table = read_table(path if path.is_file() else inside)
+    table = _read_table(path if path.is_file() else inside)
     table.columns = ["".join(column.split()) for column in table.columns]
     columns = []
     for field, headings in HEADINGS.items():
@@ -274,14 +265,14 @@ def read_speakers(root: str | Path, part: str) -> list[Speaker]:
         if not present and field != "nationality":
             raise InputError(f"{path}: no column {' or '.join(headings)}; expected VoxCeleb's own metadata")
         columns.append(table[present[0]].str.strip().tolist() if present else [""] * len(table))
-    return [Speaker(composed(name), *rest) for name, *rest in zip(*columns, strict=True)]
+    return [Speaker(_composed(name), *rest) for name, *rest in zip(*columns, strict=True)]
 
 
 def sf2f_split(names: Iterable[str]) -> dict[str, str]:
-    """SF2F's rule: of a table's rows, vox1's and vox2's apart, every tenth from 8 is for test, from 9 for validation.
+    """SF2F's rule: of the rows of one table, numbers 8, 18, 28, … are for test and 9, 19, 29, … for validation.
 
-    All rows count, whether there are faces and voices or not; that is why the published counts are 370 and 378, and not
-    both a tenth of 3,638 to within one.
+    Rows without faces or voices count too. That is why the published counts of 3,638 identities are 370 and 378, and
+    not 364 each.
 
     Args:
         names: in the order of the metadata's rows.
@@ -296,22 +287,13 @@ def sf2f_split(names: Iterable[str]) -> dict[str, str]:
     return split
 
 
-def composed(name: str) -> str:
-    """A name with its accents composed (NFC): some file systems take them apart, the tables do not.
-
-    Example:
-        >>> composed("Petrovic\\u0301") == "Petrovi\\u0107"
-        True
-    """
+def _composed(name: str) -> str:
+    """A name with composed accents (NFC), as in the tables; some file systems store them decomposed."""
     return unicodedata.normalize("NFC", name)
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """A tab- or comma-separated table as text.
-
-    Raises:
-        InputError: it cannot be read as one.
-    """
+def _read_table(path: Path) -> pd.DataFrame:
+    """A tab- or comma-separated table, every cell as text."""
     import pandas as pd
 
     try:
@@ -327,12 +309,12 @@ def read_table(path: Path) -> pd.DataFrame:
 def _read_split(path: Path) -> dict[str, str] | None:
     if not path.is_file():
         return None
-    table = read_table(path)
+    table = _read_table(path)
     if not {"name", "split"} <= set(table):
         raise InputError(f"{path}: no columns name and split; give both, or remove the file for SF2F's rule")
     if unknown := set(table["split"]) - set(VALUES["split"]):
         raise InputError(f"{path}: split is {min(unknown)!r}; expected {' or '.join(VALUES['split'])}")
-    return {composed(name): split for name, split in zip(table["name"], table["split"], strict=True)}
+    return {_composed(name): split for name, split in zip(table["name"], table["split"], strict=True)}
 
 
 # --- your own pairs
@@ -341,9 +323,9 @@ def _read_split(path: Path) -> dict[str, str] | None:
 def from_pairs(path: str | Path) -> Manifest:
     """A dataset from a CSV with the columns clip, face and person, and, if known, split, sex and session.
 
-    Paths are relative to the CSV's folder. A file may stand in many rows; either of clip and face may be empty. Without
-    a split the persons, sorted by name, are split as SF2F splits (every tenth for test, the one after for validation).
-    Without a sex it is "u", unknown; what is measured within sex is then measured over all.
+    Paths are relative to the CSV's folder. A file may be in many rows; clip or face may be empty. Without a split, the
+    persons sorted by name are split by SF2F's rule (:func:`sf2f_split`). Without a sex it is "u", unknown, and measures
+    within sex become measures over all.
 
     Raises:
         InputError: the file is missing or no table; a column is missing; a row has no person, or neither clip nor face;
@@ -359,13 +341,13 @@ def from_pairs(path: str | Path) -> Manifest:
     import pandas as pd
 
     path = Path(path)
-    table = read_table(path)
+    table = _read_table(path)
     if missing := [column for column in ("clip", "face", "person") if column not in table]:
         raise InputError(
             f"{path}: no column {missing[0]!r}; expected clip, face, person and, if known, split, sex, session"
         )
     table = table.apply(lambda column: column.str.strip())
-    table["person"] = table.person.map(composed)
+    table["person"] = table.person.map(_composed)
     empty = table[(table.person == "") | ((table["clip"] == "") & (table["face"] == ""))]
     if len(empty):
         raise InputError(
@@ -389,13 +371,13 @@ LISTS = {"manifest.parquet": from_parquet, "manifest.csv": from_csv, "pairs.csv"
 
 
 def scan(root: str | Path, hashes: bool = True, max_bad: float = 0.05) -> Manifest:
-    """Read a dataset in HQ-VoxCeleb's layout and write manifest.parquet, and left_out.csv, into its root.
+    """Read a dataset in HQ-VoxCeleb's layout and write manifest.parquet and left_out.csv into its root.
 
-    Hashing a million files takes hours: each hash is written down as soon as it is known, and a stopped run goes on.
+    Hashing a million files takes hours: each hash is written to a log at once, and a stopped scan continues.
 
     Args:
         root: folder that holds vox1 or vox2 or both.
-        hashes: whether to compute the files' SHA-256; their sizes are taken anyway.
+        hashes: whether to compute the files' SHA-256; sizes are always written.
         max_bad: see :func:`read_layout`.
     Raises:
         InputError: as :func:`read_layout`; the root cannot be written to.
@@ -415,7 +397,7 @@ def scan(root: str | Path, hashes: bool = True, max_bad: float = 0.05) -> Manife
 
 
 def summary(manifest: Manifest) -> Iterator[str]:
-    """A scan in lines: persons and files of each split, what was left out, how the split compares with the published.
+    """A scan in lines: persons and files of each split, unused ones by reason, and a comparison with SF2F's split.
 
     Example:
         >>> import pandas as pd
@@ -434,23 +416,15 @@ def summary(manifest: Manifest) -> Iterator[str]:
     doubled = manifest.left_out[manifest.left_out.why.str.startswith(ALSO_IN)]
     yield from (f"{row.item.partition('/')[2]}: {row.why}" for row in doubled.itertuples())
     if not (manifest.root / "split.csv").exists():
-        # SF2F counts a name that stands in both vox1 and vox2 in both
+        # SF2F counts a name in both vox1 and vox2 twice
         second = doubled.why.str.extract(r"(\w+) here\)")[0].value_counts()
-        yield compared({split: len(manifest.persons(split)) + int(second.get(split, 0)) for split in PUBLISHED})
+        yield compare_split({split: len(manifest.persons(split)) + int(second.get(split, 0)) for split in PUBLISHED})
     if manifest.table.path.str.endswith(".m4a").any() and find_spec("av") is None:
-        yield "m4a recordings are here and PyAV is not: pip install av, or convert them to WAV with ffmpeg"
+        yield "there are m4a recordings, but PyAV is not installed: pip install av, or convert them to WAV with ffmpeg"
 
 
-def compared(counts: dict[str, int]) -> str:
-    """Whether the split is HQ-VoxCeleb's published one, which can only be said of the whole dataset.
-
-    Args:
-        counts: identities of each split.
-
-    Example:
-        >>> compared(PUBLISHED)
-        "SF2F's split: 2890/370/378, as published"
-    """
+def compare_split(counts: dict[str, int]) -> str:
+    """Compare the number of identities in each split with HQ-VoxCeleb's published numbers."""
     ours, theirs = ("/".join(str(table[split]) for split in PUBLISHED) for table in (counts, PUBLISHED))
     persons, total = sum(counts.values()), sum(PUBLISHED.values())
     if persons != total:
@@ -461,28 +435,27 @@ def compared(counts: dict[str, int]) -> str:
 
 
 def _hashes(root: Path, files: list[tuple[str, int, int]]) -> list[str]:
-    """The SHA-256 of (path, bytes, time of change); those of an earlier run hold where all three are the same."""
+    """The SHA-256 of each (path, bytes, time of change); an earlier scan's is used if all three are the same."""
     from tqdm import tqdm
 
     log = root / "manifest.hashes.csv"
     known: dict[tuple[str, int, int], str] = {}
     if log.is_file():
         with log.open(newline="", encoding="utf-8") as lines:
-            for row in csv.reader(lines):  # a line that a kill cut short does not count
+            for row in csv.reader(lines):  # without a last line that was cut off
                 if len(row) == 4 and row[1].isdigit() and row[2].isdigit() and re.fullmatch("[0-9a-f]{64}", row[3]):
                     known[row[0], int(row[1]), int(row[2])] = row[3]
     todo = [file for file in files if file not in known]
-    size = sum(file[1] for file in todo)
     try:
-        out = log.open("a", newline="", encoding="utf-8", buffering=1)  # a line at a time
+        out = log.open("a", newline="", encoding="utf-8", buffering=1)  # writes each line at once
     except OSError as error:
         raise InputError(f"{log}: cannot be written ({error.strerror}); make the dataset's root writable") from error
-    bar = tqdm(total=size, desc="hashes", unit="B", unit_scale=True, delay=2.0)
-    with out, ThreadPoolExecutor(AT_ONCE) as pool, bar:
-        out.write("\n" * bool(known))  # after a line that a kill cut short
+    bar = tqdm(total=sum(file[1] for file in todo), desc="hashes", unit="B", unit_scale=True, delay=2.0)
+    with out, ThreadPoolExecutor(THREADS) as pool, bar:
+        out.write("\n" * bool(known))  # in case the last line was cut off
         for start in range(0, len(todo), QUEUE):
-            some = todo[start : start + QUEUE]
-            for file, digest in zip(some, pool.map(lambda file: sha256(root / file[0]), some), strict=True):
+            chunk = todo[start : start + QUEUE]
+            for file, digest in zip(chunk, pool.map(lambda file: sha256(root / file[0]), chunk), strict=True):
                 known[file] = digest
                 csv.writer(out).writerow([*file, digest])
                 bar.update(file[1])

@@ -2,12 +2,12 @@
 
 A face is noised, the UNet predicts the noise under the identity ẑ, and a *critic* turns that prediction into a loss.
 A critic is a function ``(view, identity, faces) -> loss of each example``. This module has the paper's and two
-controls, :mod:`v2f_core.studies.critics` has more, and your own is passed in the same way::
+controls, and :mod:`v2f_core.studies.critics` has more. Pass your own in the same way::
 
     loss = SelfConsistency(prior, arcface, critic=paper)(aligner(voices), faces, generator).loss
 
-The paper's loss is smallest where the UNet ignores its condition, and where every ẑ is the same. Neither is learning:
-:mod:`v2f_core.diffusion.monitors` measures both.
+The paper's loss is also minimal if the UNet ignores its condition, or if every ẑ is the same.
+:mod:`v2f_core.diffusion.monitors` detects both.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class FaceBatch:
         latents: z_0, the VAE's code of each photograph.
         landmarks: five (x, y) points in pixels of the decoded image.
         z_arc: unit ArcFace identities.
-        women: the persons' sex; critics that compare persons compare within it.
+        women: whether each person is a woman; critics compare persons of the same sex only.
     """
 
     latents: Float[Tensor, "batch 4 h w"]
@@ -50,13 +50,13 @@ class FaceBatch:
 
 @dataclass(frozen=True)
 class View:
-    """The noised faces and the networks that look at them: everything a critic may use.
+    """A critic's inputs: noised faces and the networks.
 
     Attributes:
         prior, arcface: the generator, with or without LoRA adapters, and f_arc with gradients.
-        z_t, t, noise: noised latents, their timesteps, and the noise that was added.
-        landmarks: of the faces that were noised.
-        generator: for critics that draw something themselves.
+        z_t, t, noise: noised latents, their timesteps, and the noise in them.
+        landmarks: of the noised faces.
+        generator: for critics that draw random numbers.
     """
 
     prior: Prior
@@ -68,21 +68,21 @@ class View:
     generator: torch.Generator
 
     def predict(self, identity: Float[Tensor, "batch 512"]) -> Float[Tensor, "batch 4 h w"]:
-        """ε(z_t, P(identity), t), at least in float32: differences of two such predictions are small.
+        """ε(z_t, P(identity), t), at least in float32, since critics subtract two similar predictions.
 
-        Make the prediction with gradient before those without: autocast caches the weights' casts, and a cast that was
-        made without gradient has none.
+        Under autocast, predict with gradient before you predict without: autocast caches the cast weights, and weights
+        cast without gradient get none later.
         """
         prediction = self.prior.predict(self.z_t, self.t, self.prior.condition(identity))
         return prediction.to(torch.promote_types(prediction.dtype, torch.float32))
 
     def recognise(self, prediction: Float[Tensor, "batch 4 h w"]) -> Float[Tensor, "batch 512"]:
-        """z_self = f_arc(decode(x̂_0)) (Eq. 12 and 13): whom the predicted noise draws, in one step to t = 0."""
+        """z_self = f_arc(decode(x̂_0)) (Eq. 12 and 13): the identity in the one-step estimate of the clean face."""
         x_0 = self.prior.one_step_x0(self.z_t, self.t, prediction)
         return self.arcface(align_batch(self.prior.decode(x_0), self.landmarks))
 
     def renoise(self, latents: Float[Tensor, "batch 4 h w"], landmarks: Float[Tensor, "batch 5 2"]) -> View:
-        """The view of other faces under the same noise."""
+        """The view of other faces with the same noise."""
         return replace(self, z_t=self.prior.add_noise(latents, self.noise, self.t), landmarks=landmarks)
 
     def __getitem__(self, rows: slice | Int[Tensor, " some"]) -> View:
@@ -95,10 +95,10 @@ Critic = Callable[[View, Float[Tensor, "batch 512"], FaceBatch], Float[Tensor, "
 
 
 def paper(view: View, identity: Float[Tensor, "batch 512"], faces: FaceBatch) -> Float[Tensor, " batch"]:
-    """Eq. 14: ‖ε(z_t, P(ẑ)) − sg ε(z_t, P(z_self))‖², z_self being whom the first prediction draws.
+    """Eq. 14: ‖ε(z_t, P(ẑ)) − sg ε(z_t, P(z_self))‖², with z_self recognised from the first prediction.
 
-    The paper stops the gradient at c_self and does not say whether it flows through the second UNet pass. Here the
-    whole second branch is a constant (sg): one UNet pass with gradient and one without.
+    The paper stops the gradient at c_self and leaves open whether it flows through the second UNet pass. Here the whole
+    second branch is constant (sg): one UNet pass with gradient and one without.
     """
     prediction = view.predict(identity)
     with torch.no_grad():
@@ -107,7 +107,7 @@ def paper(view: View, identity: Float[Tensor, "batch 512"], faces: FaceBatch) ->
 
 
 def denoise(view: View, identity: Float[Tensor, "batch 512"], faces: FaceBatch) -> Float[Tensor, " batch"]:
-    """Control: ‖ε(z_t, P(ẑ)) − ε‖², the ordinary diffusion loss on the speaker's face. One pass with gradient."""
+    """Control: ‖ε(z_t, P(ẑ)) − ε‖², the ordinary diffusion loss on the speaker's face."""
     return mean_square(view.predict(identity) - view.noise)
 
 
@@ -120,12 +120,12 @@ def teacher(view: View, identity: Float[Tensor, "batch 512"], faces: FaceBatch) 
 
 
 def describe(critic: Critic) -> str:
-    """A critic as text, for provenance: its name, and the options that ``functools.partial`` gave it.
+    """A critic as text, for provenance: its name and the options set by ``functools.partial``.
 
     Example:
         >>> describe(paper)
         'paper'
-        >>> describe(partial(paper, critic=partial(teacher, weight=2.0)))  # as a critic of critics is written
+        >>> describe(partial(paper, critic=partial(teacher, weight=2.0)))  # a critic with a critic as option
         'paper(critic=teacher(weight=2.0))'
     """
     if isinstance(critic, partial):
@@ -148,11 +148,11 @@ class SelfConsistency:
     Args:
         prior: with adapters (:func:`~v2f_core.diffusion.lora.add_lora`) or without; without, only φ is trained.
         arcface: f_arc with gradients (:func:`~v2f_core.identity.arcface_torch.differentiable_arcface`).
-        critic: how a prediction is judged.
-        weight: w(t) of Eq. 14 as a function of ᾱ_t; the paper names it and does not give it. Default: 1.
-        t_min, t_max: the timesteps that are drawn from, both included; the paper truncates them and gives no numbers.
+        critic: turns a prediction into a loss.
+        weight: w(t) of Eq. 14 as a function of ᾱ_t; the paper does not give it. Default: 1.
+        t_min, t_max: first and last timestep that may be drawn; the paper gives no numbers.
     Raises:
-        InputError: a timestep that the prior does not have.
+        InputError: the prior has no such timestep.
 
     Example:
         >>> critic = SelfConsistency(prior, arcface, teacher)  # doctest: +SKIP
@@ -181,7 +181,7 @@ class SelfConsistency:
         return self.judge(self.look(faces, generator), identity, faces)
 
     def look(self, faces: FaceBatch, generator: torch.Generator) -> View:
-        """Noise the faces: each at its own timestep."""
+        """Noise the faces, each at its own timestep."""
         z_0, where = faces.latents, generator.device
         t = torch.randint(self.t_min, self.t_max + 1, (len(z_0),), generator=generator, device=where).to(z_0.device)
         noise = torch.randn(z_0.shape, generator=generator, device=where).to(z_0)
@@ -189,7 +189,7 @@ class SelfConsistency:
         return View(self.prior, self.arcface, z_t, t, noise, faces.landmarks, generator)
 
     def judge(self, view: View, identity: Float[Tensor, "batch 512"], faces: FaceBatch) -> ConsistencyTerms:
-        """The critic's loss of faces that were noised before."""
+        """The critic's loss of noised faces."""
         each = self.critic(view, identity, faces)
         weight = self.weight(self.prior.alphas_cumprod[view.t])
         return ConsistencyTerms((weight * each).mean(), each.detach(), view.t)

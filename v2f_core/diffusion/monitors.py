@@ -1,8 +1,8 @@
-"""Has Stage II learned anything, or found a trivial optimum? Collapse monitors, a row for each band of timesteps.
+"""Collapse monitors: whether Stage II has learned or only reached a trivial optimum, for each band of timesteps.
 
-L_self falls when LoRA makes the UNet deaf to its condition, and when every ẑ becomes the same; neither is progress.
-The monitors compare predictions on the *same* noised real faces under different conditions: c* = P(z_arc), ĉ = P(ẑ),
-the same for another person ("shuffled"), the mean identity and null; 10 UNet passes an example and band.
+L_self also falls if LoRA makes the UNet ignore its condition, or if every ẑ becomes the same. The monitors compare
+predictions on the *same* noised real faces under different conditions: c* = P(z_arc), ĉ = P(ẑ), both of another person
+("shuffled"), the mean identity and null. They take 10 UNet passes an example and band.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ def collapse_monitors(
         identity: ẑ of the faces' persons.
         faces: real faces, each of another person.
         bands: (first, last) timestep of each band; see :func:`bands`.
-        generator: draws timesteps and noise; the same seed makes rows of two moments comparable.
+        generator: draws timesteps and noise; use the same seed at every call, so that rows are comparable.
     Returns:
         for each band ``t_min``, ``t_max`` and
 
-        - ``s_net``: ‖ε_{θ+ψ}(c*) − ε_{θ+ψ}(c*_shuffled)‖ / ‖ε_θ(c*) − ε_θ(c*_shuffled)‖; 1 without adapters, towards 0
-          as LoRA goes deaf;
-        - ``s_id``: ‖ε_θ(ĉ) − ε_θ(ĉ_shuffled)‖ over the same; towards 0 as all ẑ become one;
+        - ``s_net``: ‖ε_{θ+ψ}(c*) − ε_{θ+ψ}(c*_shuffled)‖ / ‖ε_θ(c*) − ε_θ(c*_shuffled)‖; 1 without adapters, near 0 if
+          the adapted UNet ignores its condition;
+        - ``s_id``: ‖ε_θ(ĉ) − ε_θ(ĉ_shuffled)‖ with the same denominator; near 0 if all ẑ are the same;
         - ``residual``, ``residual_true``, ``residual_mean``, ``residual_null``: mean ‖ε − ε_{θ+ψ}(c)‖² under ĉ, c*, the
-          mean identity and null, and ``delta`` = residual − residual_true: what ẑ costs;
-        - ``cos_self_true``, ``cos_self_predicted``: of z_self = f_arc(x̂0 under ĉ) with z_arc and with ẑ, and
-          ``cos_self_true_other``: the same as the first from *another* person's noised face. The part of cos_self_true
-          that is missing there leaked through z_t;
+          mean identity and null, and ``delta`` = residual − residual_true, the cost of ẑ;
+        - ``cos_self_true``, ``cos_self_predicted``: cosine of z_self = f_arc(x̂0 under ĉ) with z_arc and with ẑ;
+        - ``cos_self_true_other``: the first of these from *another* person's noised face; the difference to
+          ``cos_self_true`` is identity that leaked through z_t;
         - ``pairwise_predicted``, ``pairwise_true``: mean cosine between different persons, of ẑ and of z_arc. A voice
-          does not tell all of a face, so honest ẑ are more alike than z_arc are.
+          does not determine a face, so good ẑ are more alike than z_arc.
     Raises:
         InputError: there are fewer than two faces.
     """
@@ -64,22 +64,22 @@ def collapse_monitors(
         own = SelfConsistency(prior, arcface, t_min=t_min, t_max=t_max).look(faces, generator)
         other = own.renoise(faces.latents.roll(1, dims=0), faces.landmarks.roll(1, dims=0))
         under_true, under_predicted = own.predict(faces.z_arc), own.predict(identity)
-        heard = _length(under_true - own.predict(faces.z_arc.roll(1, dims=0)))
+        adapted = _length(under_true - own.predict(faces.z_arc.roll(1, dims=0)))
         with without_lora(prior):
-            could = _length(own.predict(faces.z_arc) - own.predict(faces.z_arc.roll(1, dims=0)))
-            differs = _length(own.predict(identity) - own.predict(identity.roll(1, dims=0)))
+            base = _length(own.predict(faces.z_arc) - own.predict(faces.z_arc.roll(1, dims=0)))
+            predicted = _length(own.predict(identity) - own.predict(identity.roll(1, dims=0)))
         under_null = prior.predict(own.z_t, own.t, prior.null(len(identity)))
-        seen, leaked = own.recognise(under_predicted), other.recognise(other.predict(identity))
+        z_self, z_self_other = own.recognise(under_predicted), other.recognise(other.predict(identity))
         row = {
-            "s_net": heard / could,
-            "s_id": differs / could,
+            "s_net": adapted / base,
+            "s_id": predicted / base,
             "residual": _length(own.noise - under_predicted) ** 2,
             "residual_true": _length(own.noise - under_true) ** 2,
             "residual_mean": _length(own.noise - own.predict(mean)) ** 2,
             "residual_null": _length(own.noise - under_null) ** 2,
-            "cos_self_true": (seen * faces.z_arc).sum(dim=1).mean(),
-            "cos_self_predicted": (seen * identity).sum(dim=1).mean(),
-            "cos_self_true_other": (leaked * faces.z_arc).sum(dim=1).mean(),
+            "cos_self_true": (z_self * faces.z_arc).sum(dim=1).mean(),
+            "cos_self_predicted": (z_self * identity).sum(dim=1).mean(),
+            "cos_self_true_other": (z_self_other * faces.z_arc).sum(dim=1).mean(),
         }
         values = {name: float(value) for name, value in (row | spread).items()}
         values["delta"] = values["residual"] - values["residual_true"]
@@ -88,7 +88,7 @@ def collapse_monitors(
 
 
 def bands(t_min: int, t_max: int, count: int) -> list[tuple[int, int]]:
-    """The timesteps in ``count`` adjacent bands of about the same length, both ends of each included.
+    """Divide the timesteps into ``count`` adjacent bands of about the same length: (first, last) of each.
 
     Example:
         >>> bands(0, 999, 4)
@@ -105,4 +105,4 @@ def pairwise_cosine(z: Float[Tensor, "batch 512"]) -> Float[Tensor, ""]:
 
 
 def _length(x: Tensor) -> Tensor:
-    return x.square().mean().sqrt()  # over the whole batch: no person with a small denominator can break a ratio
+    return x.square().mean().sqrt()  # of the whole batch, so that no ratio has one person's small denominator

@@ -1,9 +1,9 @@
-"""The identity-conditioned prior: a latent diffusion model that draws faces of a point on the sphere of identities.
+"""The identity-conditioned prior: a latent diffusion model that draws faces of an identity.
 
-The folder is Stable Diffusion's (``model_index.json``, ``unet``, ``vae``, ``text_encoder``, ``tokenizer``,
-``scheduler``); the interface P(·) from identity to cross-attention tokens is Arc2Face's (Papantoniou et al., ECCV 2024;
-Eq. 3 and 11 of the paper). For the full size put Arc2Face's ``arc2face`` folder as ``unet`` and its ``encoder`` as
-``text_encoder`` into a copy of Stable Diffusion 1.5; the miniature is the same classes, narrow.
+The folder has Stable Diffusion's layout (``model_index.json``, ``unet``, ``vae``, ``text_encoder``, ``tokenizer``,
+``scheduler``). The interface P(·) from identity to cross-attention tokens is Arc2Face's (Papantoniou et al., ECCV 2024;
+Eq. 3 and 11 of the paper). At full size it is Stable Diffusion 1.5 with Arc2Face's ``arc2face`` as ``unet`` and its
+``encoder`` as ``text_encoder``; the miniature has the same classes with narrow layers.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 PROMPT, PLACEHOLDER = "photo of a id person", "id"  # the identity takes the place of the placeholder's embedding
 IDENTITY_DIM = 512
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-Generators = torch.Generator | list[torch.Generator] | None  # one for all, one for each of a batch, torch's own
+Generators = torch.Generator | list[torch.Generator] | None  # one for the batch, one an image, torch's global one
 
 
 class Prior(nn.Module):
-    """Text encoder, UNet and VAE of one folder, with the noise schedule they were trained under.
+    """Text encoder, UNet and VAE of one folder, with the noise schedule of their training.
 
-    A module: ``.to(device)``, ``.requires_grad_(False)`` and adapters on ``.unet`` and ``.text_encoder`` work as usual.
+    ``.to(device)``, ``.requires_grad_(False)`` and adapters on ``.unet`` and ``.text_encoder`` work as for any module.
 
     Example:
         >>> from v2f_core.artefacts.profiles import load_profile  # doctest: +SKIP
@@ -51,7 +51,7 @@ class Prior(nn.Module):
         tokenizer: CLIPTokenizer,
         scheduler: SchedulerMixin,
     ) -> None:
-        """Put the parts together.
+        """Combine the parts.
 
         Raises:
             InputError: the tokenizer splits the placeholder, or the text encoder is narrower than an identity.
@@ -75,12 +75,12 @@ class Prior(nn.Module):
 
     @classmethod
     def from_folder(cls, folder: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Prior:
-        """Load a folder in Stable Diffusion's layout, offline, for inference (modules in eval mode).
+        """Load a folder in Stable Diffusion's layout, offline and in evaluation mode.
 
         Args:
-            folder: miniature or full size; the scheduler's file may be of any kind, its betas are read.
-            device: where the weights go.
-            dtype: what the weights are cast to, whatever they are stored in.
+            folder: miniature or full size; of the scheduler's file only the betas are used.
+            device: device of the weights.
+            dtype: type that the weights are cast to.
         Raises:
             InputError: the folder or a part of it is missing, lacks weights, or cannot be read.
 
@@ -110,7 +110,7 @@ class Prior(nn.Module):
             for name, (kind, options) in nets.items():
                 options |= {"use_safetensors": True, "output_loading_info": True, "local_files_only": True}
                 parts[name], loading = kind.from_pretrained(folder / name, **options)
-                # the libraries fill what a file lacks with random numbers, and say so in a log only
+                # the libraries give missing weights random values and only log it
                 if lacking := sorted(loading["missing_keys"]):
                     raise InputError(f"{folder / name}: its weights lack {lacking[0]} and {len(lacking) - 1} more")
             for name, kind in {"tokenizer": CLIPTokenizer, "scheduler": DPMSolverMultistepScheduler}.items():
@@ -121,37 +121,33 @@ class Prior(nn.Module):
         return cls(**parts).eval().to(device)
 
     def _tokens(self, prompt: str) -> Int[Tensor, "1 tokens"]:
-        return self.tokenizer(
-            prompt,
-            padding="max_length",
-            max_length=self.tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        ).input_ids
+        length = self.tokenizer.model_max_length
+        options = {"padding": "max_length", "max_length": length, "truncation": True, "return_tensors": "pt"}
+        return self.tokenizer(prompt, **options).input_ids
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device of prompts and noise schedule, where the prior computes."""
         return self.alphas_cumprod.device
 
     def compute_on(self, device: torch.device) -> Prior:
-        """Move prompts and noise schedule alone: offloading moves the nets, each when it is needed."""
+        """Move prompts and noise schedule only, as offloading moves the nets one by one."""
         for name, buffer in self.named_buffers(recurse=False):
             setattr(self, name, buffer.to(device))
         return self
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of the latents of an image."""
+        """Channels, height and width of an image's latents."""
         side = self.unet.config.sample_size
         return (self.unet.config.in_channels, side, side)
 
     def condition(self, identity: Float[Tensor, "batch 512"]) -> Float[Tensor, "batch tokens width"]:
-        """P(z): identities to the UNet's cross-attention tokens (Eq. 3 and 11), differentiable in them.
+        """P(z): the UNet's cross-attention tokens of identities (Eq. 3 and 11), differentiable.
 
-        The prompt is "photo of a id person". The unit vector, padded with zeros from 512 to the text encoder's width,
-        replaces the input embedding of the token ``id`` by a hook that lives for this call only. The positions are
-        added afterwards, as for any other token.
+        The prompt is "photo of a id person". A hook, set for this call only, replaces the input embedding of the token
+        ``id`` by the unit vector, padded with zeros from 512 to the text encoder's width. The position embedding is
+        added afterwards, as for any token.
 
         Raises:
             InputError: an identity is not of unit length.
@@ -169,17 +165,15 @@ class Prior(nn.Module):
             hook.remove()
 
     def null(self, batch: int) -> Float[Tensor, "batch tokens width"]:
-        """The encoded empty prompt, once for each of a batch: what guidance steers away from."""
+        """The tokens of the empty prompt, once for each image: guidance leads away from them."""
         return self.text_encoder(self._empty).last_hidden_state.expand(batch, -1, -1)
 
     def encode(
         self, images: Float[Tensor, "batch 3 height width"], generator: torch.Generator | None = None
     ) -> Float[Tensor, "batch 4 h w"]:
-        """Images in [-1, 1] to latents of about unit variance, an eighth of the size.
+        """Images (RGB in [-1, 1]) to latents of about unit variance, an eighth of the size.
 
-        Args:
-            images: RGB in [-1, 1].
-            generator: draws from the VAE's posterior; without one its mode is taken.
+        With a generator, latents are drawn from the VAE's posterior; without one they are its mode.
         """
         posterior = self.vae.encode(images).latent_dist
         latents = posterior.mode() if generator is None else posterior.sample(generator)
@@ -195,7 +189,7 @@ class Prior(nn.Module):
         t: Int[Tensor, " batch"] | Shaped[Tensor, ""] | int,
         c: Float[Tensor, "batch tokens width"],
     ) -> Float[Tensor, "batch 4 h w"]:
-        """ε_θ(z_t, c, t): the noise that the UNet sees in z_t."""
+        """ε_θ(z_t, c, t): the UNet's prediction of the noise in z_t."""
         return self.unet(z_t, t, c).sample
 
     def add_noise(
@@ -223,20 +217,20 @@ class Prior(nn.Module):
         guidance: float = 3.0,
         generator: Generators = None,
     ) -> Float[Tensor, "batch 4 h w"]:
-        """From pure noise to clean latents by the prior's scheduler, DPM-Solver++(2M) unless another was put in.
+        """From pure noise to clean latents by the prior's scheduler (default DPM-Solver++(2M)).
 
         Args:
             noise: standard normal latents.
             c: tokens of `condition`.
-            num_steps: solver steps, each one pass of the UNet (on a double batch when guided).
-            guidance: s in ε(null) + s·(ε(c) − ε(null)), away from the null condition; 1 leaves that out.
-            generator: for solvers that add noise on the way.
+            num_steps: solver steps, each one pass of the UNet (with guidance, on a batch of twice the size).
+            guidance: s in ε(null) + s·(ε(c) − ε(null)); with 1 the null condition is not computed.
+            generator: for solvers that add noise at every step.
         Raises:
-            InputError: the scheduler cannot make so many steps.
+            InputError: the scheduler does not support this number of steps.
         """
         if num_steps < 1:
             raise InputError(f"num_steps {num_steps}: expected a positive number of solver steps (25 is usual)")
-        solver = type(self.scheduler).from_config(self.scheduler.config)  # a fresh one: solvers keep a history
+        solver = type(self.scheduler).from_config(self.scheduler.config)  # a new one, since solvers keep a history
         try:
             solver.set_timesteps(num_steps, device=noise.device)
         except ValueError as error:
@@ -248,8 +242,8 @@ class Prior(nn.Module):
         for t in solver.timesteps:
             scaled = solver.scale_model_input(z, t)
             if guided:
-                without, given = self.predict(torch.cat([scaled, scaled]), t, tokens).chunk(2)
-                prediction = without + guidance * (given - without)
+                under_null, under_c = self.predict(torch.cat([scaled, scaled]), t, tokens).chunk(2)
+                prediction = under_null + guidance * (under_c - under_null)
             else:
                 prediction = self.predict(scaled, t, tokens)
             z = solver.step(prediction, t, z, **options).prev_sample
@@ -269,8 +263,8 @@ class Prior(nn.Module):
         Args:
             identity: unit vectors; repeat one to draw it several times.
             num_steps, guidance: see `denoise`.
-            generator: source of the noise, or one for each face; the same seed gives the same faces.
-            noise: standard normal latents to start from in place of the generator's.
+            generator: draws the noise; one for all faces or one for each. The same seed gives the same faces.
+            noise: initial standard normal latents, in place of the generator's.
         """
         from diffusers.utils.torch_utils import randn_tensor
 

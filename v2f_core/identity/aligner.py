@@ -22,7 +22,7 @@ class Aligner(nn.Module):
     """g_φ: a three-layer MLP with SiLU, LayerNorm and dropout, ℓ2-normalised.
 
     Args:
-        speaker_width: width of v_spk: 768 for AST, 192 for ECAPA; a miniature's is smaller.
+        speaker_width: width of v_spk: 768 for AST, 192 for ECAPA, less for the miniatures.
         hidden_width: width of the two hidden layers, 1024 in the paper.
         identity_width: width of ẑ, 512 for ArcFace.
         dropout: share of hidden units dropped in training, 0.1 in the paper.
@@ -63,7 +63,7 @@ class Aligner(nn.Module):
         """The unit identity ẑ that each speaker embedding v_spk predicts, float32.
 
         Raises:
-            InputError: the embedding has another width than the aligner was made for, or is NaN.
+            InputError: the embedding has another width than the training's, or is NaN.
         """
         if speaker_embedding.shape[-1] != self.speaker_width:
             raise InputError(
@@ -76,17 +76,19 @@ class Aligner(nn.Module):
         """Write ``model.safetensors`` (float16 on disk) and ``config.json``, each atomically.
 
         Args:
-            folder: made if missing.
-            provenance: hashes of the inputs, training settings, seed; versions of torch and of this package are added.
-                ``config.json`` has it under ``provenance``.
+            folder: created if missing.
+            provenance: hashes of the inputs, training settings, seed; stored in ``config.json``, with the versions of
+                torch and of this package. Default: the aligner's own.
         Raises:
             InputError: the folder cannot be written to.
         """
         from safetensors.torch import save_file
 
         folder = Path(folder)
-        given = self.provenance if provenance is None else provenance
-        self.provenance = {**given, "versions": versions("torch", "v2f-core")}
+        self.provenance = {
+            **(self.provenance if provenance is None else provenance),
+            "versions": versions("torch", "v2f-core"),
+        }
         with atomic_write(folder / WEIGHTS_NAME) as temporary:
             save_file({name: value.half().contiguous() for name, value in self.state_dict().items()}, temporary)
         with atomic_write(folder / CONFIG_NAME) as temporary:
@@ -116,9 +118,9 @@ class Aligner(nn.Module):
                 raise InputError(f"{folder / name}: missing; train an aligner with 'python -m v2f_core stage1'")
         try:
             config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
-            names = ("speaker_width", "hidden_width", "identity_width", "dropout")
-            with torch.device("meta"):  # no random initial weights: they would move the caller's generator
-                aligner = cls(**{name: config[name] for name in names})
+            settings = {name: config[name] for name in ("speaker_width", "hidden_width", "identity_width", "dropout")}
+            with torch.device("meta"):  # random initial weights would advance the caller's generator
+                aligner = cls(**settings)
             weights = load_file(folder / WEIGHTS_NAME)
             aligner.load_state_dict({name: value.float() for name, value in weights.items()}, assign=True)
         except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:

@@ -1,8 +1,7 @@
 """ArcFace with gradients: an ONNX net run by torch, and alignment as a differentiable warp.
 
-ONNX Runtime has no gradients, but the gradient of L_self, and of any loss on a generated face, passes through f_arc.
-The nets of insightface packs are chains of a dozen operators. So the graph is read from the file and run by torch: the
-same weights and the same numbers to 1e-4, with gradients to the image.
+A loss on a generated face needs the gradient of f_arc, and ONNX Runtime has none. The nets of insightface packs consist
+of a dozen operators. So torch runs the file's graph: the same weights, the same results to 1e-4, and gradients.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ def _prelu(x: Tensor, slope: Tensor) -> Tensor:
 
 
 def _reshape(x: Tensor, shape: Tensor, **_: Any) -> Tensor:
-    sizes = [x.shape[i] if n == 0 else n for i, n in enumerate(shape.tolist())]  # ONNX: 0 keeps the axis
+    sizes = [x.shape[i] if n == 0 else n for i, n in enumerate(shape.tolist())]  # 0 keeps the axis's size
     return x.reshape(sizes)
 
 
@@ -73,7 +72,7 @@ OPERATORS: dict[str, Callable[..., Tensor]] = {
 class TorchArcFace(nn.Module):
     """An ArcFace ONNX net as a frozen torch module: aligned crops in [-1, 1] RGB → unit identities.
 
-    The weights are buffers: they follow ``.to(device)`` and no optimiser ever sees them.
+    The weights are buffers: ``.to(device)`` moves them, and an optimiser over parameters does not change them.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -93,11 +92,11 @@ class TorchArcFace(nn.Module):
                 self._nodes.append((node.op_type, list(node.input), node.output[0], attributes))
             else:
                 raise InputError(
-                    f"{path}: operator {node.op_type} has no torch twin; use an iResNet of an insightface pack"
+                    f"{path}: operator {node.op_type} is not supported in torch; use an iResNet of an insightface pack"
                 )
         self._input = next(i.name for i in graph.input if i.name not in self._names)
         self._output = graph.output[0].name
-        # nets exported from MXNet normalise inside (a Sub and a Mul in front) and so take pixels of 0 to 255
+        # nets exported from MXNet begin with a Sub and a Mul that normalise, so they take pixels from 0 to 255
         front = [node.name.lstrip("_").lower() for node in graph.node[:8]]
         inside = any(n.startswith(("sub", "minus")) for n in front) and any(n.startswith("mul") for n in front)
         self._scale, self._shift = (127.5, 127.5) if inside else (1.0, 0.0)
@@ -111,7 +110,7 @@ class TorchArcFace(nn.Module):
         values: dict[str, Tensor] = {self._input: crops * self._scale + self._shift}
 
         def value(name: str) -> Tensor | None:
-            if not name:  # ONNX writes a left-out optional input as an empty name
+            if not name:  # an optional input that is not given
                 return None
             return values[name] if name in values else getattr(self, self._names[name])
 
@@ -143,7 +142,7 @@ def align_batch(
 
     Args:
         images: RGB in [-1, 1].
-        landmarks: five (x, y) points an image, pixels; constants, no gradient reaches them.
+        landmarks: five (x, y) points an image, pixels; they get no gradient.
 
     Example:
         >>> from v2f_core.identity.faces import TEMPLATE
@@ -153,13 +152,13 @@ def align_batch(
     height, width = images.shape[-2:]
     to_crop = np.stack([similarity(points) for points in np.asarray(torch.as_tensor(landmarks).detach().cpu())])
     square = np.concatenate([to_crop, np.tile([[[0.0, 0.0, 1.0]]], (len(to_crop), 1, 1))], axis=1)
-    with torch.autocast(images.device.type, enabled=False):  # bf16 knows only every other pixel of 512
+    with torch.autocast(images.device.type, enabled=False):  # above 256, bf16 has even numbers only
         images = images.to(torch.promote_types(images.dtype, torch.float32))
-        to_image = torch.from_numpy(np.linalg.inv(square)[:, :2]).to(images)  # each crop pixel looks up its source
+        to_image = torch.from_numpy(np.linalg.inv(square)[:, :2]).to(images)  # crop pixel → image pixel
         axis = torch.arange(CROP, dtype=images.dtype, device=images.device)
         y, x = torch.meshgrid(axis, axis, indexing="ij")
         crop_pixels = torch.stack([x, y, torch.ones_like(x)], dim=-1)
         source = torch.einsum("hwk,bik->bhwi", crop_pixels, to_image)
         grid = 2 * source / torch.tensor([width - 1, height - 1]).to(images) - 1
-        # outside the image lies black, which is -1 here and 0 for grid_sample
+        # outside the image is black: -1 in an image, 0 for grid_sample
         return F.grid_sample(images + 1, grid, mode="bilinear", padding_mode="zeros", align_corners=True) - 1

@@ -1,7 +1,7 @@
-"""From a photo to a point on the hypersphere: find the face, align it, embed it.
+"""From a photo to a point on the hypersphere: detect the face, align it, embed it.
 
 A *pack* is a folder of ONNX nets as insightface publishes them (antelopev2, buffalo_l, …): an SCRFD detector and an
-ArcFace net. They are told apart by their shapes, not by their names. The miniature pack has the same form.
+ArcFace net, recognised by their shapes, not by their names. The miniature pack has the same form.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TEMPLATE = np.array(
 
 @dataclass(frozen=True)
 class Face:
-    """A face found in an image, in the image's pixels."""
+    """A detected face, in the image's pixels."""
 
     bbox: Float32[np.ndarray, 4]  # left, top, right, bottom
     landmarks: Float32[np.ndarray, "5 2"]  # (x, y) of left eye, right eye (as seen), nose tip, mouth corners
@@ -45,8 +45,8 @@ class Face:
 def similarity(landmarks: Float[np.ndarray, "5 2"]) -> Float[np.ndarray, "2 3"]:
     """The rotation, scaling and shift that bring five landmarks closest to ArcFace's template (least squares).
 
-    A rotation with scaling is a multiplication by a complex number, so the solution is that of a line through a
-    cloud: a = Σ conj(p) q / Σ |p|², with p the centred landmarks and q the centred template as complex numbers.
+    A rotation with scaling multiplies by a complex number a, so this is linear regression: a = Σ conj(p) q / Σ |p|²,
+    with the centred landmarks p and the centred template q as complex numbers.
 
     Example:
         >>> (similarity(TEMPLATE * 2).round(3) + 0).tolist()  # + 0: no negative zero
@@ -108,29 +108,28 @@ def find_nets(folder: str | Path) -> tuple[Path, Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give an insightface pack (det_*.onnx and an ArcFace net)")
-    found: dict[str, Path] = {}
+    nets: dict[str, Path] = {}
     for path in sorted(folder.glob("*.onnx")):
         try:
             kind = _kind(onnx.load(str(path), load_external_data=False))
         except Exception as error:  # protobuf's errors have no narrower base
             raise InputError(f"{path}: not an ONNX net; fetch the pack again") from error
         if kind is not None:
-            found.setdefault(kind, path)
-    if "detector" not in found:
-        raise InputError(
-            f"{folder}: no face detector (an SCRFD net with landmarks, 9 or 15 outputs); "
-            "copy det_10g.onnx of buffalo_l or scrfd_10g_bnkps.onnx of antelopev2 into it"
-        )
-    if "arcface" not in found:
-        raise InputError(
-            f"{folder}: no ArcFace net (input 3x112x112, output 512); "
-            "copy Arc2Face's arcface.onnx or w600k_r50.onnx of buffalo_l into it"
-        )
-    return found["detector"], found["arcface"]
+            nets.setdefault(kind, path)
+    needed = {
+        "detector": "face detector (an SCRFD net with landmarks, 9 or 15 outputs); "
+        "copy det_10g.onnx of buffalo_l or scrfd_10g_bnkps.onnx of antelopev2 into it",
+        "arcface": "ArcFace net (input 3x112x112, output 512); "
+        "copy Arc2Face's arcface.onnx or w600k_r50.onnx of buffalo_l into it",
+    }
+    for kind, description in needed.items():
+        if kind not in nets:
+            raise InputError(f"{folder}: no {description}")
+    return nets["detector"], nets["arcface"]
 
 
 def _providers(device: str) -> list[Any]:
-    """ONNX Runtime's providers: CUDA where it has it, else the CPU."""
+    """ONNX Runtime's providers: CUDA if this build has it, else the CPU."""
     import onnxruntime
 
     kind, _, index = device.partition(":")
@@ -140,8 +139,8 @@ def _providers(device: str) -> list[Any]:
         return [("CUDAExecutionProvider", {"device_id": int(index or 0)}), "CPUExecutionProvider"]
     if kind == "cuda":
         warnings.warn(
-            "faces are found and embedded on the CPU: this ONNX Runtime has no CUDA (onnxruntime-gpu, in place of "
-            "onnxruntime, has)",
+            "faces are detected and embedded on the CPU: this ONNX Runtime has no CUDA; install onnxruntime-gpu in "
+            "place of onnxruntime",
             stacklevel=3,
         )
     return ["CPUExecutionProvider"]
@@ -167,11 +166,11 @@ class FacePack:
 
         Args:
             folder: an insightface-style pack folder.
-            device: "cpu", "cuda", "cuda:1" or "mps"; where ONNX Runtime cannot use it the CPU does the work, with a
-                warning on CUDA.
+            device: "cpu", "cuda", "cuda:1" or "mps". If ONNX Runtime cannot use it, it runs on the CPU, for CUDA with
+                a warning.
 
         Raises:
-            InputError: a net is missing or broken, or there is no such kind of device.
+            InputError: a net is missing or broken, or the device is of another kind.
         """
         import onnxruntime
         from insightface.model_zoo import get_model
@@ -179,14 +178,14 @@ class FacePack:
         detector, arcface = find_nets(folder)
         options = onnxruntime.SessionOptions()
         # small nets gain nothing from many threads, and data loaders run several processes
-        chosen = os.environ.get("OMP_NUM_THREADS", "")
-        options.intra_op_num_threads = int(chosen) if chosen.isdigit() else min(4, os.cpu_count() or 1)
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting must not cost a core
-        options.add_session_config_entry("session.set_denormal_as_zero", "1")  # denormal weights cost 5x the time
+        threads = os.environ.get("OMP_NUM_THREADS", "")
+        options.intra_op_num_threads = int(threads) if threads.isdigit() else min(4, os.cpu_count() or 1)
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads do not occupy a core
+        options.add_session_config_entry("session.set_denormal_as_zero", "1")  # denormal weights are five times slower
         options.log_severity_level = 3
-        where = _providers(device)
-        nets = [get_model(str(p), providers=where, sess_options=options) for p in (detector, arcface)]
-        return cls(nets[0], nets[1], arcface_path=arcface)
+        providers = _providers(device)
+        nets = [get_model(str(path), providers=providers, sess_options=options) for path in (detector, arcface)]
+        return cls(nets[0], nets[1], arcface)
 
     def detect(self, image: UInt8[np.ndarray, "height width 3"]) -> list[Face]:
         """All faces of an RGB image, the largest first."""
@@ -213,15 +212,15 @@ class FacePack:
     def embed(
         self, images: Sequence[UInt8[np.ndarray, "height width 3"]]
     ) -> tuple[Float32[np.ndarray, "batch 512"], Bool[np.ndarray, batch]]:
-        """Unit identities of the largest face of each RGB image, and whether there was one.
+        """Unit identities of the largest face of each RGB image, and a mask of the images with a face.
 
-        An image without a face gets the zero vector, whose cosine with everything is 0, and counts as a miss.
+        An image without a face gets the zero vector, whose cosine with everything is 0.
         """
-        crops, found = [], np.zeros(len(images), bool)
+        crops, has_face = [], np.zeros(len(images), bool)
         for i, image in enumerate(images):
             if faces := self.detect(image):
-                found[i] = True
+                has_face[i] = True
                 crops.append(align(image, faces[0].landmarks))
         identities = np.zeros((len(images), 512), np.float32)
-        identities[found] = self.embed_aligned(crops)
-        return identities, found
+        identities[has_face] = self.embed_aligned(crops)
+        return identities, has_face

@@ -18,20 +18,20 @@ class AMSoftmax(nn.Module):
     """Additive-margin softmax over the training persons, Eq. 8.
 
     L = −log( exp(s(cos θ_y − m)) / (exp(s(cos θ_y − m)) + Σ_{j≠y} exp(s·cos θ_j)) ), averaged over the batch, where
-    θ_j is the angle between the identity and the class vector W_j. m and s are not given in the paper; the defaults are
-    those of Wang et al. 2018, "Additive Margin Softmax for Face Verification". Memory O(batch · classes).
+    θ_j is the angle between the identity and the class vector W_j. The paper gives no m and s; the defaults are from
+    Wang et al. 2018, "Additive Margin Softmax for Face Verification". Memory O(batch · classes).
 
     Args:
         classes: how many persons there are in training.
         dim: width of an identity.
         scale: s, the sharpness of the softmax.
         margin: m, in units of cosine.
-        centroids: (classes, dim) class vectors that stay *fixed*, such as each person's mean ArcFace vector; they tie
-            ẑ to ArcFace. Free vectors (None) are trained: they separate persons, at no given place.
-        generator: for the initial free class vectors.
+        centroids: (classes, dim) *fixed* class vectors, such as each person's mean z_arc; they tie ẑ to ArcFace.
+            None: trained class vectors, which separate persons but do not place them.
+        generator: draws the initial values of trained class vectors.
     Raises:
-        InputError: from the constructor for a scale that is not positive, fewer than two classes, or centroids of
-            another shape; from the call for a label without a class, or an identity that is zero or NaN.
+        InputError: the scale is not positive, there are fewer than two classes, or the centroids have another shape; in
+            a call, a label has no class, or an identity is zero or NaN.
 
     Example:
         >>> loss = AMSoftmax(classes=2, dim=2, scale=1.0, margin=0.0, centroids=torch.eye(2))
@@ -72,16 +72,16 @@ class AMSoftmax(nn.Module):
 
     def _change(self, identity: Float[Tensor, "batch dim"], label: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
         """The number that the margin adds to the cosine of the target class."""
-        exact = torch.promote_types(identity.dtype, torch.float32)  # in bfloat16 the margin would be another
+        exact = torch.promote_types(identity.dtype, torch.float32)  # bfloat16 would round the margin
         return torch.full(label.shape, -self.margin, dtype=exact, device=label.device)
 
 
 class ArcFaceLoss(AMSoftmax):
     """Additive *angular* margin: the target logit is s·cos(θ_y + m) in place of s(cos θ_y − m) of Eq. 8.
 
-    Beyond θ_y = π − m the cosine would rise again and reward the worst. There the target logit is s(cos θ_y − m·sin m),
-    which keeps falling (after a step down of about s·m²/2 at π − m), as in the authors' code. Deng et al. 2019,
-    "ArcFace: Additive Angular Margin Loss for Deep Face Recognition"; s and m are theirs.
+    Beyond θ_y = π − m this cosine would rise again. There the target logit is s(cos θ_y − m·sin m), which keeps falling
+    (after a step down of about s·m²/2 at π − m), as in the authors' code. Deng et al. 2019, "ArcFace: Additive Angular
+    Margin Loss for Deep Face Recognition"; s and m are theirs.
 
     Args:
         classes, dim, scale, centroids, generator: as for :class:`AMSoftmax`.
@@ -120,15 +120,13 @@ class InfoNCE(nn.Module):
     """Speech → face contrast with in-batch negatives, Eq. 9.
 
     L = −log( exp(cos(ẑ_i, z_i)/τ) / Σ_j exp(cos(ẑ_i, z_j)/τ) ), averaged over i. Other faces of the *same* person in
-    the batch are no negatives and are left out of the sum. A batch without any negative has loss 0. Memory O(batch²).
+    the batch are left out of the sum. A batch without negatives has loss 0. Memory O(batch²).
 
     Args:
         temperature: τ; the paper gives none.
-        two_sided: average it with the same loss face → speech (each face among the voices of the batch), as CLIP does
-            (Radford et al. 2021). The paper's is one-sided.
+        two_sided: average with the loss face → speech, as CLIP does (Radford et al. 2021). The paper's is one-sided.
     Raises:
-        InputError: from the constructor for a temperature that is not positive; from the call for a vector that is
-            zero or NaN.
+        InputError: the temperature is not positive; in a call, a vector is zero or NaN.
 
     Example:
         >>> z = torch.eye(2)
@@ -148,9 +146,9 @@ class InfoNCE(nn.Module):
         face: Float[Tensor, "batch dim"],
         label: Int[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, ""]:
-        """The loss of predicted identities and the faces' identities, row by row.
+        """The loss of predicted identities and the identities of their faces, row by row.
 
-        ``label`` is the person of each row; without it every row counts as another person.
+        ``label`` is the person of each row; without it every row is another person.
         """
         logits = cosines(identity, face) / self.temperature
         target = torch.arange(len(logits), device=logits.device)
@@ -158,14 +156,14 @@ class InfoNCE(nn.Module):
             same_person = (label[:, None] == label) & (target[:, None] != target)
             logits = logits.masked_fill(same_person, -torch.inf)
         loss = F.cross_entropy(logits, target)
-        # the mask is symmetric, so the transpose holds the other direction
+        # the mask is symmetric, so the transpose has the logits of the other direction
         return (loss + F.cross_entropy(logits.T, target)) / 2 if self.two_sided else loss
 
 
 def cosine_regression(identity: Float[Tensor, "batch dim"], face: Float[Tensor, "batch dim"]) -> Float[Tensor, ""]:
     """Mean of 1 − cos(ẑ, z): "w/ CosReg" of Table 4, and the λ_cos term of :class:`IdentityLoss`.
 
-    Its minimiser is the direction of the conditional mean E[z | voice], the best possible expected cosine.
+    Its minimiser is the direction of the conditional mean E[z | voice], which has the highest expected cosine.
 
     Raises:
         InputError: a vector is zero or NaN.
@@ -189,9 +187,9 @@ class IdentityTerms(NamedTuple):
 class IdentityLoss(nn.Module):
     """L_id = λ_AM·L_AM + λ_Info·L_InfoNCE (Eq. 10), plus our addition λ_cos·(1 − cos).
 
-    With free class vectors and InfoNCE alone nothing pulls ẑ onto the real z_arc, only towards its side: that is what
-    λ_cos adds. λ_cos = 0 is the paper; λ_cos alone is "w/ CosReg". The margin loss is the paper's :class:`AMSoftmax`
-    or :class:`ArcFaceLoss`. Every term is computed, also one of weight 0, so that it can be watched.
+    Trained class vectors and InfoNCE compare persons; neither pulls ẑ onto z_arc itself. λ_cos does. λ_cos = 0 is the
+    paper; λ_cos alone is "w/ CosReg". The margin loss is the paper's :class:`AMSoftmax` or :class:`ArcFaceLoss`. Terms
+    of weight 0 are computed too, for the log.
 
     Example:
         >>> loss = IdentityLoss(AMSoftmax(2, 2, centroids=torch.eye(2)), InfoNCE(), weight_cosine=1.0)

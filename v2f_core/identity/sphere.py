@@ -14,12 +14,10 @@ UNIT_TOLERANCE = 1e-5
 def normalise(x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
     """Project vectors onto the unit sphere: x / ‖x‖ (the last step of Eq. 2 and Eq. 4).
 
-    Half-precision input is lifted to float32 first: bfloat16 has three significant digits, a unit identity needs five.
+    Half precision becomes float32 first: bfloat16 has three significant digits, a unit identity needs five.
 
-    Args:
-        x: vectors of any length but zero.
     Returns:
-        vectors of norm 1, float32 (float64 stays float64), with the gradient projected onto the tangent space.
+        vectors of norm 1, float32 (float64 stays float64); the gradient is projected onto the tangent space.
     Raises:
         InputError: a vector is zero, infinite or NaN, so that it has no direction.
 
@@ -29,7 +27,7 @@ def normalise(x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
     """
     if x.dtype in (torch.float16, torch.bfloat16):
         x = x.float()
-    # dividing by the largest entry first keeps squares of very large or very small vectors representable
+    # division by the largest entry keeps squares of very large and very small vectors representable
     largest = x.detach().abs().amax(dim=-1, keepdim=True)
     if not bool(((largest > 0) & (largest < torch.inf)).all()):
         raise InputError("a vector is zero, infinite or NaN and has no direction; check where it was computed")
@@ -38,7 +36,7 @@ def normalise(x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
 
 
 def check_unit(identity: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
-    """The identities unchanged, after a check that each has norm 1 ± 1e-5. Functions that take an identity call it.
+    """Check that each identity has norm 1 ± 1e-5; return them unchanged.
 
     Raises:
         InputError: a vector is not of unit length (or NaN).
@@ -57,9 +55,9 @@ def check_unit(identity: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch d
 
 
 def cosines(a: Float[Tensor, "rows dim"], b: Float[Tensor, "columns dim"]) -> Float[Tensor, "rows columns"]:
-    """The cosine of every row of ``a`` with every row of ``b``, in float32 whatever autocast says.
+    """The cosine of every row of ``a`` with every row of ``b``, in float32 also under autocast.
 
-    Autocast would do this product in bfloat16, whose cosines have three digits: at s = 30 the logits are off by 0.1.
+    In bfloat16 cosines have three digits: at s = 30 the logits are off by 0.1.
 
     Raises:
         InputError: a vector is zero, infinite or NaN.
@@ -75,9 +73,8 @@ def cosines(a: Float[Tensor, "rows dim"], b: Float[Tensor, "columns dim"]) -> Fl
 def angle(a: Float[Tensor, "*batch dim"], b: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch"]:
     """Geodesic distance between unit vectors, in radians within [0, π].
 
-    2·atan2(‖a − b‖, ‖a + b‖) in place of arccos(a·b): arccos loses half of its digits near 0 and π, and its gradient is
-    infinite there; this form is accurate everywhere and its gradient is finite (Kahan, "How Futile are Mindless
-    Assessments of Roundoff", 2006, section 12).
+    2·atan2(‖a − b‖, ‖a + b‖) in place of arccos(a·b), which loses half of its digits near 0 and π and has an infinite
+    gradient there (Kahan, "How Futile are Mindless Assessments of Roundoff", 2006, section 12).
 
     Example:
         >>> angle(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]))
@@ -91,11 +88,11 @@ def angle(a: Float[Tensor, "*batch dim"], b: Float[Tensor, "*batch dim"]) -> Flo
 def log_map(base: Float[Tensor, "*#batch dim"], point: Float[Tensor, "*#batch dim"]) -> Float[Tensor, "... dim"]:
     """The tangent at ``base`` that points to ``point`` and is as long as the angle between them (radians).
 
-    (θ / sin θ)·(point − cos θ·base), with the bracket computed from the shorter of point ∓ base, so that it keeps its
-    digits near 0 and near π. At 0 the gradient is the projection onto the tangent space, as it should be.
+    (θ / sin θ)·(point − cos θ·base), with the bracket computed from the shorter of point ∓ base, which is accurate near
+    0 and near π. At 0 the gradient is the projection onto the tangent space.
 
     Raises:
-        InputError: not of unit length, or opposite to each other: then every direction is a shortest one.
+        InputError: a vector is not of unit length, or both are opposite to each other.
 
     Example:
         >>> log_map(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]))
@@ -107,18 +104,18 @@ def log_map(base: Float[Tensor, "*#batch dim"], point: Float[Tensor, "*#batch di
     short = torch.where(cosine < 0, point + base, point - base)
     across = short - (short * base).sum(dim=-1, keepdim=True) * base
     sine = torch.linalg.vector_norm(across, dim=-1, keepdim=True)
-    nowhere = sine <= 4 * torch.finfo(sine.dtype).eps  # the direction would be made of rounding errors
+    nowhere = sine <= 4 * torch.finfo(sine.dtype).eps  # too short: its direction is rounding error
     if bool((nowhere & (cosine < 0)).any()):
         raise InputError("two identities are opposite to each other: no path between them is the shortest")
-    # a ratio with no gradient at the base itself, where θ / sin θ has none
+    # θ / sin θ is 1 at the base, without a gradient
     ratio = torch.where(nowhere, 1.0, torch.atan2(sine, cosine) / torch.where(nowhere, 1.0, sine))
     return ratio * across
 
 
 def exp_map(base: Float[Tensor, "*#batch dim"], tangent: Float[Tensor, "*#batch dim"]) -> Float[Tensor, "... dim"]:
-    """Walk from ``base`` along the great circle that ``tangent`` begins, as far as the tangent is long (radians).
+    """The point at the end of the great circle from ``base`` in direction ``tangent``, of its length (radians).
 
-    cos‖v‖·base + sin‖v‖/‖v‖·v: the inverse of :func:`log_map` for lengths below π, with a right gradient at length 0.
+    cos‖v‖·base + sin‖v‖/‖v‖·v: the inverse of :func:`log_map` for lengths below π, differentiable at length 0.
 
     Raises:
         InputError: the base is not of unit length, or the tangent is not at right angles to it.
@@ -140,7 +137,7 @@ def slerp(
 ) -> Float[Tensor, "... dim"]:
     """The identity a share ``t`` of the way from ``a`` to ``b`` on the shortest great circle (Shoemake 1985).
 
-    t = 0 is a, t = 1 is b, values outside walk on; equal shares are equal angles. A tensor of shares gives a path.
+    t = 0 is a, t = 1 is b, values outside extrapolate; equal shares are equal angles. A tensor of shares gives a path.
 
     Raises:
         InputError: a and b are not of unit length, or opposite to each other.
@@ -157,10 +154,10 @@ def slerp(
 def mean_direction(z: Float[Tensor, "*batch items dim"]) -> Float[Tensor, "*batch dim"]:
     """The direction of the mean: the unit vector that maximises the mean cosine to the items.
 
-    Pools the views of a person, and the "mean face" of a set of persons.
+    Pools the views of a person, and gives the "mean face" of a set of persons.
 
     Raises:
-        InputError: the items cancel out (or there are none), so that no direction is the mean.
+        InputError: the items cancel out, or there are none.
 
     Example:
         >>> mean_direction(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
@@ -172,7 +169,7 @@ def mean_direction(z: Float[Tensor, "*batch items dim"]) -> Float[Tensor, "*batc
 def uniform(
     count: int, dim: int, generator: torch.Generator, dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "count dim"]:
-    """Random directions, all equally likely: the null of every identity claim.
+    """Uniformly distributed directions: the null hypothesis for identities.
 
     The cosine of two has mean 0 and variance 1 / dim: 0 ± 0.044 at 512. For directions around a mean there is
     ``scipy.stats.vonmises_fisher``.

@@ -1,7 +1,7 @@
-"""Faces in a notebook: a table of pictures with headings, each with a text for who cannot see it and a mark below.
+"""Faces in a notebook: a table of pictures with headings, alternative texts and a note that they are synthetic.
 
-The pictures are embedded as WebP, some 2 kB each, a tenth of what they take inside a figure; headings are text of the
-page, readable in light and dark.
+Pictures are embedded as WebP of about 2 kB, a tenth of their size in a figure. Headings are text of the page, readable
+in its light and its dark style.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ def face_table(
     """Faces in rows and columns.
 
     Args:
-        rows: as many pictures in each; None leaves a place empty.
-        columns: the heading of each column, or none at all.
-        labels: what stands beside each row, or nothing at all.
+        rows: pictures, the same number in each row; None is an empty place.
+        columns: a heading for each column, or nothing.
+        labels: a label for each row, or nothing.
         size: side of a picture on the page, CSS pixels.
 
     Raises:
@@ -60,9 +60,9 @@ def face_table(
     for i, row in enumerate(rows):
         cells = [f'<th style="{_SIDE}">{html.escape(labels[i])}</th>'] if labels else []
         for j, face in enumerate(row):
-            said = ", ".join(text for text in (*labels[i : i + 1], *columns[j : j + 1]) if text) or "a face"
-            shown = "" if face is None else picture(face, size, said)
-            cells.append(f'<td style="{_CELL}">{shown}</td>')
+            alt = ", ".join(text for text in (*labels[i : i + 1], *columns[j : j + 1]) if text) or "a face"
+            image = "" if face is None else picture(face, size, alt)
+            cells.append(f'<td style="{_CELL}">{image}</td>')
         page.append(f"<tr>{''.join(cells)}</tr>")
     note = f'<caption style="caption-side:bottom; text-align:right; font-size:80%">{mark()}</caption>'
     table = "\n".join(page).replace("<tr>", '<tr style="background:none; border:none">')
@@ -70,7 +70,7 @@ def face_table(
 
 
 def mark() -> str:
-    """What a page says of its faces: all of MiniVox are synthetic; of other data only those that were drawn surely are.
+    """The note below faces: MiniVox's faces are all synthetic; with other data only the drawn ones are.
 
     Example:
         >>> mark()
@@ -79,13 +79,13 @@ def mark() -> str:
     return "all faces are synthetic" if load_profile().dataset_is_packed else "faces drawn by the model are synthetic"
 
 
-def picture(face: UInt8[np.ndarray, "_ _ 3"], size: int, said: str = "") -> str:
-    """An ``img`` element that holds its picture (WebP).
+def picture(face: UInt8[np.ndarray, "_ _ 3"], size: int, alt: str = "") -> str:
+    """An ``img`` element with its picture embedded as WebP.
 
     Args:
         face: RGB.
         size: side on the page, CSS pixels.
-        said: the alternative text.
+        alt: the alternative text.
 
     Example:
         >>> picture(np.zeros((8, 8, 3), np.uint8), 8, "black").startswith('<img src="data:image/webp;base64,')
@@ -96,4 +96,4 @@ def picture(face: UInt8[np.ndarray, "_ _ 3"], size: int, said: str = "") -> str:
     data = io.BytesIO()
     Image.fromarray(face).save(data, "WEBP", quality=80, method=6)
     code = base64.b64encode(data.getvalue()).decode()
-    return f'<img src="data:image/webp;base64,{code}" width="{size}" height="{size}" alt="{html.escape(said)}">'
+    return f'<img src="data:image/webp;base64,{code}" width="{size}" height="{size}" alt="{html.escape(alt)}">'

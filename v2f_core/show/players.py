@@ -1,6 +1,6 @@
-"""Recordings to listen to in a notebook: cards of faces, a player and a caption, with the sound inside the page.
+"""Recordings in a notebook: cards of faces, a player and a caption.
 
-The sound is embedded as short MP3, so that a stored notebook speaks without this package and stays small.
+The sound is embedded as short MP3: a stored notebook plays it without this package and stays small.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 SAMPLE_RATE = 16_000
 MP3_LIMIT = 20_000  # bytes a player
 _CARD = "display:inline-block; vertical-align:top; margin:0 14px 14px 0; width:{width}px; text-align:center"
-_BESIDE = '<img style="display:inline; margin:0"'  # some pages' style sheets put each picture on a line of its own
+_BESIDE = '<img style="display:inline; margin:0"'  # some style sheets put each picture on its own line
 
 
 def mp3(wave: Float[np.ndarray, " samples"], rate: int = SAMPLE_RATE) -> bytes:
-    """A mono recording as MP3, some 4 kB a second.
+    """A mono recording as MP3, about 4 kB a second.
 
     Args:
         wave: samples in [-1, 1].
@@ -44,12 +44,12 @@ def mp3(wave: Float[np.ndarray, " samples"], rate: int = SAMPLE_RATE) -> bytes:
     import soundfile
 
     if len(wave) == 0:
-        raise InputError("a recording without samples cannot be played; give at least some milliseconds")
+        raise InputError("a recording without samples cannot be played; give at least a few milliseconds")
     data = io.BytesIO()
     settings = {"format": "MP3", "subtype": "MPEG_LAYER_III", "bitrate_mode": "CONSTANT", "compression_level": 0.8}
     soundfile.write(data, wave, rate, **settings)
     if data.tell() > MP3_LIMIT:
-        raise InputError(f"{len(wave) / rate:.1f} s of sound is too long to embed; give some 4 s at most")
+        raise InputError(f"{len(wave) / rate:.1f} s of sound is too long to embed; give about 4 s at most")
     return data.getvalue()
 
 
@@ -59,12 +59,12 @@ def cards(
     faces: Sequence[Sequence[UInt8[np.ndarray, "_ _ 3"]]] = (),
     size: int = 96,
 ) -> HTML:
-    """One card a recording: faces (if any) side by side, a player, a caption; below them what the faces are.
+    """One card a recording: faces (if any) side by side, a player, a caption; below all, a note on the faces.
 
     Args:
         waves: mono recordings, 16 kHz.
         captions: one line each.
-        faces: the pictures above each player; none, or one list a recording.
+        faces: the pictures above each player, one list a recording; or nothing.
         size: side of a picture on the page, CSS pixels.
 
     Raises:

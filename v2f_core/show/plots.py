@@ -1,4 +1,4 @@
-"""One style for every figure, galleries of voices and faces, bars with intervals, and a figure's text for the blind."""
+"""One style for every figure, galleries of voices and faces, bars with intervals, and alternative texts."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 WOMEN, MEN = "#b5446e", "#2f6690"
 OURS, REFERENCE, CEILING = "#d1603d", "#9aa0a6", "#3a7d44"
 SEX = {"f": WOMEN, "m": MEN}
-LONGEST = 600  # characters of a text; a screen reader cannot skim
+LONGEST = 600  # characters of an alternative text: a screen reader reads all of it
 
 
 def use_style() -> None:
-    """Set matplotlib and seaborn to this package's style, for figures from here on; Jupyter gets a text with each.
+    """Set this package's style for matplotlib and seaborn; in Jupyter, figures get alternative texts too.
 
     Example:
         >>> use_style()
@@ -58,11 +58,11 @@ class GalleryRow:
     """One line of a gallery.
 
     Attributes:
-        label: who is heard.
+        label: the speaker's name.
         wave: the recording, mono.
         generated: faces drawn from the voice.
-        truth: the speaker's real face; None where nobody knows it.
-        captions: one a generated face.
+        truth: the speaker's face; None if unknown.
+        captions: one for each generated face.
     """
 
     label: str
@@ -108,12 +108,12 @@ def gallery(rows: Sequence[GalleryRow], title: str = "", rate: int = 16_000) -> 
 def intervals(
     table: pd.DataFrame, value: str, ax: Axes | None = None, marks: Mapping[str, float] | None = None
 ) -> Figure:
-    """Horizontal bars with their intervals, one a row of the table, and dashed lines at marks such as chance.
+    """Horizontal bars with intervals, one for each row, and dashed lines at marks such as chance.
 
     Args:
         table: columns ``system``, ``value``, ``value low`` and ``value high`` for the given ``value``.
         value: name of the column that is drawn.
-        ax: axes to draw into; else a new figure.
+        ax: axes to draw into; by default those of a new figure.
         marks: name → position.
 
     Example:
@@ -142,13 +142,13 @@ def intervals(
 
 
 def forest(table: pd.DataFrame, metrics: Sequence[str], against: str) -> Figure:
-    """One panel a metric: every system's value and interval, with a dotted line at what they are compared with.
+    """One panel a metric: every system's value and interval, and a dotted line at the value of ``against``.
 
-    Where the table has paired gains, their interval is a thick bar about the value, and it is the one to read: a system
-    differs where its thick bar is clear of the dotted line. The thin one says what other persons would do to the value.
+    If the table has paired gains, their interval is a thick bar: a system differs from ``against`` if its thick bar is
+    clear of the dotted line. The thin bar is the interval of the value itself over persons.
 
     Args:
-        table: a row a system and metric, with ``value``, ``low`` and ``high``, and perhaps ``gain low`` and
+        table: a row for each system and metric, with ``value``, ``low`` and ``high``, and perhaps ``gain low`` and
             ``gain high`` over ``against``.
         metrics: the panels.
         against: the system that the others are compared with.
@@ -178,18 +178,13 @@ def forest(table: pd.DataFrame, metrics: Sequence[str], against: str) -> Figure:
             if np.isfinite(row.get("low", np.nan)):
                 ax.plot([row.low, row.high], [place, place], color=colour, lw=1 if paired else 2)
             if paired:
-                ax.plot(
-                    [base + row["gain low"], base + row["gain high"]],
-                    [place, place],
-                    color=colour,
-                    lw=4,
-                    solid_capstyle="butt",
-                )
+                ends = [base + row["gain low"], base + row["gain high"]]
+                ax.plot(ends, [place, place], color=colour, lw=4, solid_capstyle="butt")
             ax.plot(row.value, place, "o", color=colour, ms=6)
         if np.isfinite(base):
             ax.axvline(base, color=REFERENCE, lw=0.8, ls=":", zorder=0)
         ax.set_xlabel(metric)
-        ax.locator_params(axis="x", nbins=5)  # more, and the numbers touch
+        ax.locator_params(axis="x", nbins=5)  # with more ticks the numbers touch
     axes[0, 0].set_yticks(range(len(systems)), systems)
     axes[0, 0].set_ylim(len(systems) - 0.5, -0.5)
     figure.tight_layout()
@@ -222,7 +217,7 @@ def _face(ax: Axes, face: np.ndarray | None) -> None:
 
 
 def described(figure: Figure) -> str:
-    """A figure in words, from its titles, axes, legends, colour bars and what is written in it.
+    """A figure in words, from its titles, axes, legends, colour bars and texts.
 
     Example:
         >>> from matplotlib.figure import Figure
@@ -244,7 +239,7 @@ def described(figure: Figure) -> str:
 
 
 def _add_texts() -> None:
-    """Let Jupyter keep the text of every figure beside its picture, where nbconvert and the book take it from."""
+    """Let Jupyter store an alternative text with every figure; nbconvert and the book read it there."""
     if "IPython" not in sys.modules:
         return
     from IPython.core.getipython import get_ipython
@@ -262,19 +257,20 @@ def _add_texts() -> None:
 
 
 def _panel(ax: Axes) -> str:
-    """One panel: its title, its axes and the names in it."""
+    """One panel in words: its title, axes, legend, tick labels and texts."""
     title = " ".join(filter(None, (_plain(ax.get_title(loc)) for loc in ("left", "center", "right"))))
     across, up = _plain(ax.get_xlabel()), _plain(ax.get_ylabel())
     axes = f"{up} against {across}" if across and up else across or up
     legend = ax.get_legend()
     names = [_plain(text.get_text()) for text in legend.get_texts()] if legend else []
-    ticks = [*ax.get_xticklabels(), *ax.get_yticklabels()] if ax.axison else []
-    named = [text for tick in ticks if re.search("[a-zA-Z]{2}", text := _plain(tick.get_text()))]
-    written = [text for note in ax.texts if re.search("[a-zA-Z]{2}", text := _plain(note.get_text()))]
-    content = "; ".join(filter(None, [axes, *(", ".join(dict.fromkeys(texts)) for texts in (names, named, written))]))
+    ticks, notes = (
+        [text for label in labels if re.search("[a-zA-Z]{2}", text := _plain(label.get_text()))]
+        for labels in ([*ax.get_xticklabels(), *ax.get_yticklabels()] if ax.axison else [], ax.texts)
+    )
+    content = "; ".join(filter(None, [axes, *(", ".join(dict.fromkeys(texts)) for texts in (names, ticks, notes))]))
     return ": ".join(filter(None, [title, content]))
 
 
 def _plain(text: str) -> str:
-    """Text without the marks of mathematics and without line breaks."""
+    """Text without TeX's signs and line breaks."""
     return " ".join(re.sub(r"\\(bar|hat|sqrt|mathdefault)|[\\${}]", "", text).split())

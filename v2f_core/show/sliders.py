@@ -1,6 +1,6 @@
-"""Pictures that follow sliders while a notebook runs; a stored notebook keeps a line of text in their place.
+"""Pictures that follow sliders in a running notebook; a stored notebook has a line of text in their place.
 
-No picture and no state of a slider is stored: what is to be seen without touching stands in an ordinary figure nearby.
+Neither pictures nor states of sliders are stored, so a notebook shows the main result in an ordinary figure as well.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ _VIEW = "application/vnd.jupyter.widget-view+json"
 class Sliders:
     """Sliders above a picture, for the last line of a cell.
 
-    Every picture is drawn once, when its place is first reached, and kept.
+    Each picture is drawn once, when the sliders first reach its values, and then cached.
 
     Args:
-        draw: takes a value of each slider by name; returns a piece of HTML, or a matplotlib figure.
-        places: name → the values that the slider passes through.
-        start: name → where it stands at first; the first value for those not named.
+        draw: takes a value of each slider by name; returns HTML or a matplotlib figure.
+        places: name → the values of the slider.
+        start: name → the initial value; by default the first.
 
     Raises:
-        InputError: a slider has no values, or starts at none of them.
+        InputError: a slider has no values, or its initial value is not among them.
 
     Example:
         >>> sliders = Sliders(lambda t: f"<b>{t:.0%}</b>", {"t": [0.0, 0.5, 1.0]}, {"t": 0.5})
@@ -72,11 +72,11 @@ class Sliders:
 
     @property
     def shown(self) -> str:
-        """The HTML that stands below the sliders."""
+        """The HTML below the sliders."""
         return str(self._picture.value)
 
     def move(self, **values: float | int) -> None:
-        """Put sliders where a hand would put them."""
+        """Set sliders by program, as a reader would by hand."""
         for name, value in values.items():
             self._controls[name].value = value
 
@@ -99,7 +99,7 @@ class Sliders:
 
 
 def _as_html(figure: Figure) -> str:
-    """A figure as an ``img`` element; pyplot forgets it, so that it is not shown a second time."""
+    """A figure as an ``img`` element. It is closed, or Jupyter would show it a second time."""
     import matplotlib.pyplot as plt
 
     data = io.BytesIO()
