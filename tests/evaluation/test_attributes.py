@@ -92,3 +92,10 @@ def test_failures_are_counted_against_real_photographs():
     share = kinds["wrong sex"]["share"]
     assert share["low"] < share["value"] < share["high"]
     assert share["value"] == pytest.approx(2 / 39)
+
+
+def test_a_tone_on_an_edge_belongs_to_the_third_below():
+    tones = [0.0, 1.0, 2.0, 3.0]  # of the training persons; their thirds end at 1 and 2
+    labels = pd.DataFrame({TONE: [*tones, 1.0, 2.0]}, index=["a", "b", "c", "d", "Ada", "Bo"])
+    groups = attributes(labels, ["Ada", "Bo"], np.array(["f", "m"]), ["a", "b", "c", "d"])
+    assert groups[TONE].tolist() == ["light", "medium"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -75,12 +75,18 @@ def attributes(
     if np.isfinite(ages).any():
         columns["age band"] = _cut(ages, np.array([30.0, 45.0, 60.0]), BANDS)
     if np.isfinite(tones).any() and np.isfinite(reference).any():
-        columns[TONE] = _cut(tones, np.nanquantile(reference, [1 / 3, 2 / 3]), TONES)
+        # a value on an edge belongs to the third below it, as a quantile's definition has it
+        columns[TONE] = _cut(tones, np.nanquantile(reference, [1 / 3, 2 / 3]), TONES, side="left")
     return pd.DataFrame(columns, index=list(test))
 
 
-def _cut(values: Float[np.ndarray, " n"], edges: Float[np.ndarray, " edges"], names: Sequence[str]) -> pd.Categorical:
-    places = np.searchsorted(edges, values, side="right")
+def _cut(
+    values: Float[np.ndarray, " n"],
+    edges: Float[np.ndarray, " edges"],
+    names: Sequence[str],
+    side: Literal["left", "right"] = "right",
+) -> pd.Categorical:
+    places = np.searchsorted(edges, values, side=side)
     return pd.Categorical(
         ["" if np.isnan(value) else names[i] for value, i in zip(values, places, strict=True)], [*names, ""]
     )
