@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -123,7 +124,8 @@ def extract(
     missing = {path: part for path, part in shards.items() if not path.exists()}
     skipped = [bad for path in shards.keys() - missing.keys() for bad in _header(path)["skipped"]]
     contents = read_ahead([root / item for part in missing.values() for item in part], decode, workers)
-    with tqdm(total=share, desc=describe, unit="file", mininterval=1.0, disable=process > 0) as bar:
+    progress = tqdm(total=share, desc=describe, unit="file", mininterval=1.0, disable=process > 0)
+    with naming_dead_workers(workers), progress as bar:
         for path, part in shards.items():
             if path in missing:
                 skipped += _write_shard(path, root, part, contents, embed, batch)
@@ -182,8 +184,19 @@ def read_ahead(paths: Sequence[Path], decode: Decoder, workers: int = 0) -> Iter
     options["generator"] = torch.Generator()  # the loader would draw a seed from the global generator
     files: Any = _Files(paths, decode)
     loader: Any = DataLoader(files, batch_size=None, collate_fn=unread, num_workers=workers, **options)
-    try:
+    with naming_dead_workers(workers):
         yield from loader
+
+
+@contextmanager
+def naming_dead_workers(workers: int) -> Iterator[None]:
+    """Raise an InputError for a reading process that died; PyTorch's signal handler reports it at any moment.
+
+    Raises:
+        InputError: a reading process died.
+    """
+    try:
+        yield
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
