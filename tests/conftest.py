@@ -78,5 +78,5 @@ def tiny_profile(tmp_path_factory):
             requires_safety_checker=False,
         ).save_pretrained(root / "prior")
         Aligner(speaker_width=16, hidden_width=8).save_pretrained(root / "aligner", {"seed": 0})
-    parts = {part: root / part for part in ("ast", "ecapa", "faces", "prior", "judge", "aligner")}
+    parts = {part: root / part for part in ("ast", "ecapa", "ge2e", "faces", "prior", "judge", "aligner")}
     return Profile(name="tiny", image_size=32, dataset=root / "dataset", steps=2, **parts)

@@ -36,7 +36,7 @@ from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.posterior import IdentityPosterior, check_truncation
 from v2f_core.speech.activity import Activity, speech_clips
 from v2f_core.speech.audio import CLIP_SECONDS, read_audio
-from v2f_core.speech.encoders import ASTEncoder, ECAPAEncoder, load_encoder
+from v2f_core.speech.encoders import Encoder, load_encoder
 
 logger = logging.getLogger(__name__)
 LONGEST = 3600.0  # seconds of a recording that are heard
@@ -140,7 +140,7 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         unet: UNet2DConditionModel,
         scheduler: SchedulerMixin,
         # both are needed; but what has no default diffusers takes for a part that it loads and saves itself
-        speech_encoder: ASTEncoder | ECAPAEncoder | None = None,
+        speech_encoder: Encoder | None = None,
         aligner: Aligner | None = None,
         encoder: str = "ast",
         guidance: float = 3.0,

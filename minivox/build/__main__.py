@@ -26,6 +26,7 @@ STAGES = {
     "faces_pool": "portraits of other persons than MiniVox's, to train the face models on",
     "base_speech": "Kokoro's voices speak the sentences",
     "voices_pool": "recordings of other persons than MiniVox's, to train the speech models on",
+    "ge2e": "the real speech encoder GE2E, from its published package",
     "voice_report": "how well voices tell persons apart, and how well their traits are heard",
     "minivox": "MiniVox: portraits, recordings, tables",
     "large": "MiniVox-L: 2,890 persons to train Stage I on, 1,000 to test small differences on; not packed",

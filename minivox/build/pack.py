@@ -17,6 +17,7 @@ LIMITS = {"minivox": 30 * MEGABYTE, "models": 28 * MEGABYTE}
 SHIPPED = {
     "ast": ("speech_models/assets/ast", ("*",)),
     "ecapa": ("speech_models/assets/ecapa", ("*",)),
+    "ge2e": ("ge2e/assets", ("*",)),
     "faces": ("detector/pack", ("*.onnx",)),
     "prior": ("prior/assets/prior", ("**/*",)),
     "judge": ("judge", ("config.json", "model.safetensors")),

@@ -16,7 +16,7 @@ MINI_ASSETS = Path(__file__).parents[2] / "minivox" / "assets"
 RESTORE = "get it again (git checkout -- minivox/assets, or reinstall v2f-core)"
 UNTRAINED = "this version has no weights of it; python -m minivox.build makes them"
 PARTS = ("ast", "ecapa", "faces", "prior", "judge", "aligner")
-OPTIONAL = ("scorer", "adapted", "posterior")
+OPTIONAL = ("scorer", "adapted", "posterior", "ge2e")
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Profile:
         scorer: folder of a second insightface pack, for scoring what the first conditioned; None if there is none.
         adapted: folder of Stage II, with ``aligner`` and, where adapters were trained, ``lora``; faces are drawn with
             it where it is there, else with Stage I's aligner and the prior as it is.
+        ge2e: folder of a third speech encoder, with published weights; the commands do not use it yet.
         posterior: folder of p(z | v), trained with the aligner; faces are drawn from it where it is there, else all
             are of the point estimate.
         dataset_is_packed: ``dataset`` holds the archives that the root is unpacked from at first use.
@@ -65,6 +66,7 @@ class Profile:
     scorer: Path | None = None
     adapted: Path | None = None
     posterior: Path | None = None
+    ge2e: Path | None = None
     dataset_is_packed: bool = False
     encoder: str = "ast"
     ast_frames: int | None = None
@@ -157,6 +159,7 @@ def cache_folder() -> Path:
 
 def _parts_in(root: Path, name: str, image_size: int, dataset: Path, **settings: Any) -> Profile:
     parts: dict[str, Any] = {part: root / part for part in (*PARTS, "adapted", "posterior")}
+    parts["ge2e"] = MINI_ASSETS / "ge2e"  # published weights small enough to ship, the same for every profile
     return Profile(name=name, image_size=image_size, dataset=dataset, **parts, **settings)
 
 

@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from v2f_core.artefacts.files import atomic_write
 from v2f_core.artefacts.pickles import tensors_from_bin
 from v2f_core.errors import InputError
+from v2f_core.speech.folders import checked_folder, one_line
+from v2f_core.speech.ge2e import GE2E_FILES, GE2EEncoder
 from v2f_core.speech.hyperparams import read_hyperparams
 
 HOP, WINDOW, FFT = 160, 400, 512  # 10 ms, 25 ms: Kaldi's filter bank at 16 kHz
@@ -86,7 +88,7 @@ class ASTEncoder(nn.Module):
         """
         from transformers import ASTFeatureExtractor, ASTModel
 
-        folder = _checked_folder(folder, AST_FILES, "an AST")
+        folder = checked_folder(folder, AST_FILES, "an AST")
         with _quiet():
             try:
                 model, loading = ASTModel.from_pretrained(
@@ -99,7 +101,7 @@ class ASTEncoder(nn.Module):
                 )
                 extractor = ASTFeatureExtractor.from_pretrained(folder, local_files_only=True)
             except (OSError, ValueError, RuntimeError) as error:
-                raise InputError(f"{folder}: cannot be loaded as an AST: {_one_line(error)}") from error
+                raise InputError(f"{folder}: cannot be loaded as an AST: {one_line(error)}") from error
         if loading["missing_keys"]:
             missing = sorted(loading["missing_keys"])
             raise InputError(f"{folder}: the weights lack {missing[0]} and {len(missing) - 1} more; get it anew")
@@ -184,7 +186,7 @@ class ECAPAEncoder(nn.Module):
         from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
         from speechbrain.processing.features import InputNormalization
 
-        folder = _checked_folder(folder, ECAPA_FILES, "an ECAPA")
+        folder = checked_folder(folder, ECAPA_FILES, "an ECAPA")
         settings = read_hyperparams(folder / "hyperparams.yaml")
         _refuse_code(folder)
         weights = tensors_from_bin(folder / "embedding_model.ckpt")
@@ -196,7 +198,7 @@ class ECAPAEncoder(nn.Module):
                     model = ECAPA_TDNN(**settings.embedding_model)
                 model.load_state_dict(weights, assign=True)
             except Exception as error:  # speechbrain's classes check by assertions, divisions and lookups
-                raise InputError(f"{folder}: cannot be loaded as an ECAPA: {_one_line(error)}") from error
+                raise InputError(f"{folder}: cannot be loaded as an ECAPA: {one_line(error)}") from error
         parts = {"compute_features": features, "mean_var_norm": norm, "embedding_model": model.float()}
         return cls(nn.ModuleDict(parts))
 
@@ -220,15 +222,16 @@ class ECAPAEncoder(nn.Module):
         return self(waves)
 
 
-def load_encoder(
-    kind: str, folder: str | Path, frames: int | None = None, positions: Positions = "cut"
-) -> ASTEncoder | ECAPAEncoder:
-    """Load a speech encoder, ``"ast"`` or ``"ecapa"``, from a folder in its library's own layout.
+Encoder = ASTEncoder | ECAPAEncoder | GE2EEncoder
+
+
+def load_encoder(kind: str, folder: str | Path, frames: int | None = None, positions: Positions = "cut") -> Encoder:
+    """Load a speech encoder, ``"ast"``, ``"ecapa"`` or ``"ge2e"``, from a folder in its library's own layout.
 
     Args:
         kind: which encoder.
         folder: its files.
-        frames, positions: the length that an AST is shortened to and how, see :class:`ASTEncoder`; unused for an ECAPA.
+        frames, positions: the length that an AST is shortened to and how, see :class:`ASTEncoder`.
 
     Raises:
         InputError: another kind, or a folder that does not hold it.
@@ -236,33 +239,38 @@ def load_encoder(
     Example:
         >>> load_encoder("wav2vec", "models/ast")
         Traceback (most recent call last):
-        v2f_core.errors.InputError: speech encoder 'wav2vec': expected 'ast' or 'ecapa'
+        v2f_core.errors.InputError: speech encoder 'wav2vec': expected 'ast', 'ecapa' or 'ge2e'
     """
     if kind == "ast":
         return ASTEncoder.from_folder(folder, frames, positions)
     if kind == "ecapa":
         return ECAPAEncoder.from_folder(folder)
-    raise InputError(f"speech encoder {kind!r}: expected 'ast' or 'ecapa'")
+    if kind == "ge2e":
+        return GE2EEncoder.from_folder(folder)
+    raise InputError(f"speech encoder {kind!r}: expected 'ast', 'ecapa' or 'ge2e'")
 
 
 # --- top layers: train them, save the encoder again
 
 
-def layers(encoder: ASTEncoder | ECAPAEncoder) -> list[nn.ModuleList]:
+def layers(encoder: Encoder) -> list[nn.ModuleList]:
     """The layers of an encoder, from the bottom up.
 
     - AST: the transformer blocks, the last layer norm with the top block; patch embedding and positions do not count.
     - ECAPA: the first convolution, the SE-Res2 blocks, their aggregation, the attentive pooling, the projection.
+    - GE2E: the three layers of its LSTM together, the projection.
     """
     if isinstance(encoder, ASTEncoder):
         *lower, top = encoder.model.layers
         return [*(nn.ModuleList([block]) for block in lower), nn.ModuleList([top, encoder.model.layernorm])]
+    if isinstance(encoder, GE2EEncoder):
+        return [nn.ModuleList([encoder.lstm]), nn.ModuleList([encoder.linear])]
     net: Any = encoder.parts["embedding_model"]
     above = ([net.mfa], [net.asp, net.asp_bn], [net.fc])
     return [nn.ModuleList(parts) for parts in (*([block] for block in net.blocks), *above)]
 
 
-def unfreeze(encoder: ASTEncoder | ECAPAEncoder, count: int) -> nn.ModuleList:
+def unfreeze(encoder: Encoder, count: int) -> nn.ModuleList:
     """Make the top ``count`` layers trainable and no other parameter; return these layers.
 
     The whole encoder stays in evaluation mode. Call ``.train()`` on the returned layers alone, so that the frozen part
@@ -278,7 +286,7 @@ def unfreeze(encoder: ASTEncoder | ECAPAEncoder, count: int) -> nn.ModuleList:
     return nn.ModuleList(stack[len(stack) - count :]).requires_grad_(True)
 
 
-def save_encoder(encoder: ASTEncoder | ECAPAEncoder, source: str | Path, folder: str | Path) -> None:
+def save_encoder(encoder: Encoder, source: str | Path, folder: str | Path) -> None:
     """Write an encoder's folder with its present weights, as float32; copy all other files from ``source``.
 
     Args:
@@ -287,18 +295,21 @@ def save_encoder(encoder: ASTEncoder | ECAPAEncoder, source: str | Path, folder:
         source: the folder that it was loaded from.
         folder: made if missing.
     """
-    source, folder, ast = Path(source), Path(folder), isinstance(encoder, ASTEncoder)
-    weights = "model.safetensors" if ast else "embedding_model.ckpt"
-    for file in AST_FILES if ast else ECAPA_FILES:
+    source, folder = Path(source), Path(folder)
+    weights = "embedding_model.ckpt" if isinstance(encoder, ECAPAEncoder) else "model.safetensors"
+    files = {ASTEncoder: AST_FILES, ECAPAEncoder: ECAPA_FILES, GE2EEncoder: GE2E_FILES}[type(encoder)]
+    for file in files:
         if file != weights:
             with atomic_write(folder / file) as temporary:
                 shutil.copyfile(source / file, temporary)
     with atomic_write(folder / weights) as temporary:
-        if isinstance(encoder, ASTEncoder):
+        if isinstance(encoder, ASTEncoder | GE2EEncoder):
             from safetensors.torch import save_file
 
-            positions = ASTEncoder.from_folder(source).model.embeddings.position_embeddings
-            state = {**encoder.model.state_dict(), "embeddings.position_embeddings": positions.detach()}
+            state = encoder.state_dict()
+            if isinstance(encoder, ASTEncoder):
+                positions = ASTEncoder.from_folder(source).model.embeddings.position_embeddings
+                state = {**encoder.model.state_dict(), "embeddings.position_embeddings": positions.detach()}
             save_file({key: value.contiguous().cpu() for key, value in state.items()}, temporary, {"format": "pt"})
         else:
             state = encoder.parts["embedding_model"].state_dict()
@@ -337,15 +348,6 @@ def kaldi_mel(bins: int, sample_rate: int) -> Float[Tensor, "mels bins"]:
 # --- other libraries' folders
 
 
-def _checked_folder(folder: str | Path, files: tuple[str, ...], kind: str) -> Path:
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; expected {kind} folder with {', '.join(files)}")
-    if missing := [name for name in files if not (folder / name).is_file()]:
-        raise InputError(f"{folder}: {kind} folder lacks {', '.join(missing)}; copy the whole folder")
-    return folder.resolve()
-
-
 def _refuse_code(folder: Path) -> None:
     """Refuse a folder with a checkpoint that could run code when another program opens it, used here or not."""
     for path in sorted(folder.glob("*.ckpt")):
@@ -353,10 +355,6 @@ def _refuse_code(folder: Path) -> None:
             torch.load(path, map_location="cpu", weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
             raise InputError(f"{path}: refused, it holds more than tensors or is damaged; get it again") from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
 
 
 @contextmanager

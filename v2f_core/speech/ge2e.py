@@ -1,0 +1,160 @@
+"""GE2E: a published speaker verifier trained on real people, small enough to ship (Wan et al., ICASSP 2018).
+
+The weights are those of the Python package Resemblyzer (Apache-2.0); ``config.json`` beside them says where they come
+from. Only its weights are used, none of its code: the spectrogram and the average over partial utterances are computed
+here, and equal Resemblyzer's own to 1e-4.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from v2f_core.errors import InputError
+from v2f_core.speech.folders import checked_folder, one_line
+
+if TYPE_CHECKING:
+    from v2f_core.speech.encoders import Change
+
+GE2E_FILES = ("config.json", "model.safetensors")
+MELS, WIDTH, LAYERS, SAMPLE_RATE = 40, 256, 3, 16_000
+FFT, HOP = 400, 160  # 25 ms, 10 ms
+PARTIAL, STEP = 160, 77  # frames of a partial utterance, 1.6 s, and from one to the next, 1 / 1.3 s
+COVERAGE = 0.75  # a last partial utterance that has less of the recording than this is left out
+LEVEL_DBFS = -30.0  # what Resemblyzer raises quiet recordings to
+
+
+class GE2EEncoder(nn.Module):
+    """A 3-layer LSTM over mel spectrograms; v_spk is a unit vector of 256 numbers, none of them negative.
+
+    A clip is heard in partial utterances of 1.6 s, 0.77 s apart, and v_spk is the normalised mean of their embeddings.
+    A shorter clip is filled up with silence. The spectrogram is of power, not of its logarithm, so that the level
+    matters: every clip is brought to one level first.
+
+    Args:
+        level: a clip's root mean square, dB below full scale; None leaves clips as they are.
+
+    Example:
+        >>> encoder = GE2EEncoder()
+        >>> v = encoder.embed(0.1 * torch.randn(2, 25_600))
+        >>> v.shape, bool(torch.allclose(v.norm(dim=1), torch.ones(2), atol=1e-5))
+        (torch.Size([2, 256]), True)
+    """
+
+    kind, dim, sample_rate = "ge2e", WIDTH, SAMPLE_RATE
+
+    def __init__(self, level: float | None = LEVEL_DBFS) -> None:
+        super().__init__()
+        self.level = level
+        self.lstm = nn.LSTM(MELS, WIDTH, LAYERS, batch_first=True)
+        self.linear = nn.Linear(WIDTH, WIDTH)
+        self.mel: Tensor
+        self.register_buffer("mel", slaney_mel(MELS, FFT, SAMPLE_RATE), persistent=False)
+        self.eval().requires_grad_(False)
+
+    @classmethod
+    def from_folder(cls, folder: str | Path) -> GE2EEncoder:
+        """Load ``config.json`` and ``model.safetensors``, of any precision, in float32.
+
+        Raises:
+            InputError: a file is missing, damaged, or is not what a GE2E needs.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        folder = checked_folder(folder, GE2E_FILES, "a GE2E")
+        try:
+            level = json.loads((folder / "config.json").read_text(encoding="utf-8"))["level_dbfs"]
+            if level is not None and not math.isfinite(level):
+                raise ValueError(f"level_dbfs is {level}")
+            with torch.random.fork_rng(devices=[]):  # the initial weights, replaced below, are drawn
+                encoder = cls(level)
+            weights = load_file(folder / "model.safetensors")
+            encoder.load_state_dict({name: value.float() for name, value in weights.items()})
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+            raise InputError(f"{folder}: cannot be loaded as a GE2E: {one_line(error)}") from error
+        if bad := [name for name, value in encoder.state_dict().items() if not value.isfinite().all()]:
+            raise InputError(f"{folder}: {bad[0]} holds NaN or infinite weights; get it again")
+        return encoder
+
+    def features(self, waves: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch frames mels"]:
+        """Mel spectrogram of power: 25 ms windows every 10 ms, the first centred on the first sample.
+
+        Equals ``librosa.feature.melspectrogram(n_fft=400, hop_length=160, n_mels=40)``.
+        """
+        window = torch.hann_window(FFT, device=waves.device)
+        spectrum = torch.stft(waves, FFT, HOP, window=window, center=True, pad_mode="constant", return_complex=True)
+        return (self.mel @ spectrum.abs().square()).transpose(1, 2)
+
+    def forward(
+        self, waves: Float[Tensor, "batch samples"], change: Change | None = None
+    ) -> Float[Tensor, "batch dim"]:
+        """v_spk with gradient, for parameters that were unfrozen; ``change`` alters the spectrogram's logarithm."""
+        if waves.shape[1] < FFT:
+            raise InputError(f"clips of {waves.shape[1]} samples: expected at least {FFT}")
+        if self.level is not None:
+            waves = at_level(waves, self.level)
+        starts = partials(waves.shape[1])
+        whole = (starts[-1] + PARTIAL) * HOP
+        mel = self.features(nn.functional.pad(waves, (0, max(0, whole - waves.shape[1]))))
+        if change:
+            mel = change(mel.clamp_min(1e-10).log()).exp()
+        parts = torch.stack([mel[:, start : start + PARTIAL] for start in starts], 1)
+        last = self.lstm(parts.flatten(0, 1))[1][0][-1]
+        heard = nn.functional.normalize(torch.relu(self.linear(last)), dim=1).unflatten(0, (len(waves), len(starts)))
+        return nn.functional.normalize(heard.mean(1), dim=1)
+
+    @torch.no_grad()
+    def embed(self, waves: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch dim"]:
+        """v_spk without gradient."""
+        return self(waves)
+
+
+def partials(samples: int) -> list[int]:
+    """The first frames of a clip's partial utterances, as Resemblyzer places them.
+
+    Example:
+        >>> partials(20_000), partials(25_600), partials(48_000)  # 1.25 s, 1.6 s and 3 s
+        ([0], [0], [0, 77, 154])
+    """
+    frames = math.ceil((samples + 1) / HOP)
+    starts = list(range(0, max(1, frames - PARTIAL + STEP + 1), STEP))
+    covered = (samples - starts[-1] * HOP) / (PARTIAL * HOP)
+    return starts[:-1] if covered < COVERAGE and len(starts) > 1 else starts
+
+
+def at_level(waves: Float[Tensor, "batch samples"], dbfs: float) -> Float[Tensor, "batch samples"]:
+    """Each clip scaled to one root mean square; silence stays silent.
+
+    Example:
+        >>> loud, quiet = at_level(torch.tensor([[0.5, -0.5], [0.001, -0.001]]), -20.0)
+        >>> loud.tolist(), bool(torch.allclose(loud, quiet))
+        ([0.10000000149011612, -0.10000000149011612], True)
+    """
+    rms = waves.square().mean(1, keepdim=True).sqrt()
+    return waves * (10 ** (dbfs / 20) / rms.clamp_min(1e-8))
+
+
+def slaney_mel(bins: int, fft: int, sample_rate: int) -> Float[Tensor, "mels frequencies"]:
+    """Triangular filters of equal area from 0 Hz to half the sample rate, evenly spaced on Slaney's mel scale.
+
+    The scale is linear up to 1 kHz, 200/3 Hz a mel, and logarithmic above, 27 mels for a factor of 6.4 (Slaney,
+    Auditory Toolbox, 1998). Equals ``librosa.filters.mel``.
+
+    Example:
+        >>> slaney_mel(40, 400, 16_000).shape
+        torch.Size([40, 201])
+    """
+    above = 15 + 27 * torch.tensor(sample_rate / 2 / 1000, dtype=torch.float64).log() / math.log(6.4)
+    mels = torch.linspace(0, float(above), bins + 2, dtype=torch.float64)
+    edges = torch.where(mels < 15, mels * 200 / 3, 1000 * ((mels - 15) * math.log(6.4) / 27).exp())
+    hertz = torch.linspace(0, sample_rate / 2, fft // 2 + 1, dtype=torch.float64)
+    low, centre, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+    triangles = torch.minimum((hertz - low) / (centre - low), (high - hertz) / (high - centre)).clamp_min(0)
+    return (triangles * 2 / (high - low)).float()
