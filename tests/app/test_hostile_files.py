@@ -7,13 +7,14 @@ import shutil
 import time
 from contextlib import suppress
 
+import pandas as pd
 import pytest
 import torch
 
 from v2f_core.artefacts import store
 from v2f_core.artefacts.checkpoints import load_checkpoint
 from v2f_core.artefacts.profiles import MINI_ASSETS
-from v2f_core.data.manifest import from_csv, from_parquet
+from v2f_core.data.manifest import Manifest, from_csv, from_parquet
 from v2f_core.diffusion.lora import WEIGHTS_NAME, load_lora
 from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
@@ -109,6 +110,20 @@ def test_a_pickle_in_place_of_any_file_is_not_run(parts, part, mark, tmp_path):
         victim.write_bytes(whole)
 
 
+@pytest.mark.parametrize("part", LOADERS)
+def test_a_pickle_under_an_old_name_is_not_run(parts, part, mark, tmp_path):
+    """Where safetensors are missing, the libraries look for .bin, .pt and .ckpt."""
+    folder = shutil.copytree(parts / part, tmp_path / part)
+    traps = pickles(mark)
+    for weights in list(folder.rglob("*.safetensors")):
+        weights.unlink()
+        for old in ("pytorch_model.bin", "diffusion_pytorch_model.bin", "model.pt", "model.ckpt"):
+            shutil.copy(traps[-1], weights.with_name(old))
+    with suppress(Exception):
+        LOADERS[part](folder)
+    assert not mark.exists()
+
+
 def test_a_pickle_in_place_of_a_run_s_files_is_not_run(parts, mark, tmp_path):
     prior = Prior.from_folder(parts / "prior")
     (tmp_path / "store").mkdir()
@@ -199,6 +214,17 @@ def happened(mark, seconds=5.0):
     return mark.exists()
 
 
+@pytest.mark.parametrize("attack", ["a module that speechbrain imported", "any function", "any class"])
+def test_the_yaml_would_have_worked(mark, attack):
+    import speechbrain.utils.superpowers  # noqa: F401 (as speechbrain itself does)
+    from hyperpyyaml import load_hyperpyyaml
+
+    made = load_hyperpyyaml(YAML[attack].format(mark=mark))["x"]
+    assert happened(mark)
+    if made is not None:
+        made.wait()
+
+
 @pytest.mark.parametrize("attack", YAML)
 def test_a_yaml_that_names_code_is_refused_by_every_way_to_it(parts, mark, tmp_path, attack):
     ecapa = shutil.copytree(parts / "ecapa", tmp_path / "ecapa")
@@ -212,6 +238,21 @@ def test_a_yaml_that_names_code_is_refused_by_every_way_to_it(parts, mark, tmp_p
     for load in (lambda: load_encoder("ecapa", ecapa), lambda: Vox2FacePipeline.from_pretrained(pipeline)):
         with pytest.raises(InputError, match=r"hyperparams\.yaml: "):
             load()
+    assert not happened(mark, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("part", "tag"),
+    [("embedding_model", POPEN), ("compute_features", POPEN), ("mean_var_norm", "!new:speechbrain.nnet.CNN.Conv1d")],
+)
+def test_a_part_of_ecapa_is_its_class_and_no_other(parts, mark, tmp_path, part, tag):
+    lines = (parts / "ecapa" / "hyperparams.yaml").read_text().splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith(f"{part}:"))
+    end = next(i for i, line in enumerate(lines[start + 1 :], start + 1) if not line.startswith(" "))
+    path = tmp_path / "hyperparams.yaml"
+    path.write_text("\n".join([*lines[:start], f"{part}: {tag.format(mark=mark)}", *lines[end:]]))
+    with pytest.raises(InputError, match=r"hyperparams\.yaml: "):
+        read_hyperparams(path)
     assert not happened(mark, 0.2)
 
 
@@ -264,3 +305,12 @@ def test_sizes_that_are_not_the_checkpoint_s_are_refused_before_memory_is_taken(
 # --- names that lead elsewhere
 
 OUTSIDE = ["../../escaped", "/abs/escaped", "..", ".", "", "a/b", "a\\b", "a\nb", "a\x00b"]
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_a_person_s_name_is_no_path(tmp_path, name):
+    table = pd.DataFrame(
+        [(name, "f", "test", "face", "", "a.png")], columns=["person", "sex", "split", "kind", "session", "path"]
+    )
+    with pytest.raises(InputError, match="no name of a person"):
+        Manifest(tmp_path, table)
