@@ -53,3 +53,9 @@ def test_a_device_that_is_not_there_is_refused(command, monkeypatch, capsys):
 def test_options_of_unfreezing_need_it(capsys):
     assert call("stage1", "--workers", 2) == 2
     assert "belong to --unfreeze" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["generate", "voice.wav", "-n", "0"], ["generate", "voice.wav", "--seed", "-1"]])
+def test_impossible_numbers_are_refused(arguments, capsys):
+    assert call(*arguments) == 2
+    assert arguments[2] in capsys.readouterr().err

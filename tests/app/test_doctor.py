@@ -1,9 +1,13 @@
 """The doctor: every line says OK or what to do, and the exit code says whether the miniature can be used."""
 
 import json
+import re
+import tomllib
 from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from v2f_core.app import doctor
 from v2f_core.artefacts import files, profiles
@@ -39,7 +43,7 @@ def test_all_is_well(assets, capsys):
     assert "The mini profile is ready" in out
     assert "needed only for the other profile" in out
     assert {*PARTS, "MiniVox"} <= set(section("The mini profile"))
-    assert {*PARTS, "scorer", "adapted", "posterior", "dataset"} == set(section("The full profile"))
+    assert {*PARTS, "scorer", "adapted", "posterior", "ge2e", "dataset"} == set(section("The full profile"))
 
 
 def test_a_missing_or_damaged_part_or_dataset_makes_the_miniature_unusable(assets, capsys):
@@ -111,3 +115,30 @@ def test_a_package_that_is_missing_too_old_or_broken_is_named(monkeypatch):
 
 def fails(name):
     raise RuntimeError("compiled with different CUDA versions\nand more")
+
+
+@pytest.mark.parametrize(
+    ("torch_there", "release", "vision"),
+    [("2.9.1+cu128", "2.9", "0.24"), ("2.15.0", "2.11", "0.26"), ("2.3.1", "2.8", "0.23"), ("", "2.11", "0.26")],
+)
+def test_packages_that_were_not_made_for_each_other_are_mended_with_pip(monkeypatch, torch_there, release, vision):
+    """To the versions that fit the torch that is there, within pyproject.toml's ranges."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    ranges = {r.name: r.specifier for r in map(Requirement, project["dependencies"])}
+    monkeypatch.setattr(doctor, "import_module", fails)
+    monkeypatch.setattr(doctor, "requires", lambda _: [])
+    monkeypatch.setattr(doctor, "FRAGILE", ("torchaudio", "cv2", "soundfile"))
+    monkeypatch.setattr(
+        doctor, "version", lambda name: torch_there if name == "torch" and torch_there else absent(name)
+    )
+    audio, cv2, soundfile = doctor.packages("A")
+    assert audio.found == "fails: compiled with different CUDA versions"
+    wanted = [Requirement(line) for line in re.findall(r'"([^"]+)"', audio.remedy)]
+    assert [(r.name, str(r.specifier)) for r in wanted] == [
+        ("torch", f"=={release}.*"),
+        ("torchaudio", f"=={release}.*"),
+        ("torchvision", f"=={vision}.*"),
+    ]
+    assert all(ranges[r.name].contains(str(r.specifier)[2:-1] + "0") for r in wanted)
+    assert "opencv-python-headless" in cv2.remedy
+    assert "--force-reinstall" in soundfile.remedy

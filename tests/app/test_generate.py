@@ -1,7 +1,9 @@
 """``generate``: whole and labelled output on good input; one line, exit code 2 and an untouched folder on bad."""
 
 import json
+import os
 import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -233,3 +235,62 @@ def test_two_recordings_under_one_seed_are_given_different_persons():
     assert len(one) == len(set(one) | set(other)) - 4 == 4
     assert generate.image_seeds("a" * 64, 0, 4) == one
     assert generate.image_seeds("a" * 64, 2, 2) == one[2:]
+
+
+def test_of_a_long_recording_at_most_256_windows_are_heard(run, tmp_path):
+    path = tmp_path / "long.flac"
+    minute = spoken(60, 8_000)[:, 0]
+    with soundfile.SoundFile(path, "w", 8_000, 1) as file:
+        for _ in range(20):
+            file.write(minute)
+    code, _, _ = run(path, "-n", 1, "--out", tmp_path / "faces")
+    assert code == 0
+    assert 128 <= json.loads((tmp_path / "faces" / "long.json").read_text())["voice"]["windows"] <= 256
+
+
+def test_a_doubtful_recording_is_used_and_noted(run, tmp_path):
+    wave = spoken(3)
+    wave[:1500] = 1.0
+    soundfile.write(tmp_path / "loud.wav", wave, RATE)
+    code, _, err = run(tmp_path / "loud.wav", "-n", 1, "--out", tmp_path / "faces")
+    assert code == 0
+    assert err.startswith("note: ")
+    assert "clipped" in err
+    (note,) = json.loads((tmp_path / "faces" / "loud.json").read_text())["notes"]
+    assert "3% of the samples are clipped" in note
+
+
+def test_a_corrupted_part_is_one_line_and_leaves_nothing(run, voice, tmp_path, tiny_profile, monkeypatch):
+    root = tmp_path / "assets"
+    shutil.copytree(tiny_profile.aligner, root / "aligner")
+    (root / "SHA256.json").write_text(json.dumps({"aligner/model.safetensors": "0" * 64}))
+    monkeypatch.setitem(profiles.PROFILES, "mini", lambda: replace(tiny_profile, aligner=root / "aligner"))
+    code, _, err = run(voice, "--out", tmp_path / "faces")
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "model.safetensors" in err
+    assert not (tmp_path / "faces").exists()
+
+
+def test_a_folder_below_a_file_cannot_be_written_to(run, voice):
+    code, _, err = run(voice, "--out", voice / "faces")
+    assert code == 2
+    assert err.count("\n") == 1
+    assert f"{voice}: a file, not a folder" in err
+
+
+def test_no_permission_is_one_line(run, voice, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)  # root may write anywhere
+    code, _, err = run(voice, "--out", tmp_path / "faces")
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "no permission" in err
+    assert not (tmp_path / "faces").exists()
+
+
+def test_a_recording_is_not_overwritten_by_its_own_report(run, tmp_path):
+    recording = tmp_path / "voice.json"
+    soundfile.write(recording, spoken(3), RATE, format="WAV")
+    before = recording.read_bytes()
+    assert run(recording, "-n", 1, "--out", tmp_path)[0] == 0
+    assert recording.read_bytes() == before

@@ -127,3 +127,7 @@ def test_the_commands_use_no_network(watched, few, tmp_path):
     assert only_onnxruntime(watched(COMMANDS, *commands, V2F_DATASET=str(few)), told="1")
     for made in ("outputs/demo/gallery.png", "outputs/generate/voice_0.png", "outputs/evaluate/report.html"):
         assert (tmp_path / made).is_file(), made
+
+
+def test_the_user_s_own_choice_about_onnxruntime_is_kept(watched):
+    assert only_onnxruntime(watched("import v2f_core, onnxruntime", ORT_DISABLE_TELEMETRY="0"), told="0")

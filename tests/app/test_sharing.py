@@ -11,6 +11,8 @@ from fakes import spoken
 from huggingface_hub import ModelCard
 
 from v2f_core.artefacts.files import SYNTHETIC, folder_hash
+from v2f_core.artefacts.model_card import write_card
+from v2f_core.artefacts.weights import ORIGINS
 from v2f_core.errors import InputError
 from v2f_core.pipeline import Vox2FacePipeline
 
@@ -140,3 +142,28 @@ def test_a_folder_is_never_looked_for_on_the_hub(tmp_path, monkeypatch):
     for name in ("me/vox2face", "./vox2face", "/vox2face", "a/b/c", tmp_path / "no"):
         with pytest.raises(InputError, match=r"model_index\.json is missing"):
             Vox2FacePipeline.from_pretrained(name)
+
+
+def test_the_terms_are_those_of_the_profile(saved, tmp_path):
+    def card(profile):
+        config = json.loads((saved / "model_index.json").read_text())
+        (tmp_path / "model_index.json").write_text(json.dumps(config | {"profile": profile}))
+        write_card(tmp_path, "me/vox2face", {})
+        return (tmp_path / "README.md").read_text()
+
+    for part in ("speech_encoder", "aligner", "text_encoder", "unet", "vae"):
+        (tmp_path / part).mkdir()
+    assert "license: apache-2.0" in card("mini")
+    full = card("full")
+    assert "license: other" in full
+    for origin in (*ORIGINS["ast"], *ORIGINS["prior"]):
+        assert f"| {origin.name} | {origin.licence} | {origin.consent or '–'} | {origin.page} |" in full
+    assert "Unknown to the program" in card("my own")  # rather than a licence that nobody gave
+
+
+def test_nothing_is_uploaded_that_cannot_be_loaded(pipe, hub, tmp_path):
+    with pytest.raises(InputError, match="no folder to copy"):
+        Vox2FacePipeline(**pipe.components).push_to_hub("me/vox2face")
+    with pytest.raises(InputError, match=r"expected pipe\.push_to_hub"):
+        pipe.save_pretrained(tmp_path, push_to_hub=True)
+    assert hub == []
