@@ -63,7 +63,7 @@ CASES = [
     pytest.param(SIGN, "03_seeing_identity", "margin_loss(features", id="a loss of the wrong sign, 03", marks=SLOW),
     pytest.param(SIGN, "05_stage1_aligner", "def am_softmax", id="a loss of the wrong sign, 05", marks=SLOW),
     pytest.param(
-        SOMEBODY_ELSE, "08_stage2_self_consistency", "tested = critic(", id="z_self of another row, 08", marks=SLOW
+        SOMEBODY_ELSE, "09_stage2_self_consistency", "tested = critic(", id="z_self of another row, 09", marks=SLOW
     ),
 ]
 

@@ -1,4 +1,4 @@
-"""Solutions to notebook 06. Copy a function over the one in its exercise's cell, then run the checker."""
+"""Solutions to notebook 07. Copy a function over the one in its exercise's cell, then run the checker."""
 
 import torch
 
