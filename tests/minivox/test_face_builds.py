@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, UNet2DConditionModel
 
-from minivox.build import arcface, detector, encoded, faces_pool, grow, judge, prior_report, vae
+from minivox.build import arcface, detector, encoded, faces_pool, grow, judge, prior, prior_report, vae
 from v2f_core.artefacts.profiles import MINI_ASSETS
 from v2f_core.errors import InputError
 from v2f_core.evaluation.judge import Judge
@@ -288,6 +288,28 @@ def test_only_the_decoder_is_stirred_when_a_net_grows(narrow: AutoencoderKL) -> 
 def test_a_net_cannot_grow_by_a_fraction() -> None:
     with pytest.raises(InputError, match="width 4 cannot grow to 6"):
         grow.widen(torch.zeros(4, 2), torch.Size([6, 2]))
+
+
+def test_a_unet_that_got_deeper_computes_the_same_and_learns_in_its_new_layers() -> None:
+    torch.manual_seed(0)
+    target = prior.new_unet()
+    shallow = UNet2DConditionModel.from_config({**target.config, "layers_per_block": 1})
+    deep = grow.deeper(shallow, target)
+    z, c, t = torch.randn(2, 4, 16, 16), torch.randn(2, 8, 512), torch.tensor([3, 700])
+    before, after = (net(z, t, encoder_hidden_states=c).sample for net in (shallow, deep))
+    torch.testing.assert_close(after, before)
+    after.square().mean().backward()
+    assert deep.down_blocks[1].resnets[1].conv2.weight.grad.abs().max() > 0
+    assert deep.up_blocks[0].attentions[1].proj_out.weight.grad.abs().max() > 0
+
+
+def test_a_unet_of_another_width_is_not_made_deeper() -> None:
+    target = prior.new_unet()
+    other = UNet2DConditionModel.from_config(
+        {**target.config, "layers_per_block": 1, "block_out_channels": (32, 32, 32)}
+    )
+    with pytest.raises(InputError, match="no shallower copy of the new one"):
+        grow.deeper(other, target)
 
 
 @pytest.fixture(scope="module")
