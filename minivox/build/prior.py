@@ -2,8 +2,6 @@
 
 Every fourth time the condition is the identity of *another* view of the same person: the model then draws the person
 and leaves pose and light to the noise. Every tenth condition is the null prompt, so that guidance is calibrated.
-
-So small a net spends most of its time between its layers: compiled, a step takes half as long.
 """
 
 from __future__ import annotations
@@ -33,10 +31,9 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
 STEPS, BATCH, RATE = 20_000, 32, 1.2e-3
-STEPS_ON, RATE_ON = 8_000, 1e-3  # from a trained prior that `grow` put there
+STEPS_ON, RATE_ON = 5_500, 8e-4  # from a trained prior that `grow` put there
 FALLS_OVER = 0.3  # the last share of the steps, in which their size falls to nothing
 OTHER_VIEW, NULL = 0.25, 0.1
-COMPILED_FROM = 500  # steps; the compiler itself takes some minutes
 SNR_LIMIT = 5.0  # min-SNR weighting (Hang et al., 2023): nearly clean latents teach little
 
 
@@ -169,8 +166,6 @@ def train(
     pool = load_pool(latents)
     theirs = torch.nonzero(pool.person >= held_out_from(persons)).squeeze(1)
     result = Prior(averaged[0], prior.vae, averaged[1], prior.tokenizer, prior.scheduler).eval()
-    if steps >= COMPILED_FROM and shutil.which("c++"):
-        prior.unet.compile(dynamic=False)
     queue = theirs[:0]
     published_at = time.monotonic()
     running = 0.0
