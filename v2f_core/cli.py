@@ -91,24 +91,19 @@ def stage1(
     aligner: Annotated[
         Path | None, typer.Option(help="With --unfreeze: an aligner's folder to start from; else a new one.")
     ] = None,
-    noise: Annotated[
-        tuple[float, float] | None, typer.Option(help="With --unfreeze: dB of noise, from, to; inf inf for none.")
-    ] = None,
     workers: Annotated[int, typer.Option(min=0, help="With --unfreeze: processes that read the recordings.")] = 0,
 ) -> None:
     """Stage I: train the aligner on stored embeddings, extracted first if need be, or from waveforms; goes on where it
     was stopped."""
-    if unfreeze is None and (aligner or noise or workers):
-        raise InputError(
-            "--aligner, --noise and --workers belong to --unfreeze; give it too (0 trains the aligner alone)"
-        )
+    if unfreeze is None and (aligner or workers):
+        raise InputError("--aligner and --workers belong to --unfreeze; give it too (0 trains the aligner alone)")
     chosen = open_profile(profile, device)
     from v2f_core.app import train
 
     if unfreeze is None:
         train.stage1(chosen, out, steps, seed, device)
     else:
-        train.stage1_from_waveforms(chosen, out, unfreeze, aligner, noise, steps, seed, device, workers)
+        train.stage1_from_waveforms(chosen, out, unfreeze, aligner, steps, seed, device, workers)
 
 
 @app.command()
@@ -161,7 +156,6 @@ def evaluate(
     steps: Annotated[int, typer.Option(min=1, help="Solver steps of a face.")] = 10,
     guidance: Annotated[float | None, typer.Option(help="Guidance scale; else the profile's.")] = None,
     tune: Annotated[bool, typer.Option("--tune", help="Choose every row's guidance on validation persons.")] = False,
-    fid: Annotated[bool, typer.Option("--fid", help="FID and LPIPS too (340 MB are downloaded once).")] = False,
     limit: Annotated[int | None, typer.Option(help="Only so many test persons, women and men alike.")] = None,
     stage2: Annotated[list[Path] | None, typer.Option(help="Folder of a trained Stage II; may be repeated.")] = None,
     labels: Annotated[Path | None, typer.Option(help="CSV of person, age, skin tone.")] = None,
@@ -174,7 +168,7 @@ def evaluate(
     from v2f_core.app.evaluate import chosen_rows, evaluate
 
     rows, chosen = chosen_rows(systems), open_profile(profile, device)
-    page = evaluate(out, chosen, rows, draws, steps, guidance, limit, stage2 or (), labels, seed, tune, fid, device)
+    page = evaluate(out, chosen, rows, draws, steps, guidance, limit, stage2 or (), labels, seed, tune, device)
     print(f"tables and report: {page}")
 
 

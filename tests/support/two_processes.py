@@ -143,7 +143,7 @@ def train_stage2(root, folder, critic=paper):
     world = people(8, seed=1), people(5, seed=2)
     aligner, prior = untrained(root)
     nets = aligner, prior, Recogniser()
-    stage2.train_stage2(*nets, *world, QUICK, folder, {}, tensorboard=True, critic=critic)
+    stage2.train_stage2(*nets, *world, QUICK, folder, {}, critic=critic)
     return {**aligner.state_dict(), **{name: p.detach() for name, p in lora_parameters(prior).items()}}
 
 

@@ -79,7 +79,6 @@ def test_two_processes_train_stage_ii_as_one_does_though_stopped_and_started_aga
         pd.testing.assert_frame_equal(
             pd.read_csv(two / "stage2" / table), pd.read_csv(tmp_path / table), rtol=1e-3, atol=1e-4
         )
-    assert len(list((two / "stage2" / "tensorboard").rglob("events*"))) == 2  # a file a run, not one a process
 
 
 def test_each_process_uses_the_gpu_that_its_launcher_gave_it(monkeypatch):

@@ -151,11 +151,9 @@ def test_class_vectors_begin_where_a_trained_aligner_puts_the_persons():
 # --- files
 
 
-def test_history_config_and_curves(tmp_path):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
+def test_history_and_config(tmp_path):
     settings = replace(QUICK, steps=50, seed=3, angular_margin=True, windows=2, fixed_centroids=True)
-    train_stage1(TRAINING, VALIDATION, settings, tmp_path, {"voices": "ab12"}, tensorboard=True)
+    train_stage1(TRAINING, VALIDATION, settings, tmp_path, {"voices": "ab12"})
     history = pd.read_csv(tmp_path / "history.csv")
     assert history.step.tolist() == [20, 40, 50]
     expected = [3e-3 * (1 + np.cos(np.pi * step / 50)) / 2 for step in history.step]
@@ -163,10 +161,6 @@ def test_history_config_and_curves(tmp_path):
     made = json.loads((tmp_path / "config.json").read_text())["provenance"]
     assert made["voices"] == "ab12"
     assert (made["settings"]["seed"], made["settings"]["batch"], made["persons"]) == (3, 64, 200)
-    shown = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    for name in ("lr", "train_total", "val_matching_same_sex"):
-        assert [event.step for event in shown.Scalars(name)] == [20, 40, 50]
-        np.testing.assert_allclose([event.value for event in shown.Scalars(name)], history[name], rtol=1e-5)
 
 
 # --- repeated, stopped and continued

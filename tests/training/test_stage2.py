@@ -36,12 +36,12 @@ def run(tiny_profile):
     """Train from the same start each time; gives the aligner and the prior."""
     begun = Aligner.from_pretrained(tiny_profile.aligner), Prior.from_folder(tiny_profile.prior)
 
-    def go(folder, provenance=None, tensorboard=False, validation=None, critic=denoise, **changes):
+    def go(folder, provenance=None, validation=None, critic=denoise, **changes):
         settings = Stage2Settings(**{**QUICK, **changes})
         aligner, prior = deepcopy(begun)
         world = people(7, seed=1), validation or people(5, seed=2)
         nets, made = (aligner, prior, Recogniser()), provenance or {"voices": "ab12"}
-        trained = train_stage2(*nets, *world, settings, folder, made, tensorboard=tensorboard, critic=critic)
+        trained = train_stage2(*nets, *world, settings, folder, made, critic=critic)
         return trained, prior
 
     return go
@@ -109,7 +109,7 @@ def test_two_steps_by_hand(run, tiny_profile, tmp_path):
 
 def test_the_base_stays_bit_for_bit_and_savings_of_memory_change_no_step(run, unbroken, tiny_profile, tmp_path):
     """Gradient checkpointing is exact, evaluating draws nothing; bf16 leaves the weights in float32."""
-    aligner, prior = run(tmp_path / "saving", gradient_checkpointing=True, evaluate_every=1, tensorboard=True)
+    aligner, prior = run(tmp_path / "saving", gradient_checkpointing=True, evaluate_every=1)
     base = dict(Prior.from_folder(tiny_profile.prior).named_parameters())
     for name, parameter in prior.named_parameters():
         assert "lora_" in name or torch.equal(parameter, base[name.replace(".base_layer", "")]), name

@@ -194,8 +194,8 @@ def test_refusals_name_step_file_and_processes(run, world, tmp_path, monkeypatch
 def test_settings_come_from_the_profile(tiny_profile):
     own = {"learning_rate_encoder": 0.25, "identity": {"margin": 0.3}}
     profile = replace(tiny_profile, stage1={"learning_rate": 0.5, "margin": 0.2}, finetune=own)
-    settings = WaveformSettings.from_profile(profile, unfreeze=3, augmentation=PLAIN, seed=5, steps=7)
-    assert (settings.unfreeze, settings.learning_rate_encoder, settings.augmentation) == (3, 0.25, PLAIN)
+    settings = WaveformSettings.from_profile(profile, unfreeze=3, seed=5, steps=7)
+    assert (settings.unfreeze, settings.learning_rate_encoder) == (3, 0.25)
     assert (settings.identity.learning_rate, settings.identity.margin) == (0.5, 0.3)
     assert (settings.identity.seed, settings.identity.steps) == (5, 7)
     with pytest.raises(InputError, match="batch=1: expected at least 2"):

@@ -27,7 +27,6 @@ from v2f_core.evaluation.attributes import AGE, TONE, read_labels
 from v2f_core.evaluation.controls import DRAWABLE, Bench, Stage2
 from v2f_core.evaluation.judge import Judge
 from v2f_core.evaluation.leaks import Control, check_splits, control, judge_controls, shuffled_voice
-from v2f_core.evaluation.perception import Perception
 from v2f_core.evaluation.protocols import first_of_each_sex, photographs
 from v2f_core.evaluation.systems import Drawing, Scorer, System
 from v2f_core.identity.aligner import Aligner
@@ -64,7 +63,6 @@ def evaluate(
     labels: str | Path | None = None,
     seed: int = 0,
     tune: bool = False,
-    fid: bool = False,
     device: str = "cpu",
 ) -> Path:
     """Stage I's table, tables of all systems and controls, and a report; docs/evaluation.md describes the files.
@@ -82,7 +80,6 @@ def evaluate(
         labels: CSV of ages and skin tones; MiniVox has its own.
         seed: of the noise.
         tune: choose each row's guidance on the validation persons, from `controls.GUIDANCES`.
-        fid: FID and LPIPS too; their networks are downloaded at the first use.
         device: for embedding, drawing and scoring.
     Returns:
         the page.
@@ -95,7 +92,6 @@ def evaluate(
     if tune and guidance is not None:
         raise InputError(f"guidance {guidance:g} is given, and tune would choose it; leave one out")
     check_writable(Path(out))
-    perception = Perception(device) if fid else None  # before any drawing: it may have to be downloaded
     inputs = load(settings, limit, device)
     stage1 = stage1_table(inputs.aligner, inputs.training, inputs.test, {"CosReg": inputs.cosreg})
     tables.save_identity_table(stage1, out)
@@ -128,7 +124,6 @@ def evaluate(
         labels=labels_of(inputs.manifest, labels),
         ceilings=bounds(inputs.test, inputs.training) if in_world else {},
         notes=notes,
-        perception=perception,
     )
     return write_report(evaluation, Path(out))
 

@@ -30,7 +30,6 @@ from v2f_core.evaluation import controls, metrics, protocols, tables
 from v2f_core.evaluation.attributes import AGE, TONE, attributes, failures, fit_probes, truth_of
 from v2f_core.evaluation.controls import Bench
 from v2f_core.evaluation.leaks import Control
-from v2f_core.evaluation.perception import Perception
 from v2f_core.evaluation.systems import System
 from v2f_core.identity.sphere import mean_direction
 from v2f_core.show.players import SAMPLE_RATE, mp3
@@ -65,7 +64,6 @@ class Evaluation:
         labels: known ages and skin tones by person.
         ceilings: of a known world.
         notes: lines for the section "Left out", beside its own counts.
-        perception: for FID and LPIPS.
     """
 
     bench: Bench
@@ -76,7 +74,6 @@ class Evaluation:
     labels: pd.DataFrame
     ceilings: Mapping[str, tables.Ceiling] = field(default_factory=dict)
     notes: Sequence[str] = ()
-    perception: Perception | None = None
 
     @property
     def main(self) -> System:
@@ -95,7 +92,7 @@ def write_report(e: Evaluation, out: Path) -> Path:
     files = {
         "persons.csv.gz": tidy,
         "systems.csv": likeness,
-        "sets.csv": tables.set_table(e.systems, gallery, e.perception),
+        "sets.csv": tables.set_table(e.systems, gallery),
         "fairness.csv": tables.group_table(tidy[tidy.system.isin([e.main.name, controls.OTHER])], groups),
         "controls.csv": pd.DataFrame(e.controls),
         "failures.csv": _failures(e),

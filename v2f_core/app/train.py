@@ -14,7 +14,6 @@ from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.arcface_torch import differentiable_arcface
 from v2f_core.identity.faces import FacePack
 from v2f_core.pipeline import made_from
-from v2f_core.speech.augment import Augmentation
 from v2f_core.studies.critics import BALANCED, CRITICS
 from v2f_core.training.embeddings import Precision, embed_dataset
 from v2f_core.training.latents import pair_faces, stored_latents
@@ -56,9 +55,9 @@ def stage1(profile: Profile, out: Path, steps: int | None = None, seed: int = 0,
     settings = Stage1Settings(**{**profile.stage1, "seed": seed} | ({"steps": steps} if steps else {}))
     hashes = {f"{part}_sha256": folder_hash(profile.part(part)) for part in (profile.encoder, "faces")}
     made = {"dataset": manifest.root.name, **hashes}
-    train_stage1(training, validation, settings, out, made, device, tensorboard=True)
+    train_stage1(training, validation, settings, out, made, device)
     if join(device)[0] == 0:
-        print(f"aligner and history: {out} (curves: tensorboard --logdir {out})")
+        print(f"aligner and history: {out}")
 
 
 def posterior(profile: Profile, out: Path, aligner: Path | None = None, device: str = "cpu") -> None:
@@ -87,7 +86,6 @@ def stage1_from_waveforms(
     out: Path,
     unfreeze: int,
     aligner: Path | None = None,
-    noise: tuple[float, float] | None = None,
     steps: int | None = None,
     seed: int = 0,
     device: str = "cpu",
@@ -98,15 +96,13 @@ def stage1_from_waveforms(
     Args:
         unfreeze: how many upper layers of the encoder.
         aligner: folder of an aligner to start from; a new one without.
-        noise: dB of noise, from and to.
         workers: processes that read the recordings.
         profile, out, steps, seed, device: see :func:`stage1`.
     Raises:
         InputError: a part or the dataset cannot be used.
     """
     chosen = {"seed": seed} | ({"steps": steps} if steps else {})
-    augmentation = Augmentation(noise) if noise else Augmentation()
-    settings = WaveformSettings.from_profile(profile, unfreeze=unfreeze, augmentation=augmentation, **chosen)
+    settings = WaveformSettings.from_profile(profile, unfreeze, **chosen)
     train_profile(profile, settings, out, aligner, device, workers)
     print(f"speech encoder, aligner and history: {out}")
 
@@ -158,8 +154,7 @@ def stage2(
         out,
         made,
         device,
-        tensorboard=True,
         critic=CRITICS[mode or "paper"],
     )
     if process == 0:
-        print(f"aligner, LoRA and histories: {out} (curves: tensorboard --logdir {out})")
+        print(f"aligner, LoRA and histories: {out}")

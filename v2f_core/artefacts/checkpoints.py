@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -94,9 +95,6 @@ def resume_training(
 class History:
     """A table with a row for each evaluation, and the mean of each loss over the steps between two rows.
 
-    Args:
-        curves: folder for TensorBoard's files; None writes none.
-
     Example:
         >>> history = History()
         >>> for loss in (1.0, 3.0):
@@ -106,15 +104,10 @@ class History:
         [{'step': 2, 'train_total': 2.0, 'val_total': 2.5}]
     """
 
-    def __init__(self, curves: Path | None = None) -> None:
+    def __init__(self) -> None:
         self.rows: list[dict[str, float | int]] = []
         self._sums: dict[str, float] = {}
         self._steps = 0
-        self._writer: Any = None
-        if curves:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(str(curves))
 
     def count(self, terms: Mapping[str, Tensor]) -> None:
         """Add the losses of a step to the next means."""
@@ -129,16 +122,12 @@ class History:
         return means
 
     def append(self, row: Mapping[str, float | int]) -> None:
-        """Add a row, which has a "step", to the table and to TensorBoard."""
+        """Add a row."""
         self.rows.append(dict(row))
-        self.plot({name: value for name, value in row.items() if name != "step"}, int(row["step"]))
 
-    def plot(self, values: Mapping[str, float | int], step: int) -> None:
-        """Add points to TensorBoard's curves alone."""
-        if self._writer:
-            for name, value in values.items():
-                self._writer.add_scalar(name, value, step)
-            self._writer.flush()
+    def best(self, name: str) -> float:
+        """The lowest value of a column so far; infinity for an empty table."""
+        return min((row[name] for row in self.rows), default=math.inf)
 
     def write(self, path: str | Path) -> None:
         """Write the table as CSV."""
@@ -146,11 +135,6 @@ class History:
 
         with atomic_write(path) as temporary:
             pd.DataFrame(self.rows).to_csv(temporary, index=False, float_format="%.6g")
-
-    def close(self) -> None:
-        """Close TensorBoard's file."""
-        if self._writer:
-            self._writer.close()
 
     def state_dict(self) -> str:
         """Rows and unfinished means, for a checkpoint."""

@@ -9,7 +9,7 @@ import os
 import re
 import tempfile
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -105,6 +105,12 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Write JSON, indented and in UTF-8, by :func:`atomic_write`."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 @contextmanager
@@ -264,8 +270,7 @@ def pin(folder: str | Path) -> None:
             )
     if hashes.keys() <= known.keys() or not os.access(folder.parent, os.W_OK):
         return
-    with atomic_write(table) as temporary:
-        temporary.write_text(json.dumps({**known, **hashes}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_json(table, dict(sorted({**known, **hashes}.items())))
 
 
 @cache

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,9 +23,6 @@ from v2f_core.evaluation import metrics, protocols
 from v2f_core.evaluation.controls import MEAN, SEX_MEAN
 from v2f_core.evaluation.protocols import ALL, WITHIN
 from v2f_core.evaluation.systems import Faces, System
-
-if TYPE_CHECKING:  # any object with the same methods will do
-    from v2f_core.evaluation.perception import Perception
 
 KEYS = ("gallery", "by", "attribute", "group", "system", "metric")
 BY_Z, BY_FACE, BY_SECOND = "ẑ", "face", "second scorer"
@@ -362,15 +358,12 @@ def group_table(tidy: pd.DataFrame, attributes: pd.DataFrame, resamples: int = 4
 # --- sets of faces
 
 
-def set_table(
-    systems: Iterable[System], real: Faces, perception: Perception | None = None, resamples: int = 4000
-) -> pd.DataFrame:
+def set_table(systems: Iterable[System], real: Faces, resamples: int = 4000) -> pd.DataFrame:
     """A row for each system with faces: VFS with its N, kernel distance to real faces, diversity, misses.
 
     Args:
         systems: shuffled ones are left out, since a shuffle does not change a set.
         real: photographs, as the scorers see them.
-        perception: for FID against the photographs, and LPIPS of the faces of one voice: a second diversity.
         resamples: of the bootstrap of diversity.
     """
     rows = []
@@ -389,20 +382,8 @@ def set_table(
             values = metrics.diversity(np.stack([draw.identities[answered] for draw in system.faces], axis=1))
             ends = metrics.bootstrap(values, resamples=resamples)
             row |= dict(zip(("diversity", "diversity low", "diversity high"), ends, strict=True))
-        if perception is not None:
-            row |= _perceived(
-                [[draw.paths[i] for i in np.flatnonzero(answered)] for draw in system.faces], real, perception
-            )
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def _perceived(draws: Sequence[Sequence[Path | None]], real: Faces, perception: Perception) -> dict[str, float]:
-    """FID of all faces, and LPIPS of every two faces of a person."""
-    photographs = [path for path in real.paths if path is not None]
-    row = {"FID": perception.fid([path for draw in draws for path in draw if path is not None], photographs)}
-    pairs = [(a, b) for one, other in combinations(draws, 2) for a, b in zip(one, other, strict=True) if a and b]
-    return row | ({"LPIPS": float(perception.lpips(*zip(*pairs, strict=True)).mean())} if pairs else {})
 
 
 def _unit(x: Float[np.ndarray, "n width"]) -> Float[np.ndarray, "n width"]:

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from v2f_core.errors import InputError
+from v2f_core.training.processes import average_gradients
 
 
 def check_numbers(
@@ -24,16 +25,13 @@ def check_numbers(
         Traceback (most recent call last):
         v2f_core.errors.InputError: learning_rate=nan: expected a positive number
     """
-    values = vars(settings)
-    for name in whole:
-        if values[name] < 1:
-            raise InputError(f"{name}={values[name]}: expected a whole number of at least 1")
-    for name in positive:
-        if not 0 < values[name] < math.inf:
-            raise InputError(f"{name}={values[name]}: expected a positive number")
-    for name in not_negative:
-        if not 0 <= values[name] < math.inf:
-            raise InputError(f"{name}={values[name]}: expected a number of at least 0")
+    for name, value in vars(settings).items():
+        if name in whole and value < 1:
+            raise InputError(f"{name}={value}: expected a whole number of at least 1")
+        if name in positive and not 0 < value < math.inf:
+            raise InputError(f"{name}={value}: expected a positive number")
+        if name in not_negative and not 0 <= value < math.inf:
+            raise InputError(f"{name}={value}: expected a number of at least 0")
 
 
 @contextmanager
@@ -52,8 +50,8 @@ def delayed_sigterm() -> Iterator[Callable[[], bool]]:
     """Delay SIGTERM until the block ends; yield a function that returns True once the signal has arrived.
 
     Clusters send SIGTERM some time before they take a machine away. When the block ends, the signal is raised again
-    under the handler that was there before. Python handles signals in the main thread only: in another thread nothing
-    is delayed.
+    under the handler that was there before. Outside the main thread nothing is delayed, since Python handles no signals
+    there.
 
     Example:
         >>> with delayed_sigterm() as terminated:
@@ -76,14 +74,7 @@ def delayed_sigterm() -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def at_step(step: int, persons: Sequence[str]) -> Iterator[None]:
-    """Add the step, the persons of the batch and the way out to an :class:`InputError` of the block.
-
-    Example:
-        >>> with at_step(7, ["Ada", "Bea"]):
-        ...     check_finite({"total": torch.tensor(float("nan"))})
-        Traceback (most recent call last):
-        v2f_core.errors.InputError: step 7: the total is not finite; the batch was Ada, Bea; check their files, or …
-    """
+    """Add the step, the persons of the batch and the way out to an :class:`InputError` of the block."""
     try:
         yield
     except InputError as error:
@@ -94,10 +85,35 @@ def at_step(step: int, persons: Sequence[str]) -> Iterator[None]:
 
 
 def check_finite(terms: Mapping[str, Tensor]) -> None:
-    """Refuse losses, or the norm of a gradient, that are infinite or NaN, before the optimiser uses them.
+    """Refuse losses, or the norm of a gradient, that are infinite or NaN; the last such term is named.
 
-    Raises:
-        InputError: names the last such term; the total comes first.
+    Example:
+        >>> with at_step(7, ["Ada", "Bea"]):
+        ...     check_finite({"total": torch.tensor(float("nan"))})
+        Traceback (most recent call last):
+        v2f_core.errors.InputError: step 7: the total is not finite; the batch was Ada, Bea; check their files, or …
     """
     if wrong := [name for name, value in terms.items() if not bool(value.isfinite().all())]:
         raise InputError(f"the {wrong[-1]} is not finite")
+
+
+def descend(
+    optimiser: torch.optim.Optimizer,
+    parameters: Sequence[nn.Parameter],
+    loss: Tensor,
+    terms: Mapping[str, Tensor],
+    clip: float = math.inf,
+) -> Tensor:
+    """One step down the gradient of a loss, averaged over all processes; returns the gradient's norm before the clip.
+
+    Raises:
+        InputError: one of the ``terms`` or the gradient is not finite. No parameter has changed then.
+    """
+    check_finite(terms)
+    optimiser.zero_grad()
+    loss.backward()
+    average_gradients(parameters)
+    norm = nn.utils.clip_grad_norm_(parameters, clip)
+    check_finite({"gradient": norm})
+    optimiser.step()
+    return norm

@@ -48,10 +48,6 @@ def share_of(rows: int, device: str) -> tuple[str, slice, bool]:
 
     Raises:
         InputError: there are more processes than rows.
-
-    Example:
-        >>> share_of(8, "cpu")
-        ('cpu', slice(0, 8, None), True)
     """
     process, processes = join(device)
     share = rows // processes
@@ -88,10 +84,7 @@ def in_any_process(condition: bool, device: str) -> bool:
 
 
 def seed_share(seed: int, step: int) -> None:
-    """With several processes, seed dropout by seed, step and process number.
-
-    Each process then drops other units, and a checkpoint need not hold the random state of every process.
-    """
+    """With several processes, give each step and process its own seed of dropout; a checkpoint need hold none."""
     if dist.is_initialized():
         torch.manual_seed((seed * STRIDE + step) * dist.get_world_size() + dist.get_rank())
 

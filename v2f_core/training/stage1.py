@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -15,9 +14,9 @@ from v2f_core.artefacts.checkpoints import CHECKPOINT_NAME, HISTORY_NAME, Histor
 from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.losses import AMSoftmax, ArcFaceLoss, IdentityLoss, InfoNCE
-from v2f_core.training.guards import at_step, check_finite, check_numbers, delayed_sigterm, seeded
+from v2f_core.training.guards import at_step, check_numbers, delayed_sigterm, descend, seeded
 from v2f_core.training.pairs import Pairs
-from v2f_core.training.processes import average_gradients, gather, in_any_process, seed_share, share_of, wait
+from v2f_core.training.processes import gather, in_any_process, seed_share, share_of, wait
 
 
 @dataclass(frozen=True)
@@ -70,25 +69,21 @@ def train_stage1(
     folder: str | Path,
     provenance: Mapping[str, Any],
     device: str = "cpu",
-    tensorboard: bool = False,
 ) -> Aligner:
     """Train an aligner and keep the one with the lowest validation loss; continue an interrupted run.
 
-    In validation the class vectors of Eq. 8 are the mean directions of the persons' photos. The same settings and seed
-    give the same bytes on the same machine, also after a kill. After SIGTERM the current step is finished and a
-    checkpoint is written. A finished run leaves no checkpoint: it starts anew when it is run again.
-
-    Under ``accelerate launch`` the processes share each batch; its loss differs from that of one process by rounding
-    and dropout alone. Rows that cannot be shared evenly are left out.
+    The same settings and seed give the same bytes on the same machine, also after a kill. After SIGTERM the current
+    step is finished and a checkpoint is written. Under ``accelerate launch`` the processes share each batch; rows that
+    cannot be shared evenly are left out.
 
     Args:
-        training, validation: persons of two splits.
+        training, validation: persons of two splits. In validation the class vectors of Eq. 8 are the mean directions
+            of the persons' photos.
         settings: see :class:`Stage1Settings`.
         folder: gets the aligner (``config.json``, ``model.safetensors``), ``history.csv``, and ``checkpoint.pt`` until
             the run is finished.
         provenance: hashes of the inputs, written into the aligner's config.
         device: where to train.
-        tensorboard: write curves to ``folder/tensorboard`` too: ``tensorboard --logdir FOLDER``.
     Returns:
         the best aligner, as written to ``folder``; after SIGTERM, that of the last step.
     Raises:
@@ -112,7 +107,7 @@ def train_stage1(
         parameters = [*aligner.parameters(), *loss.parameters()]
         optimiser = torch.optim.AdamW(parameters, settings.learning_rate, weight_decay=settings.weight_decay)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.steps)
-        history = History(folder / "tensorboard" if tensorboard and writes else None)
+        history = History()
         parts = {"aligner": aligner, "loss": loss, "history": history, "optimiser": optimiser, "schedule": schedule}
         start, stopped = resume_training(checkpoint, parts, generator, made_from), False
         wait()  # until every process has read the checkpoint
@@ -125,23 +120,16 @@ def train_stage1(
             with at_step(step, [training.persons[i] for i in label.tolist()]):
                 identity = gather(aligner.train()(voice[own]))
                 terms = loss(identity, face[: len(identity)], label[: len(identity)])._asdict()
-                check_finite(terms)
-                optimiser.zero_grad()
-                terms["total"].backward()
-                average_gradients(parameters)
-                check_finite({"gradient": torch.nn.utils.clip_grad_norm_(parameters, math.inf)})
-                optimiser.step()
+                descend(optimiser, parameters, terms["total"], terms)
                 schedule.step()
-
                 if step % settings.evaluate_every == 0 or step == settings.steps:
-                    scores = validate(aligner, validation, validation_loss)
-                    best = min((row["val_total"] for row in history.rows), default=math.inf)
+                    scores, best = validate(aligner, validation, validation_loss), history.best("val_total")
                     train = {f"train_{name}": value.item() for name, value in terms.items()}
                     history.append({"step": step, "lr": float(schedule.get_last_lr()[0]), **train, **scores})
                     bar.set_postfix(train=train["train_total"], val=scores["val_total"])
+                    if writes and scores["val_total"] < best:
+                        aligner.save_pretrained(folder, {**made_from, "step": step, "validation": scores})
                     if writes:
-                        if scores["val_total"] < best:
-                            aligner.save_pretrained(folder, {**made_from, "step": step, "validation": scores})
                         history.write(folder / HISTORY_NAME)
             stopped = in_any_process(terminated(), device) and step < settings.steps
             if writes and (stopped or step % settings.checkpoint_every == 0):
@@ -149,7 +137,6 @@ def train_stage1(
             if stopped:
                 bar.write(f"{folder}: stopped; saved after step {step}, run it again to continue", sys.stderr)
                 break
-        history.close()
         if writes and not stopped:
             checkpoint.unlink(missing_ok=True)
     wait()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -13,7 +12,7 @@ import torch
 from torch import nn
 
 from v2f_core.artefacts.checkpoints import CHECKPOINT_NAME, HISTORY_NAME, History, resume_training, save_training
-from v2f_core.artefacts.files import atomic_write, versions
+from v2f_core.artefacts.files import versions, write_json
 from v2f_core.artefacts.profiles import Profile
 from v2f_core.diffusion.consistency import Critic, SelfConsistency, describe, paper
 from v2f_core.diffusion.lora import add_lora, lora_parameters, save_lora
@@ -22,9 +21,9 @@ from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.losses import IdentityLoss
-from v2f_core.training.guards import at_step, check_finite, check_numbers, delayed_sigterm, seeded
+from v2f_core.training.guards import at_step, check_numbers, delayed_sigterm, descend, seeded
 from v2f_core.training.latents import FacePairs
-from v2f_core.training.processes import average, average_gradients, gather, in_any_process, seed_share, share_of, wait
+from v2f_core.training.processes import average, gather, in_any_process, seed_share, share_of, wait
 from v2f_core.training.stage1 import Stage1Settings, identity_loss, validate
 
 MONITORS_NAME = "monitors.csv"
@@ -99,18 +98,16 @@ def train_stage2(
     folder: str | Path,
     provenance: Mapping[str, Any],
     device: str = "cpu",
-    tensorboard: bool = False,
     critic: Critic = paper,
 ) -> Aligner:
     """Train an aligner of Stage I further, together with adapters on the prior; continue an interrupted run.
 
     The last weights are kept, not the best: a falling L_self proves nothing (see ``monitors.csv``). The same settings
-    and seed give the same bits on the same machine, also after a kill. After SIGTERM the current step is finished and a
-    checkpoint is written. A finished run continues when it is run again with more steps.
+    and seed give the same bits on the same machine, also after a kill; after SIGTERM the current step is finished. A
+    finished run continues when it is run again with more steps.
 
     Under ``accelerate launch`` the processes share each batch: identities are gathered for L_id, each process computes
-    L_self of its own rows, and gradients are averaged. Critics that compare persons compare those of one process. Rows
-    that cannot be shared evenly are left out.
+    L_self of its own rows, and gradients are averaged. Critics that compare persons compare those of one process.
 
     Args:
         aligner: of Stage I; it is trained in place.
@@ -122,7 +119,6 @@ def train_stage2(
             before any training), ``monitors.csv`` (a row an evaluation and band of timesteps), ``checkpoint.pt``.
         provenance: hashes of the inputs.
         device: where to train.
-        tensorboard: write curves to ``folder/tensorboard`` too: ``tensorboard --logdir FOLDER``.
         critic: L_self, one of :mod:`v2f_core.diffusion.consistency`, of :mod:`v2f_core.studies.critics`, or your own.
     Returns:
         the trained aligner; the adapters are on ``prior``.
@@ -162,7 +158,7 @@ def train_stage2(
         ]
         optimiser = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
         parameters = [parameter for parameter in (*own_parameters, *adapters) if parameter.requires_grad]
-        history, monitors = History(folder / "tensorboard" if tensorboard and writes else None), History()
+        history, monitors = History(), History()
         parts = {"aligner": aligner, "loss": identity_terms, "lora": adapters, "optimiser": optimiser}
         parts |= {"history": history, "monitors": monitors}
         start = resume_training(checkpoint, parts, generator, made_from)
@@ -176,14 +172,11 @@ def train_stage2(
             history.append({"step": step, **history.means(), **row})
             for values in rows:
                 monitors.append({"step": step, **values})
-                band = f"t_{values['t_min']}_to_{values['t_max']}"
-                history.plot({f"{name}/{band}": value for name, value in values.items() if name[:2] != "t_"}, step)
             if writes:
                 made = {**made_from, "step": step, "versions": versions("torch", "diffusers", "peft", "v2f-core")}
                 aligner.save_pretrained(folder / "aligner", made)
                 save_lora(prior, folder / "lora", made)
-                with atomic_write(folder / "provenance.json") as temporary:
-                    temporary.write_text(json.dumps(made, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+                write_json(folder / "provenance.json", made)
                 history.write(folder / HISTORY_NAME)
                 monitors.write(folder / MONITORS_NAME)
             return row
@@ -209,13 +202,7 @@ def train_stage2(
                 lambda_self = settings.weight_self * min(1.0, step / max(1, settings.warmup))
                 total = lambda_id * l_id + lambda_self * l_self  # Eq. 15
                 terms = {"total": l_id, **terms, "self": average(l_self)}  # "total" is that of L_id, as in Stage I
-                check_finite(terms)
-                optimiser.zero_grad()
-                total.backward()
-                average_gradients(parameters)
-                norm = nn.utils.clip_grad_norm_(parameters, settings.clip)
-                check_finite({"gradient": norm})
-                optimiser.step()
+                norm = descend(optimiser, parameters, total, terms, settings.clip)
                 history.count({**terms, "gradient": norm})
                 last = step == settings.steps
                 if last or step % settings.evaluate_every == 0:
@@ -227,7 +214,6 @@ def train_stage2(
             if stopped:
                 bar.write(f"{folder}: stopped; saved after step {step}, run it again to continue", sys.stderr)
                 break
-        history.close()
     wait()
     return aligner.eval()
 

@@ -1,12 +1,11 @@
 """Stage I from waveforms: train the aligner and the top layers of the speech encoder together with L_id (Eq. 10).
 
-Every step reads clips, adds noise, masks parts of their spectrograms, and embeds them anew. Clips are the paper's:
-1.25 s long, overlapping by half.
+The paper says only that top layers may be trained. Every step reads clips of 1.25 s, adds noise, masks parts of their
+spectrograms, and embeds them anew.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,16 +29,9 @@ from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
 from v2f_core.speech.audio import CLIP_SECONDS, read_clips
 from v2f_core.speech.augment import Augmentation
-from v2f_core.speech.encoders import (
-    ASTEncoder,
-    Encoder,
-    SpeechEncoder,
-    load_encoder,
-    save_encoder,
-    unfreeze,
-)
+from v2f_core.speech.encoders import ASTEncoder, Encoder, SpeechEncoder, load_encoder, save_encoder, unfreeze
 from v2f_core.training.embeddings import embed_dataset, voice_embedder
-from v2f_core.training.guards import at_step, check_finite, check_numbers, delayed_sigterm, seeded
+from v2f_core.training.guards import at_step, check_numbers, delayed_sigterm, descend, seeded
 from v2f_core.training.pairs import Pairs, pair_up
 from v2f_core.training.processes import STRIDE
 from v2f_core.training.stage1 import Stage1Settings, identity_loss, validate
@@ -49,15 +41,10 @@ RECORDINGS_AT_ONCE = 16  # embedded together
 
 @dataclass(frozen=True)
 class WaveformSettings:
-    """Settings of Stage I from waveforms. The paper says only that top layers of the encoder may be trained.
+    """Settings of Stage I from waveforms.
 
     Raises:
         InputError: a number is out of its range, or the batch is 1.
-
-    Example:
-        >>> WaveformSettings(unfreeze=-1)
-        Traceback (most recent call last):
-        v2f_core.errors.InputError: unfreeze=-1: expected a number of at least 0
     """
 
     unfreeze: int = 1  # layers from the top, see `speech.encoders.layers`; 0 trains the aligner alone
@@ -73,8 +60,8 @@ class WaveformSettings:
             raise InputError("batch=1: expected at least 2; InfoNCE and batch statistics compare rows")
 
     @classmethod
-    def from_profile(cls, profile: Profile, **given: Any) -> WaveformSettings:
-        """A profile's settings; ``given`` (``unfreeze``, ``augmentation``, any of `Stage1Settings`) replaces some.
+    def from_profile(cls, profile: Profile, unfreeze: int = 1, **identity: Any) -> WaveformSettings:
+        """A profile's settings; ``identity`` replaces some of `Stage1Settings`.
 
         Example:
             >>> from v2f_core.artefacts.profiles import load_profile
@@ -82,9 +69,8 @@ class WaveformSettings:
             3
         """
         own = dict(profile.finetune)
-        own |= {name: given.pop(name) for name in ("unfreeze", "augmentation") if name in given}
-        identity = {"checkpoint_every": 100, **profile.stage1, **own.pop("identity", {}), **given}
-        return cls(**own, identity=Stage1Settings(**identity))
+        stage1 = {"checkpoint_every": 100, **profile.stage1, **own.pop("identity", {}), **identity}
+        return cls(**{**own, "unfreeze": unfreeze}, identity=Stage1Settings(**stage1))
 
 
 class Batch(NamedTuple):
@@ -163,8 +149,8 @@ def train_from_waveforms(
 ) -> Aligner:
     """Train aligner and top layers, or continue an interrupted run; keep those of the lowest validation loss.
 
-    Validation uses all clips, without noise and masks, also before the first step. The same settings and seed give the
-    same bytes on the same machine, also after a kill. After SIGTERM the current step is finished.
+    Validation uses all clips, without noise and masks, also before the first step. Seeds, kills and SIGTERM as in
+    :func:`~v2f_core.training.stage1.train_stage1`.
 
     Args:
         encoder: from ``load_encoder``; it is trained in place.
@@ -196,9 +182,7 @@ def train_from_waveforms(
         loss = identity_loss(pairs, identity, not identity.fixed_centroids, aligner).to(device)
         validation_loss = identity_loss(validation.pairs, identity, free=False).to(device)
         own, upper = [*trained.parameters(), *loss.parameters()], list(top.parameters())
-        groups: list[dict[str, Any]] = [
-            {"params": own, "lr": identity.learning_rate, "weight_decay": identity.weight_decay}
-        ]
+        groups = [{"params": own, "lr": identity.learning_rate, "weight_decay": identity.weight_decay}]
         if upper:
             rate, decay = settings.learning_rate_encoder, settings.weight_decay_encoder
             groups.append({"params": upper, "lr": rate, "weight_decay": decay})
@@ -211,8 +195,7 @@ def train_from_waveforms(
         def evaluate(step: int) -> float:
             encoder.eval()
             embedded = validation.embedded_by(encoder, workers) if upper else validation.pairs
-            scores = validate(trained, embedded.to(device), validation_loss)
-            best = min((row["val_total"] for row in history.rows), default=math.inf)
+            scores, best = validate(trained, embedded.to(device), validation_loss), history.best("val_total")
             history.append({"step": step, **history.means(), **scores})
             if scores["val_total"] < best:
                 save_encoder(encoder, source, encoder_folder)
@@ -237,14 +220,10 @@ def train_from_waveforms(
             waves = settings.augmentation.of_waves(waves, batch.generator).to(device)
             change = settings.augmentation.of_spectrum(batch.generator)
             with at_step(step, [pairs.persons[i] for i in batch.label.tolist()]):
-                terms = loss(trained(encoder(waves, change)), batch.face.to(device), batch.label.to(device))
-                check_finite(terms._asdict())
-                optimiser.zero_grad()
-                terms.total.backward()
-                check_finite({"gradient": nn.utils.clip_grad_norm_(own + upper, math.inf)})
-                optimiser.step()
+                terms = loss(trained(encoder(waves, change)), batch.face.to(device), batch.label.to(device))._asdict()
+                descend(optimiser, own + upper, terms["total"], terms)
                 schedule.step()
-                history.count(terms._asdict())
+                history.count(terms)
                 last = step == identity.steps
                 if last or step % identity.evaluate_every == 0:
                     bar.set_postfix(val=evaluate(step))
