@@ -80,3 +80,47 @@ def tiny_profile(tmp_path_factory):
         Aligner(speaker_width=16, hidden_width=8).save_pretrained(root / "aligner", {"seed": 0})
     parts = {part: root / part for part in ("ast", "ecapa", "ge2e", "faces", "prior", "judge", "aligner")}
     return Profile(name="tiny", image_size=32, dataset=root / "dataset", steps=2, **parts)
+
+
+# --- for the tests of L_self, its monitors and the other critics
+
+
+@pytest.fixture(scope="session")
+def adapted_prior(tiny_profile):
+    """A tiny prior and its adapters' first values. Rank 8 is the full rank of this UNet's projections."""
+    from fakes import seeded
+
+    from v2f_core.diffusion.lora import add_lora, lora_parameters
+    from v2f_core.diffusion.prior import Prior
+
+    prior = Prior.from_folder(tiny_profile.prior)
+    add_lora(prior, rank=8, alpha=8.0, generator=seeded())
+    return prior, {name: parameter.detach().clone() for name, parameter in lora_parameters(prior).items()}
+
+
+@pytest.fixture
+def prior(adapted_prior):
+    """The tiny prior with fresh adapters: A random, B zero, no gradient anywhere."""
+    from v2f_core.diffusion.lora import lora_parameters
+
+    prior, begun = adapted_prior
+    prior.zero_grad(set_to_none=True)
+    for name, parameter in lora_parameters(prior).items():
+        parameter.data.copy_(begun[name])
+    return prior
+
+
+@pytest.fixture
+def faces():
+    """Three women and a man, each with landmarks of their own."""
+    from fakes import four_faces
+
+    return four_faces()
+
+
+@pytest.fixture(scope="session")
+def arcface():
+    """A stand-in for f_arc."""
+    from fakes import Recogniser
+
+    return Recogniser()

@@ -1,7 +1,6 @@
 """Ablations: every system is trained with what its row says, goes on after a kill, and is compared person by person."""
 
 import json
-import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -106,31 +105,6 @@ def test_all_systems_and_seeds_stand_in_one_tidy_table(tidy, kit, plan):
     pd.testing.assert_frame_equal(tidy, again)
 
 
-def test_in_parallel_those_that_choose_the_guidance_come_first_and_the_table_is_the_same(tidy, plan, monkeypatch):
-    asked = []
-
-    class Pool:
-        def __init__(self, jobs, context, begin, given):
-            asked.append((jobs, context.get_start_method(), begin, given))
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            pass
-
-        def map(self, run, *given):
-            given = pickle.loads(pickle.dumps(given))  # as another process gets them
-            asked.append(list(zip(*given[:2], strict=True)))
-            return map(run, *given)
-
-    monkeypatch.setattr(ablate, "ProcessPoolExecutor", Pool)
-    monkeypatch.setattr(ablate.os, "cpu_count", lambda: 6)
-    pd.testing.assert_frame_equal(ablate.ablate("mine", 2, plan, jobs=2), tidy)
-    pool = (2, "spawn", torch.set_num_threads, (3,))
-    assert asked == [pool, [(row, 0) for row in ROWS], pool, [(row, 1) for row in ROWS]]
-
-
 def test_the_chosen_guidance_is_the_one_that_suits_the_validation_persons(tidy, plan):
     likeness = json.loads((plan.run("teacher", 0) / "guidance.json").read_text())
     used = tidy[(tidy.metric == "guidance") & (tidy.system == "teacher")].value.unique()
@@ -143,41 +117,10 @@ def test_a_folder_of_another_plan_is_refused(tidy, plan):
         ablate.measured(ROWS[0], 0, replace(plan, drawn_steps=3))
 
 
-def test_weights_are_known_by_what_they_are_and_not_by_where_they_lie(tidy, kit, plan, tmp_path):
-    import shutil
-
-    moved = replace(plan.profile, judge=shutil.copytree(plan.profile.judge, tmp_path / "judge"))
-    assert len(ablate.measured(ROWS[0], 0, replace(plan, profile=moved))) == len(tidy[tidy.system == WITHOUT]) / 2
-    (moved.judge / "weights").write_text("others")
-    ablate.hash_once.cache_clear()
-    with pytest.raises(InputError, match="other settings"):
-        ablate.measured(ROWS[0], 0, replace(plan, profile=moved))
-
-
-def test_without_the_first_seed_there_is_no_guidance(kit, plan, tmp_path):
-    with pytest.raises(InputError, match="run seed 0"):
-        ablate.measured(ROWS[0], 1, replace(plan, folder=tmp_path))
-
-
 # ---- tables
 
 
 # ---- the summary
-
-
-def fake(gain=0.05, noise=0.0, seeds=(0, 1, 2)):
-    g = np.random.default_rng(0)
-    hard, persons = g.normal(size=60), [f"P{i}" for i in range(60)]
-    parts = []
-    for system, extra in ((WITHOUT, 0.0), ("new", gain)):
-        for seed in seeds:
-            same = {"system": system, "mode": "m", "parts": "both", "seed": seed}
-            cosine = hard + extra + 0.1 * seed + noise * g.normal(size=60)
-            ranks = np.maximum(np.arange(1, 61) - (system == "new") * 5, 1)
-            for metric, values in (("cosine", cosine), ("rank", ranks)):
-                parts.append(pd.DataFrame({**same, "person": persons, "metric": metric, "value": values}))
-            parts.append(pd.DataFrame([{**same, "person": "", "metric": "VFS", "value": 2 + seed}]))
-    return pd.concat(parts, ignore_index=True)
 
 
 def test_an_unknown_table_is_a_one_line_error(capsys):

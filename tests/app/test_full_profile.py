@@ -208,6 +208,7 @@ def small_voxceleb(tmp_path):
     return root
 
 
+@pytest.mark.slow
 def test_a_small_voxceleb_goes_from_its_folders_to_a_report(full, small_voxceleb, tmp_path, monkeypatch, capsys):
     """The commands of docs/full_profile.md, each reading what the one before wrote where it wrote it."""
     root = tmp_path / "full"

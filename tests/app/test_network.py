@@ -121,6 +121,7 @@ import onnxruntime
     assert only_onnxruntime(watched(code), told="1")
 
 
+@pytest.mark.slow
 def test_the_commands_use_no_network(watched, few, tmp_path):
     soundfile.write(tmp_path / "voice.wav", spoken(3), 16_000)
     commands = ["extract", "demo", "generate|voice.wav|-n|1", "evaluate|--steps|2"]

@@ -1,7 +1,6 @@
 """The command line computes with threads that sleep while they wait; what the user set is kept."""
 
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -45,20 +44,3 @@ def test_the_miniature_computes_with_one_passive_thread(arguments):
 @several_cores
 def test_what_the_user_set_is_kept():
     assert threads("generate", "no.wav", OMP_NUM_THREADS="2", OMP_WAIT_POLICY="ACTIVE") == ("ACTIVE", 2)
-
-
-IMPORTS = """
-import torch
-from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, UNet2DConditionModel
-from transformers import ASTFeatureExtractor, ASTModel, CLIPTextModel, CLIPTokenizer
-"""
-
-
-def cpu_seconds(*arguments):
-    def spent():
-        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return usage.ru_utime + usage.ru_stime
-
-    before = spent()
-    subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment(), check=True, capture_output=True)
-    return spent() - before

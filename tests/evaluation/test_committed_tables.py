@@ -29,6 +29,7 @@ def test_an_ablation_again_from_the_values_of_its_persons(name):
     pd.testing.assert_frame_equal(table[recalls], committed[recalls], check_dtype=False, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_stage_1_again_from_the_shipped_aligner():
     """Every figure of the table to 3 digits, intervals, skills, chance and ceilings among them."""
     profile = load_profile("mini")

@@ -12,6 +12,8 @@ from minivox.build import pack
 from v2f_core.artefacts.files import sha256
 from v2f_core.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def ran(monkeypatch):

@@ -108,6 +108,7 @@ def test_likelihood_integrates_to_one():
     assert mass.mean() == pytest.approx(1.0, abs=5 * mass.std() / np.sqrt(len(mass)))
 
 
+@pytest.mark.slow
 def test_the_gate_is_passed():
     checks = list(world_checks(persons=1000, pool="gate-test"))
     assert all(check.passed for check in checks), "\n".join(map(str, checks))

@@ -3,8 +3,6 @@
 import json
 import os
 import tarfile
-import threading
-import time
 
 import pytest
 
@@ -79,28 +77,6 @@ def test_the_second_time_nothing_is_done(packed, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(minivox, "_extract", None)
     assert minivox.unpack(tmp_path / "cache", packed) == first
     assert capsys.readouterr() == ("", "")
-
-
-def test_many_at_once_get_one_whole_folder(packed, tmp_path, monkeypatch):
-    slow = minivox._extract
-
-    def extract(*arguments):
-        slow(*arguments)
-        time.sleep(0.05)  # all are unpacking before the first is ready
-
-    monkeypatch.setattr(minivox, "_extract", extract)
-    found = []
-    workers = [
-        threading.Thread(target=lambda: found.append(minivox.unpack(tmp_path / "cache", packed))) for _ in range(4)
-    ]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    assert len(found) == 4
-    assert len(set(found)) == 1
-    assert content(found[0]) == FILES
-    assert list((tmp_path / "cache").iterdir()) == [found[0]]
 
 
 def test_a_failure_halfway_leaves_nothing(packed, tmp_path, monkeypatch):

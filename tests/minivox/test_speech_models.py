@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,10 +12,11 @@ import torch
 from minivox.build import speech_features as sf
 from minivox.build.checkpoint import Checkpoint
 from minivox.build.speech_folders import new_ast
-from minivox.build.speech_models import RECIPES, TRAITS, Pool, measure, targets, train, trait_loss
-from minivox.build.voice.speaker import TEMPO_PER_RATE
+from minivox.build.speech_models import RECIPES, TRAITS, Pool, measure, targets, train
 from minivox.world import VOICE_UNITS, population
 from v2f_core.speech.encoders import ASTEncoder, ECAPAEncoder
+
+pytestmark = pytest.mark.slow
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -68,26 +68,6 @@ def test_crops_stay_within_their_recording() -> None:
     assert torch.equal(crops[..., 0], which[:, None].expand(-1, 5).float())
 
 
-def test_short_recordings_are_repeated() -> None:
-    bank = sf.spectrograms([np.ones(4_000, np.int16)], sf.ast_filter_bank(), 123)
-    assert int(bank.length[0]) >= 123
-
-
-def test_noise_fills_valleys_and_spares_peaks() -> None:
-    """A spectrogram with a 40 dB step: augmentation lifts the low half, and moves the high half little."""
-    x = torch.zeros(64, 120, 80)
-    x[:, :, 40:] = 40 * np.log(10) / 10
-    change = sf.augment(x, sf.LN, generator()) - x
-    low, high = change[:, :, :40].median(), change[:, :, 40:].median()
-    assert high.abs() < 0.5 < low
-
-
-def test_augmentation_does_not_depend_on_the_unit() -> None:
-    x = torch.randn(4, 120, 80, generator=generator())
-    in_decibels = sf.augment(sf.DECIBEL * x, sf.DECIBEL, generator(1))
-    torch.testing.assert_close(in_decibels, sf.DECIBEL * sf.augment(x, sf.LN, generator(1)))
-
-
 # ---- labels ----
 
 
@@ -108,19 +88,6 @@ def test_a_faster_recording_is_higher_and_from_a_shorter_tract() -> None:
         assert (b[0] - a[0]).item() == pytest.approx(12 / VOICE_UNITS[p.sex]["f0"][1], rel=1e-4)  # an octave
         assert (b[1] - a[1]).item() == pytest.approx(-p.voice.vtl / 2 / VOICE_UNITS[p.sex]["vtl"][1], rel=1e-4)
         assert torch.equal(b[[2, 4, 5, 6]], a[[2, 4, 5, 6]])
-
-
-def test_a_voice_played_faster_has_the_rate_of_a_person_who_speaks_faster() -> None:
-    person = population("a test", 1)[0]
-    slow, fast = (replace(person, voice=person.voice._replace(rate=rate)) for rate in (-1.0, 1.0))
-    speed = np.exp(2 * TEMPO_PER_RATE)  # by which the synthesiser makes the second one the faster
-    assert targets([slow], speed)[0, 3].item() == pytest.approx(targets([fast])[0, 3].item(), rel=1e-4)
-
-
-def test_trait_loss_is_squared_error_and_cross_entropy() -> None:
-    labels = torch.tensor([[1.0, 0, 0, 0, 0, 0, 1]])
-    guess = torch.tensor([[3.0, 0, 0, 0, 0, 0, 0]])
-    assert trait_loss(guess, labels).item() == pytest.approx(4 / 6 + np.log(2), rel=1e-5)
 
 
 # ---- where a patch is ----

@@ -1,6 +1,5 @@
 """MiniVox's voices: what a trait says must be in the sound, and measured there by other means than it was put in."""
 
-import json
 import pickle
 from dataclasses import replace
 
@@ -10,12 +9,14 @@ import pytest
 pytest.importorskip("pyworld", reason="the extra [build] is not installed")
 
 from minivox import world
-from minivox.build import base_speech, voice_report, voices_pool
-from minivox.build.voice import calibrate, ingredients, room, world_vocoder
-from minivox.build.voice.kokoro import Timbre, active, timbre
+from minivox.build import base_speech, voices_pool
+from minivox.build.voice import calibrate, ingredients, world_vocoder
+from minivox.build.voice.kokoro import active
 from minivox.build.voice.sentences import SENTENCES
-from minivox.build.voice.speaker import BaseVoice, Roughness, Voice, load_timbres, voice_of
+from minivox.build.voice.speaker import Voice, load_timbres, voice_of
 from v2f_core.errors import InputError
+
+pytestmark = pytest.mark.slow
 
 RATE = 16_000
 KOKORO = ["af_one", "af_two", "bf_three", "am_four", "bm_five", "jf_six", "am_santa"]
@@ -104,13 +105,6 @@ def test_roughness_is_heard_as_irregular_periods(voice):
     assert smooth - rough > 0.1
 
 
-def test_roughness_moves_every_part_the_same_way():
-    low, high = Roughness.of(-1.0), Roughness.of(1.0)
-    for part in ("jitter", "shimmer_db", "tremor", "breath"):
-        assert getattr(high, part) > getattr(low, part) > 0
-    assert Roughness.of(9.0) == Roughness.of(3.0)
-
-
 def test_rate_shortens_by_its_exponential(voice):
     slow, fast = spoken(voice, rate=-1.5), spoken(voice, rate=1.5)
     assert slow.size / fast.size == pytest.approx(np.exp(0.12 * 3), rel=0.01)
@@ -173,21 +167,6 @@ def test_what_cannot_be_said_is_refused(tmp_path, voice, timbres):
         load_timbres(tmp_path)
 
 
-def test_timbres_of_two_pools_differ_and_keep_to_their_sex():
-    some = [timbre(pool, n, KOKORO, 4) for pool in ("minivox", "voices") for n in range(40)]
-    assert len({one.sound for one in some}) == len({one.prosody for one in some}) == len(some)
-    for one in some:
-        assert all(name[1] == one.sex and name != "am_santa" for name, _ in one.sound + one.prosody)
-        assert all(name[0] in "ab" for name, _ in one.prosody)
-        assert sum(weight for _, weight in one.sound) == pytest.approx(1)
-    assert all(len(one.sentences) == 12 for one in some[:8])
-    assert all(len(set(one.sentences)) == 4 for one in some[8:])
-
-
-def test_the_sentences_are_twelve_and_differ():
-    assert len({s.text for s in SENTENCES}) == len({s.ipa["us"] for s in SENTENCES}) == 12
-
-
 def test_calibration_finds_a_known_formant_scale(work, voice):
     part = world_vocoder.load(voice.base.file(voice.sentences[0]))
     for factor in (0.93, 1.08):
@@ -214,31 +193,6 @@ def test_calibration_divides_a_timbres_own_part_out(voice):
         assert own[name].seconds[voice.sentences[0]] == pytest.approx(2.2, abs=0.4)
 
 
-def test_alignment_is_the_cheapest_monotone_path():
-    rng = np.random.default_rng(1)
-    one, other = rng.standard_normal((7, 2)), rng.standard_normal((5, 2))
-    i, j = calibrate.align(one, other)
-    steps = set(zip(np.diff(i).tolist(), np.diff(j).tolist(), strict=True))
-    assert steps <= {(0, 1), (1, 0), (1, 1)}
-    a, b = one - one.mean(0), other - other.mean(0)
-
-    def cheapest(n, m):
-        here = float(np.linalg.norm(a[n] - b[m]))
-        before = [cheapest(*at) for at in ((n - 1, m - 1), (n - 1, m), (n, m - 1)) if min(at) >= 0]
-        return here + min(before, default=0.0)
-
-    assert np.linalg.norm(a[i] - b[j], axis=1).sum() == pytest.approx(cheapest(6, 4))
-
-
-def test_level_is_set_and_peaks_are_bent():
-    wave = np.zeros(16_000, np.float32)
-    wave[4000:12000] = np.sin(np.arange(8000) * 0.3)
-    quiet = room.set_level(wave, -30.0)
-    assert 10 * np.log10(np.mean(quiet[4000:12000] ** 2)) == pytest.approx(-30, abs=0.3)
-    loud = room.set_level(wave, 6.0)
-    assert np.abs(loud).max() < 0.98
-
-
 def test_the_pool_of_voices_resumes_and_its_shards_agree(work):
     voices_pool.run(work, tiny=True)
     file = work / "voices_pool" / "000.npz"
@@ -260,39 +214,3 @@ def test_a_changed_ingredient_is_refused(tmp_path):
     (folder / f"{next(iter(ingredients.WHEELS))}-py3-none-any.whl").write_text("not it")
     with pytest.raises(InputError, match="SHA-256"):
         ingredients.fetch(tmp_path)
-
-
-def test_regression_explains_what_is_there_and_nothing_else():
-    rng = np.random.default_rng(0)
-    traits, women = rng.standard_normal((200, 2)), np.arange(200) % 2 == 0
-    traits += women[:, None] * 5  # a difference of sex is not explained variance within sex
-    features = np.c_[traits[:, 0] + 0.1 * rng.standard_normal(200), rng.standard_normal((200, 3))]
-    known, unknown = voice_report.explained(features, traits, women, np.arange(200) // 4)
-    assert known > 0.9
-    assert unknown < 0.1
-
-
-def test_equal_error_rate_by_counting():
-    from minivox.build.ge2e import equal_error_rate
-
-    rng = np.random.default_rng(0)
-    person = np.repeat(np.arange(12), 3)
-    vectors = rng.standard_normal((12, 8))[person] + rng.standard_normal((36, 8))
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    pairs = [(float(vectors[a] @ vectors[b]), person[a] == person[b]) for a in range(36) for b in range(a)]
-    gap = []
-    for threshold, _ in pairs:
-        missed = np.mean([score < threshold for score, same in pairs if same])
-        accepted = np.mean([score >= threshold for score, same in pairs if not same])
-        gap.append((abs(missed - accepted), (missed + accepted) / 2))
-    assert equal_error_rate(vectors, person) == pytest.approx(min(gap)[1], abs=0.02)
-
-
-def test_the_fixture_is_whole(work):
-    for pool in ("minivox", "voices"):
-        rows = json.loads((base_speech.FIXTURE / pool / "timbres.json").read_text())
-        assert {row["sex"] for row in rows} == {"f", "m"}
-        for one in load_timbres(work / "base_speech" / pool):
-            assert isinstance(one, BaseVoice)
-            assert isinstance(one.timbre, Timbre)
-            assert all(one.file(sentence).exists() for sentence in one.timbre.sentences)

@@ -1,7 +1,6 @@
 """The site lists every notebook, page and public module, and its links are really followed."""
 
 import importlib.util
-import json
 import re
 from pathlib import Path
 
@@ -49,13 +48,6 @@ def test_every_public_module_has_its_page(book):
     assert "api/v2f_core.data.md" not in found  # an empty __init__
 
 
-def test_notebooks_are_listed_by_their_headings_and_in_order(book):
-    (notebooks,) = (entry["Notebooks"] for entry in book.navigation() if "Notebooks" in entry)
-    titles = [title for entry in notebooks for title in entry]
-    assert titles == sorted(titles)
-    assert titles[0].startswith("00 ")
-
-
 def test_whatever_a_page_links_to_is_part_of_the_site(book):
     guides = book.pages("README.md", *book.GUIDES, "data_cards/*.md")
     there = {*guides, *book.pages("notebooks/*.ipynb", *book.ASIDE)}
@@ -80,61 +72,3 @@ def test_links_that_lead_nowhere_are_found(book, tmp_path):
         "sub/b.html: ../d.html",
         "sub/b.html: c.png",
     ]
-
-
-def test_links_between_notebooks_become_links_between_pages(book):
-    class Page:
-        class file:  # noqa: N801
-            src_uri = "notebooks/05_stage1_aligner.ipynb"
-
-    content = (
-        '<a href="04_two_spaces.ipynb">04</a> <a href="../docs/study.md#how">x</a> <a href="https://a.org/b.md">y</a>'
-    )
-    assert book.on_page_content(content, Page, None, None) == (
-        '<a href="04_two_spaces.html">04</a> <a href="../docs/study.html#how">x</a> <a href="https://a.org/b.md">y</a>'
-    )
-
-
-def test_large_styles_are_shared_between_pages(book, tmp_path):
-    class Page:
-        class file:  # noqa: N801
-            dest_uri = "notebooks/a.html"
-
-    class Config:
-        site_dir = str(tmp_path)
-
-    large = "p { color: red }" * 1000
-    page = book.on_post_page(f"<style>{large}</style><style>i {{}}</style>", Page, Config)
-    (file,) = (tmp_path / "assets").iterdir()
-    assert file.read_text() == large
-    assert page == f'<link rel="stylesheet" href="../assets/{file.name}"><style>i {{}}</style>'
-
-
-def test_roles_of_sphinx_become_plain_code(book):
-    class Page:
-        class file:  # noqa: N801
-            src_uri = "api/v2f_core.errors.md"
-
-    content = ":class:<code>~v2f_core.identity.losses.AMSoftmax</code> and :func:<code>rank</code>"
-    assert book.on_page_content(content, Page, None, None) == "<code>AMSoftmax</code> and <code>rank</code>"
-
-
-def test_formulae_become_mathml_and_code_is_left_alone(book):
-    pytest.importorskip("latex2mathml", reason="only make book installs it")
-    text = book.with_mathml("Take $z_0$; `$HOME` and\n```\n$5 and $6\n```\n$$ a = b \\tag{Eq. 3} $$")
-    assert text.count("<math") == 2
-    assert "`$HOME`" in text
-    assert "$5 and $6" in text
-    assert "(Eq. 3)" in text
-
-
-def test_figures_get_their_texts(book, tmp_path, monkeypatch):
-    pytest.importorskip("latex2mathml", reason="only make book installs it")
-    output = {"data": {"image/png": "AAAA\n"}, "metadata": {"image/png": {"alt": 'a "red" line'}}}
-    cell = {"cell_type": "code", "metadata": {"tags": ["thumbnail"]}, "outputs": [output]}
-    (tmp_path / "a.ipynb").write_text(json.dumps({"cells": [cell]}))
-    monkeypatch.setattr(book, "ROOT", tmp_path)
-    copy = json.loads((book.prepared("a.ipynb", tmp_path / "copy") / "a.ipynb").read_text())
-    assert copy["cells"][0]["metadata"] == {}  # tags are ours, not the reader's
-    (shown,) = copy["cells"][0]["outputs"]
-    assert shown["data"] == {"text/html": '<img alt="a &quot;red&quot; line" src="data:image/png;base64,AAAA">'}

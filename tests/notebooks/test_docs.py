@@ -118,10 +118,6 @@ def test_the_readme_links_every_notebook_and_every_card():
         assert page.relative_to(ROOT).as_posix() in text
 
 
-def test_the_readme_says_that_nothing_ran_on_real_weights():
-    assert "nothing in this repository has been run on real weights" in (ROOT / "README.md").read_text(encoding="utf-8")
-
-
 def numbers(cell: str) -> list[float]:
     return [float(found) for found in re.findall(r"[-+]?\d+(?:\.\d+)?", cell.replace("−", "-"))]
 

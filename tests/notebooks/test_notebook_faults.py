@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 BGR = """
@@ -54,17 +56,14 @@ right = View.recognise
 View.recognise = lambda self, prediction: right(self, prediction).roll(1, dims=0)
 """
 
-SLOW = pytest.mark.slow
 CASES = [
     # fault, notebook, what stands in the cell that must fail
     pytest.param(SHUFFLED_SPLIT, "01_paired_data", "manifest", id="shuffled split, 01"),
-    pytest.param(SHUFFLED_SPLIT, "04_two_spaces", "training.isdisjoint", id="shuffled split, 04", marks=SLOW),
-    pytest.param(BGR, "03_seeing_identity", "z_few = embed", id="BGR, 03", marks=SLOW),
-    pytest.param(SIGN, "03_seeing_identity", "margin_loss(features", id="a loss of the wrong sign, 03", marks=SLOW),
-    pytest.param(SIGN, "05_stage1_aligner", "def am_softmax", id="a loss of the wrong sign, 05", marks=SLOW),
-    pytest.param(
-        SOMEBODY_ELSE, "09_stage2_self_consistency", "tested = critic(", id="z_self of another row, 09", marks=SLOW
-    ),
+    pytest.param(SHUFFLED_SPLIT, "04_two_spaces", "training.isdisjoint", id="shuffled split, 04"),
+    pytest.param(BGR, "03_seeing_identity", "z_few = embed", id="BGR, 03"),
+    pytest.param(SIGN, "03_seeing_identity", "margin_loss(features", id="a loss of the wrong sign, 03"),
+    pytest.param(SIGN, "05_stage1_aligner", "def am_softmax", id="a loss of the wrong sign, 05"),
+    pytest.param(SOMEBODY_ELSE, "09_stage2_self_consistency", "tested = critic(", id="z_self of another row, 09"),
 ]
 
 

@@ -50,82 +50,6 @@ def test_every_line_of_the_gpu_table_is_measured_at_miniature_size(programs, tmp
     assert "Measured without a GPU: these hours and sums mean nothing." in capsys.readouterr().out
 
 
-def test_what_does_not_fit_into_memory_is_a_line_of_the_table(programs):
-    from gpu import row
-    from random_nets import TINY
-
-    def too_large():
-        raise torch.OutOfMemoryError
-
-    found = row("Stage II", "bf16", 64, "steps/s", TINY, "cpu", too_large)
-    assert found["note"] == "out of memory"
-    assert found["rate"] is None
-
-    def too_large_for_cublas():
-        raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
-
-    assert row("Stage II", "bf16", 64, "steps/s", TINY, "cpu", too_large_for_cublas)["note"] == "out of memory"
-
-
-def test_one_failure_costs_no_other_figure(programs, tmp_path, monkeypatch, capsys):
-    """Machines with a GPU are lent for minutes: what was measured before and after a failure must be in the table."""
-    import gpu
-
-    def part(*calls):
-        return lambda size, device: (gpu.row(call.__name__, "", 1, "calls/s", size, device, call) for call in calls)
-
-    def fine():
-        pass
-
-    def broken():
-        raise ValueError("expected\nall tensors on one device")
-
-    def taken_away(size, device):
-        assert pd.read_csv(tmp_path / "gpu_tiny.csv").what.tolist() == ["fine", "broken", "fine"]
-        raise RuntimeError("no nets for this part")
-
-    parts = {"extraction": part(fine, broken), "first_stage": part(fine)}
-    parts |= {"second_stage": taken_away, "generation": part(fine)}
-    for name, made in parts.items():
-        monkeypatch.setattr(gpu, name, made)
-    with pytest.raises(SystemExit, match=r"gpu_tiny\.csv: something failed"):
-        gpu.main(["--tiny", "--out", str(tmp_path), "--commit", "abc1234"])
-    table = pd.read_csv(tmp_path / "gpu_tiny.csv", keep_default_na=False)
-    assert table.what.tolist() == ["fine", "broken", "fine", "fine"]
-    assert table.note.tolist() == ["", "ValueError: expected all tensors on one device", "", ""]
-    assert set(table.commit) == {"abc1234"}
-    assert "RuntimeError: no nets for this part" in capsys.readouterr().err
-
-
-def test_random_nets_weigh_what_the_published_files_weigh(programs):
-    from random_nets import FULL, IResNet, random_prior
-
-    prior = random_prior(FULL, "meta")
-    assert prior.latent_shape == (4, 64, 64)
-    with torch.device("meta"):
-        arcface = IResNet(FULL.arcface)
-    for net, megabytes in {
-        prior.unet: 3440,
-        prior.vae: 335,
-        prior.text_encoder: 492,
-        arcface: 261,
-    }.items():
-        assert sum(p.numel() * 4 for p in net.state_dict().values()) / 1e6 == pytest.approx(megabytes, rel=0.01)
-    with torch.no_grad():
-        z = IResNet((1, 1, 1, 1))(torch.rand(2, 3, 112, 112))
-    torch.testing.assert_close(z.norm(dim=1), torch.ones(2))
-
-
-def test_the_speed_of_an_ast_is_measured_padded_and_shortened(programs):
-    from positions import of_the_published_size
-
-    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    padded, shortened = of_the_published_size(0.0, **small)
-    assert (padded["frames"], shortened["frames"]) == (1024, 128)
-    assert padded["clips/s"] > 0
-    assert shortened["clips/s"] > 0
-
-
 def test_skill_is_0_for_the_mean_face_and_1_at_the_ceiling(programs):
     from distances import distances
 
@@ -190,33 +114,6 @@ def test_hours_are_counts_over_rates(programs, rates):
         hours(replace(job, mode="cycle"), rates)
     with pytest.raises(InputError, match=r"no rate of Stage II \(bf16, unheard\); measure"):
         hours(replace(job, mode="unheard"), rates)
-
-
-def test_windows_of_recordings_are_counted_right_on_average(programs):
-    """Many recordings of all lengths, really cut, beside the formula for their mean length."""
-    from costs import Job
-
-    from v2f_core.speech.audio import clips
-
-    samples = range(60_000, 160_000, 97)
-    cut = sum(len(clips(torch.ones(n))) for n in samples)
-    mean = sum(samples) / len(samples) / 16_000
-    assert Job(clips=len(samples), seconds=mean).windows == pytest.approx(cut, rel=1e-3)
-    assert Job(clips=10, seconds=0.5).windows == 10  # a short one is repeated until it fills one
-
-
-def test_costs_grow_as_the_page_says(programs, rates):
-    from costs import Job, bill, hours
-
-    one, two = Job(), Job(clips=2 * Job.clips, faces=2 * Job.faces)
-    line, doubled = hours(one, rates), hours(two, rates)
-    assert doubled["voices: AST"] == pytest.approx(2 * line["voices: AST"])
-    assert doubled["photos: latents"] == pytest.approx(2 * line["photos: latents"])
-    assert (doubled["Stage I"], doubled["Stage II"]) == (line["Stage I"], line["Stage II"])  # steps, not persons
-    table = bill(line, price=3.0, gpus=(1, 8), efficiency=0.8)
-    for row, took in line.items():
-        assert table.loc[row].tolist() == pytest.approx([took, 3 * took, took / 6.4, 3 * took / 0.8])
-    assert one.gigabytes["windows"] == pytest.approx(one.windows * 768 * 4 / 1e9)
 
 
 def test_wrong_prices_and_missing_rates_are_refused(programs, tmp_path, capsys):

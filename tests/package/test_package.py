@@ -93,7 +93,7 @@ def imported_by(folder):
 def test_every_package_that_is_imported_is_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     optional = project["optional-dependencies"]
-    lines = project["dependencies"] + optional["build"] + optional["images"]
+    lines = project["dependencies"] + optional["build"]
     declared = {canonicalize_name(Requirement(line).name) for line in lines}
     installed = packages_distributions()
     # JupyterLab brings the notebook's own packages, insightface brings OpenCV

@@ -5,6 +5,7 @@ import io
 
 import nbformat
 import numpy as np
+import pytest
 import run_notebooks
 from matplotlib.figure import Figure
 from nbformat import v4
@@ -48,6 +49,7 @@ def test_panels_that_say_the_same_are_named_once_and_a_long_text_is_cut():
     assert described(figure).endswith(" ….")
 
 
+@pytest.mark.slow
 def test_a_notebook_that_is_run_keeps_the_text_and_at_most_256_colours(tmp_path):
     path = tmp_path / "a.ipynb"
     source = (

@@ -46,6 +46,7 @@ def test_a_start_beside_all_places_is_refused():
         Sliders(lambda t: "", {"t": [0, 1]}, {"t": 3})
 
 
+@pytest.mark.slow
 def test_a_front_end_gets_a_widget_and_a_stored_notebook_a_line_of_text(tmp_path):
     path = tmp_path / "a.ipynb"
     source = 'from v2f_core.show.sliders import Sliders\n\nSliders(lambda t: f"<b>{t}</b>", {"t": [0, 1]})'
