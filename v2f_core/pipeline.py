@@ -73,14 +73,11 @@ class Vox2FaceOutput(BaseOutput):
 
 
 def hear(voice: Voice, seconds: float = CLIP_SECONDS) -> tuple[Float32[Tensor, "windows clip"], Activity | None]:
-    """A voice's windows, from its first word to its last.
+    """A voice's windows of some ``seconds``, at most 256, and what was measured in the recording.
 
-    Args:
-        voice: a recording's path, its samples (mono, 16 kHz), or windows already cut, which are given back.
-        seconds: length of a window.
-    Returns:
-        the windows, at most 256, and what was measured in the recording; None for windows already cut. An
-        ``AudioWarning`` tells of too little speech or too much noise.
+    ``voice`` is a recording's path, its samples (mono, 16 kHz), or windows already cut, which are given back, with
+    None. An ``AudioWarning`` tells of too little speech or too much noise.
+
     Raises:
         InputError: the recording cannot be used.
 
@@ -106,9 +103,8 @@ def hear(voice: Voice, seconds: float = CLIP_SECONDS) -> tuple[Float32[Tensor, "
 class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     """a → v_spk → z ~ p(z | v) → P(z) → DPM-Solver++ → VAE decode (Eq. 5, where z is ẑ: truncation 0).
 
-    The diffusers and transformers parts are registered as usual, so that ``pipe.unet``, ``pipe.to``, another
-    ``pipe.scheduler``, adapters (those of Stable Diffusion's pipeline), offloading, attention slicing and
-    ``save_pretrained`` work; beside them stand the speech encoder and the aligner, in folders of their own.
+    The diffusers and transformers parts are registered as usual: another ``pipe.scheduler``, adapters, offloading and
+    ``save_pretrained`` work. Beside them stand the speech encoder and the aligner, in folders of their own.
 
     Args:
         vae, text_encoder, tokenizer, unet, scheduler: of a :class:`~v2f_core.diffusion.prior.Prior`.
@@ -118,8 +114,7 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         guidance: classifier-free guidance scale, 3.0 in Arc2Face's sampler; the paper gives none.
         num_steps: of DPM-Solver++, 25 in the paper.
         clip_seconds: length of a window.
-        speech_folder: where the speech encoder was loaded from; ``save_pretrained`` copies it.
-        ast_frames, ast_positions: how the speech encoder was loaded, see ``load_encoder``.
+        speech_folder, ast_frames, ast_positions: how the speech encoder was loaded, see ``load_encoder``.
         profile: name of the profile that the parts are of; the model card states their terms by it.
         posterior: p(z | v), trained with this aligner; without one every face is of ẑ.
 
@@ -183,11 +178,9 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     ) -> Vox2FacePipeline:
         """The pipeline of a profile's parts.
 
-        Args:
-            profile: name of a profile, or a profile.
-            device: where to put it.
-            stage: 1 for Stage I's aligner and the prior as it is, 2 for what Stage II made of both; without one the
-                last that is there.
+        ``stage`` 1 takes Stage I's aligner and the prior as it is, 2 what Stage II made of both; without one the last
+        that is there.
+
         Raises:
             InputError: no such profile, or a part of it is missing or damaged.
         """
@@ -307,18 +300,13 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         # the picture's noise first: with another truncation the same seed keeps pose and light
         noise = randn_tensor((num_images, *prior.latent_shape), generator=generator, device=prior.device)
         identities = self.identities(speaker, num_images, truncation, generator)
+        steps = self.config["num_steps"] if num_steps is None else num_steps
+        scale = self.config["guidance"] if guidance is None else guidance
         faces = []
         for start in range(0, num_images, IMAGES_AT_ONCE):
             part = slice(start, start + IMAGES_AT_ONCE)
-            faces.append(
-                prior.sample(
-                    identities[part],
-                    num_steps=self.config["num_steps"] if num_steps is None else num_steps,
-                    guidance=self.config["guidance"] if guidance is None else guidance,
-                    generator=generator[part] if isinstance(generator, list) else generator,
-                    noise=noise[part],
-                )
-            )
+            own = generator[part] if isinstance(generator, list) else generator
+            faces.append(prior.sample(identities[part], steps, scale, own, noise[part]))
         self.maybe_free_model_hooks()
         images = VaeImageProcessor.numpy_to_pil(VaeImageProcessor.pt_to_numpy(torch.cat(faces).float() / 2 + 0.5))
         return Vox2FaceOutput(
@@ -333,15 +321,11 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         self, save_directory: str | os.PathLike[Any], *args: Any, push_to_hub: bool = False, **kwargs: Any
     ) -> None:
         """Write the diffusion parts in Stable Diffusion's layout, ``aligner`` and ``speech_encoder`` beside them, and a
-        model card, in place of one that lies there.
+        model card.
 
-        Args:
-            save_directory: made if missing.
-            *args, **kwargs: diffusers' own.
-            push_to_hub: refused; :meth:`push_to_hub` uploads.
         Raises:
-            InputError: the speech encoder was not loaded from a folder, so that there is none to copy; or adapters are
-                loaded that are not part of the weights.
+            InputError: the speech encoder was not loaded from a folder, so that there is none to copy; adapters are
+                loaded that are not part of the weights; or ``push_to_hub``, for which there is :meth:`push_to_hub`.
         """
         if push_to_hub:
             raise InputError("push_to_hub=True: expected pipe.push_to_hub('owner/name'), which saves and uploads")
@@ -361,20 +345,12 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         write_card(folder, str(save_directory), self.aligner.provenance)
 
     def push_to_hub(self, repo_id: str, private: bool | None = None, token: str | None = None, **options: Any) -> str:
-        """Upload the pipeline with its model card; a repository that is missing is made.
+        """Upload the pipeline with its model card, to ``owner/name``; returns the upload's address.
 
-        Args:
-            repo_id: ``owner/name``.
-            private, token: as in diffusers.
-            **options: of ``huggingface_hub.upload_folder``, such as ``commit_message`` and ``create_pr``.
-        Returns:
-            the upload's address.
+        ``options`` are those of ``huggingface_hub.upload_folder``, such as ``create_pr``.
+
         Raises:
             InputError: see :meth:`save_pretrained`.
-
-        Example:
-            >>> pipe = Vox2FacePipeline.from_profile("mini")  # doctest: +SKIP
-            >>> pipe.push_to_hub("me/vox2face", private=True)  # doctest: +SKIP
         """
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
@@ -386,11 +362,8 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[Any], **kwargs: Any) -> Any:
-        """Load what :meth:`save_pretrained` wrote: a folder, or a hub id, which is taken from the cache or downloaded.
+        """Load what :meth:`save_pretrained` wrote: a folder, or ``owner/name`` of the hub (cache or download).
 
-        Args:
-            pretrained_model_name_or_path: the folder, or ``owner/name``.
-            **kwargs: diffusers' own; ``revision``, ``token``, ``cache_dir``, ``local_files_only`` for the hub.
         Raises:
             InputError: the folder is missing or is not such a pipeline's, or asks for classes that are no part of one;
                 the hub has no such repository, or cannot be reached.

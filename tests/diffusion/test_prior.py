@@ -98,15 +98,6 @@ def test_gradient_reaches_the_identity(prior: Prior, identity: torch.Tensor) -> 
     assert float((z.grad * along).sum()) == pytest.approx((value(0.02) - value(-0.02)) / 0.04, rel=0.02)
 
 
-def test_a_batch_is_its_items(prior: Prior, identity: torch.Tensor) -> None:
-    one_by_one = torch.cat([prior.condition(identity[i : i + 1]) for i in range(3)])
-    torch.testing.assert_close(prior.condition(identity), one_by_one)
-    c, z = prior.condition(identity), torch.randn(3, 4, 4, 4)
-    t = torch.tensor([5, 500, 990])
-    apart = torch.cat([prior.predict(z[i : i + 1], t[i], c[i : i + 1]) for i in range(3)])
-    torch.testing.assert_close(prior.predict(z, t, c), apart, atol=1e-5, rtol=1e-4)
-
-
 def test_encode_and_decode(prior: Prior) -> None:
     images = torch.rand(2, 3, 32, 32) * 2 - 1
     latents = prior.encode(images)

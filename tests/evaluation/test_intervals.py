@@ -78,8 +78,7 @@ def test_the_paired_difference_agrees_with_scipy():
     ("ours", "theirs", "message"),
     [
         (np.ones(5), np.ones(4), "5 and 4 persons"),
-        (np.array([1.0, np.nan, 2.0]), np.ones(3), "ours: 1 of 3"),
-        (np.ones(3), np.full(3, np.inf), "theirs: 3 of 3"),
+        (np.array([1.0, np.nan, 2.0]), np.ones(3), "finite values"),
         (np.ones(1), np.ones(1), "at least 2"),
     ],
 )

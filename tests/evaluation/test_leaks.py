@@ -9,7 +9,6 @@ import torch
 from v2f_core.errors import InputError
 from v2f_core.evaluation.leaks import (
     check_splits,
-    contamination,
     control,
     judge_controls,
     shuffled_measures,
@@ -86,25 +85,6 @@ def test_a_gallery_in_which_everybody_is_found_by_anybody_is_refused(test_person
     wrong = control("random real face", lambda order: faces, faces, sexes, times=TIMES)  # forgot to shuffle
     with pytest.raises(InputError, match="the gallery"):
         judge_controls(wrong)
-
-
-def other_persons(seed=9, names="Q"):
-    starts = torch.arange(6)
-    return Pairs(
-        [f"{names}{i}" for i in range(5)], list("fmfmf"), unit(5, 16, seed), starts, unit(5, 16, seed + 1), starts
-    )
-
-
-def test_split_contamination_is_found_by_name_photograph_and_recording(test_persons):
-    training = other_persons()
-    assert contamination(training, test_persons) == []
-    training.face[2], training.voice[3] = test_persons.face[7], test_persons.voice[8]
-    training.persons[4] = "P11"
-    assert contamination(training, test_persons) == [
-        ("P07", "Q2", "the same photograph"),
-        ("P08", "Q3", "the same recording"),
-        ("P11", "P11", "the same name"),
-    ]
 
 
 def test_twins_are_found_among_many_as_by_comparing_all():

@@ -22,11 +22,6 @@ def test_rank_counts_ties_against_us(scores):
         assert place == sum(1 for j in range(7) if j != i and scores[i, j] >= scores[i, i]) + 1
 
 
-@given(few_levels, st.integers(1, 7))
-def test_recall_is_a_rank_within_k(scores, k):
-    assert metrics.recall(scores, k).tolist() == [float(place <= k) for place in metrics.rank(scores)]
-
-
 @given(few_levels)
 def test_matching_is_the_mann_whitney_statistic_of_each_query(scores):
     for i, won in enumerate(metrics.matching(scores)):
@@ -79,11 +74,6 @@ def test_l2_is_the_euclidean_distance_and_root_of_2_minus_2_cosine(rows):
     np.testing.assert_allclose(distance, [spatial.distance.euclidean(a, b) for a, b in zip(*rows, strict=True)])
     np.testing.assert_allclose(distance, np.sqrt(2 - 2 * metrics.cosine(*rows)), atol=1e-12)
     assert distance.mean() <= np.sqrt(2 - 2 * metrics.cosine(*rows).mean()) + 1e-12  # the bound that Table 2 breaks
-
-
-def test_an_undetected_face_is_as_far_as_cosine_0_from_either_side():
-    face, missed = np.eye(2), np.zeros((2, 2))
-    assert metrics.l2(missed, face).tolist() == metrics.l2(face, missed).tolist() == [2**0.5, 2**0.5]
 
 
 def test_in_a_gallery_of_k_faces_or_fewer_everybody_is_found():
@@ -187,11 +177,6 @@ def test_failed_drawings_add_no_diversity():
     assert metrics.diversity(draws).tolist() == [0]
 
 
-def test_diversity_of_one_draw_is_refused():
-    with pytest.raises(InputError, match="at least 2"):
-        metrics.diversity(np.eye(4)[:3, None])
-
-
 # --- VFS
 
 
@@ -223,11 +208,6 @@ def test_rows_that_are_no_distribution_are_refused(bad):
     p[3, 3] = bad
     with pytest.raises(InputError, match="row 3"):
         metrics.vfs(p)
-
-
-def test_fewer_images_than_splits_are_refused():
-    with pytest.raises(InputError, match="4 images in 5 splits"):
-        metrics.vfs(np.eye(4))
 
 
 # --- kernel distance

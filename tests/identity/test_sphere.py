@@ -136,15 +136,6 @@ def test_slerp_has_even_speed_and_exp_map_undoes_log_map(seed, share):
     torch.testing.assert_close(point, slerp(b, a, 1 - share), rtol=0, atol=1e-9)
 
 
-def test_paths_and_batches_broadcast():
-    a, b = normalise(draw(2, 512))
-    path = slerp(a, b, torch.linspace(0, 1, 9))
-    check_unit(path)
-    torch.testing.assert_close(path[[0, -1]], torch.stack([a, b]))
-    torch.testing.assert_close(path[4], mean_direction(torch.stack([a, b])))
-    assert log_map(a, path).shape == (9, 512)
-
-
 @pytest.mark.parametrize("theta", [0.3, 2.8])
 def test_gradients_are_the_finite_differences(theta):
     base, point, ahead = (x.requires_grad_() for x in pair_at(theta, dim=4))

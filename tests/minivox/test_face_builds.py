@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,13 +13,11 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
-from minivox.build import arcface, detector, encoded, faces_pool, grow, judge, prior, prior_report, vae
+from minivox.build import arcface, detector, grow, prior, vae
 from v2f_core.artefacts.profiles import MINI_ASSETS
 from v2f_core.errors import InputError
-from v2f_core.evaluation.judge import Judge
-from v2f_core.evaluation.metrics import kernel_distance
 from v2f_core.identity.arcface_torch import differentiable_arcface
-from v2f_core.identity.faces import TEMPLATE, FacePack, align
+from v2f_core.identity.faces import TEMPLATE
 
 pytestmark = pytest.mark.slow
 
@@ -100,15 +96,6 @@ def test_insightface_decodes_the_targets_to_the_face_they_came_from(zoom: float,
     np.testing.assert_allclose(kps[0], landmarks, atol=1e-3)
 
 
-def test_a_mirrored_example_keeps_the_left_eye_on_the_left() -> None:
-    g = np.random.default_rng(0)
-    picture = np.random.default_rng(1).integers(0, 256, (128, 128, 3), dtype=np.uint8)
-    seen = [detector.example(picture, TEMPLATE.astype(np.float64) + 8, g).landmarks for _ in range(40)]
-    faces = [points for points in seen if points is not None]
-    assert 25 < len(faces) < 40
-    assert all(p[0, 0] < p[1, 0] and p[3, 0] < p[4, 0] for p in faces)
-
-
 def test_a_perfect_detector_has_almost_no_loss() -> None:
     landmarks = TEMPLATE.astype(np.float64) + 8
     wanted = detector.targets(landmarks)
@@ -121,63 +108,7 @@ def test_a_perfect_detector_has_almost_no_loss() -> None:
     assert float(detector.loss_of(logits + boxes + shifted, [wanted])) == pytest.approx(1.0, abs=1e-3)
 
 
-# --- judge ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def small_judge(tmp_path: Path) -> Path:
-    torch.manual_seed(0)
-    settings = judge.config(7) | {"widths": [8, 12, 12], "size": 32}
-    judge.save(Judge(settings).eval(), tmp_path)
-    return tmp_path
-
-
-def test_posteriors_are_distributions_whatever_the_batch(small_judge: Path) -> None:
-    images = list(np.random.default_rng(0).integers(0, 256, (5, 64, 48, 3), dtype=np.uint8))
-    loaded = Judge.from_folder(small_judge)
-    together = loaded.posteriors(images)
-    assert together.shape == (5, 7)
-    np.testing.assert_allclose(together.sum(1), 1, atol=1e-5)
-    np.testing.assert_allclose(loaded.posteriors(images, batch=2), together, atol=1e-6)
-
-
-def test_a_bgr_judge_sees_the_same_of_swapped_images(small_judge: Path) -> None:
-    images = list(np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8))
-    rgb = Judge.from_folder(small_judge).posteriors(images)
-    settings = json.loads((small_judge / "config.json").read_text()) | {"channels": "BGR"}
-    (small_judge / "config.json").write_text(json.dumps(settings))
-    bgr = Judge.from_folder(small_judge)
-    np.testing.assert_allclose(bgr.posteriors([image[..., ::-1] for image in images]), rgb, atol=1e-6)
-    assert np.abs(bgr.posteriors(images) - rgb).max() > 1e-6
-
-
-def test_a_judge_of_other_weights_is_an_input_error(small_judge: Path) -> None:
-    settings = json.loads((small_judge / "config.json").read_text()) | {"n_classes": 9}
-    (small_judge / "config.json").write_text(json.dumps(settings))
-    with pytest.raises(InputError, match="do not fit"):
-        Judge.from_folder(small_judge)
-
-
 # --- autoencoder ----------------------------------------------------------------------------------------------------
-
-
-def test_landmarks_stay_on_their_pixels_when_a_batch_is_mirrored(tmp_path: Path) -> None:
-    landmarks = np.array([[40, 50], [90, 52], [60, 70], [45, 90], [85, 93]], np.float32)
-    image = np.zeros((3, 128, 128), np.uint8)
-    for k, (x, y) in enumerate(landmarks.astype(int)):
-        image[:, y, x] = 100 + k
-    np.savez(tmp_path / "000.npz", images=image[None], landmarks=landmarks[None], person=np.array([0], np.int32))
-    drawn = vae.batches(tmp_path, below=1, batch=1, g=np.random.default_rng(0))
-    sides = set()
-    for _ in range(12):
-        x, at = next(drawn)
-        columns, rows = at[0].astype(int).T
-        brightness = ((x[0, 0, rows, columns] + 1) * 127.5).round()
-        left_first = bool(at[0, 0, 0] < at[0, 1, 0])
-        sides.add(round(float(at[0, 0, 0])))
-        assert left_first  # the first landmark is the left eye of the picture, whichever way it is turned
-        assert sorted(brightness.tolist()) == [100, 101, 102, 103, 104]
-    assert sides == {40, 37}
 
 
 def test_the_identity_term_is_0_for_the_original_and_pulls_at_the_copy_alone() -> None:
@@ -239,115 +170,3 @@ def test_a_unet_of_another_width_is_not_made_deeper() -> None:
     )
     with pytest.raises(InputError, match="no shallower copy of the new one"):
         grow.deeper(other, target)
-
-
-@pytest.fixture(scope="module")
-def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The pools of a tiny build, to be copied."""
-    folder = tmp_path_factory.mktemp("rendered")
-    faces_pool.run(folder, tiny=True)
-    return folder
-
-
-@pytest.fixture
-def portraits(rendered: Path, tmp_path: Path) -> Path:
-    """A scratch folder with the pools of a tiny build."""
-    return shutil.copytree(rendered, tmp_path / "work")
-
-
-def test_a_damaged_shard_of_portraits_is_made_anew_and_a_whole_one_is_left(portraits: Path) -> None:
-    whole, damaged = (portraits / "faces_pool" / name for name in ("000.npz", "001.npz"))
-    before, written = damaged.read_bytes(), whole.stat().st_mtime_ns
-    damaged.write_bytes(before[: len(before) // 2])
-    assert not faces_pool.is_whole(damaged)
-    faces_pool.run(portraits, tiny=True)
-    assert faces_pool.is_whole(damaged)
-    with np.load(damaged) as again:
-        (portraits / "before.npz").write_bytes(before)
-        with np.load(portraits / "before.npz") as old:
-            assert all(np.array_equal(again[name], old[name]) for name in old.files)
-    assert whole.stat().st_mtime_ns == written
-
-
-def test_a_flipped_byte_in_a_shard_is_noticed(portraits: Path) -> None:
-    shard = portraits / "faces_pool" / "000.npz"
-    content = bytearray(shard.read_bytes())
-    content[len(content) // 2] ^= 1
-    shard.write_bytes(content)
-    assert not faces_pool.is_whole(shard)
-
-
-def test_latents_and_identities_are_those_of_the_portraits(portraits: Path, narrow: AutoencoderKL) -> None:
-    pool, out = portraits / "faces_pool", portraits / "latents"
-    scorer = differentiable_arcface(MINI_ASSETS / "faces" / "arcface_mini.onnx")
-    encoded.encode_pool(narrow, scorer, pool, out)
-    everything = encoded.load_pool(out)
-    assert everything.person.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7]
-    with np.load(pool / "001.npz") as shard:
-        images, landmarks = shard["images"], shard["landmarks"]
-    pack = FacePack.from_folder(MINI_ASSETS / "faces")
-    crops = [align(image.transpose(1, 2, 0), points) for image, points in zip(images, landmarks, strict=True)]
-    np.testing.assert_allclose(everything.identity[8:].numpy(), pack.embed_aligned(crops), atol=2e-3)
-    with torch.no_grad():
-        mean = narrow.encode(encoded.to_float(images)).latent_dist.mean
-    apart = (everything.mean[8:].float() - mean).square().mean().sqrt()
-    assert float(apart) < 0.05 * float(mean.std())  # bfloat16
-
-
-def test_a_damaged_shard_of_latents_is_refused_and_then_made_anew(portraits: Path, narrow: AutoencoderKL) -> None:
-    pool, out = portraits / "faces_pool", portraits / "latents"
-    scorer = differentiable_arcface(MINI_ASSETS / "faces" / "arcface_mini.onnx")
-    encoded.encode_pool(narrow, scorer, pool, out)
-    damaged, whole = out / "000.safetensors", out / "001.safetensors"
-    (out / ".part-of-a-killed-run.safetensors").write_bytes(b"")
-    before, written = damaged.read_bytes(), whole.stat().st_mtime_ns
-    damaged.write_bytes(before[:100])
-    with pytest.raises(InputError, match=r"000\.safetensors: a damaged shard"):
-        encoded.load_pool(out)
-    encoded.encode_pool(narrow, scorer, pool, out)
-    assert damaged.read_bytes() == before
-    assert whole.stat().st_mtime_ns == written
-
-
-def test_no_latents_are_an_input_error(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no latents in it; run the stage vae first"):
-        encoded.load_pool(tmp_path)
-
-
-def test_sharpening_goes_on_after_a_kill_and_leaves_the_latents_alone(portraits: Path, narrow: AutoencoderKL) -> None:
-    scorer = differentiable_arcface(MINI_ASSETS / "faces" / "arcface_mini.onnx")
-    encoded.encode_pool(narrow, scorer, portraits / "faces_pool", portraits / "latents")
-    before = {name: weight.clone() for name, weight in narrow.state_dict().items()}
-
-    def sharpened(steps: int) -> AutoencoderKL:
-        net = vae.new_vae((4, 8, 16, 16))
-        net.load_state_dict(before)
-        return vae.sharpen(net, portraits / "faces_pool", scorer, 8, portraits, steps, batch=4)
-
-    sharpened(2)
-    state = torch.load(portraits / "sharp.pt", weights_only=True)
-    assert state["step"] == 2
-    again = sharpened(3)
-    assert torch.load(portraits / "sharp.pt", weights_only=True)["step"] == 3
-    changed = {name.split(".")[0] for name, old in before.items() if not torch.equal(old, again.state_dict()[name])}
-    assert changed == {"decoder", "post_quant_conv"}
-
-
-# --- report ---------------------------------------------------------------------------------------------------------
-
-
-def test_the_interval_of_a_kernel_distance_is_the_jackknife() -> None:
-    g = np.random.default_rng(0)
-    x, y = (s / np.linalg.norm(s, axis=1, keepdims=True) for s in (g.normal(size=(9, 4)), g.normal(size=(7, 4)) + 0.4))
-    value, low, high = prior_report.kernel_interval(x, y)
-    assert value == pytest.approx(kernel_distance(x, y))
-    variance = 0.0
-    for cloud in (0, 1):
-        n = len((x, y)[cloud])
-        without = []
-        for i in range(n):
-            left = [np.delete(side, i, axis=0) if k == cloud else side for k, side in enumerate((x, y))]
-            without.append(kernel_distance(*left))
-        variance += (n - 1) / n * np.square(np.array(without) - np.mean(without)).sum()
-    assert high - low == pytest.approx(2 * 1.96 * math.sqrt(variance))
-    assert (low + high) / 2 == pytest.approx(value)

@@ -11,7 +11,6 @@ import torch
 
 from minivox.build import speech_features as sf
 from minivox.build.checkpoint import Checkpoint
-from minivox.build.speech_folders import new_ast
 from minivox.build.speech_models import RECIPES, TRAITS, Pool, measure, targets, train
 from minivox.world import VOICE_UNITS, population
 from v2f_core.speech.encoders import ASTEncoder, ECAPAEncoder
@@ -53,21 +52,6 @@ def test_training_hears_what_the_encoders_hear() -> None:
     torch.testing.assert_close(mine, encoder.embed(wave), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_a_crop_has_a_clips_frames(name: str) -> None:
-    frames = RECIPES[name].filter_bank()(torch.zeros(1, 20_000)).shape[1]
-    assert frames == RECIPES[name].frames
-
-
-def test_crops_stay_within_their_recording() -> None:
-    length = torch.tensor([5, 9, 6])
-    owner = torch.repeat_interleave(torch.arange(3), length).float()
-    bank = sf.Spectrograms(owner[:, None], length.cumsum(0) - length, length)
-    which = torch.arange(3).repeat(200)
-    crops = bank.crops(which, 5, generator())
-    assert torch.equal(crops[..., 0], which[:, None].expand(-1, 5).float())
-
-
 # ---- labels ----
 
 
@@ -91,18 +75,6 @@ def test_a_faster_recording_is_higher_and_from_a_shorter_tract() -> None:
 
 
 # ---- where a patch is ----
-
-
-def test_positions_of_ast_tell_frequency_in_one_half_and_time_in_the_other() -> None:
-    model = new_ast().eval()
-    positions = model.embeddings.position_embeddings[0, 2:].detach().unflatten(0, (8, 8))
-    assert torch.equal(positions[:, :1, :64].expand(8, 8, 64), positions[..., :64])
-    assert torch.equal(positions[:1, :, 64:].expand(8, 8, 64), positions[..., 64:])
-    assert torch.cdist(positions.flatten(0, 1), positions.flatten(0, 1)).add(torch.eye(64) * 9).min() > 0.1
-    quiet, loud = torch.zeros(1, 128, 128), torch.zeros(1, 128, 128)
-    loud[0, :, 48:64] = 1.0  # the fourth row of patches in frequency, at all times
-    changed = (model.embeddings(loud) - model.embeddings(quiet)).abs().sum(-1)[0, 2:].detach().unflatten(0, (8, 8)) > 0
-    assert changed.all(1).tolist() == changed.any(1).tolist() == [row == 3 for row in range(8)]
 
 
 # ---- training ----

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("pyworld", reason="the extra [build] is not installed")
 
 from minivox import world
-from minivox.build import base_speech, voices_pool
+from minivox.build import base_speech
 from minivox.build.voice import calibrate, ingredients, world_vocoder
 from minivox.build.voice.kokoro import active
 from minivox.build.voice.sentences import SENTENCES
@@ -110,18 +110,6 @@ def test_rate_shortens_by_its_exponential(voice):
     assert slow.size / fast.size == pytest.approx(np.exp(0.12 * 3), rel=0.01)
 
 
-def test_nasality_fills_250_hz_and_empties_1_khz(voice):
-    hertz, plain = spectrum(spoken(voice, nasal=-1.0))
-    _, nasal = spectrum(spoken(voice, nasal=1.0))
-    change = 10 * np.log10(nasal / plain)
-
-    def near(at):
-        return change[np.abs(hertz - at) < 60].mean()
-
-    assert near(250) > near(3000) + 2
-    assert near(1000) < near(3000) - 5
-
-
 def test_clips_are_sound_and_no_clip_clips(work, timbres):
     for person in world.population("minivox", 6):
         voice = voice_of(person, timbres)
@@ -147,15 +135,6 @@ def test_same_seed_same_bytes(work, timbres):
     assert first.size != again.size or not np.allclose(first, again)
 
 
-def test_private_factors_come_from_the_voice_seed_alone(timbres):
-    person = world.person("minivox", 3)
-    twin = replace(world.person("minivox", 5), sex=person.sex, voice_seed=person.voice_seed)
-    assert voice_of(twin, timbres).factors() == voice_of(person, timbres).factors()
-    other = voice_of(replace(person, voice_seed=person.voice_seed + 1), timbres)
-    assert other.factors() != voice_of(person, timbres).factors()
-    assert all(isinstance(value, str | float) for value in other.factors().values())
-
-
 def test_what_cannot_be_said_is_refused(tmp_path, voice, timbres):
     missing = next(n for n in range(len(SENTENCES)) if n not in voice.sentences)
     with pytest.raises(InputError, match=f"sentence {missing}"):
@@ -172,40 +151,6 @@ def test_calibration_finds_a_known_formant_scale(work, voice):
     for factor in (0.93, 1.08):
         scaled = part._replace(log_envelope=world_vocoder.warp(part.log_envelope, factor))
         assert calibrate.log_scale_between(part, scaled) == pytest.approx(np.log(factor), abs=0.01)
-
-
-def test_calibration_divides_a_timbres_own_part_out(voice):
-    """One speaker with three vocal tracts: their scales come back, against the mean of the first two."""
-    true = {f"{voice.base.timbre.sex}{n}": scale for n, scale in enumerate((-0.05, 0.0, 0.06))}
-    said = {}
-    for sentence in voice.sentences[:2]:
-        part = world_vocoder.load(voice.base.file(sentence))
-        for name, scale in true.items():
-            warped = world_vocoder.warp(part.log_envelope, np.exp(scale))
-            said[name, sentence] = part._replace(log_envelope=warped)
-    first, second, third = true
-    references = {key: part for key, part in said.items() if key[0] != third}
-    own = calibrate.calibrate(said, references)
-    zero = (true[first] + true[second]) / 2
-    for name, scale in true.items():
-        assert own[name].log_scale == pytest.approx(scale - zero, abs=0.012)
-        assert np.abs(own[name].colour_db).max() < 1.5
-        assert own[name].seconds[voice.sentences[0]] == pytest.approx(2.2, abs=0.4)
-
-
-def test_the_pool_of_voices_resumes_and_its_shards_agree(work):
-    voices_pool.run(work, tiny=True)
-    file = work / "voices_pool" / "000.npz"
-    with np.load(file) as shard:
-        assert shard["lengths"].sum() == shard["waves"].size
-        assert shard["waves"].dtype == np.int16
-        assert len(shard["person"]) == len(shard["lengths"]) == len(shard["sentence"]) == 4 * voices_pool.CLIPS
-        people = world.population("voices", 4)
-        assert np.array_equal(shard["traits"], [p.voice for p in people])
-        assert shard["male"].tolist() == [p.sex == "m" for p in people]
-    before = file.stat().st_mtime_ns
-    voices_pool.run(work, tiny=True)
-    assert file.stat().st_mtime_ns == before
 
 
 def test_a_changed_ingredient_is_refused(tmp_path):

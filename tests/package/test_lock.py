@@ -8,7 +8,6 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from rattler import MatchSpec
 
 ROOT = Path(__file__).parents[2]
 
@@ -94,11 +93,6 @@ def test_each_supported_machine_finds_each_requirement_once(lock, project, pytho
     assert {canonicalize_name(requirement.name) for requirement in wanted(project)} <= set(here)
 
 
-def test_conda_s_own_requirements_can_be_read(conda):
-    names = {MatchSpec(line, strict=True).name.normalized for line in conda[0]}
-    assert {"python", "pip"} <= names
-
-
 def test_conda_s_pip_section_is_the_lock(conda, pinned, project):
     listed = {}
     for line in conda[1]:
@@ -110,9 +104,3 @@ def test_conda_s_pip_section_is_the_lock(conda, pinned, project):
     assert {name: {version} for name, version in listed.items()} == {name: locked[name] for name in listed}
     assert {canonicalize_name(requirement.name) for requirement in wanted(project)} <= set(listed)
     assert conda[1][-1] == "--editable ."
-
-
-def test_conda_s_file_says_what_each_dependency_is_for():
-    for line in (ROOT / "environment.yml").read_text().splitlines():
-        if re.match(r"\s+- (?!pip:|conda-forge)", line):
-            assert re.search(r"\S # \w+", line), line

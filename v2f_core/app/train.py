@@ -38,14 +38,8 @@ def extract(profile: Profile, device: str = "cpu", workers: int = 0, precision: 
 
 
 def stage1(profile: Profile, out: Path, steps: int | None = None, seed: int = 0, device: str = "cpu") -> None:
-    """Train the aligner on stored embeddings, extracted first if need be.
+    """Train the aligner on stored embeddings, extracted first if need be; ``steps`` in place of the profile's.
 
-    Args:
-        profile: whose dataset, encoders and settings.
-        out: folder for the aligner and its history.
-        steps: in place of the profile's.
-        seed: of weights and batches.
-        device: where to compute.
     Raises:
         InputError: a part or the dataset cannot be used; see :func:`~v2f_core.training.stage1.train_stage1`.
     """
@@ -61,13 +55,8 @@ def stage1(profile: Profile, out: Path, steps: int | None = None, seed: int = 0,
 
 
 def posterior(profile: Profile, out: Path, aligner: Path | None = None, device: str = "cpu") -> None:
-    """Train p(z | v) for an aligner, on stored embeddings, extracted first if need be.
+    """Train p(z | v) for an aligner (without a folder the profile's of Stage I), on stored embeddings.
 
-    Args:
-        profile: whose dataset and encoders.
-        out: folder for the posterior.
-        aligner: its folder; else the profile's of Stage I.
-        device: where to extract.
     Raises:
         InputError: a part or the dataset cannot be used; see :func:`~v2f_core.training.posterior.train_posterior`.
     """
@@ -91,13 +80,8 @@ def stage1_from_waveforms(
     device: str = "cpu",
     workers: int = 0,
 ) -> None:
-    """Train the aligner from waveforms, and upper layers of the speech encoder with it.
+    """Train the aligner (from its folder, or a new one) and ``unfreeze`` upper layers of the encoder from waveforms.
 
-    Args:
-        unfreeze: how many upper layers of the encoder.
-        aligner: folder of an aligner to start from; a new one without.
-        workers: processes that read the recordings.
-        profile, out, steps, seed, device: see :func:`stage1`.
     Raises:
         InputError: a part or the dataset cannot be used.
     """
@@ -119,11 +103,8 @@ def stage2(
 ) -> None:
     """Train aligner and LoRA together, with the prior as critic.
 
-    Args:
-        aligner: folder of Stage I's aligner; else the profile's.
-        mode: which critic, with a λ_self that suits it; the paper's with the profile's λ_self without one.
-        gradient_checkpointing: less memory, more time, the same step.
-        profile, out, steps, seed, device: see :func:`stage1`.
+    ``mode`` names a critic and takes a λ_self that suits it; without one, the paper's with the profile's λ_self.
+
     Raises:
         InputError: a part or the dataset cannot be used; see :func:`~v2f_core.training.stage2.train_stage2`.
     """

@@ -33,25 +33,16 @@ SAME_PICTURE, SAME_RECORDING = 0.9999, 0.999999
 
 
 class Control(NamedTuple):
-    """One measure of one control, over all derangements.
-
-    Attributes:
-        name: of the control.
-        gallery: "all" or "within sex".
-        measure: "1:2 matching" or "R@K".
-        value, deviation: mean and standard deviation over derangements.
-        chance: the expected mean.
-        p, corrected: of a two-sided t-test against chance, and after Holm's correction over all controls of a run.
-    """
+    """One measure of one control, over all derangements."""
 
     name: str
-    gallery: str
-    measure: str
-    value: float
-    deviation: float
-    chance: float
-    p: float
-    corrected: float = float("nan")
+    gallery: str  # "all" or "within sex"
+    measure: str  # "1:2 matching" or "R@K"
+    value: float  # mean over derangements
+    deviation: float  # over derangements
+    chance: float  # the expected mean
+    p: float  # of a two-sided t-test against chance
+    corrected: float = float("nan")  # p after Holm's correction over all controls of a run
 
 
 def shuffled_measures(scores: Float[np.ndarray, "n n"], order: Int[np.ndarray, " n"], k: int) -> tuple[float, float]:

@@ -27,7 +27,7 @@ from v2f_core.data.manifest import Manifest
 from v2f_core.diffusion.prior import Prior
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.faces import FacePack
-from v2f_core.training.guards import check_numbers, seeded
+from v2f_core.training.guards import seeded
 from v2f_core.training.latents import FacePairs, pair_faces, stored_latents
 
 
@@ -42,9 +42,6 @@ class SpeechConditionSettings:
     hidden_width: int = 384
     windows: int = 3  # an example is the mean of up to this many windows of a person
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_numbers(self, whole=("steps", "batch", "hidden_width", "windows"), positive=("learning_rate",))
 
 
 class SpeechCondition(nn.Module):
@@ -83,16 +80,10 @@ def train_speech_condition(
     path: str | Path,
     provenance: Mapping[str, Any],
 ) -> SpeechCondition:
-    """Train on the faces of the training persons, or read the weights that an earlier call trained on the same inputs.
+    """Train on the faces of the training persons, or read the weights that an earlier call wrote to ``path``.
 
-    Args:
-        prior: frozen by this function.
-        training: voices with the latents of their speakers' faces.
-        settings: see :class:`SpeechConditionSettings`.
-        path: file of the trained weights.
-        provenance: hashes of the inputs.
-    Returns:
-        the net, on the CPU.
+    The prior is frozen; the net comes back on the CPU.
+
     Raises:
         InputError: the file holds another training.
     """

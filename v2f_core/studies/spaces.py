@@ -61,17 +61,11 @@ def mutual_knn(
 
 
 class Preservation(NamedTuple):
-    """The share of the neighbourhoods of a space that a picture of it preserves, over k neighbours; 1 is all.
+    """The share of the neighbourhoods of a space that a picture of it preserves, over k neighbours; 1 is all."""
 
-    Attributes:
-        trustworthiness: 1 − a penalty for neighbours in the picture that are not neighbours in the space.
-        continuity: 1 − a penalty for neighbours in the space that are separated in the picture.
-        shared: mean share of the k nearest that both have; chance is k / (n − 1), while the other two have 0.5 or so.
-    """
-
-    trustworthiness: float
-    continuity: float
-    shared: float
+    trustworthiness: float  # 1 − a penalty for neighbours in the picture that are not neighbours in the space
+    continuity: float  # 1 − a penalty for neighbours in the space that are separated in the picture
+    shared: float  # mean share of the k nearest that both have; chance is k / (n − 1), of the others 0.5 or so
 
 
 def preservation(space: Float[np.ndarray, "n dim"], picture: Float[np.ndarray, "m flat"], k: int = 10) -> Preservation:
