@@ -1,3 +1,4 @@
+# ruff: noqa: F401 (names for editors; the interpreter reads the table below)
 """Vox2Face: from a voice alone, a face.
 
 The public names are imported when they are first used, so that ``import v2f_core`` takes no time.
@@ -69,35 +70,7 @@ _MODULES = {
     "train_stage2": "training.stage2",
     "without_lora": "diffusion.lora",
 }
-__all__ = [
-    "AMSoftmax",
-    "Aligner",
-    "FaceBatch",
-    "FacePack",
-    "IdentityLoss",
-    "IdentityPosterior",
-    "InfoNCE",
-    "InputError",
-    "Judge",
-    "Manifest",
-    "Pairs",
-    "Prior",
-    "Profile",
-    "SelfConsistency",
-    "Vox2FacePipeline",
-    "add_lora",
-    "embed_dataset",
-    "load_encoder",
-    "load_profile",
-    "open_dataset",
-    "pair_up",
-    "read_clips",
-    "read_layout",
-    "train_posterior",
-    "train_stage1",
-    "train_stage2",
-    "without_lora",
-]
+__all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> object:

@@ -209,7 +209,6 @@ def test_the_report_counts_what_is_missing(report):
     assert "another real photo: no face found in 1 of 11 images" in notes
     assert "age: not known of 1 of 12 persons" in notes
     assert "1 persons of the test split have no usable voice" in notes
-    assert "needs 300 persons, there are 12" in notes
     assert "age band: nobody is 'under 30'" not in notes
     assert "age band: only 2 persons are 'under 30'" in notes
     assert "a note" in notes

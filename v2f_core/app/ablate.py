@@ -25,7 +25,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from minivox.ceilings import informed
-from v2f_core.artefacts.files import atomic_write, folder_hash
+from v2f_core.artefacts.files import atomic_write, folder_hash, write_json
 from v2f_core.artefacts.profiles import Profile
 from v2f_core.data.voxceleb import open_dataset
 from v2f_core.diffusion.consistency import paper
@@ -51,26 +51,15 @@ SHOWN = ("cosine", "cosine of ẑ", "R@10", "R@10 within sex", "second scorer", 
 
 @dataclass(frozen=True)
 class Plan:
-    """The settings that all runs of a table share.
-
-    Attributes:
-        profile: parts, dataset and settings.
-        folder: of all runs; tables share their common systems.
-        steps: of Stage II; None takes the profile's.
-        persons: the largest number of persons drawn, women and men alike.
-        drawn_steps: of the sampler.
-        varied: number of persons of whom a second face is drawn, for diversity.
-        split: whose faces are drawn: "test", or "val" while systems are still being chosen.
-        device: for training and drawing.
-    """
+    """The settings that all runs of a table share."""
 
     profile: Profile
-    folder: Path
-    steps: int | None = None
-    persons: int = 1000
-    drawn_steps: int = 10
-    varied: int = 100
-    split: str = "test"
+    folder: Path  # of all runs; tables share their common systems
+    steps: int | None = None  # of Stage II; None takes the profile's
+    persons: int = 1000  # drawn at most, women and men alike
+    drawn_steps: int = 10  # of the sampler
+    varied: int = 100  # persons of whom a second face is drawn, for diversity
+    split: str = "test"  # whose faces are drawn, or "val" while systems are still being chosen
     device: str = "cpu"
 
     def run(self, system: str, seed: int) -> Path:
@@ -171,11 +160,10 @@ def claim(folder: Path, plan: Mapping[str, object]) -> None:
         Traceback (most recent call last):
         v2f_core.errors.InputError: …/teacher-0: holds a run with other settings; choose another folder …
     """
-    path, text = folder / "plan.json", json.dumps(plan, indent=2, ensure_ascii=False) + "\n"
-    if path.exists() and path.read_text(encoding="utf-8") != text:
+    path = folder / "plan.json"
+    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(plan)):
         raise InputError(f"{folder}: holds a run with other settings; choose another folder with --out, or delete it")
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_json(path, plan)
 
 
 def made_of(profile: Profile) -> dict[str, object]:
@@ -237,7 +225,6 @@ def _guidance(row: Ablation, seed: int, plan: Plan, draw: Callable[[float], np.n
             raise InputError(f"{path}: missing; run seed 0 of {row.system} first, which chooses the guidance")
         truth = validation.gallery().numpy()
         scores = {scale: float(metrics.cosine(draw(scale), truth).mean()) for scale in GUIDANCES}
-        with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
+        write_json(path, {str(scale): score for scale, score in scores.items()})
     scores = json.loads(path.read_text(encoding="utf-8"))
     return float(max(scores, key=scores.__getitem__))

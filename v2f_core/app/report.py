@@ -54,26 +54,16 @@ BODY
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The content of a report.
+    """The content of a report."""
 
-    Attributes:
-        bench: persons, photographs, scorers.
-        manifest, profile: the dataset and the parts.
-        systems: the rows.
-        controls: judged.
-        labels: known ages and skin tones by person.
-        ceilings: of a known world.
-        notes: lines for the section "Left out", beside its own counts.
-    """
-
-    bench: Bench
+    bench: Bench  # persons, photographs, scorers
     manifest: Manifest
     profile: Profile
-    systems: Sequence[System]
-    controls: Sequence[Control]
-    labels: pd.DataFrame
-    ceilings: Mapping[str, tables.Ceiling] = field(default_factory=dict)
-    notes: Sequence[str] = ()
+    systems: Sequence[System]  # the rows
+    controls: Sequence[Control]  # judged
+    labels: pd.DataFrame  # known ages and skin tones by person
+    ceilings: Mapping[str, tables.Ceiling] = field(default_factory=dict)  # of a known world
+    notes: Sequence[str] = ()  # lines for the section "Left out", beside its own counts
 
     @property
     def main(self) -> System:
@@ -169,8 +159,6 @@ def _left_out(e: Evaluation, groups: pd.DataFrame) -> dict[str, Any]:
         notes.append("no judge in this profile: VFS is missing")
     if not gallery.features.shape[1]:
         notes.append("no second scorer in this profile")
-    if n < 300:
-        notes.append(f"SF2F's protocol of three galleries of 100 needs 300 persons, there are {n}")
     items = [f"{item}: {why}" for item, why in zip(files["item"], files["why"], strict=True)]
     return {"notes": notes, "persons": list(test.left_out), "items": items}
 

@@ -7,7 +7,6 @@ downloaded without it, and nothing at all when HF_HUB_OFFLINE is set. Pickles ar
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -17,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from v2f_core.artefacts.files import atomic_write, pin, sha256
+from v2f_core.artefacts.files import atomic_write, pin, sha256, write_json
 from v2f_core.artefacts.pickles import to_safetensors
 from v2f_core.errors import InputError
 
@@ -181,8 +180,7 @@ def fetch(
         _place(_download(origin, target, folder.parent), folder / target)
         report.append(f"{target}: from {origin.page}")
     if part == "judge" and not (folder / "config.json").exists():
-        with atomic_write(folder / "config.json") as temporary:
-            temporary.write_text(json.dumps(VGGFACE2_JUDGE, indent=2) + "\n", encoding="utf-8")
+        write_json(folder / "config.json", VGGFACE2_JUDGE)
     pin(folder)
     shutil.rmtree(folder.parent / ".downloads", ignore_errors=True)
     return report

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from v2f_core.artefacts.files import atomic_write
+from v2f_core.artefacts.files import atomic_write, write_json
 from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
 
@@ -137,8 +137,7 @@ def save_lora(prior: Prior, folder: str | Path, provenance: Mapping[str, Any] | 
         # a single entry: safetensors writes several in random order
         save_file(tensors, temporary, metadata={LORA_ADAPTER_METADATA_KEY: json.dumps(header, sort_keys=True)})
     if provenance is not None:
-        with atomic_write(folder / PROVENANCE_NAME) as temporary:
-            temporary.write_text(json.dumps(provenance, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(folder / PROVENANCE_NAME, provenance)
 
 
 def load_lora(prior: Prior, folder: str | Path) -> None:

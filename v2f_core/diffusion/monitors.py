@@ -30,15 +30,10 @@ def collapse_monitors(
     bands: Sequence[tuple[int, int]],
     generator: torch.Generator,
 ) -> list[dict[str, int | float]]:
-    """One row for each band of timesteps.
+    """One row for each band of timesteps (first, last), over real faces of different persons and their ẑ.
 
-    Args:
-        prior: with its adapters.
-        arcface: f_arc.
-        identity: ẑ of the faces' persons.
-        faces: real faces, each of another person.
-        bands: (first, last) timestep of each band; see :func:`bands`.
-        generator: draws timesteps and noise; use the same seed at every call, so that rows are comparable.
+    Use the same seed of the generator at every call, so that rows are comparable.
+
     Returns:
         for each band ``t_min``, ``t_max`` and
 

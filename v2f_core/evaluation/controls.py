@@ -213,13 +213,8 @@ def rows(
 ) -> Iterator[System]:
     """All rows, from baselines to upper bounds; those in ``drawn`` with faces, the others by ẑ if they have one.
 
-    Args:
-        bench: persons, networks and settings.
-        aligner: Stage I's.
-        cosreg: an aligner trained by cosine regression.
-        drawn: the rows to draw, of `DRAWABLE`; Stage II is always drawn.
-        speech_condition: the net of "w/o ArcFace", needed if that row is drawn.
-        stage2: trained Stages II.
+    Stage II is always drawn. ``cosreg`` is an aligner trained by cosine regression; "w/o ArcFace" is drawn by
+    ``speech_condition``.
     """
     test, n = bench.test, len(bench.test.persons)
 
@@ -275,12 +270,7 @@ def tuned(
     """The mean cosine of each row's faces under each guidance scale; rows without guidance are left out.
 
     One scale for all rows would favour the system that it suits. So each drawn row has its own scale, chosen from the
-    same scales, by the same persons and with the same noise. Only validation persons are used.
-
-    Args:
-        validation: a bench whose ``test`` are the validation persons.
-        rows: bench → rows.
-        scales: the candidates.
+    same scales, by the same persons and with the same noise: those of a bench whose ``test`` are validation persons.
     """
     truth = validation.gallery.identities
     likeness: dict[str, dict[float, float]] = {}

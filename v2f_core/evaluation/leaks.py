@@ -83,11 +83,9 @@ def control(
 
     Args:
         answer: an order → identities; row i answers for person i with the voice (or face) of person order[i].
-        gallery: one identity a person.
-        sexes: "f" or "m".
+        gallery, sexes: one identity, and "f" or "m", a person.
         k: of R@k; the largest possible where a gallery is smaller.
-        times: number of derangements of each gallery.
-        seed: of the derangements.
+        times, seed: of the derangements of each gallery.
     Raises:
         InputError: fewer than four persons of a sex.
     """

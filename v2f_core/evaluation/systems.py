@@ -58,12 +58,8 @@ class Faces:
 
 
 class Scorer:
-    """The networks that score images: f_arc (detection, alignment, embedding), the judge, and a second scorer.
-
-    Args:
-        pack: detector and the ArcFace that the prior is conditioned on.
-        judge: for VFS; without ``second`` the input of its last layer is also the second scorer.
-        second: a face pack that the prior is not conditioned on.
+    """The networks that score images: f_arc of ``pack``, on which the prior is conditioned, the judge for VFS, and a
+    second scorer: another face pack, else the input of the judge's last layer.
     """
 
     def __init__(self, pack: FacePack, judge: Judge | None = None, second: FacePack | None = None) -> None:
@@ -171,15 +167,11 @@ def draw_faces(
     """One face of each person, drawn and scored, or read from an earlier run with the same inputs.
 
     Args:
-        prior: see :class:`~v2f_core.diffusion.prior.Prior`.
         conditions: unit identities, or tokens for the cross-attention.
         persons: names, which seed each person's noise.
-        scorer: scores the faces.
         folder: the faces are in a subfolder, named by a hash of all inputs.
         hashes: hashes of the weights of prior and scorers.
-        drawing: steps, guidance, seed.
         draw: 0 for the first face of each person, 1 for the second, …
-        label: of the progress bar.
     """
     bytes_of = conditions.detach().cpu().contiguous().numpy().tobytes()
     inputs = {

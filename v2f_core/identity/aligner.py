@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from v2f_core.artefacts.files import atomic_write, versions
+from v2f_core.artefacts.files import atomic_write, versions, write_json
 from v2f_core.errors import InputError
 from v2f_core.identity.sphere import normalise
 
@@ -91,9 +91,7 @@ class Aligner(nn.Module):
         }
         with atomic_write(folder / WEIGHTS_NAME) as temporary:
             save_file({name: value.half().contiguous() for name, value in self.state_dict().items()}, temporary)
-        with atomic_write(folder / CONFIG_NAME) as temporary:
-            config = {"class": "Aligner", **self.settings, "provenance": self.provenance}
-            temporary.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(folder / CONFIG_NAME, {"class": "Aligner", **self.settings, "provenance": self.provenance})
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Aligner:

@@ -238,13 +238,8 @@ def tidy(
 ) -> pd.DataFrame:
     """All measures of one system with one seed: a row for each person and metric; measures of a set have no person.
 
-    Args:
-        row, seed: the system and its seed.
-        test: the persons; their gallery is the truth.
-        predicted: ẑ, if the system predicts an identity.
-        faces, again: a face of every person, and a second face of the first persons.
-        photographs: the gallery's pictures as the scorers see them.
-        guidance: the scale that the faces were drawn with.
+    ``faces`` and ``again`` are a face of every test person, and a second face of the first persons; ``photographs`` the
+    gallery's pictures as the scorers see them.
     """
     truth, sexes = test.gallery().numpy(), np.array(test.sexes)
     values: dict[str, np.ndarray] = {

@@ -75,10 +75,8 @@ def stored_latents(
 ) -> Embeddings:
     """Latents and landmarks of the training and validation faces of a profile's dataset, from the cache or made now.
 
-    Processes of a launcher share the work.
+    Processes of a launcher share the work. The VAE's ``precision`` is that of `training.embeddings.precision_of`.
 
-    Args:
-        precision: of the VAE, see :func:`~v2f_core.training.embeddings.precision_of`.
     Raises:
         InputError: a part of the profile is missing or damaged, the store is of another precision, or too many
             pictures are bad.
