@@ -26,7 +26,7 @@ test: lint ## lint, unit tests, doctests and every notebook
 	$(BIN)/pytest -n 2 --dist loadfile -p no:nbval
 	$(if $(wildcard notebooks/*.ipynb),$(BIN)/pytest -n 2 --dist loadfile --nbval notebooks)
 
-test-slow: $(READY) ## the exercises' solutions, another seed, a step at full size, faults that the notebooks must notice
+test-slow: $(READY) ## exercises' solutions, another seed, a step at full size, planted faults, the parts of the builder
 	$(BIN)/pytest -m slow -n 2 --dist load -p no:nbval
 
 test-wheel: ## the wheel, installed with plain pip into a fresh environment (PYTHON chooses; 6 GB), and its demo

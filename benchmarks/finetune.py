@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from v2f_core.app.train import stage1_from_waveforms
 from v2f_core.artefacts.files import atomic_write
 from v2f_core.artefacts.profiles import load_profile
 from v2f_core.data.voxceleb import open_dataset
@@ -24,7 +25,7 @@ from v2f_core.identity.aligner import Aligner
 from v2f_core.speech.encoders import load_encoder
 from v2f_core.training.embeddings import embed_dataset
 from v2f_core.training.stage1 import Stage1Settings, train_stage1
-from v2f_core.training.waveforms import Recordings, WaveformSettings, train_profile
+from v2f_core.training.waveforms import Recordings
 
 
 def cosines(split: Recordings, kind: str, encoder: Path | None, aligner: Path) -> np.ndarray:
@@ -54,8 +55,7 @@ def main() -> None:
     systems: dict[str, tuple[Path | None, Path]] = {"stored embeddings": (None, start)}
     for count in chosen.layers:
         folder = chosen.work / f"layers-{count}"
-        given = WaveformSettings.from_profile(profile, unfreeze=count, seed=chosen.seed, steps=chosen.steps)
-        train_profile(profile, given, folder, start)
+        stage1_from_waveforms(profile, folder, count, start, chosen.steps, chosen.seed)
         systems[f"waveforms, {count} layers"] = (folder / profile.encoder if count else None, folder / "aligner")
     on_test = {name: cosines(test, profile.encoder, *parts) for name, parts in systems.items()}
     alone = list(on_test)[min(1, len(on_test) - 1)]  # trained from waveforms, the encoder as it was

@@ -14,6 +14,7 @@ from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.arcface_torch import differentiable_arcface
 from v2f_core.identity.faces import FacePack
 from v2f_core.pipeline import made_from
+from v2f_core.speech.encoders import load_encoder
 from v2f_core.studies.critics import BALANCED, CRITICS
 from v2f_core.training.embeddings import Precision, embed_dataset
 from v2f_core.training.latents import pair_faces, stored_latents
@@ -22,7 +23,7 @@ from v2f_core.training.posterior import train_posterior
 from v2f_core.training.processes import first_process_first, join, own_device
 from v2f_core.training.stage1 import Stage1Settings, train_stage1
 from v2f_core.training.stage2 import from_profile, train_stage2
-from v2f_core.training.waveforms import WaveformSettings, train_profile
+from v2f_core.training.waveforms import Recordings, WaveformSettings, train_from_waveforms
 
 
 def extract(profile: Profile, device: str = "cpu", workers: int = 0, precision: Precision | None = None) -> None:
@@ -85,9 +86,15 @@ def stage1_from_waveforms(
     Raises:
         InputError: a part or the dataset cannot be used.
     """
-    chosen = {"seed": seed} | ({"steps": steps} if steps else {})
-    settings = WaveformSettings.from_profile(profile, unfreeze, **chosen)
-    train_profile(profile, settings, out, aligner, device, workers)
+    settings = WaveformSettings.from_profile(profile, unfreeze, seed=seed, **({"steps": steps} if steps else {}))
+    manifest, source = open_dataset(profile), profile.part(profile.encoder)
+    stores = embed_dataset(profile, manifest, device, workers)
+    persons = [Recordings.of(manifest, *stores, split, profile.clip_seconds) for split in ("train", "val")]
+    made: dict[str, Any] = {"dataset": manifest.root.name, "faces_sha256": folder_hash(profile.part("faces"))}
+    made |= {"encoder_sha256": folder_hash(source), "aligner_sha256": aligner and folder_hash(aligner)}
+    start = Aligner.from_pretrained(aligner) if aligner else None
+    encoder = load_encoder(profile.encoder, source, profile.ast_frames, profile.ast_positions)
+    train_from_waveforms(encoder, source, start, *persons, settings, out, made, device, workers)
     print(f"speech encoder, aligner and history: {out}")
 
 

@@ -24,13 +24,12 @@ from v2f_core.artefacts.files import folder_hash
 from v2f_core.artefacts.profiles import Profile
 from v2f_core.artefacts.store import Embeddings, read_ahead
 from v2f_core.data.manifest import Manifest
-from v2f_core.data.voxceleb import open_dataset
 from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
 from v2f_core.speech.audio import CLIP_SECONDS, read_clips
 from v2f_core.speech.augment import Augmentation
-from v2f_core.speech.encoders import ASTEncoder, Encoder, SpeechEncoder, load_encoder, save_encoder, unfreeze
-from v2f_core.training.embeddings import embed_dataset, voice_embedder
+from v2f_core.speech.encoders import ASTEncoder, Encoder, SpeechEncoder, save_encoder, unfreeze
+from v2f_core.training.embeddings import voice_embedder
 from v2f_core.training.guards import at_step, check_numbers, delayed_sigterm, descend, seeded
 from v2f_core.training.pairs import Pairs, pair_up
 from v2f_core.training.processes import STRIDE
@@ -153,14 +152,11 @@ def train_from_waveforms(
     :func:`~v2f_core.training.stage1.train_stage1`.
 
     Args:
-        encoder: from ``load_encoder``; it is trained in place.
-        source: the folder that it was loaded from.
+        encoder, source: a speech encoder, which is trained in place, and the folder that it was loaded from.
         aligner: of Stage I, trained in place; None starts with a new one.
         training, validation: persons of two splits.
-        settings: see :class:`WaveformSettings`.
         folder: gets ``ast/`` or ``ecapa/`` and ``aligner/``, as a profile has them, ``history.csv``, ``checkpoint.pt``.
         provenance: hashes of the inputs.
-        device: where to train.
         workers: processes that read recordings.
     Returns:
         the best aligner, as written to ``folder``.
@@ -234,28 +230,3 @@ def train_from_waveforms(
                 bar.write(f"{folder}: stopped; saved after step {step}, run it again to continue", sys.stderr)
                 break
     return Aligner.from_pretrained(folder / "aligner")
-
-
-def train_profile(
-    profile: Profile,
-    settings: WaveformSettings,
-    folder: str | Path,
-    aligner: str | Path | None = None,
-    device: str = "cpu",
-    workers: int = 0,
-) -> Aligner:
-    """:func:`train_from_waveforms` with a profile's encoder and dataset, and from an aligner's folder if one is given.
-
-    Raises:
-        InputError: as there, or a part of the profile is missing or damaged.
-    """
-    manifest, source = open_dataset(profile), profile.part(profile.encoder)
-    voices, faces = embed_dataset(profile, manifest, device, workers)
-    training, validation = (
-        Recordings.of(manifest, voices, faces, split, profile.clip_seconds) for split in ("train", "val")
-    )
-    made: dict[str, Any] = {"dataset": manifest.root.name, "faces_sha256": folder_hash(profile.part("faces"))}
-    made |= {"encoder_sha256": folder_hash(source), "aligner_sha256": aligner and folder_hash(aligner)}
-    start = Aligner.from_pretrained(aligner) if aligner else None
-    encoder = load_encoder(profile.encoder, source, profile.ast_frames, profile.ast_positions)
-    return train_from_waveforms(encoder, source, start, training, validation, settings, folder, made, device, workers)
