@@ -34,13 +34,10 @@ from v2f_core.studies.critics import (
     anchored,
     contrast,
     cycle,
-    frozen_target,
     generated,
     innermost,
     likeness,
     others,
-    repeated,
-    true_identity,
 )
 from v2f_core.training.pairs import Pairs
 from v2f_core.training.stage1 import Stage1Settings, train_stage1
@@ -110,18 +107,12 @@ class Ablation:
         return from_profile(profile, **changes | ({"steps": steps} if steps else {}))
 
 
-JITTER = {"crop_jitter": 0.15}  # about 2 pixels of ArcFace's 112 to each side, and 9 % in size
 RIVALS = {"rival_temperature": 0.1}
 
 
 def _drawn(critic: Critic, **options: Any) -> Critic:
     """A critic of generated faces."""
     return partial(generated, critic=partial(critic, **options) if options else critic)
-
-
-def _of_the_mean(**options: Any) -> Critic:
-    """`cycle` of four generated faces of each speaker."""
-    return partial(repeated, critic=_drawn(cycle, copies=4, **options), copies=4)
 
 
 drawn_cycle, rival_cycle, rival_likeness = _drawn(cycle), _drawn(cycle, **RIVALS), _drawn(likeness, **RIVALS)
@@ -149,7 +140,6 @@ TABLES: Mapping[str, tuple[Ablation, ...]] = MappingProxyType(
         # changes that may keep L_self from its trivial optimum; compared on validation persons
         "attempts": (
             Ablation(WITHOUT),
-            Ablation("paper, target without adapters", frozen_target, 1000.0),
             Ablation("paper, φ alone", paper, trains=PHI),
             Ablation("paper, anchored", partial(anchored, critic=paper)),
             Ablation("teacher, φ alone", teacher, trains=PHI),
@@ -158,16 +148,9 @@ TABLES: Mapping[str, tuple[Ablation, ...]] = MappingProxyType(
             Ablation("cycle, φ alone", drawn_cycle, trains=PHI),
             Ablation("cycle, φ alone, λ 30", drawn_cycle, 30.0, PHI),
             Ablation("cycle, φ alone, λ 10", drawn_cycle, 10.0, PHI),
-            Ablation("cycle of the mean", _of_the_mean()),
-            Ablation("cycle of the mean, x̂0 in 3 steps", _of_the_mean(x0_steps=3)),
-            Ablation("cycle of the mean, φ alone, λ 30", _of_the_mean(), 30.0, PHI),
-            Ablation("cycle of the mean, crops vary", _of_the_mean(**JITTER)),
-            Ablation("cycle, φ alone, λ 30, crops vary", _drawn(cycle, **JITTER), 30.0, PHI),
-            Ablation("cycle, true c*", partial(true_identity, critic=drawn_cycle), trains="lora"),
             # λ_self balanced by benchmarks/results/gradients.csv, and a third of it where φ is alone
             Ablation("cycle, among rivals", rival_cycle, 25.0),
             Ablation("cycle, among rivals, φ alone", rival_cycle, 8.0, PHI),
-            Ablation("cycle, among rivals, true c*", partial(true_identity, critic=rival_cycle), 25.0, "lora"),
             Ablation("likeness, among rivals, φ alone", rival_likeness, 5.0, PHI),
             Ablation("likeness, among rivals, φ alone, λ 15", rival_likeness, 15.0, PHI),
             Ablation("likeness, among rivals, φ alone, λ 45", rival_likeness, 45.0, PHI),

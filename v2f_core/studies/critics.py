@@ -9,10 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +20,6 @@ from torch import Tensor, nn
 from v2f_core.diffusion.consistency import Critic, FaceBatch, View, denoise, mean_square, paper, teacher
 from v2f_core.diffusion.lora import lora_parameters, without_lora
 from v2f_core.errors import InputError
-from v2f_core.identity.arcface_torch import align_batch
 
 Identities = Float[Tensor, "batch 512"]
 Losses = Float[Tensor, " batch"]
@@ -51,72 +48,34 @@ def contrast(
     return -(-residuals / temperature).log_softmax(dim=1)[:, 0]
 
 
-def cycle(view: View, identity: Identities, faces: FaceBatch, **options: Any) -> Losses:
+def cycle(view: View, identity: Identities, faces: FaceBatch, rival_temperature: float = 0.0) -> Losses:
     """1 − cos(z_self, sg ẑ): the face should be recognised as the identity in the condition. Our addition.
 
     The target is a constant, or ẑ would drift towards the drawn faces. Images that deceive f_arc are a trivial optimum,
-    which a second scorer reveals. Options: see :func:`recognition`.
+    which a second scorer reveals.
     """
-    return recognition(view, identity, identity.detach(), faces.women, **options)
+    return recognition(view, identity, identity.detach(), faces.women, rival_temperature)
 
 
-def likeness(view: View, identity: Identities, faces: FaceBatch, **options: Any) -> Losses:
-    """1 − cos(z_self, z_arc): L_id's cosine term seen through the prior, not self-consistency. Our addition.
-
-    Options: see :func:`recognition`.
-    """
-    return recognition(view, identity, faces.z_arc, faces.women, **options)
+def likeness(view: View, identity: Identities, faces: FaceBatch, rival_temperature: float = 0.0) -> Losses:
+    """1 − cos(z_self, z_arc): L_id's cosine term seen through the prior, not self-consistency. Our addition."""
+    return recognition(view, identity, faces.z_arc, faces.women, rival_temperature)
 
 
 def recognition(
-    view: View,
-    identity: Identities,
-    target: Identities,
-    women: Bool[Tensor, " batch"],
-    copies: int = 1,
-    rival_temperature: float = 0.0,
-    x0_steps: int = 1,
-    crop_jitter: float = 0.0,
+    view: View, identity: Identities, target: Identities, women: Bool[Tensor, " batch"], rival_temperature: float = 0.0
 ) -> Losses:
-    """The distance of the identity recognised in x̂_0 from ``target``.
+    """The distance of the identity recognised in x̂_0 from ``target``, 1 − cos.
 
-    Args:
-        view, identity: the noised faces, and the identity in the condition.
-        target, women: the identity that should be recognised, and the speakers' sex.
-        copies: consecutive rows of one speaker (see :func:`repeated`), whose *mean* recognised identity is compared.
-            The mean cosine of single faces also grows as a speaker's faces become equal; the mean's cosine does not.
-        rival_temperature: τ of −log softmax_j(cos_j/τ) over the targets of speakers of the same sex, in which
-            properties that all faces share, such as light or pose, have no effect. 0: the cosine.
-        x0_steps: DDIM steps from t to 0; each takes a UNet pass and sharpens x̂_0.
-        crop_jitter: standard deviation of the five landmarks, in distances between the eyes: an image that deceives
-            f_arc in one crop only is then no optimum (expectation over transformations, Athalye et al., 2018).
+    With a ``rival_temperature`` τ it is −log softmax_j(cos_j/τ) over the targets of speakers of the same sex, in which
+    properties that all faces share, such as light or pose, have no effect.
     """
-    prediction = view.predict(identity)
-    points = view.landmarks
-    if crop_jitter:
-        eyes = (points[:, :1] - points[:, 1:2]).norm(dim=2, keepdim=True)
-        points = points + crop_jitter * eyes * _normal(points, view.generator)
-    images = view.prior.decode(_x0(view, identity, prediction, x0_steps))
-    means = view.arcface(align_batch(images, points)).view(-1, copies, target.shape[1]).mean(dim=1)
-    z_self = F.normalize(means, dim=1)
-    target, women = target[::copies], women[::copies]
-    if rival_temperature:
-        other_sex = women[:, None] != women
-        cosines = (z_self @ target.T / rival_temperature).masked_fill(other_sex, -torch.inf)
-        loss = -cosines.log_softmax(dim=1).diagonal()
-    else:
-        loss = 1 - (z_self * target).sum(dim=1)
-    return loss.repeat_interleave(copies)
-
-
-def frozen_target(view: View, identity: Identities, faces: FaceBatch) -> Losses:
-    """The paper's critic with the target from the prior without its adapters, P(z_self) included."""
-    prediction = view.predict(identity)
-    with torch.no_grad():
-        z_self = view.recognise(prediction)
-        with without_lora(view.prior):
-            target = view.predict(z_self)
-    return mean_square(prediction - target)
+    z_self = view.recognise(view.predict(identity))
+    if not rival_temperature:
+        return 1 - (z_self * target).sum(dim=1)
+    other_sex = women[:, None] != women
+    cosines = (z_self @ target.T / rival_temperature).masked_fill(other_sex, -torch.inf)
+    return -cosines.log_softmax(dim=1).diagonal()
 
 
 # --- changes of a critic's input
@@ -146,19 +105,6 @@ def generated(view: View, identity: Identities, faces: FaceBatch, critic: Critic
     return critic(view.renoise(latents, faces.landmarks.mean(0).expand_as(faces.landmarks)), identity, faces)
 
 
-def repeated(view: View, identity: Identities, faces: FaceBatch, critic: Critic, copies: int = 4) -> Losses:
-    """The critic on ``copies`` noised faces of each speaker, in batches of ``copies`` times fewer speakers.
-
-    Raises:
-        InputError: the batch cannot be divided by ``copies``.
-    """
-    if len(identity) % copies:
-        raise InputError(f"{copies} faces a speaker: a batch of {len(identity)} cannot be divided; change the batch")
-    rows = torch.arange(len(identity) // copies, device=identity.device).repeat_interleave(copies)
-    faces = faces[rows]
-    return critic(view.renoise(faces.latents, faces.landmarks), identity[rows], faces)
-
-
 def anchored(view: View, identity: Identities, faces: FaceBatch, critic: Critic, weight: float = 1.0) -> Losses:
     """The critic plus ‖ε_{θ+ψ}(z_t, P(ẑ)) − ε_θ(z_t, P(ẑ))‖², which keeps the adapters close to the prior."""
     loss = critic(view, identity, faces)
@@ -166,11 +112,6 @@ def anchored(view: View, identity: Identities, faces: FaceBatch, critic: Critic,
     with torch.no_grad(), without_lora(view.prior):
         before = view.predict(identity)
     return loss + weight * mean_square(prediction - before)
-
-
-def true_identity(view: View, identity: Identities, faces: FaceBatch, critic: Critic) -> Losses:
-    """The critic under z_arc in place of ẑ: a control for the adapters alone, without a voice."""
-    return critic(view, faces.z_arc, faces)
 
 
 # The critics' losses have different scales. With these λ_self φ gets gradients of about equal length from L_self and
@@ -212,17 +153,6 @@ def draw_negatives(
     top = keys.topk(count, dim=1)
     exists = top.values >= 0
     return top.indices.masked_fill(~exists, 0), exists
-
-
-def _x0(view: View, identity: Identities, prediction: Tensor, steps: int) -> Tensor:
-    """x̂_0 by ``steps`` DDIM steps from t to 0, the first from the given prediction."""
-    x_0 = view.prior.one_step_x0(view.z_t, view.t, prediction)
-    for step in range(1, steps):
-        earlier = view.t * (steps - step) // steps
-        nearer = replace(view, z_t=view.prior.add_noise(x_0, prediction, earlier), t=earlier)
-        prediction = nearer.predict(identity)
-        x_0 = view.prior.one_step_x0(nearer.z_t, earlier, prediction)
-    return x_0
 
 
 def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
