@@ -162,15 +162,26 @@ def terminated_in(number, asked):
     return critic
 
 
-def one_of_two(rank: int, folder: str, root: str) -> None:
-    """What each of the two processes does; the other is met through a file, no port is needed."""
+def meet(rank: int, folder: str) -> None:
+    """Meet the other process through a file; no port is needed."""
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+
+
+def gradients_of_two(rank: int, folder: str, root: str) -> None:
+    """What each of two processes does to give the gradients of one."""
+    meet(rank, folder)
+    torch.save(loss_and_gradients(rank, 2), Path(folder) / f"{rank}.pt")
+    torch.save(stage2_gradients(Path(root)), Path(folder) / f"stage2-gradients-{rank}.pt")
+    dist.destroy_process_group()
+
+
+def runs_of_two(rank: int, folder: str, root: str) -> None:
+    """What each of two processes does to extract, and to train both stages; Stage II is stopped and started again."""
+    meet(rank, folder)
     extracted = extract_some(Path(folder) / "data", Path(folder) / "voices")
     torch.save(extracted.vectors, Path(folder) / f"extracted-{rank}.pt")
-    torch.save(loss_and_gradients(rank, 2), Path(folder) / f"{rank}.pt")
     trained = train(Path(folder) / "stage1")
     torch.save(trained.state_dict(), Path(folder) / f"trained-{rank}.pt")
-    torch.save(stage2_gradients(Path(root)), Path(folder) / f"stage2-gradients-{rank}.pt")
     asked = []
     train_stage2(Path(root), Path(folder) / "stage2", terminated_in(2, asked) if rank else paper)  # one of the two
     before = torch.load(Path(folder) / "stage2" / "checkpoint.pt", weights_only=True)["state"]["step"]

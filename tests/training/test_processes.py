@@ -6,9 +6,10 @@ import torch
 from safetensors.torch import load_file
 from two_processes import (
     extract_some,
+    gradients_of_two,
     loss_and_gradients,
-    one_of_two,
     record,
+    runs_of_two,
     stage2_gradients,
     train,
     train_stage2,
@@ -18,23 +19,32 @@ from v2f_core.training.processes import own_device
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory, tiny_profile):
-    """The folder with the results of two processes."""
-    folder = tmp_path_factory.mktemp("two")
-    record(folder / "data")
-    torch.multiprocessing.spawn(one_of_two, (str(folder), str(tiny_profile.prior.parent)), nprocs=2)
+def gradients(tmp_path_factory, tiny_profile):
+    """The folder with the gradients of two processes."""
+    folder = tmp_path_factory.mktemp("gradients")
+    torch.multiprocessing.spawn(gradients_of_two, (str(folder), str(tiny_profile.prior.parent)), nprocs=2)
     return folder
 
 
-def test_two_processes_give_the_loss_and_the_gradients_of_one(two):
+@pytest.fixture(scope="module")
+def two(tmp_path_factory, tiny_profile):
+    """The folder with the embeddings and trainings of two processes."""
+    folder = tmp_path_factory.mktemp("two")
+    record(folder / "data")
+    torch.multiprocessing.spawn(runs_of_two, (str(folder), str(tiny_profile.prior.parent)), nprocs=2)
+    return folder
+
+
+def test_two_processes_give_the_loss_and_the_gradients_of_one(gradients):
     alone = loss_and_gradients(0, 1)
     for rank in range(2):
-        shared = torch.load(two / f"{rank}.pt", weights_only=True)
+        shared = torch.load(gradients / f"{rank}.pt", weights_only=True)
         assert len(shared) == len(alone) == 4
         for ours, theirs in zip(shared, alone, strict=True):
             torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_processes_extract_the_bytes_of_one(two, tmp_path):
     alone = extract_some(two / "data", tmp_path)
     files = sorted(path.name for path in tmp_path.iterdir())
@@ -45,6 +55,7 @@ def test_two_processes_extract_the_bytes_of_one(two, tmp_path):
         assert torch.equal(torch.load(two / f"extracted-{rank}.pt", weights_only=True), alone.vectors)
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_aligner_of_one(two, tmp_path):
     train(tmp_path)
     alone, shared = (pd.read_csv(folder / "history.csv") for folder in (tmp_path, two / "stage1"))
@@ -55,9 +66,9 @@ def test_two_processes_train_the_aligner_of_one(two, tmp_path):
         torch.testing.assert_close(both[0][name], value.float(), atol=2e-3, rtol=2e-3)  # float16 on disk
 
 
-def test_two_processes_give_stage_ii_the_gradients_of_one(two, tiny_profile):
+def test_two_processes_give_stage_ii_the_gradients_of_one(gradients, tiny_profile):
     alone = stage2_gradients(tiny_profile.prior.parent)
-    shared = [torch.load(two / f"stage2-gradients-{rank}.pt", weights_only=True) for rank in range(2)]
+    shared = [torch.load(gradients / f"stage2-gradients-{rank}.pt", weights_only=True) for rank in range(2)]
     torch.testing.assert_close((shared[0][0] + shared[1][0]) / 2, alone[0], atol=1e-5, rtol=1e-5)
     for both in shared:
         for ours, theirs in zip(both[1:], alone[1:], strict=True):
@@ -65,6 +76,7 @@ def test_two_processes_give_stage_ii_the_gradients_of_one(two, tiny_profile):
     assert all(gradient.abs().max() > 1e-4 for gradient in alone[1:3])
 
 
+@pytest.mark.slow
 def test_two_processes_train_stage_ii_as_one_does_though_stopped_and_started_again(two, tiny_profile, tmp_path):
     """Stopped after the second step, and continued."""
     alone = train_stage2(tiny_profile.prior.parent, tmp_path)
