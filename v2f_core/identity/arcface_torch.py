@@ -40,10 +40,6 @@ def _batch_norm(x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, var: Tenso
     return F.batch_norm(x, mean, var, scale, bias, training=False, eps=a.get("epsilon", 1e-5))
 
 
-def _prelu(x: Tensor, slope: Tensor) -> Tensor:
-    return torch.where(x >= 0, x, slope * x)
-
-
 def _reshape(x: Tensor, shape: Tensor, **_: Any) -> Tensor:
     sizes = [x.shape[i] if n == 0 else n for i, n in enumerate(shape.tolist())]  # 0 keeps the axis's size
     return x.reshape(sizes)
@@ -61,7 +57,7 @@ OPERATORS: dict[str, Callable[..., Tensor]] = {
     "Identity": lambda x: x,
     "MatMul": torch.matmul,
     "Mul": torch.mul,
-    "PRelu": _prelu,
+    "PRelu": lambda x, slope: torch.where(x >= 0, x, slope * x),
     "Relu": torch.relu,
     "Reshape": _reshape,
     "Sigmoid": torch.sigmoid,
