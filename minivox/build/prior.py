@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
 STEPS, BATCH, RATE = 20_000, 32, 1.2e-3
-STEPS_ON, RATE_ON = 5_500, 8e-4  # from a trained prior that `grow` put there
+STEPS_ON, RATE_ON = 4_000, 8e-4  # from a trained prior that `grow` put there
 FALLS_OVER = 0.3  # the last share of the steps, in which their size falls to nothing
 OTHER_VIEW, NULL = 0.25, 0.1
 SNR_LIMIT = 5.0  # min-SNR weighting (Hang et al., 2023): nearly clean latents teach little

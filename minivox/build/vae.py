@@ -43,7 +43,7 @@ STEPS, BATCH, RATE, KL_WEIGHT, IDENTITY_WEIGHT = 5_000, 6, 2e-3, 3e-4, 0.2
 # The first steps see random crops: the net is convolutional, and a crop of half the side costs a third.
 CROPPED, CROP = 0.45, 64
 # The second part. The discriminator's pull on a picture is this share of the other losses' pull, and grows to it.
-SHARP_STEPS, SHARP_BATCH, SHARP_RATE, CRITIC_RATE = 6_000, 8, 5e-4, 2e-4
+SHARP_STEPS, SHARP_BATCH, SHARP_RATE, CRITIC_RATE = 4_800, 8, 5e-4, 2e-4
 SHARP_IDENTITY_WEIGHT, TEXTURE_WEIGHT, REALISM, GROWS_UNTIL, GRAIN = 0.4, 12.0, 1.2, 200, 0.03
 WHOLE, SQUARE = 0.25, 10  # share of batches of whole pictures, which identity needs; the others' side, in latent pixels
 SHARDS = 16  # in memory at a time: 16,000 portraits, 0.8 GB
