@@ -26,6 +26,7 @@ def programs(monkeypatch):
         sys.modules.pop(name, None)
 
 
+@pytest.mark.slow
 def test_every_line_of_the_gpu_table_is_measured_at_miniature_size(programs, tmp_path, capsys):
     import costs
     from gpu import main

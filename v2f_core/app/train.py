@@ -89,12 +89,12 @@ def stage1_from_waveforms(
     settings = WaveformSettings.from_profile(profile, unfreeze, seed=seed, **({"steps": steps} if steps else {}))
     manifest, source = open_dataset(profile), profile.part(profile.encoder)
     stores = embed_dataset(profile, manifest, device, workers)
-    persons = [Recordings.of(manifest, *stores, split, profile.clip_seconds) for split in ("train", "val")]
+    training, validation = (Recordings.of(manifest, *stores, split, profile.clip_seconds) for split in ("train", "val"))
     made: dict[str, Any] = {"dataset": manifest.root.name, "faces_sha256": folder_hash(profile.part("faces"))}
     made |= {"encoder_sha256": folder_hash(source), "aligner_sha256": aligner and folder_hash(aligner)}
     start = Aligner.from_pretrained(aligner) if aligner else None
     encoder = load_encoder(profile.encoder, source, profile.ast_frames, profile.ast_positions)
-    train_from_waveforms(encoder, source, start, *persons, settings, out, made, device, workers)
+    train_from_waveforms(encoder, source, start, training, validation, settings, out, made, device, workers)
     print(f"speech encoder, aligner and history: {out}")
 
 
