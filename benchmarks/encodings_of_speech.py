@@ -28,8 +28,7 @@ from v2f_core.artefacts.files import atomic_write
 from v2f_core.artefacts.profiles import load_profile
 from v2f_core.data.voxceleb import open_dataset
 from v2f_core.identity.aligner import Aligner
-from v2f_core.pipeline import hear
-from v2f_core.speech.audio import SAMPLE_RATE, AudioWarning
+from v2f_core.speech.audio import SAMPLE_RATE, AudioWarning, hear
 from v2f_core.speech.encoders import load_encoder
 
 PERSONS = 20

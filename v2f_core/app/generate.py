@@ -33,9 +33,9 @@ from v2f_core.artefacts.files import (
 from v2f_core.artefacts.profiles import Profile, load_profile
 from v2f_core.errors import InputError
 from v2f_core.identity.posterior import check_truncation
-from v2f_core.pipeline import Vox2FaceOutput, Vox2FacePipeline, hear
+from v2f_core.pipeline import Vox2FaceOutput, Vox2FacePipeline
 from v2f_core.show.plots import GalleryRow, gallery
-from v2f_core.speech.audio import AudioWarning
+from v2f_core.speech.audio import AudioWarning, hear
 
 WHOM = {
     True: "identities drawn from p(z | v), one a face: persons who could have this voice",
@@ -170,17 +170,19 @@ def listen(path: Path, seconds: float) -> tuple[Float32[Tensor, "windows clip"],
         windows, activity = hear(path, seconds)
     assert activity is not None  # it is for windows already cut
     doubts = [str(warning.message) for warning in caught if issubclass(warning.category, AudioWarning)]
-    before, after = activity.left_out
-    if before or after:
-        doubts.append(f"{before:.2f} s before and {after:.2f} s after the speech were left out")
+    before, between, after = activity.left_out
+    if activity.left_out != (0, 0, 0):
+        parts = f"{before:.2f} s before, {between:.2f} s between and {after:.2f} s after the speech"
+        doubts.append(f"{parts} were left out")
     notes = [doubt if doubt.startswith(str(path)) else f"{path}: {doubt}" for doubt in doubts]
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     heard = {
         "seconds": round(activity.seconds, 2),
-        "left_out": [round(before, 2), round(after, 2)],
+        "left_out": [round(seconds, 2) for seconds in activity.left_out],
         "speech": round(activity.speech, 2),
         "snr_db": round(activity.snr, 1) if activity.speech else None,
+        "band_hz": round(activity.band) if activity.speech else None,
     }
     return windows, heard, notes
 
