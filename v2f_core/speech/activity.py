@@ -63,7 +63,7 @@ class Activity:
     def left_out(self) -> tuple[float, float, float]:
         """How much lies before the speech, in pauses between, and after it."""
         ends = [place for stretch in self.kept for place in stretch]
-        inside = sum(later - earlier for earlier, later in zip(ends[1:-1:2], ends[2::2], strict=True))
+        inside = sum((later - earlier for earlier, later in zip(ends[1:-1:2], ends[2::2], strict=True)), 0.0)
         return ends[0], inside, self.seconds - ends[-1]
 
     @property
@@ -148,7 +148,7 @@ def _spectra(wave: np.ndarray) -> Iterator[Float32[np.ndarray, "frames bins"]]:
         yield (2 * np.abs(np.fft.rfft(frames * window)) ** 2 / (FRAME * (window**2).sum())).astype(np.float32)
 
 
-def _decibels(power: np.ndarray) -> np.ndarray:
+def _decibels(power: Any) -> Any:
     return 10 * np.log10(np.maximum(power, 10 ** (SILENT / 10)))
 
 

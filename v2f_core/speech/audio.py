@@ -30,6 +30,7 @@ import torch
 from jaxtyping import Float32, Shaped
 from torch import Tensor
 
+from v2f_core.artefacts.files import printable
 from v2f_core.errors import InputError
 from v2f_core.speech.activity import SAMPLE_RATE, Activity, levels, measure
 from v2f_core.speech.decoding import Block, Decoder, open_recording, to_floats
@@ -107,15 +108,15 @@ def hear(
         InputError: the recording cannot be used.
 
     Example:
-        >>> voice, rate = soundfile.read("minivox/other_voice.ogg", dtype="float32")  # doctest: +SKIP
-        >>> windows, activity = hear(voice)  # doctest: +SKIP
-        >>> windows.shape, activity.speech  # doctest: +SKIP
-        (torch.Size([3, 20000]), 2.4)
+        >>> import minivox
+        >>> windows, activity = hear(Path(minivox.__file__).parent / "other_voice.ogg")
+        >>> windows.shape, round(activity.speech), round(activity.band)
+        (torch.Size([11, 20000]), 7, 8000)
     """
     length, _ = _clip_samples(seconds, OVERLAP)
     if isinstance(voice, str | Path | bytes | memoryview):
-        name = "recording" if isinstance(voice, bytes | memoryview) else str(voice)
-        wave = np.concatenate(list(stream(bytes(voice) if name == "recording" else voice, LONGEST)))
+        name = "recording" if isinstance(voice, bytes | memoryview) else printable(voice)
+        wave = np.concatenate(list(stream(voice if isinstance(voice, str | Path) else bytes(voice), LONGEST)))
     else:
         name, samples = "samples", _as_array(voice)
         if samples.ndim == 2 and samples.shape[1] == length and samples.dtype == np.float32:
@@ -240,9 +241,9 @@ def stream(voice: str | Path | bytes, max_seconds: float = float("inf")) -> Iter
     Raises:
         InputError: as :func:`read_audio`.
     """
-    path = Path("recording") if isinstance(voice, bytes) else Path(voice)
-    with open_recording(voice if isinstance(voice, bytes) else path) as file:
-        yield from _mono(str(path), Decoder(path, file), max_seconds)
+    name = "recording" if isinstance(voice, bytes) else printable(voice)
+    with open_recording(voice if isinstance(voice, bytes) else Path(voice)) as file:
+        yield from _mono(name, Decoder(name, file), max_seconds)
 
 
 def _mono(name: str, blocks: Iterable[Block], max_seconds: float) -> Iterator[Float32[np.ndarray, " samples"]]:
@@ -342,7 +343,7 @@ class _Tally:
 
     def checked(self, blocks: Iterable[Block]) -> Iterator[Block]:
         """Count blocks, refuse those that hold no sound, and end where enough was heard."""
-        for rate, block in blocks.blocks() if isinstance(blocks, Decoder) else blocks:
+        for rate, block in blocks:
             if not RATES[0] <= rate <= RATES[1]:
                 raise InputError(f"{self.name}: {rate} samples a second; expected 8,000 to 192,000, convert it first")
             left = round((self.max_seconds - self.seconds) * rate) if self.max_seconds < float("inf") else len(block)

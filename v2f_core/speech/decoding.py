@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Shaped
 
+from v2f_core.artefacts.files import printable
 from v2f_core.errors import InputError
 
 BLOCK_SECONDS = 0.5
@@ -43,19 +44,20 @@ def open_recording(path: Path | bytes) -> FileIO | BytesIO:
     """
     if isinstance(path, bytes):
         return BytesIO(path)
+    name = printable(path)
     try:
         if path.is_dir():
-            raise InputError(f"{path}: a folder, expected one recording; {FORMATS}")
+            raise InputError(f"{name}: a folder, expected one recording; {FORMATS}")
         if not path.exists():
-            raise InputError(f"{path}: no such file; {FORMATS}")
+            raise InputError(f"{name}: no such file; {FORMATS}")
         if not path.is_file():
-            raise InputError(f"{path}: not a regular file; {FORMATS}")
+            raise InputError(f"{name}: not a regular file; {FORMATS}")
         if path.stat().st_size == 0:
-            raise InputError(f"{path}: empty (0 bytes); {FORMATS}")
+            raise InputError(f"{name}: empty (0 bytes); {FORMATS}")
         return path.open("rb", buffering=0)
     except (OSError, ValueError) as error:  # such as a name that is too long, or one with a zero byte in it
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path}: cannot be read ({reason}); check its name and its permissions") from error
+        raise InputError(f"{name}: cannot be read ({reason}); check its name and its permissions") from error
 
 
 @dataclass
@@ -63,18 +65,18 @@ class Decoder:
     """Decodes an open file.
 
     Attributes:
-        path: its name, for messages.
+        name: for messages.
         file: as :func:`open_recording` gives it.
         promised: seconds that the header promises; 0 where it promises nothing.
         doubts: what is wrong with the file; complete when all blocks were read.
     """
 
-    path: Path
+    name: str
     file: FileIO | BytesIO
     promised: float = 0.0
     doubts: list[str] = field(default_factory=list)
 
-    def blocks(self) -> Iterator[Block]:
+    def __iter__(self) -> Iterator[Block]:
         """Blocks of (samples a second, samples of (frames, channels)), half a second each; a new one at each change.
 
         Raises:
@@ -98,7 +100,7 @@ class Decoder:
         try:
             import av
         except ImportError as error:
-            raise InputError(f"{self.path}: reading sound needs PyAV; pip install av") from error
+            raise InputError(f"{self.name}: reading sound needs PyAV; pip install av") from error
         wav = _read_wav_header(self.file)
         self.file.name = "recording"  # type: ignore[union-attr]  # or FFmpeg takes what stands before a colon in it for a protocol
         damaged, any_sound = 0, False
@@ -106,9 +108,9 @@ class Decoder:
             with av.open(self.file, metadata_errors="replace", options={"format_whitelist": FFMPEG}) as container:
                 stream: Any = container.streams.best("audio")
                 if stream is None:
-                    raise InputError(f"{self.path}: has no sound that can be read; {FORMATS}")
+                    raise InputError(f"{self.name}: has no sound that can be read; {FORMATS}")
                 if stream.codec_context is None:
-                    raise InputError(f"{self.path}: its sound is in a code that FFmpeg does not know; {FORMATS}")
+                    raise InputError(f"{self.name}: its sound is in a code that FFmpeg does not know; {FORMATS}")
                 if wav is not None:
                     self.promised, self.doubts = wav
                 elif container.format.name in EXACT:
@@ -131,10 +133,10 @@ class Decoder:
         except (av.FFmpegError, ValueError, NotImplementedError) as error:
             if not any_sound:
                 reason = getattr(error, "strerror", None) or error
-                raise InputError(f"{self.path}: not an audio file that can be read ({reason}); {FORMATS}") from error
+                raise InputError(f"{self.name}: not an audio file that can be read ({reason}); {FORMATS}") from error
             damaged += 1  # from here on nothing can be read
         if not any_sound:
-            raise InputError(f"{self.path}: has no sound that can be read; {FORMATS}")
+            raise InputError(f"{self.name}: has no sound that can be read; {FORMATS}")
         if damaged:
             self.doubts.append("is damaged; used what can be read")
 
