@@ -373,7 +373,7 @@ class _Tally:
     def judge(self, promised: float, doubts: list[str]) -> None:
         """Refuse or warn: too short, silent, clipped, cut off, damaged."""
         promised = min(promised, self.max_seconds)
-        cut_off = self.seconds < promised - 0.1
+        cut_off = self.seconds < promised - max(0.1, 0.05 * promised)  # codecs' lengths are not exact
         if self.seconds < MIN_SECONDS:
             way_out = f"its header promises {promised:.2f} s, get a complete copy" if cut_off else "record a longer one"
             raise InputError(

@@ -83,20 +83,22 @@ class Decoder:
             InputError: it is no sound that FFmpeg can read.
         """
         held: list[np.ndarray] = []
-        last = (0, 0)
+        last: tuple[int, int, np.dtype] | None = None
+        length = 0
         for rate, samples in self._frames():
-            kind = (rate, samples.shape[1])
-            if held and (kind != last or sum(map(len, held)) >= BLOCK_SECONDS * last[0]):
-                yield last[0], np.concatenate(held)
-                held = []
-            if last[0] and kind != last:
+            kind = (rate, samples.shape[1], samples.dtype)
+            if last and (kind != last or length >= BLOCK_SECONDS * rate):
+                yield last[0], to_floats(np.concatenate(held))
+                held, length = [], 0
+            if last and kind != last:
                 self.promised = 0.0  # it was counted at the first rate
             held.append(samples)
+            length += len(samples)
             last = kind
-        if held:
-            yield last[0], np.concatenate(held)
+        if last:
+            yield last[0], to_floats(np.concatenate(held))
 
-    def _frames(self) -> Iterator[Block]:
+    def _frames(self) -> Iterator[tuple[int, np.ndarray]]:
         try:
             import av
         except ImportError as error:
@@ -141,9 +143,9 @@ class Decoder:
             self.doubts.append("is damaged; used what can be read")
 
 
-def _samples(frame: Any) -> Float32[np.ndarray, "frames channels"]:
-    channels, samples = frame.layout.nb_channels, frame.to_ndarray()
-    return to_floats(samples.T if frame.format.is_planar else samples.reshape(-1, channels))
+def _samples(frame: Any) -> np.ndarray:
+    samples = frame.to_ndarray()
+    return samples.T if frame.format.is_planar else samples.reshape(-1, frame.layout.nb_channels)
 
 
 def to_floats(samples: Shaped[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:
@@ -185,7 +187,7 @@ def _read_wav_header(file: FileIO | BytesIO) -> tuple[float, list[str]] | None:
         elif name == b"data":
             if length == 0 and file.tell() < size:
                 doubts.append("has a header that was never finished; read to its end")
-            elif length < 2**31 - 2**16 and bytes_a_second:  # what programs write that do not know the length yet
+            elif length < 2**31 - 2**16 and bytes_a_second and not doubts:  # longer: it was not known yet
                 seconds = length / bytes_a_second
             break
         file.seek(min(length + length % 2, size), os.SEEK_CUR)
