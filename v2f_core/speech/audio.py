@@ -119,10 +119,11 @@ def hear(
         wave = np.concatenate(list(stream(voice if isinstance(voice, str | Path) else bytes(voice), LONGEST)))
     else:
         name, samples = "samples", _as_array(voice)
-        if samples.ndim == 2 and samples.shape[1] == length and samples.dtype == np.float32:
-            if not np.abs(samples).max(initial=0) <= FLOAT_PEAK:  # NaN too
+        if samples.ndim == 2 and samples.shape[1] == length:
+            windows = to_floats(samples)
+            if not np.abs(windows).max(initial=0) <= FLOAT_PEAK:  # NaN too
                 raise InputError("windows: hold NaN, or samples far beyond [-1, 1]")
-            return torch.as_tensor(voice), None
+            return torch.from_numpy(windows), None
         block = SAMPLE_RATE, to_floats(_channels_last(samples))
         wave = np.concatenate(list(_mono(name, [block], LONGEST)))
     if abs(offset := wave.mean()) > OFFSET:

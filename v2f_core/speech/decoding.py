@@ -104,7 +104,7 @@ class Decoder:
         except ImportError as error:
             raise InputError(f"{self.name}: reading sound needs PyAV; pip install av") from error
         wav = _read_wav_header(self.file)
-        self.file.name = "recording"  # type: ignore[union-attr]  # or FFmpeg takes what stands before a colon in it for a protocol
+        setattr(self.file, "name", "recording")  # noqa: B010  # FFmpeg takes what stands before a colon for a protocol
         damaged, any_sound = 0, False
         try:
             with av.open(self.file, metadata_errors="replace", options={"format_whitelist": FFMPEG}) as container:
