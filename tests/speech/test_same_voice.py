@@ -38,17 +38,29 @@ def identify():
 
 @pytest.fixture(scope="module")
 def voices():
-    """All recordings of each of four persons of MiniVox, one after the other."""
+    """All recordings of each of two persons of MiniVox, a woman and a man, one after the other."""
     manifest = open_dataset(load_profile("mini"))
     rows = manifest.voices("val")
-    persons = sorted(set(rows.person))[::25]
+    persons = rows.drop_duplicates("sex").person if "sex" in rows else sorted(set(rows.person))[:2]
     files = [manifest.absolute(rows[rows.person == person]) for person in persons]
     return [np.concatenate([soundfile.read(path, dtype="float32")[0] for path in paths]) for paths in files]
 
 
-@pytest.fixture(params=range(4))
+@pytest.fixture(scope="module")
+def clean(identify, voices):
+    """What is heard of them as they are."""
+    return [identify(voice) for voice in voices]
+
+
+@pytest.fixture(params=range(2))
 def voice(request, voices):
     return voices[request.param]
+
+
+@pytest.fixture
+def own(request, clean, voice):
+    """The identity of ``voice`` as it is."""
+    return clean[request.node.callspec.params["voice"]][0]
 
 
 def at(rate, wave):
@@ -63,21 +75,19 @@ def saved(path, wave, rate=RATE, **kind):
 
 
 @pytest.mark.parametrize(("seconds", "level"), [(2, -60), (10, -60), (5, -45), (10, None)])
-def test_pauses_inside_do_not_count(identify, voice, seconds, level):
+def test_pauses_inside_do_not_count(identify, voice, own, seconds, level):
     pause = np.random.default_rng(0).standard_normal(seconds * RATE) * (0 if level is None else 10 ** (level / 20))
     half = len(voice) // 2
     z, _, said = identify(np.concatenate([pause, voice[:half], pause, voice[half:], pause]).astype(np.float32))
-    assert z @ identify(voice)[0] > 0.97
+    assert z @ own > 0.97
     assert said == []
 
 
 @pytest.mark.parametrize("decibels", [-45, -30, -15, 6])
-def test_the_level_does_not_matter(identify, voice, decibels):
+def test_the_level_does_not_matter(identify, voice, own, decibels):
     changed = voice * np.float32(10 ** (decibels / 20))
-    z, windows, said = identify(changed.clip(-0.99, 0.99))
-    reference, count, _ = identify(voice)
-    assert z @ reference > (0.98 if decibels < 0 else 0.95)  # the loudest are clipped
-    assert windows == count
+    z, _, said = identify(changed.clip(-0.99, 0.99))
+    assert z @ own > (0.98 if decibels < 0 else 0.95)  # the loudest are clipped
     assert all("above its background" in doubt for doubt in said)
 
 
@@ -87,14 +97,14 @@ def test_a_recording_as_in_training_is_heard_bit_for_bit(voice):
     assert torch.equal(windows.reshape(-1)[:20_000], torch.from_numpy(voice[:20_000]))
 
 
-def test_a_constant_does_not_matter(identify, voice):
-    assert identify(voice + np.float32(0.2))[0] @ identify(voice)[0] > 0.99
+def test_a_constant_does_not_matter(identify, voice, own):
+    assert identify(voice + np.float32(0.2))[0] @ own > 0.99
 
 
 @pytest.mark.parametrize("rate", [22_050, 32_000, 44_100, 48_000, 96_000])
-def test_the_rate_does_not_matter(identify, voice, rate, tmp_path):
+def test_the_rate_does_not_matter(identify, voice, own, rate, tmp_path):
     z, _, said = identify(saved(tmp_path / "voice.wav", at(rate, voice), rate))
-    assert z @ identify(voice)[0] > 0.98
+    assert z @ own > 0.98
     assert said == []
 
 
@@ -110,18 +120,17 @@ def stereo(voice):
 
 
 @pytest.mark.parametrize("order", [1, -1], ids=["voice first", "voice second"])
-def test_one_voice_in_two_channels_is_heard_from_the_better_one(identify, voice, order, tmp_path):
-    reference = identify(voice)[0]
+def test_one_voice_in_two_channels_is_heard_from_the_better_one(identify, voice, own, order, tmp_path):
     for name, other in stereo(voice):
         z, _, said = identify(saved(tmp_path / "voice.wav", np.stack([voice, other][::order], 1)))
-        assert z @ reference > 0.97, name
+        assert z @ own > 0.97, name
         assert said == [], name
 
 
-def test_two_talkers_are_told_of(identify, voices, tmp_path):
+def test_two_talkers_are_told_of(identify, voices, clean, tmp_path):
     other = np.resize(voices[1], len(voices[0]))
     z, _, said = identify(saved(tmp_path / "call.wav", np.stack([voices[0], other], 1)))
-    assert max(z @ identify(voices[0])[0], z @ identify(other)[0]) > 0.97
+    assert max(z @ clean[0][0], z @ identify(other)[0]) > 0.97
     (line,) = said
     assert "call.wav: its channels hold different voices" in line
 
@@ -154,8 +163,8 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_samples_of_any_kind_are_heard_as_their_file_is(identify, voice, kind, tmp_path):
-    wave = np.concatenate([1e-3 * np.random.default_rng(0).standard_normal(RATE), voice]).astype(np.float32)
+def test_samples_of_any_kind_are_heard_as_their_file_is(identify, voices, kind, tmp_path):
+    wave = np.concatenate([1e-3 * np.random.default_rng(0).standard_normal(RATE), voices[0]]).astype(np.float32)
     z, windows, said = identify(KINDS[kind](wave))
     reference, count, told = identify(saved(tmp_path / "voice.wav", wave))
     assert z @ reference > (0.9 if kind == "unsigned bytes" else 0.999)
