@@ -4,9 +4,9 @@
 
 Everyone of MiniVox's validation split speaks for about 6.5 s (three recordings, one after the other). That is made
 worse in one way at a time: cut to a shorter stretch of a drawn place; put into noise, white or pink, whose level in the
-telephone band lies a known ratio below that of the speech frames; put between stretches of faint background, which are
-heard too or trimmed. Then ẑ is compared with the ẑ of the whole clean recording, and with the face. The first two rows
-are the ends of the scale: the whole recording, and that of another person of the same sex.
+telephone band lies a known ratio below that of the speech frames; put between stretches of faint background or parted
+by one, which are heard too or trimmed. Then ẑ is compared with the ẑ of the whole clean recording, and with the face.
+The first two rows are the ends of the scale: the whole recording, and that of another person of the same sex.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from v2f_core.artefacts.profiles import load_profile
 from v2f_core.data.voxceleb import open_dataset
 from v2f_core.evaluation.metrics import bootstrap
 from v2f_core.pipeline import Vox2FacePipeline
-from v2f_core.speech.activity import RANGE, levels, measure, speech_clips
-from v2f_core.speech.audio import SAMPLE_RATE, clips, read_audio
+from v2f_core.speech.activity import SAMPLE_RATE, levels, measure
+from v2f_core.speech.audio import clips, hear, read_audio
 from v2f_core.training.embeddings import embed_dataset
 from v2f_core.training.pairs import pair_up
 
@@ -36,6 +36,7 @@ SECONDS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0)
 RATIOS = (40.0, 30.0, 20.0, 15.0, 10.0, 5.0, 0.0)
 PAUSES, FAINT = (1.0, 3.0), 10 ** (-60 / 20)  # s before and as much after; amplitude of their background
 DRAWS = 3
+RANGE = 30.0  # dB below the loudest 0.3 s, in which clean speech lies
 Wave = Float32[Tensor, " samples"]
 Change = Callable[[Wave, torch.Generator], Float32[Tensor, "windows samples"]]
 
@@ -64,20 +65,21 @@ def in_noise(wave: Wave, ratio: float, colour: float, generator: torch.Generator
     """A sum beyond full scale is turned down as a whole, as a level control would."""
     spectrum = torch.fft.rfft(torch.randn(len(wave), generator=generator))
     noise = torch.fft.irfft(spectrum * torch.arange(len(spectrum)).clamp(min=1) ** (-colour / 2), len(wave))
-    clean, own = levels([wave.numpy()]), levels([(noise / noise.std()).numpy()])
-    spoken = clean[clean > np.sort(clean)[-15] - RANGE]
+    clean, own = levels(wave.numpy()), levels((noise / noise.std()).numpy())
+    spoken = clean[clean > np.sort(clean)[-10] - RANGE]
     wanted = 10 * np.log10((10 ** (spoken / 10)).mean() / (10 ** (own / 10)).mean()) - ratio
     sum_ = wave + noise / noise.std() * float(10 ** (wanted / 20))
     return sum_ / sum_.abs().max().clamp(min=1)
 
 
-def paused(seconds: float, trim: bool) -> Change:
-    """Faint background before and after."""
+def paused(seconds: float, inside: bool, trim: bool) -> Change:
+    """Faint background before and after, or in the middle."""
 
     def change(wave: Wave, generator: torch.Generator) -> Tensor:
         pause = FAINT * torch.randn(2, round(seconds * SAMPLE_RATE), generator=generator)
-        whole = torch.cat([pause[0], wave, pause[1]])
-        return speech_clips(whole)[0] if trim else clips(whole)
+        half = len(wave) // 2
+        whole = torch.cat([wave[:half], *pause, wave[half:]] if inside else [pause[0], wave, pause[1]])
+        return hear(whole)[0] if trim else clips(whole)
 
     return change
 
@@ -89,17 +91,18 @@ def changes() -> Iterator[tuple[dict[str, object], Change]]:
     for name, colour in {"white noise": 0.0, "pink noise": 1.0}.items():
         for ratio in RATIOS:
             yield {"condition": name, "dB": ratio}, noisy(ratio, colour)
-    for seconds in PAUSES:
-        for trim in (False, True):
-            name = "pauses, trimmed" if trim else "pauses"
-            yield {"condition": name, "seconds": seconds}, paused(seconds, trim)
+    for inside in (False, True):
+        for seconds in PAUSES:
+            for trim in (False, True):
+                name = ("pauses", "a pause inside")[inside] + ", trimmed" * trim
+                yield {"condition": name, "seconds": seconds}, paused(seconds, inside, trim)
 
 
 def found(waves: list[Wave], condition: dict[str, object]) -> dict[str, float]:
     """What the module says of those noisy recordings: its ratio, and how much speech it finds."""
     generator = torch.Generator().manual_seed(0)
     ratio, colour = float(str(condition["dB"])), float(condition["condition"] == "pink noise")
-    heard = [measure(levels([in_noise(wave, ratio, colour, generator).numpy()])) for wave in waves]
+    heard = [measure(in_noise(wave, ratio, colour, generator).numpy()) for wave in waves]
     told = np.array([activity.snr for activity in heard if activity.speech])
     share = np.mean([activity.speech / activity.seconds for activity in heard])
     return {

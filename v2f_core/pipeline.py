@@ -14,14 +14,13 @@ from typing import Any
 
 import diffusers
 import huggingface_hub
-import numpy as np
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, SchedulerMixin, UNet2DConditionModel
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
-from jaxtyping import Float, Float32
+from jaxtyping import Float32
 from PIL.Image import Image
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -34,13 +33,10 @@ from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.posterior import IdentityPosterior, check_truncation
-from v2f_core.speech.activity import Activity, speech_clips
-from v2f_core.speech.audio import CLIP_SECONDS, read_audio
+from v2f_core.speech.audio import CLIP_SECONDS, Voice, hear
 from v2f_core.speech.encoders import Encoder, load_encoder
 
 logger = logging.getLogger(__name__)
-LONGEST = 3600.0  # seconds of a recording that are heard
-MAX_WINDOWS = 256  # of a recording, spread evenly over its speech
 WINDOWS_AT_ONCE, IMAGES_AT_ONCE = 64, 8  # bound the memory of a long recording and of a request for many faces
 # the classes that model_index.json may ask for; a scheduler may be any of diffusers'
 CLASSES = {
@@ -49,8 +45,6 @@ CLASSES = {
     "text_encoder": ("transformers", "CLIPTextModel"),
     "tokenizer": ("transformers", "CLIPTokenizer"),
 }
-
-Voice = str | Path | Float32[Tensor, " samples"] | Float32[Tensor, "windows clip"] | Float[np.ndarray, " samples"]
 
 
 @dataclass
@@ -70,34 +64,6 @@ class Vox2FaceOutput(BaseOutput):
     identities: Float32[Tensor, "images 512"]
     truncation: float
     windows: int
-
-
-def hear(voice: Voice, seconds: float = CLIP_SECONDS) -> tuple[Float32[Tensor, "windows clip"], Activity | None]:
-    """A voice's windows of some ``seconds``, at most 256, and what was measured in the recording.
-
-    ``voice`` is a recording's path, its samples (mono, 16 kHz), or windows already cut, which are given back, with
-    None. An ``AudioWarning`` tells of too little speech or too much noise.
-
-    Raises:
-        InputError: the recording cannot be used.
-
-    Example:
-        >>> word = 0.2 * np.random.default_rng(0).standard_normal(32_000).astype(np.float32)
-        >>> pause = 0.005 * word[:16_000]
-        >>> windows, activity = hear(np.concatenate([pause, pause, word, pause]))
-        >>> windows.shape, activity.speech
-        (torch.Size([3, 20000]), 2.0)
-    """
-    if isinstance(voice, str | Path):
-        voice = read_audio(voice, LONGEST)
-    if isinstance(voice, np.ndarray):
-        voice = torch.from_numpy(voice).float()
-    if voice.ndim == 2:
-        return voice, None
-    windows, activity = speech_clips(voice, seconds)
-    while len(windows) > MAX_WINDOWS:
-        windows = windows[::2]
-    return windows, activity
 
 
 class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):

@@ -1,7 +1,10 @@
 """The programs that measure: that they run, and that what they measure has the published size."""
 
+import json
+import os
 import re
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +25,7 @@ def programs(monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     yield
-    for name in ("gpu", "random_nets", "positions", "distances"):
+    for name in ("gpu", "random_nets", "positions", "distances", "fuzz", "encodings_of_speech"):
         sys.modules.pop(name, None)
 
 
@@ -157,3 +160,62 @@ def test_a_dose_of_truth_is_measured_as_the_study_measures(programs):
         rivals = [j for j in range(5) if sexes[j] == sexes[i] and j != i]
         expected = scores[i], drawn.features[i] @ taken.features[i], np.mean([scores[i] > scores[j] for j in rivals])
         np.testing.assert_allclose(found[i], expected, atol=1e-5)
+
+
+# --- damaged inputs
+
+
+def test_a_few_damaged_recordings_are_read_or_refused_in_one_line(programs, tmp_path):
+    import fuzz
+
+    files = ["--log", str(tmp_path), "--out", str(tmp_path)]
+    assert fuzz.main(["audio", "--count", "20", *files]) == 0
+    assert fuzz.main(["audio", "--count", "24", *files]) == 0  # goes on behind the first twenty
+    rows = [json.loads(line) for line in (tmp_path / "fuzz_audio_0.jsonl").read_text().splitlines()]
+    assert [row["number"] for row in rows] == list(range(24))
+    assert not any("printed" in row for row in rows)
+    assert json.loads((tmp_path / "fuzz.json").read_text())["audio"]["inputs"] == 24
+
+
+def test_the_fuzzer_sees_what_goes_wrong(programs, tmp_path, monkeypatch):
+    import fuzz
+
+    def kind(folder):
+        def refuse():
+            raise InputError("no sound")
+
+        def sleep():
+            time.sleep(60)
+
+        def say():
+            print("a library talks", flush=True)
+            return [], 0.1
+
+        uses = [refuse, os.abort, sleep, say, lambda: 1 / 0, lambda: (["loud"], 0.9), lambda: ([], 1.0)]
+
+        def trial(rng, place):
+            tried = len(list(tmp_path.glob("*.tried")))  # on disk, since a worker that is lost is started anew
+            (tmp_path / f"{tried}.tried").touch()
+            return f"use {tried}", uses[tried]
+
+        return trial
+
+    monkeypatch.setitem(fuzz.KINDS, "mine", kind)
+    monkeypatch.setattr(fuzz, "SECONDS", 1.0)
+    assert fuzz.main(["mine", "--count", "7", "--log", str(tmp_path), "--out", str(tmp_path)]) == 1
+    rows = [json.loads(line) for line in (tmp_path / "fuzz_mine_0.jsonl").read_text().splitlines()]
+    outcomes = ["refused", "crash", "hang", "silent", "exception", "warned", "silent"]
+    assert [row["outcome"] for row in rows] == outcomes
+    assert rows[3]["printed"] == "a library talks\n"
+    assert "ZeroDivisionError" in rows[4]["said"]
+    assert json.loads((tmp_path / "fuzz.json").read_text())["mine"]["silent below 0.7"] == round(1 / 7, 5)
+
+
+def test_damage_is_the_same_for_the_same_seed(programs):
+    import fuzz
+
+    data = bytes(range(256)) * 8
+    for seed in range(50):
+        one, other = (fuzz.damage(data, np.random.default_rng(seed)) for _ in range(2))
+        assert one == other
+        assert one[0] != data or one[1] in ("zero_a_stretch", "repeat_a_stretch", "change_a_header_byte")

@@ -1,45 +1,42 @@
-"""Speech in people's own recordings: found where it was put, measured as loud as it was made, doubted when little."""
+"""Speech in people's own recordings: found where it is, measured as loud as it is, doubted when there is little."""
 
-import warnings
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-import soundfile
-import torch
 from fakes import spoken
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from v2f_core.errors import InputError
 from v2f_core.speech.activity import (
     BAND,
     FRAME,
     MARGIN,
+    MIN_BAND,
     MIN_SNR,
     MIN_SPEECH,
     PAUSE,
+    SAMPLE_RATE,
     SILENT,
+    Activity,
     levels,
     measure,
-    read_speech,
-    speech_clips,
+    speech_probability,
 )
-from v2f_core.speech.audio import SAMPLE_RATE, AudioWarning, clips, read_audio, read_clips
 
 STEP = FRAME / SAMPLE_RATE
+SOFT = 0.2  # s; words begin and end softly, so that nobody can say more exactly where
 g = np.random.default_rng
 
 
-def noise(seconds, level, seed=0, rate=SAMPLE_RATE):
+def noise(seconds, level, seed=0):
     """White noise of an RMS, in dB."""
-    return (10 ** (level / 20) * g(seed).standard_normal(round(seconds * rate))).astype(np.float32)
+    return (10 ** (level / 20) * g(seed).standard_normal(round(seconds * SAMPLE_RATE))).astype(np.float32)
 
 
-def frames(*runs):
-    """Levels of frames from (how many, dB)."""
-    return np.concatenate([np.full(n, level, np.float32) for n, level in runs])
+def voice(seconds=3):
+    return spoken(seconds)[:, 0]
 
 
 # --- levels
@@ -51,208 +48,143 @@ def test_a_level_is_the_power_within_the_band():
     spectrum = np.abs(np.fft.rfft(wave)) ** 2 * 2 / len(wave) ** 2
     frequency = np.fft.rfftfreq(len(wave), 1 / SAMPLE_RATE)
     expected = spectrum[(frequency >= BAND[0]) & (frequency <= BAND[1])].sum()
-    assert (10 ** (levels([wave]) / 10)).mean() == pytest.approx(expected, rel=0.03)  # whose edges are softer
+    assert (10 ** (levels(wave) / 10)).mean() == pytest.approx(expected, rel=0.03)  # whose edges are softer
 
 
 @pytest.mark.parametrize(("hertz", "heard"), [(50, False), (120, False), (440, True), (3000, True), (6000, False)])
 def test_hum_and_hiss_do_not_count(hertz, heard):
     tone = np.sin(2 * np.pi * hertz * np.arange(SAMPLE_RATE) / SAMPLE_RATE).astype(np.float32)
-    level = levels([tone])
+    level = levels(tone)[:-1]  # the last frame is not full
     assert (abs(level + 3) < 0.1).all() if heard else (level < -30).all()
 
 
-@given(st.lists(st.integers(0, 2000), max_size=8))
-def test_levels_do_not_depend_on_the_blocks(places):
-    wave = noise(0.1, -10)
-    np.testing.assert_allclose(levels(np.split(wave, sorted(places))), levels([wave]), rtol=1e-5)
-    assert len(levels([wave])) == -(-len(wave) // FRAME)
-
-
-def test_silence_has_a_level_too():
-    assert (levels([np.zeros(1000, np.float32)]) == SILENT).all()
-    assert len(levels([])) == 0
+@pytest.mark.parametrize("samples", [0, 1, FRAME, FRAME + 1, 600 * FRAME + 7])
+def test_each_frame_has_a_level_and_a_probability(samples):
+    wave = np.zeros(samples, np.float32)
+    assert len(speech_probability(wave)) == len(levels(wave)) == -(-samples // FRAME)
+    assert (levels(wave) == SILENT).all()
 
 
 # --- where speech is
 
 
-@given(st.integers(20, 400), st.integers(15, 300), st.integers(20, 400), st.floats(-80, -50), st.floats(-30, -5))
-def test_speech_is_found_where_it_was_put(before, during, after, background, speech):
-    found = measure(frames((before, background), (during, speech), (after, background)))
-    assert found.speech == pytest.approx(during * STEP)
-    assert found.seconds == pytest.approx((before + during + after) * STEP)
-    assert found.snr == pytest.approx(10 * np.log10(10 ** ((speech - background) / 10) - 1), abs=0.01)
-    left = [n * STEP - MARGIN if n * STEP > PAUSE + 1e-9 else 0 for n in (before, after)]
-    assert found.left_out == pytest.approx(left)
+def test_the_detector_is_the_publishers_own():
+    """Silero's loop over single frames, each with its context and the state of the one before."""
+    import onnxruntime
+
+    from v2f_core.speech import activity
+
+    wave = voice(20)
+    folder = Path(activity.importlib.util.find_spec("silero_vad").origin).parent
+    session = onnxruntime.InferenceSession(folder / "data/silero_vad.onnx", providers=["CPUExecutionProvider"])
+    state, context, expected = np.zeros((2, 1, 128), np.float32), np.zeros((1, 64), np.float32), []
+    for frame in wave.reshape(-1, FRAME):
+        given = np.concatenate([context, frame[None]], 1)
+        value, state = session.run(None, {"input": given, "state": state, "sr": np.array(SAMPLE_RATE)})
+        expected.append(value.item())
+        context = given[:, -64:]
+    np.testing.assert_allclose(speech_probability(wave), expected, atol=1e-4)
 
 
-@given(st.floats(-15, 10, allow_subnormal=False), st.integers(0, 10_000))
-def test_loudness_does_not_matter(gain, seed):
-    silence = np.zeros(SAMPLE_RATE, np.float32)
-    wave = np.concatenate([silence, spoken(2.5)[:, 0], silence]) + noise(4.5, -60, seed)
-    one, other = measure(levels([wave])), measure(levels([wave * np.float32(10 ** (gain / 20))]))
-    assert (other.start, other.end, other.speech) == pytest.approx((one.start, one.end, one.speech), abs=2 * STEP)
-    assert other.snr == pytest.approx(one.snr, abs=0.1)
+@settings(deadline=None, max_examples=10)
+@given(st.floats(0.9, 3), st.floats(0.9, 3), st.floats(0.9, 3), st.floats(-80, -55))
+def test_speech_is_found_where_it_was_put(before, between, after, background):
+    """Two stretches of 2 s; pauses are cut down to their margins."""
+    pauses = [noise(seconds, background, seed) for seed, seconds in enumerate((before, between, after))]
+    found = measure(np.concatenate([pauses[0], voice(2), pauses[1], voice(2), pauses[2]]))
+    assert found.seconds == pytest.approx(4 + before + between + after, abs=0.001)
+    assert found.speech == pytest.approx(4, abs=3 * SOFT)
+    assert len(found.kept) == 2
+    assert found.left_out == pytest.approx((before - MARGIN, between - 2 * MARGIN, after - MARGIN), abs=2 * SOFT)
 
 
-@given(st.integers(30, 5000))
-def test_a_long_silence_hides_no_short_speech(silence):
-    """Levels are ranked by time, not by share: 1 s in a hundred is found as well as 1 s in two."""
-    assert measure(frames((silence, -70), (50, -20), (silence, -70))).speech == pytest.approx(1)
+def test_a_short_pause_stays():
+    found = measure(np.concatenate([voice(2), noise(PAUSE - SOFT, -70), voice(2)]))
+    assert found.kept == ((0.0, found.seconds),)
+    assert found.left_out == (0, 0, 0)
 
 
-def test_clicks_are_no_speech_and_short_gaps_are():
-    quiet, loud = -70, -20
-    click = measure(frames((100, quiet), (2, loud), (100, quiet), (100, loud), (100, quiet)))
-    assert click.speech == pytest.approx(2)
-    assert click.start == pytest.approx(202 * STEP - MARGIN)
-    stop = measure(frames((50, quiet), (50, loud), (14, quiet), (50, loud), (50, quiet)))
-    assert stop.speech == pytest.approx(114 * STEP)
-    pause = measure(frames((50, quiet), (50, loud), (16, quiet), (50, loud), (50, quiet)))
-    assert pause.speech == pytest.approx(2)
+@settings(deadline=None, max_examples=10)
+@given(st.floats(-35, 10))
+def test_loudness_does_not_matter(gain):
+    wave = np.concatenate([noise(1, -75, 1), voice(), noise(1, -75, 2)])
+    one, other = measure(wave), measure(wave * np.float32(10 ** (gain / 20)))
+    assert (other.speech, *other.left_out) == pytest.approx((one.speech, *one.left_out), abs=2 * STEP)
+    assert other.level == pytest.approx(one.level + gain, abs=0.2)
 
 
-@pytest.mark.parametrize("wave", [noise(3, -20), np.zeros(48_000, np.float32)], ids=["steady noise", "zeros"])
-def test_where_nothing_stands_out_there_is_no_speech_and_nothing_is_left_out(wave):
-    found = measure(levels([wave]))
-    assert (found.speech, found.start, found.end) == (0, 0, found.seconds)
-    assert np.isnan(found.snr)
-    assert found.doubt == "no speech stands out from its background"
+@pytest.mark.parametrize(
+    "wave",
+    [
+        noise(3, -20),
+        np.zeros(48_000, np.float32),
+        np.sin(np.arange(48_000) / 6).astype(np.float32) / 3,
+        noise(3, -20) * (np.arange(48_000) % 16_000 < 12_000),
+    ],
+    ids=["steady noise", "zeros", "a tone", "bursts of noise"],
+)
+def test_what_is_no_voice_is_no_speech_and_nothing_is_left_out(wave):
+    found = measure(wave)
+    assert (found.speech, found.left_out) == (0, (0, 0, 0))
+    assert np.isnan([found.snr, found.level, found.band]).all()
+    assert found.doubt == "no speech is found in it"
+
+
+def test_clicks_are_no_speech():
+    wave = noise(5, -70)
+    wave[20_000:20_100] = 0.8
+    assert measure(wave).speech == 0
 
 
 def test_muted_pauses_do_not_pass_for_a_quiet_room():
     """Digital silence at the ends is no background: the pauses between the words are."""
-    wave = spoken(4)[:, 0] + noise(4, -30)
+    wave = voice(4) + noise(4, -40)
     muted = np.zeros(3 * SAMPLE_RATE, np.float32)
-    alone, within = measure(levels([wave])), measure(levels([np.concatenate([muted, wave, muted])]))
-    assert within.snr == pytest.approx(alone.snr, abs=0.3)
-    assert within.speech == pytest.approx(alone.speech, abs=4 * STEP)
+    alone, within = measure(wave), measure(np.concatenate([muted, wave, muted]))
+    assert within.snr == pytest.approx(alone.snr, abs=1)
 
 
-@pytest.mark.parametrize("ratio", [5, 10, 15, 20, 30])
+@pytest.mark.parametrize("ratio", [10, 15, 20])
 def test_a_known_ratio_is_found(ratio):
-    """Words of noise in noise; with MiniVox's voices: `benchmarks/recordings.py`."""
-    wave = spoken(8)[:, 0]
-    words = wave[np.abs(wave) > 0.01]
-    added = noise(8, 10 * np.log10(words.var()) - ratio, seed=1)
-    assert measure(levels([wave + added])).snr == pytest.approx(ratio, abs=1.5)
+    """With MiniVox's voices and two noises: `benchmarks/recordings.py`."""
+    wave = voice(6)
+    spoken_power = (10 ** (levels(wave) / 10)).mean()
+    added = noise(6, 0, seed=1)
+    added *= np.sqrt(spoken_power / (10 ** (levels(added) / 10)).mean() / 10 ** (ratio / 10))
+    assert measure(wave + added).snr == pytest.approx(ratio, abs=2)
+
+
+@pytest.mark.parametrize("hertz", [3000, 4000, 5500])
+def test_the_band_is_found(hertz):
+    spectrum = np.fft.rfft(voice(4))
+    spectrum[np.fft.rfftfreq(64_000, 1 / SAMPLE_RATE) > hertz] = 0
+    narrow = np.fft.irfft(spectrum).astype(np.float32)
+    assert measure(narrow).band == pytest.approx(hertz, abs=250)
+    assert measure(voice(4)).band == 8000
 
 
 def test_what_is_wanted_is_told_with_what_was_found():
-    enough, quiet, loud = round(MIN_SPEECH / STEP) + 1, -60, -20
-    assert measure(frames((100, quiet), (enough, loud))).doubt == ""
-    assert "s of speech" in measure(frames((100, quiet), (enough - 10, loud))).doubt
-    assert "above its background" in measure(frames((100, loud - MIN_SNR), (enough, loud))).doubt
+    def doubt(speech=MIN_SPEECH, snr=MIN_SNR, band=MIN_BAND):
+        return Activity(9.0, ((0.0, 9.0),), speech, snr, -20.0, band).doubt
 
-
-# --- recordings
-
-
-def stereo(wave):
-    return np.stack([wave, 0.5 * wave], 1)
-
-
-def save(path, wave, rate):
-    if path.suffix != ".m4a":
-        soundfile.write(path, wave, rate)
-        return path
-    import av
-
-    with av.open(str(path), "w", format="mp4") as container:
-        stream = container.add_stream("aac", rate=rate, layout="stereo")
-        planes = np.ascontiguousarray(wave.T, np.float32)
-        frame = av.AudioFrame.from_ndarray(planes, format="fltp", layout="stereo")
-        frame.sample_rate = rate
-        for packet in [*stream.encode(frame), *stream.encode(None)]:
-            container.mux(packet)
-    return path
-
-
-@pytest.mark.parametrize("rate", [16_000, 44_100])
-@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3", "m4a"])
-def test_silence_is_left_out_of_any_format(tmp_path, suffix, rate):
-    parts = [noise(2, -65, 0, rate), spoken(3, rate)[:, 0], noise(1, -65, 1, rate)]
-    path = save(tmp_path / f"voice.{suffix}", stereo(np.concatenate(parts)), rate)
-    windows, found = read_speech(path)
-    assert found.left_out == pytest.approx((2 - MARGIN, 1 - MARGIN), abs=0.12)  # codecs smear, AAC adds a frame
-    assert found.speech == pytest.approx(3, abs=0.1)
-    assert len(windows) == 4  # 3.5 s with both margins
-
-
-def test_a_recording_without_silence_is_heard_as_it_is(tmp_path):
-    path = save(
-        tmp_path / "voice.wav", np.concatenate([noise(0.4, -65), spoken(3)[:, 0], noise(0.4, -65)]), SAMPLE_RATE
+    assert doubt() == ""
+    assert doubt(speech=0.5) == "only 0.50 s of speech (wanted: 1 s or more)"
+    assert doubt(snr=12.0, band=4000.0) == (
+        "only 12.0 dB above its background (wanted: 15 dB or more) and nothing above 4 kHz (wanted: 7 kHz or more)"
     )
-    windows, found = read_speech(path)
-    assert found.left_out == (0, 0)
-    assert torch.equal(windows, read_clips(path))
-
-
-def test_samples_and_their_file_give_the_same_clips(tmp_path):
-    path = save(tmp_path / "voice.wav", np.concatenate([noise(2, -65), spoken(3)[:, 0], noise(3, -65)]), SAMPLE_RATE)
-    (ours, one), (theirs, other) = speech_clips(read_audio(path)), read_speech(path)
-    assert torch.equal(ours, theirs)
-    assert one == other
-    cut = read_audio(path)[round(one.start * SAMPLE_RATE) : round(one.end * SAMPLE_RATE)]
-    assert torch.equal(ours, clips(cut))
-
-
-def test_the_samples_at_hand_decide_even_where_no_frame_ends(tmp_path):
-    """1.25 s and half a frame: the last window is not lost to rounding."""
-    path = save(tmp_path / "voice.wav", spoken(3)[: 3 * 10_000 + 30], SAMPLE_RATE)
-    windows, _ = read_speech(path)
-    assert torch.equal(windows, read_clips(path))
-    assert len(windows) == 2
-
-
-def test_a_doubt_is_one_line_that_names_the_file(tmp_path):
-    path = save(tmp_path / "hm.wav", np.concatenate([noise(2, -65), spoken(0.7)[:, 0], noise(2, -65)]), SAMPLE_RATE)
-    with pytest.warns(AudioWarning) as caught:
-        read_speech(path)
-    (said,) = [str(warning.message) for warning in caught]
-    assert said.startswith(f"{path}: only 0.70 s of speech")
-    assert "\n" not in said
-
-
-def test_all_silence_is_refused(tmp_path):
-    path = save(tmp_path / "off.wav", np.zeros(48_000), SAMPLE_RATE)
-    with pytest.raises(InputError, match=r"off\.wav: silent"):
-        read_speech(path)
-    path = save(tmp_path / "faint.wav", noise(3, -80), SAMPLE_RATE)
-    with pytest.raises(InputError, match=r"faint\.wav: silent"):
-        read_speech(path)
-
-
-def test_a_clipped_recording_is_told_of_once(tmp_path):
-    wave = (spoken(3)[:, 0] * 5).clip(-1, 1)
-    with pytest.warns(AudioWarning) as caught:
-        read_speech(save(tmp_path / "loud.wav", wave, SAMPLE_RATE))
-    (said,) = [str(warning.message) for warning in caught]
-    assert "clipped" in said
-
-
-def test_a_long_recording_is_thinned_between_its_ends(tmp_path):
-    path = save(tmp_path / "long.wav", np.concatenate([noise(5, -65), spoken(60)[:, 0], noise(5, -65)]), SAMPLE_RATE)
-    windows, found = read_speech(path, max_clips=32)
-    every, _ = read_speech(path)
-    assert (len(every), len(windows)) == (95, 24)
-    assert torch.equal(windows, every[::4])
-    assert found.left_out == pytest.approx((5 - MARGIN, 5 - MARGIN), abs=0.03)
-
-
-def test_good_speech_raises_no_doubt(tmp_path):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        read_speech(save(tmp_path / "voice.wav", spoken(3), SAMPLE_RATE))
 
 
 # --- the limits
 
 
+def results(name):
+    root = Path(__file__).parents[2]
+    return (root / "docs/recordings.md").read_text(), pd.read_csv(root / f"benchmarks/results/{name}.csv")
+
+
 def test_the_guide_shows_what_was_measured():
     """docs/recordings.md rests on benchmarks/results/recordings.csv, which benchmarks/recordings.py writes."""
-    root = Path(__file__).parents[2]
-    page, table = (root / "docs/recordings.md").read_text(), pd.read_csv(root / "benchmarks/results/recordings.csv")
+    page, table = results("recordings")
     for row in table.to_dict("records"):
         likeness = f"{row['cosine to the face']:.3f} [{row['cosine low']:.3f}, {row['cosine high']:.3f}]"
         whole, nearest = row["cosine to the whole"], row["nearest of all to the whole"]
@@ -266,8 +198,17 @@ def test_the_guide_shows_what_was_measured():
 
 def test_the_limits_lie_where_the_voice_still_counts():
     """At the limits ẑ is nearer to its speaker's face than another person's of the same sex is."""
-    table = pd.read_csv(Path(__file__).parents[2] / "benchmarks/results/recordings.csv")
+    _, table = results("recordings")
     other = table[table.condition == "another of the same sex"]["cosine to the face"].item()
     at = table[((table.condition == "cut") & (table.seconds == MIN_SPEECH)) | (table.dB == MIN_SNR)]
     assert len(at) == 3
     assert (at["cosine to the face"] > other).all()
+
+
+def test_no_encoding_changes_the_person_without_a_word():
+    page, table = results("encodings")
+    assert len(table) >= 50
+    assert not (table["least without a warning"] < 0.95).any()
+    for row in table.to_dict("records"):
+        line = f"| {row['encoding']} | {row['cosine']:.3f} | {row['least']:.3f} | {row['warned']:.0%} |\n"
+        assert line in page

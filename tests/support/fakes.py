@@ -1,9 +1,13 @@
 """Stand-ins that several tests share: a recogniser, a face pack, and persons with random numbers."""
 
+from pathlib import Path
+
 import numpy as np
+import soundfile
 import torch
 from torch import nn
 
+import minivox
 from v2f_core.diffusion.consistency import FaceBatch
 from v2f_core.diffusion.lora import lora_parameters
 from v2f_core.identity.faces import TEMPLATE
@@ -11,15 +15,18 @@ from v2f_core.identity.sphere import normalise
 from v2f_core.training.latents import FacePairs
 from v2f_core.training.pairs import Pairs
 
+OTHER_VOICE = Path(minivox.__file__).parent / "other_voice.ogg"
 SHAPE = (4, 4, 4)  # of the tiny prior's latents
 
 
 def spoken(seconds, rate=16_000, channels=1, level=0.3):
-    """Noise in the rhythm of speech: words of 0.8 s, and faint pauses of 0.2 s between them."""
-    rng, n = np.random.default_rng(0), round(seconds * rate)
-    pause = (np.arange(n) + 0.1 * rate) % rate >= 0.8 * rate
-    pause[: round(0.1 * rate)] = pause[n - round(0.1 * rate) :] = False  # it begins and ends with a word
-    return (level * rng.uniform(-1, 1, (n, channels)) * np.where(pause, 1e-3, 1.0)[:, None]).astype(np.float32)
+    """A voice that is no part of MiniVox, from word to word without an end; ``level`` is its peak."""
+    words = soundfile.read(OTHER_VOICE, dtype="float32")[0][4_100:117_700]
+    wave = np.resize(words, round(seconds * 16_000))
+    if rate != 16_000:
+        samples = round(seconds * rate)
+        wave = np.fft.irfft(np.fft.rfft(wave), samples) * samples / len(wave)
+    return np.tile((level * wave / np.abs(wave).max()).astype(np.float32)[:, None], channels)
 
 
 class Recogniser(nn.Module):

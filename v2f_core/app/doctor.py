@@ -22,7 +22,7 @@ from v2f_core.errors import InputError
 
 FOR_GPUS = {"onnxruntime": "onnxruntime-gpu"}  # the same module under another name
 # packages with compiled parts, which can be installed and still fail to load
-FRAGILE = ("torch", "torchaudio", "torchvision", "onnxruntime", "cv2", "soundfile")
+FRAGILE = ("torch", "torchaudio", "torchvision", "onnxruntime", "cv2", "soundfile", "av")
 # torch 2.N, torchaudio 2.N and torchvision 0.(N + 15) belong together; N of the ranges in pyproject.toml
 OLDEST_TORCH, NEWEST_TORCH = 8, 11
 

@@ -25,6 +25,7 @@ from v2f_core.artefacts.files import (
     folder_hash,
     png_fields,
     png_text,
+    printable,
     safe_name,
     sha256,
     staged,
@@ -33,9 +34,9 @@ from v2f_core.artefacts.files import (
 from v2f_core.artefacts.profiles import Profile, load_profile
 from v2f_core.errors import InputError
 from v2f_core.identity.posterior import check_truncation
-from v2f_core.pipeline import Vox2FaceOutput, Vox2FacePipeline, hear
+from v2f_core.pipeline import Vox2FaceOutput, Vox2FacePipeline
 from v2f_core.show.plots import GalleryRow, gallery
-from v2f_core.speech.audio import AudioWarning
+from v2f_core.speech.audio import AudioWarning, hear
 
 WHOM = {
     True: "identities drawn from p(z | v), one a face: persons who could have this voice",
@@ -84,16 +85,17 @@ def generate(
     made = provenance(chosen)
     pipe = Vox2FacePipeline.from_profile(chosen, device)
     clock.append(time.perf_counter())
-    seeds = image_seeds(sha256(voice), seed, num_images)
+    digest = sha256(voice)
+    seeds = image_seeds(digest, seed, num_images)
     result, estimate = draw_faces(pipe, windows, seeds, truncation)
     clock.append(time.perf_counter())
     made["truncation"] = result.truncation
 
     with staged(out) as stage:
-        stem, digest = result_names(out, voice)
+        stem = result_name(out, voice, digest)
         if stem != voice.stem:
             print(
-                f"note: {voice.stem} is no safe name, or other files have it: the faces are {stem}_*.png",
+                f"note: {printable(voice.stem)} is no safe name, or other files have it: the faces are {stem}_*.png",
                 file=sys.stderr,
             )
         files = [f"{stem}_{i}.png" for i in range(num_images)]
@@ -103,12 +105,13 @@ def generate(
         if estimate is not None:
             estimate.save(stage / f"{stem}_estimate.png", pnginfo=png_text({**made, "truncation": 0, "seed": seeds[0]}))
             pictures, captions = [estimate, *pictures], ["ẑ, the point estimate", *captions]
-        label = voice.name if len(voice.name) <= LONGEST_LABEL else f"{voice.name[: LONGEST_LABEL - 1]}…"
+        name = printable(voice.name)
+        label = name if len(name) <= LONGEST_LABEL else f"{name[: LONGEST_LABEL - 1]}…"
         row = GalleryRow(label, waveform(windows), [np.asarray(image) for image in pictures], None, captions)
         save_gallery([row], stage / f"{stem}_sheet.png", {**made, "seeds": seeds})
         report = {
             "notice": SYNTHETIC,
-            "voice": {"file": voice.name, "sha256": digest, "windows": result.windows, **heard},
+            "voice": {"file": name, "sha256": digest, "windows": result.windows, **heard},
             "profile": chosen.name,
             **made,
             "faces_show": WHOM[result.truncation > 0],
@@ -124,7 +127,7 @@ def generate(
         }
         text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
         (stage / f"{stem}.json").write_text(text, encoding="utf-8")
-    print(f"{num_images} faces of {voice.name} ({result.windows} windows heard): {out / report['sheet']}")
+    print(f"{num_images} faces of {name} ({result.windows} windows heard): {out / report['sheet']}")
     return out / f"{stem}.json"
 
 
@@ -170,17 +173,20 @@ def listen(path: Path, seconds: float) -> tuple[Float32[Tensor, "windows clip"],
         windows, activity = hear(path, seconds)
     assert activity is not None  # it is for windows already cut
     doubts = [str(warning.message) for warning in caught if issubclass(warning.category, AudioWarning)]
-    before, after = activity.left_out
-    if before or after:
-        doubts.append(f"{before:.2f} s before and {after:.2f} s after the speech were left out")
-    notes = [doubt if doubt.startswith(str(path)) else f"{path}: {doubt}" for doubt in doubts]
+    before, between, after = activity.left_out
+    if activity.left_out != (0, 0, 0):
+        parts = f"{before:.2f} s before, {between:.2f} s between and {after:.2f} s after the speech"
+        doubts.append(f"{parts} were left out")
+    name = printable(path)
+    notes = [doubt if doubt.startswith(name) else f"{name}: {doubt}" for doubt in doubts]
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     heard = {
         "seconds": round(activity.seconds, 2),
-        "left_out": [round(before, 2), round(after, 2)],
+        "left_out": [round(seconds, 2) for seconds in activity.left_out],
         "speech": round(activity.speech, 2),
         "snr_db": round(activity.snr, 1) if activity.speech else None,
+        "band_hz": round(activity.band) if activity.speech else None,
     }
     return windows, heard, notes
 
@@ -208,31 +214,30 @@ def save_gallery(rows: Sequence[GalleryRow], path: Path, made: dict[str, Any], t
     plt.close(figure)
 
 
-def result_names(folder: Path, recording: Path) -> tuple[str, str]:
-    """The beginning of the names of a recording's results, and the recording's SHA-256.
+def result_name(folder: Path, recording: Path, digest: str) -> str:
+    """The beginning of the names of a recording's results.
 
-    Only the recording's own earlier results are overwritten: where other files have its name, digits of the hash are
-    added.
+    Only the recording's own earlier results are overwritten: where other files have its name, digits of its SHA-256,
+    ``digest``, are added.
 
     Raises:
         InputError: other files have every such name.
 
     Example:
         >>> import tempfile
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> _ = (folder / "ada.wav").write_bytes(b"a voice")
-        >>> result_names(folder, folder / "ada.wav")[0]
+        >>> folder, digest = Path(tempfile.mkdtemp()), "e2c67f15" + 56 * "0"
+        >>> result_name(folder, folder / "ada.wav", digest)
         'ada'
         >>> _ = (folder / "ada.json").write_text("another's")
-        >>> result_names(folder, folder / "ada.wav")[0]
+        >>> result_name(folder, folder / "ada.wav", digest)
         'ada-e2c67f15'
     """
-    digest, name = sha256(recording), safe_name(recording.stem)
+    name = safe_name(recording.stem)
     for stem in (name, f"{name}-{digest[:8]}", f"{name}-{digest}"):
         form = re.compile(rf"{re.escape(stem)}(_\d+\.png|_estimate\.png|_sheet\.png|\.json)", re.IGNORECASE)
         present = [path for path in folder.iterdir() if form.fullmatch(path.name)]
         if not present or _are_results(present, folder / f"{stem}.json", digest):
-            return stem, digest
+            return stem
     raise InputError(f"{folder}: other files are named {name}-{digest}; choose another folder with --out")
 
 

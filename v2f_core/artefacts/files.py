@@ -63,6 +63,16 @@ def safe_name(text: str) -> str:
     return f"{name or 'unnamed'}-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 
 
+def printable(text: str | Path) -> str:
+    """A name as one line that any terminal and any JSON file can hold.
+
+    Example:
+        >>> printable("two\\nlines"), printable(Path("Jürgen.wav"))
+        ('two\\\\nlines', 'Jürgen.wav')
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
 # --- writing
 
 

@@ -1,40 +1,42 @@
-"""How much speech a person's own recording holds, where it begins and ends, and how far it stands out from noise.
+"""Where a recording holds speech, how far it stands out from noise, how loud it is, and how far up it reaches.
 
-By the energy of short frames, and nothing else (as in Rabiner and Sambur's end points, 1975, and the detectors after
-them): a frame's level is its power within the telephone band, which leaves out mains hum, rumble and hiss.
+Frames of 32 ms are speech where Silero's voice-activity detector (an LSTM of 0.3 M weights, `silero-vad`, MIT) is
+surer than 0.5. Bursts under 0.1 s are left out, gaps under 0.3 s belong to the speech. All levels are powers within the
+telephone band, which leaves out mains hum, rumble and hiss.
 
 - **background**: the level that a tenth of the frames stays below; digital silence does not count.
-- **speech**: frames 6 dB above the background and at most 30 dB below the loudest 0.3 s. Bursts under 60 ms are
-  clicks; gaps under 0.3 s, such as those before a p or t, belong to the speech.
 - **signal-to-noise ratio**: (power of the speech frames − background) / background, in dB.
+- **band**: the highest frequency at which the speech frames' spectrum is not cut off.
 
-What it cannot do: a steady background is assumed, so that another talker, music or a dog is taken for speech; noise
-that a program mutes between the words is not seen; one vowel held without a pause is taken for background. It is for
-recordings that people bring. Datasets are read as they are: their stored embeddings depend on it.
+What it cannot do: tell one talker from another, or speech from song. It is for recordings that people bring. Datasets
+are read as they are: their stored embeddings depend on it.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable
+import functools
+import importlib.util
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int
-from torch import Tensor
 
-from v2f_core.speech.audio import CLIP_SECONDS, SAMPLE_RATE, AudioWarning, clips, read_clips, stream
+from v2f_core.errors import InputError
 
-FRAME = 320  # 20 ms
+SAMPLE_RATE = 16_000
+FRAME, CONTEXT, FRAMES_AT_ONCE = 512, 64, 512  # Silero's: 32 ms, and 4 ms of the frame before
 BAND = (300.0, 3400.0)  # Hz, the telephone's
 SILENT = -90.0  # dB; a frame below it is digital silence
-LOUDEST, RANGE, RISE = 0.3, 30.0, 6.0  # s, dB, dB: see above
-CLICK, GAP = 0.06, 0.3  # s
-PAUSE, MARGIN = 0.75, 0.25  # s; a longer pause at an end is cut down to the margin, for the sake of soft ends
+LOUDEST, SPEAKING = 0.3, -20.0  # s, dB of them that the detector hears
+DROP = 60.0  # dB
+CLICK, GAP = 0.1, 0.3  # s
+PAUSE, MARGIN = 0.75, 0.25  # s; a longer pause is cut down to the margin on each side, for the sake of soft ends
 # Chosen from benchmarks/results/recordings.csv, see docs/recordings.md
-MIN_SPEECH, MIN_SNR = 1.0, 15.0
+MIN_SPEECH, MIN_SNR, MIN_BAND = 1.0, 15.0, 7000.0
 
 
 @dataclass(frozen=True)
@@ -43,143 +45,177 @@ class Activity:
 
     Attributes:
         seconds: its length.
-        start, end: where speech begins and ends, with a margin; a recording's own ends if they are near, or if there
-            is no speech.
+        kept: the stretches with speech in them, as (start, end), with margins; all of it if there is no speech.
         speech: how much speech there is.
         snr: dB of speech over its background; NaN without speech.
+        level: dB of the speech; NaN without speech.
+        band: Hz that the speech reaches; NaN without speech.
     """
 
     seconds: float
-    start: float
-    end: float
+    kept: tuple[tuple[float, float], ...]
     speech: float
     snr: float
+    level: float
+    band: float
 
     @property
-    def left_out(self) -> tuple[float, float]:
-        """How much lies before the speech, and how much after it."""
-        return self.start, self.seconds - self.end
+    def left_out(self) -> tuple[float, float, float]:
+        """How much lies before the speech, in pauses between, and after it."""
+        ends = [place for stretch in self.kept for place in stretch]
+        inside = sum((later - earlier for earlier, later in zip(ends[1:-1:2], ends[2::2], strict=True)), 0.0)
+        return ends[0], inside, self.seconds - ends[-1]
 
     @property
     def doubt(self) -> str:
         """Why it says little or nothing of a voice; "" if there is no reason.
 
         Example:
-            >>> Activity(seconds=3.0, start=0.5, end=2.1, speech=0.6, snr=20.0).doubt
+            >>> Activity(seconds=3.0, kept=((0.5, 2.1),), speech=0.6, snr=20.0, level=-20.0, band=8000.0).doubt
             'only 0.60 s of speech (wanted: 1 s or more)'
         """
         if not self.speech:
-            return "no speech stands out from its background"
+            return "no speech is found in it"
         short = f"only {self.speech:.2f} s of speech (wanted: {MIN_SPEECH:g} s or more)"
         noisy = f"only {self.snr:.1f} dB above its background (wanted: {MIN_SNR:g} dB or more)"
-        return " and ".join([short] * (self.speech < MIN_SPEECH) + [noisy] * (self.snr < MIN_SNR))
+        narrow = f"nothing above {self.band / 1000:g} kHz (wanted: {MIN_BAND / 1000:g} kHz or more)"
+        wrong = {short: self.speech < MIN_SPEECH, noisy: self.snr < MIN_SNR, narrow: self.band < MIN_BAND}
+        return " and ".join(reason for reason, holds in wrong.items() if holds)
 
 
-def read_speech(
-    path: str | Path, seconds: float = CLIP_SECONDS, max_clips: int = 256
-) -> tuple[Float32[Tensor, "clips clip_samples"], Activity]:
-    """The clips of a person's recording from the first word to the last, and what was found in it.
-
-    As :func:`~v2f_core.speech.audio.read_clips`, which hears the silence before and after too. The file is read twice,
-    so that one hours long needs no more memory.
-
-    Returns:
-        the clips, and the activity. An ``AudioWarning`` in one line tells of too little speech or too much noise.
-    Raises:
-        InputError: the recording cannot be used.
-
-    Example:
-        >>> import soundfile, tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "voice.wav"
-        >>> rng = np.random.default_rng(0)
-        >>> word, pause = 0.2 * rng.standard_normal(32_000), 1e-3 * rng.standard_normal(16_000)
-        >>> soundfile.write(path, np.concatenate([pause, pause, word, pause]), 16_000)
-        >>> windows, found = read_speech(path)
-        >>> found.start, found.end, found.speech, windows.shape
-        (1.75, 4.25, 2.0, torch.Size([3, 20000]))
-    """
-    found = measure(levels(stream(Path(path))))
-    if found.doubt:
-        warnings.warn(AudioWarning(f"{path}: {found.doubt}; what is drawn tells little of this voice"), stacklevel=2)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", AudioWarning)  # given at the first reading
-        return read_clips(path, seconds, max_clips=max_clips, within=(found.start, found.end)), found
-
-
-def speech_clips(
-    wave: Float32[Tensor, " samples"], seconds: float = CLIP_SECONDS
-) -> tuple[Float32[Tensor, "clips clip_samples"], Activity]:
-    """:func:`read_speech` for samples that are there already, mono at 16 kHz.
-
-    Raises:
-        InputError: there are no samples.
-    """
-    found = measure(levels([wave.detach().cpu().numpy()]))
-    if found.doubt:
-        warnings.warn(AudioWarning(f"{found.doubt}; what is drawn tells little of this voice"), stacklevel=2)
-    return clips(wave[round(found.start * SAMPLE_RATE) : round(found.end * SAMPLE_RATE)], seconds), found
-
-
-def levels(blocks: Iterable[np.ndarray]) -> Float32[np.ndarray, " frames"]:
-    """Each 20 ms frame's power within the telephone band, in dB: a tone of 1 kHz and amplitude 1 has −3 dB.
+def speech_probability(wave: Float32[np.ndarray, " samples"]) -> Float32[np.ndarray, " frames"]:
+    """How sure Silero's detector is that each 32 ms frame holds speech; the last frame is filled up with silence.
 
     Args:
-        blocks: the samples, mono at 16 kHz, in blocks of any size; the last frame is filled up with silence.
+        wave: mono, 16 kHz, at a speaking level.
+    Raises:
+        InputError: silero-vad is not installed.
+
+    Example:
+        >>> hiss = np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32)
+        >>> bool(speech_probability(hiss).max() < 0.5)
+        True
+    """
+    hidden = cell = np.zeros((1, 1, 128), np.float32)
+    found = [np.empty(0, np.float32)]
+    before = np.zeros(CONTEXT, np.float32)
+    for start in range(0, len(wave), FRAME * FRAMES_AT_ONCE):
+        part = wave[start : start + FRAME * FRAMES_AT_ONCE]
+        frames = np.pad(part, (0, -len(part) % FRAME)).reshape(-1, FRAME)
+        contexts = np.concatenate([before[None], frames[:-1, -CONTEXT:]])
+        before = frames[-1, -CONTEXT:]
+        given = {"input": np.concatenate([contexts, frames], 1), "h": hidden, "c": cell}
+        probability, hidden, cell = _detector().run(["speech_probs", "hn", "cn"], given)
+        found.append(probability.reshape(-1))
+    return np.concatenate(found)
+
+
+@functools.cache
+def _detector() -> Any:
+    import onnxruntime
+
+    package = importlib.util.find_spec("silero_vad")  # not imported: that would set torch to one thread
+    if package is None or package.origin is None:
+        raise InputError("silero-vad is missing, which finds the speech in a recording; pip install silero-vad")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    model = Path(package.origin).parent / "data" / "silero_vad_16k_sequence.onnx"
+    return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+
+
+def levels(wave: Float32[np.ndarray, " samples"]) -> Float32[np.ndarray, " frames"]:
+    """Each 32 ms frame's power within the telephone band, in dB: a tone of 1 kHz and amplitude 1 has −3 dB.
 
     Example:
         >>> tone = np.sin(2 * np.pi * 1000 * np.arange(16_000) / 16_000).astype(np.float32)
-        >>> levels([tone]).round(2)[:3]
+        >>> levels(tone).round(2)[:3]
         array([-3.01, -3.01, -3.01], dtype=float32)
     """
+    heard = (BAND[0] <= _FREQUENCIES) & (BAND[1] >= _FREQUENCIES)
+    power = [np.empty(0, np.float32), *(spectra[:, heard].sum(1) for spectra in _spectra(wave))]
+    return _decibels(np.concatenate(power)).astype(np.float32)
+
+
+_FREQUENCIES = np.fft.rfftfreq(FRAME, 1 / SAMPLE_RATE)
+
+
+def _spectra(wave: np.ndarray) -> Iterator[Float32[np.ndarray, "frames bins"]]:
+    """Power spectra of frames, many at once; a frame's add up to its power."""
     window = np.hanning(FRAME + 1)[:-1].astype(np.float32)
-    frequency = np.fft.rfftfreq(FRAME, 1 / SAMPLE_RATE)
-    heard = (frequency >= BAND[0]) & (frequency <= BAND[1])
-    found, rest = [np.empty(0, np.float32)], np.empty(0, np.float32)
-    for block in chain(blocks, [None]):
-        rest = np.pad(rest, (0, -len(rest) % FRAME)) if block is None else np.concatenate([rest, block])
-        frames, rest = np.split(rest, [len(rest) // FRAME * FRAME])
-        spectrum = np.fft.rfft(frames.reshape(-1, FRAME) * window)[:, heard]
-        found.append(2 * (np.abs(spectrum) ** 2).sum(1) / (FRAME * (window**2).sum()))
-    power = np.concatenate(found)
-    return (10 * np.log10(np.maximum(power, 10 ** (SILENT / 10)))).astype(np.float32)
+    for start in range(0, len(wave), FRAME * FRAMES_AT_ONCE):
+        part = wave[start : start + FRAME * FRAMES_AT_ONCE]
+        frames = np.pad(part, (0, -len(part) % FRAME)).reshape(-1, FRAME)
+        yield (2 * np.abs(np.fft.rfft(frames * window)) ** 2 / (FRAME * (window**2).sum())).astype(np.float32)
 
 
-def measure(level: Float32[np.ndarray, " frames"]) -> Activity:
-    """Find the speech among frames' levels, by the rules at the top of this module.
+def _decibels(power: Any) -> Any:
+    return 10 * np.log10(np.maximum(power, 10 ** (SILENT / 10)))
 
-    Example:
-        >>> level = np.full(300, -60, np.float32)  # 6 s of background
-        >>> level[100:200] = -20  # 2 s of speech
-        >>> found = measure(level)
-        >>> found.start, found.end, found.speech, round(found.snr)
-        (1.75, 4.25, 2.0, 40)
-    """
-    step = FRAME / SAMPLE_RATE
-    seconds = len(level) * step
+
+def measure(wave: Float32[np.ndarray, " samples"]) -> Activity:
+    """Find the speech in a recording, mono at 16 kHz, by the rules at the top of this module."""
+    level = levels(wave)
+    step, seconds = FRAME / SAMPLE_RATE, len(wave) / SAMPLE_RATE
     sounding = level[level > SILENT]
+    nothing = Activity(seconds, ((0.0, seconds),), 0.0, *3 * [float("nan")])
     if len(sounding) == 0:
-        return Activity(seconds, 0.0, seconds, 0.0, float("nan"))
-    background = float(np.quantile(sounding, 0.1))
+        return nothing
     loudest = float(np.sort(sounding)[-min(round(LOUDEST / step), len(sounding))])
-    active = level > max(background + RISE, loudest - RANGE)
-    active = _without_runs(active, round(CLICK / step))
+    gain = np.float32(10 ** ((SPEAKING - loudest) / 20))  # a faint voice is found as well as a loud one
+    active = _without_runs(speech_probability(wave * gain) > 0.5, round(CLICK / step))
+    active &= level > SILENT
     inside = np.logical_or.accumulate(active) & np.logical_or.accumulate(active[::-1])[::-1]
     active |= inside & ~_without_runs(~active, round(GAP / step))
     if not active.any():
-        return Activity(seconds, 0.0, seconds, 0.0, float("nan"))
-    places = np.flatnonzero(active)
-    start, end = float(places[0]) * step, float(places[-1] + 1) * step
-    start, end = start - MARGIN if start > PAUSE else 0.0, end + MARGIN if seconds - end > PAUSE else seconds
-    noise = 10 ** (background / 10)
-    ratio = (10 ** (level[active] / 10)).mean() / noise - 1
-    return Activity(seconds, start, end, len(places) * step, float(10 * np.log10(ratio)))
+        return nothing
+    power = (10 ** (level[active] / 10)).mean()
+    noise = 10 ** (float(np.quantile(sounding, 0.1)) / 10)
+    return Activity(
+        seconds=seconds,
+        kept=_stretches(active, seconds),
+        speech=min(float(active.sum()) * step, seconds),
+        snr=float(_decibels(power / noise - 1)),
+        level=float(_decibels(power)),
+        band=_band(wave, active),
+    )
+
+
+def _stretches(active: Bool[np.ndarray, " frames"], seconds: float) -> tuple[tuple[float, float], ...]:
+    """What is left when each pause longer than ``PAUSE`` is cut down to its margins."""
+    step = FRAME / SAMPLE_RATE
+    runs = [(first * step, min(last * step, seconds)) for first, last in _runs(active)]
+    starts, ends = [0.0 if runs[0][0] <= PAUSE else runs[0][0] - MARGIN], []
+    for (_, earlier), (later, _) in itertools.pairwise(runs):
+        if later - earlier > PAUSE:
+            ends.append(earlier + MARGIN)
+            starts.append(later - MARGIN)
+    ends.append(seconds if seconds - runs[-1][1] <= PAUSE else runs[-1][1] + MARGIN)
+    return tuple(zip(starts, ends, strict=True))
+
+
+def _band(wave: np.ndarray, active: Bool[np.ndarray, " frames"]) -> float:
+    """The upper edge of the highest 250 Hz that lie at most ``DROP`` below the telephone band.
+
+    Of all frames with speech the power that a tenth of them exceeds counts: an s does, a burst of noise does not.
+    """
+    parts, start = [], 0
+    for spectra in _spectra(wave):
+        parts.append(spectra[active[start : start + len(spectra)], :-1].reshape(-1, 32, 8).mean(2))
+        start += len(spectra)
+    power = np.quantile(np.concatenate(parts), 0.9, axis=0)
+    relative = _decibels(power / power[round(BAND[0] / 250) : round(BAND[1] / 250)].mean())
+    return float((np.flatnonzero(relative > -DROP)[-1] + 1) * 250)
+
+
+def _runs(active: Bool[np.ndarray, " frames"]) -> Int[np.ndarray, "runs 2"]:
+    """(first, one after the last) of each run."""
+    return np.flatnonzero(np.diff(np.pad(active.astype(np.int8), 1))).reshape(-1, 2)
 
 
 def _without_runs(active: Bool[np.ndarray, " frames"], least: int) -> Bool[np.ndarray, " frames"]:
     """The same without runs of fewer frames than ``least``."""
-    edges: Int[np.ndarray, " edges"] = np.flatnonzero(np.diff(np.pad(active.astype(np.int8), 1)))
     kept = active.copy()
-    for first, last in zip(edges[::2], edges[1::2], strict=True):
+    for first, last in _runs(active):
         if last - first < least:
             kept[first:last] = False
     return kept

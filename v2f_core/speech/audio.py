@@ -1,35 +1,40 @@
-"""From a recording to speech clips: read any common file, mix to mono 16 kHz, cut 1.25 s clips.
+"""From a recording to speech clips: any common file or samples, mono 16 kHz, clips of 1.25 s.
 
-What is refused, and what is mended with a warning:
+What is refused, and what is mended:
 
-================================================  =========================================================
-missing, folder, unreadable, empty, not audio     refused
-shorter than 0.3 s, silent (below -70 dBFS)       refused: there is no voice to hear
+==================================================  =========================================================
+missing, folder, unreadable, empty, not audio       refused
+shorter than 0.3 s, silent (below -70 dBFS)         refused: there is no voice to hear
 NaN or infinite samples, floats far beyond [-1, 1]  refused: the file is damaged or was scaled wrongly
-more than half of the samples clipped             refused; more than 1 %: :class:`AudioWarning`
-ends before its header says (cut-off download)    what is there is used, with an :class:`AudioWarning`
-any number of channels                            averaged to mono
-any rate from 8 to 192 kHz                        resampled to 16 kHz
-hours long                                        streamed: memory stays bounded, clips are spread evenly
-================================================  =========================================================
+more than half of the samples clipped               refused; more than 1 %: :class:`AudioWarning`
+damaged, or ends before its header says             what can be read is used, with an :class:`AudioWarning`
+several channels                                    the best one is heard; an :class:`AudioWarning` if two talk
+any rate from 8 to 192 kHz, also changing           resampled to 16 kHz
+hours long                                          streamed: memory stays bounded, clips are spread evenly
+==================================================  =========================================================
+
+:func:`hear`, for recordings that people bring, hears speech alone, at a speaking level, and gives an
+:class:`AudioWarning` where there is little of it, in noise, or in a narrow band.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain, groupby
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, Shaped
 from torch import Tensor
 
+from v2f_core.artefacts.files import printable
 from v2f_core.errors import InputError
-from v2f_core.speech.decoding import decode, open_recording
+from v2f_core.speech.activity import SAMPLE_RATE, Activity, levels, measure
+from v2f_core.speech.decoding import Block, Decoder, open_recording, to_floats
 
-SAMPLE_RATE = 16_000
 CLIP_SECONDS = 1.25  # the paper's clip
 OVERLAP = 0.5  # and its overlap
 MIN_SECONDS = 0.3
@@ -38,18 +43,29 @@ RATES = (8_000, 192_000)
 FULL_SCALE = 0.999  # samples at or beyond this count as clipped
 CLIPPED_WARN, CLIPPED_REFUSE = 0.01, 0.5
 FLOAT_PEAK = 8.0  # 18 dB over full scale: integers stored as floats, not loud speech
+MOST_CHANNELS, CHANNEL_SECONDS = 8, 60.0  # of samples; of a recording, for the choice of a channel
+SAME_SOUND = 0.5  # correlation of two channels' levels below which two persons talk
+LONGEST = 3600.0  # seconds of a recording that are heard
+MAX_WINDOWS = 256  # of a recording, spread evenly over its speech
+LEVEL = (
+    -30.0,
+    -22.0,
+)  # dB of speech in the telephone band, as MiniVox has it; beyond it the sound is turned up or down
+OFFSET = 0.001  # a constant in the samples that is taken off
+
+Voice = str | Path | bytes | memoryview | Shaped[Tensor, "..."] | Shaped[np.ndarray, "..."]
 
 
 class AudioWarning(UserWarning):
-    """A recording is usable but not as it should be: clipped, cut off, or longer than was read."""
+    """A recording is usable but not as it should be, or it tells little of a voice."""
 
 
 def read_audio(path: str | Path, max_seconds: float = 600.0) -> Float32[Tensor, " samples"]:
     """Read a recording as mono 16 kHz in [-1, 1].
 
     Args:
-        path: WAV, FLAC, OGG (Vorbis or Opus) or MP3; with PyAV M4A, MP4, WebM, AAC, AMR, WMA and others; told by
-            content, not by name.
+        path: WAV, FLAC, OGG (Vorbis or Opus), MP3, M4A, MP4, WebM, AAC, AMR, WMA and others; told by content, not by
+            name.
         max_seconds: read no more than this; a longer file gives an ``AudioWarning`` (:func:`read_clips` hears it all).
 
     Returns:
@@ -68,7 +84,79 @@ def read_audio(path: str | Path, max_seconds: float = 600.0) -> Float32[Tensor, 
     """
     if not max_seconds >= MIN_SECONDS:
         raise InputError(f"max_seconds={max_seconds}: expected at least {MIN_SECONDS}")
-    return torch.from_numpy(np.concatenate(list(stream(Path(path), max_seconds))))
+    return torch.from_numpy(np.concatenate(list(stream(path, max_seconds))))
+
+
+def hear(
+    voice: Voice, seconds: float = CLIP_SECONDS
+) -> tuple[Float32[Tensor, "windows clip_samples"], Activity | None]:
+    """The windows of a voice in which it speaks, and what was measured in the recording.
+
+    The same voice gives the same windows whatever it comes in: pauses longer than 0.75 s are cut down to half a second,
+    faint and loud speech is brought to a speaking level, a constant is taken off, one channel is heard. A recording
+    with nothing of that to be mended is heard bit for bit as it is.
+
+    Args:
+        voice: a recording's path, or its bytes; samples at 16 kHz as a tensor or an array of (samples,), (channels,
+            samples) or (samples, channels), floats in [-1, 1] or integers; or windows already cut, (windows, clip
+            samples), which are given back.
+        seconds: length of a window.
+    Returns:
+        the windows, at most 256, and what was measured; None for windows already cut. An ``AudioWarning`` in one line
+        tells of too little speech, too much noise, a narrow band, and whatever is wrong with a file.
+    Raises:
+        InputError: the recording cannot be used.
+
+    Example:
+        >>> import minivox
+        >>> windows, activity = hear(Path(minivox.__file__).parent / "other_voice.ogg")
+        >>> windows.shape, round(activity.speech), round(activity.band)
+        (torch.Size([11, 20000]), 7, 8000)
+    """
+    length, _ = _clip_samples(seconds, OVERLAP)
+    if isinstance(voice, str | Path | bytes | memoryview):
+        name = "recording" if isinstance(voice, bytes | memoryview) else printable(voice)
+        wave = np.concatenate(list(stream(voice if isinstance(voice, str | Path) else bytes(voice), LONGEST)))
+    else:
+        name, samples = "samples", _as_array(voice)
+        if samples.ndim == 2 and samples.shape[1] == length:
+            windows = to_floats(samples)
+            if not np.abs(windows).max(initial=0) <= FLOAT_PEAK:  # NaN too
+                raise InputError("windows: hold NaN, or samples far beyond [-1, 1]")
+            return torch.from_numpy(windows), None
+        block = SAMPLE_RATE, to_floats(_channels_last(samples))
+        wave = np.concatenate(list(_mono(name, [block], LONGEST)))
+    if abs(offset := wave.mean()) > OFFSET:
+        wave = wave - offset
+    activity = measure(wave)
+    if activity.doubt:
+        _warn(name, f"{activity.doubt}; what is drawn tells little of this voice")
+    if activity.speech:
+        wave = np.concatenate(
+            [wave[round(start * SAMPLE_RATE) : round(end * SAMPLE_RATE)] for start, end in activity.kept]
+        )
+        gain = float(np.clip(activity.level, *LEVEL)) - activity.level
+        wave = wave * np.float32(10 ** (gain / 20)) if gain else wave
+    windows = clips(torch.from_numpy(wave), seconds)
+    while len(windows) > MAX_WINDOWS:
+        windows = windows[::2]
+    return windows, activity
+
+
+def _as_array(samples: Shaped[Tensor, ...] | Shaped[np.ndarray, ...]) -> Shaped[np.ndarray, ...]:
+    return samples.detach().cpu().numpy() if isinstance(samples, Tensor) else np.asarray(samples)
+
+
+def _channels_last(samples: Shaped[np.ndarray, ...]) -> Shaped[np.ndarray, "frames channels"]:
+    shape = tuple(samples.shape)
+    if samples.ndim == 1:
+        return samples[:, None]
+    if samples.ndim == 2 and min(shape) <= MOST_CHANNELS < max(shape):
+        return samples if shape[1] <= MOST_CHANNELS else samples.T
+    raise InputError(
+        f"samples of shape {shape}: expected (samples,), (channels, samples) with at most {MOST_CHANNELS} channels, or "
+        "windows as long as the encoder hears"
+    )
 
 
 def clips(
@@ -101,7 +189,6 @@ def read_clips(
     seconds: float = CLIP_SECONDS,
     overlap: float = OVERLAP,
     max_clips: int = 256,
-    within: tuple[float, float] = (0.0, float("inf")),
 ) -> Float32[Tensor, "clips clip_samples"]:
     """The clips of a whole recording, however long: ``clips(read_audio(path))``, thinned when there are too many.
 
@@ -111,7 +198,6 @@ def read_clips(
     Args:
         path, seconds, overlap: as in :func:`read_audio` and :func:`clips`.
         max_clips: how many clips may be held.
-        within: where to begin and to end, in seconds.
     Raises:
         InputError: as :func:`read_audio` and :func:`clips`.
 
@@ -127,7 +213,7 @@ def read_clips(
         raise InputError(f"max_clips={max_clips}: expected at least 1")
     kept: list[np.ndarray] = []
     stride, index, rest = 1, 0, np.empty(0, np.float32)
-    for block in _between(stream(Path(path)), *within):
+    for block in stream(path):
         rest = np.concatenate([rest, block])
         start = 0
         for start in range(0, len(rest) - length + 1, hop):
@@ -150,93 +236,165 @@ def _clip_samples(seconds: float, overlap: float) -> tuple[int, int]:
     return length, max(1, round(length * (1 - overlap)))
 
 
-def _between(blocks: Iterator[np.ndarray], start: float, end: float) -> Iterator[np.ndarray]:
-    """The samples from ``start`` to ``end``, in seconds."""
-    place = 0
-    for block in blocks:
-        first, last = (round(float(np.clip(t * SAMPLE_RATE - place, 0, len(block)))) for t in (start, end))
-        yield block[first:last]
-        place += len(block)
-        if place >= end * SAMPLE_RATE:
-            return
-
-
-def stream(path: Path, max_seconds: float = float("inf")) -> Iterator[np.ndarray]:
-    """A recording in blocks of mono 16 kHz, at most half a second each; judged when its end is reached.
+def stream(voice: str | Path | bytes, max_seconds: float = float("inf")) -> Iterator[Float32[np.ndarray, " samples"]]:
+    """A recording in blocks of mono 16 kHz, about half a second each; judged when its end is reached.
 
     Raises:
         InputError: as :func:`read_audio`.
     """
+    name = "recording" if isinstance(voice, bytes) else printable(voice)
+    with open_recording(voice if isinstance(voice, bytes) else Path(voice)) as file:
+        yield from _mono(name, Decoder(name, file), max_seconds)
+
+
+def _mono(name: str, blocks: Iterable[Block], max_seconds: float) -> Iterator[Float32[np.ndarray, " samples"]]:
+    """Blocks of any rate and number of channels, checked, at 16 kHz, and the best channel of them."""
+    tally = _Tally(name, max_seconds)
+    resampled = (
+        part
+        for (rate, channels), run in groupby(tally.checked(blocks), lambda block: (block[0], block[1].shape[1]))
+        for part in _resampled((samples for _, samples in run), rate, channels)
+    )
+    for mono in _best_channel(name, resampled):
+        yield tally.heard(mono)
+    tally.judge(*((blocks.promised, blocks.doubts) if isinstance(blocks, Decoder) else (0.0, [])))
+
+
+def _resampled(
+    blocks: Iterable[Float32[np.ndarray, "frames channels"]], rate: int, channels: int
+) -> Iterator[Float32[np.ndarray, "samples channels"]]:
+    """At 16 kHz, up to 7.8 kHz as it was.
+
+    soxr alone takes off from 7.3 kHz. It goes to 32 kHz, where the edge of its band is far away; a longer low-pass then
+    halves the rate.
+    """
     import soxr
 
-    with open_recording(path) as file:
-        rate, promised, source = decode(path, file)
-        if not RATES[0] <= rate <= RATES[1]:
-            raise InputError(f"{path}: {rate} samples a second; expected 8,000 to 192,000, convert it first")
-        resampler = None if rate == SAMPLE_RATE else soxr.ResampleStream(rate, SAMPLE_RATE, 1, "float32", "HQ")
-        tally, limit = _Tally(path), max_seconds * rate
-        for block in source:
-            too_long = tally.frames + len(block) > limit
-            if too_long:
-                warnings.warn(AudioWarning(f"{path}: only the first {max_seconds:g} s were read"), stacklevel=3)
-                block = block[: int(limit) - tally.frames]
-            if len(block):
-                mono = tally.add(block)
-                # a resampled full-scale wave overshoots a little; the contract is [-1, 1]
-                yield np.clip(resampler.resample_chunk(mono) if resampler else mono, -1.0, 1.0)
-            if too_long:
+    if rate == SAMPLE_RATE:
+        yield from blocks
+        return
+    resampler = soxr.ResampleStream(rate, 2 * SAMPLE_RATE, channels, "float32", "HQ")
+    half = len(LOW_PASS) // 2
+    rest = np.zeros((half, channels), np.float32)
+    for block in chain(blocks, [None]):
+        last = block is None
+        fresh = resampler.resample_chunk(np.zeros((0, channels), np.float32) if block is None else block, last=last)
+        rest = np.concatenate(
+            [rest, fresh.reshape(-1, channels), np.zeros((half if last else 0, channels), np.float32)]
+        )
+        count = max(0, (len(rest) - len(LOW_PASS)) // 2 + 1)
+        if count:
+            part = rest[: 2 * (count - 1) + len(LOW_PASS)]
+            yield np.stack([np.convolve(channel, LOW_PASS, "valid")[::2] for channel in part.T], 1)
+        rest = rest[2 * count :]
+
+
+_TAPS = np.arange(-200, 201)
+LOW_PASS = (np.sinc(_TAPS / 2) / 2 * np.kaiser(len(_TAPS), 8)).astype(np.float32)  # −6 dB at 8 kHz, 80 dB from 8.2 kHz
+
+
+def _best_channel(
+    name: str, blocks: Iterable[Float32[np.ndarray, "samples channels"]]
+) -> Iterator[Float32[np.ndarray, " samples"]]:
+    """The channel whose speech stands out most in the first minute. A mean of channels would be a comb, or silence."""
+    for _, run in groupby(blocks, lambda block: block.shape[1]):
+        held, samples = [], 0
+        for block in run:
+            held.append(block)
+            samples += len(block)
+            if block.shape[1] == 1 or samples >= CHANNEL_SECONDS * SAMPLE_RATE:
                 break
-        tally.judge(rate, min(promised, limit))
-        if resampler:
-            yield np.clip(resampler.resample_chunk(np.empty(0, np.float32), last=True), -1.0, 1.0)
+        begun = np.concatenate(held)
+        best = _choose_channel(name, begun)
+        yield begun[:, best]
+        yield from (block[:, best] for block in run)  # noqa: B031
+
+
+def _choose_channel(name: str, samples: Float32[np.ndarray, "samples channels"]) -> int:
+    first = samples[:, :1]
+    if np.abs(samples - first).max() < 1e-4:
+        return 0
+    found = [measure(np.ascontiguousarray(channel)) for channel in samples.T]
+    most = max(activity.speech for activity in found)
+    if most == 0:
+        return int(samples.var(0).argmax())
+    talking = [i for i, activity in enumerate(found) if activity.speech >= most / 2]
+    best = max(talking, key=lambda i: found[i].snr)
+    level = [levels(np.ascontiguousarray(samples[:, i])) for i in talking]
+    own = level[talking.index(best)]
+    if any(np.corrcoef(own, other)[0, 1] < SAME_SOUND for other in level):
+        _warn(name, f"its channels hold different voices; channel {best + 1} of {samples.shape[1]} is heard")
+    return best
+
+
+def _warn(name: str, doubt: str) -> None:
+    warnings.warn(AudioWarning(f"{name}: {doubt}"), stacklevel=3)
 
 
 @dataclass
 class _Tally:
     """Counts over a recording's blocks, and the verdicts that need the whole of it."""
 
-    path: Path
-    frames: int = 0
+    name: str
+    max_seconds: float
+    seconds: float = 0.0
     samples: int = 0  # over all channels
     clipped: int = 0
-    total: float = 0.0
-    squares: float = 0.0
+    mono: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])  # count, sum, sum of squares at 16 kHz
 
-    def add(self, block: np.ndarray) -> np.ndarray:
-        """Count a block of (frames, channels) and mix it to mono."""
-        peak = float(np.abs(block).max())  # NaN if any sample is
-        if not np.isfinite(peak):
-            raise InputError(f"{self.path}: has NaN or infinite samples; export it again, best as 16-bit WAV")
-        if peak > FLOAT_PEAK:
-            raise InputError(f"{self.path}: samples reach {peak:.4g}; expected floats in [-1, 1], rescale it")
-        if peak >= FULL_SCALE:
-            self.clipped += int((np.abs(block) >= FULL_SCALE).sum())
-        mono = block.mean(1, dtype=np.float32)
-        self.frames += len(block)
-        self.samples += block.size
-        self.total += float(mono.sum())
-        self.squares += float(mono @ mono)
+    def checked(self, blocks: Iterable[Block]) -> Iterator[Block]:
+        """Count blocks, refuse those that hold no sound, and end where enough was heard."""
+        for rate, block in blocks:
+            if not RATES[0] <= rate <= RATES[1]:
+                raise InputError(f"{self.name}: {rate} samples a second; expected 8,000 to 192,000, convert it first")
+            left = round((self.max_seconds - self.seconds) * rate) if self.max_seconds < float("inf") else len(block)
+            if len(block) > left:
+                _warn(self.name, f"only the first {self.max_seconds:g} s were read")
+                block = block[:left]
+            if len(block) == 0:
+                return
+            peak = float(np.abs(block).max())  # NaN if any sample is
+            if not np.isfinite(peak):
+                raise InputError(f"{self.name}: has NaN or infinite samples; export it again, best as 16-bit WAV")
+            if peak > FLOAT_PEAK:
+                raise InputError(f"{self.name}: samples reach {peak:.4g}; expected floats in [-1, 1], rescale it")
+            if peak >= FULL_SCALE:
+                self.clipped += int((np.abs(block) >= FULL_SCALE).sum())
+            self.seconds += len(block) / rate
+            self.samples += block.size
+            yield rate, block
+
+    def heard(self, mono: Float32[np.ndarray, " samples"]) -> Float32[np.ndarray, " samples"]:
+        """Count what is heard; a resampled full-scale wave overshoots a little, but the contract is [-1, 1]."""
+        mono = np.clip(mono, -1.0, 1.0)
+        for i, value in enumerate((len(mono), mono.sum(), mono @ mono)):
+            self.mono[i] += float(value)
         return mono
 
-    def judge(self, rate: int, promised_frames: int | float) -> None:
-        """Refuse or warn: too short, silent, clipped, cut off."""
-        seconds, promised = self.frames / rate, promised_frames / rate
-        cut_off = seconds < promised - 0.1
-        if seconds < MIN_SECONDS:
+    def judge(self, promised: float, doubts: list[str]) -> None:
+        """Refuse or warn: too short, silent, clipped, cut off, damaged."""
+        promised = min(promised, self.max_seconds)
+        cut_off = self.seconds < promised - max(0.1, 0.05 * promised)  # codecs' lengths are not exact
+        if self.seconds < MIN_SECONDS:
             way_out = f"its header promises {promised:.2f} s, get a complete copy" if cut_off else "record a longer one"
-            raise InputError(f"{self.path}: {seconds:.2f} s of audio; expected at least {MIN_SECONDS} s; {way_out}")
-        # the variance: an offset alone makes no sound
-        if self.squares / self.frames - (self.total / self.frames) ** 2 < 10 ** (SILENCE_DBFS / 10):
             raise InputError(
-                f"{self.path}: silent (below {SILENCE_DBFS:g} dBFS); expected speech, check the microphone"
+                f"{self.name}: {self.seconds:.2f} s of audio; expected at least {MIN_SECONDS} s; {way_out}"
+            )
+        count, total, squares = self.mono
+        # the variance: an offset alone makes no sound
+        if squares / count - (total / count) ** 2 < 10 ** (SILENCE_DBFS / 10):
+            raise InputError(
+                f"{self.name}: silent (below {SILENCE_DBFS:g} dBFS); expected speech, check the microphone"
             )
         share = self.clipped / self.samples
         if share > CLIPPED_REFUSE:
-            raise InputError(f"{self.path}: {share:.0%} of the samples are clipped; record again at a lower level")
+            raise InputError(f"{self.name}: {share:.0%} of the samples are clipped; record again at a lower level")
         if share > CLIPPED_WARN:
-            warnings.warn(AudioWarning(f"{self.path}: {share:.0%} of the samples are clipped"), stacklevel=4)
+            _warn(self.name, f"{share:.0%} of the samples are clipped")
         if cut_off:
-            message = (
-                f"{self.path}: ends after {seconds:.1f} s, its header promises {promised:.1f} s; used what is there"
+            _warn(
+                self.name,
+                f"ends after {self.seconds:.1f} s, its header promises {promised:.1f} s; used what is there",
             )
-            warnings.warn(AudioWarning(message), stacklevel=4)
+        for doubt in doubts:
+            _warn(self.name, doubt)

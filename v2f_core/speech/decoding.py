@@ -1,27 +1,38 @@
-"""Opening a sound file: its rate, the frames that its header promises, and what it holds, block by block."""
+"""Opening a sound file: what its header promises, and what it holds, block by block.
+
+FFmpeg (through PyAV) reads all formats: it goes on behind the end of the first of several joined files, tells each
+frame's own rate, and prints nothing.
+"""
 
 from __future__ import annotations
 
 import os
 import struct
 from collections.abc import Iterator
-from contextlib import suppress
-from io import FileIO
+from dataclasses import dataclass, field
+from io import BytesIO, FileIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float32, Shaped
 
+from v2f_core.artefacts.files import printable
 from v2f_core.errors import InputError
 
-BLOCKS_A_SECOND = 2  # small, since a damaged file is used up to its last whole block
+BLOCK_SECONDS = 0.5
 FORMATS = "give a WAV, FLAC, OGG, MP3 or M4A file"
 # of FFmpeg's formats some that hold sound: no playlist, which leads to other files, and nothing that is guessed
-FFMPEG = "aac,ac3,amr,ape,asf,avi,caf,flv,matroska,mov,mpegts,tta,wv"
+FFMPEG = (
+    "aac,ac3,aiff,amr,ape,asf,au,avi,caf,eac3,flac,flv,matroska,mov,mp3,mpeg,mpegts,nistsphere,ogg,tta,voc,w64,wav,wv"
+)
+EXACT = ("aiff", "au", "flac", "matroska,webm", "mp3", "mov,mp4,m4a,3gp,3g2,mj2")  # whose lengths are no guess
+
+Block = tuple[int, Float32[np.ndarray, "frames channels"]]
 
 
-def open_recording(path: Path) -> FileIO:
-    """Open a recording's file, to be given to :func:`decode`.
+def open_recording(path: Path | bytes) -> FileIO | BytesIO:
+    """Open a recording's file, or the bytes of one, to be given to :class:`Decoder`.
 
     Raises:
         InputError: it is missing, a folder, empty, or may not be read.
@@ -31,98 +42,154 @@ def open_recording(path: Path) -> FileIO:
         Traceback (most recent call last):
         v2f_core.errors.InputError: voice.wav: no such file; give a WAV, FLAC, OGG, MP3 or M4A file
     """
-    if path.is_dir():
-        raise InputError(f"{path}: a folder, expected one recording; {FORMATS}")
-    if not path.exists():
-        raise InputError(f"{path}: no such file; {FORMATS}")
-    if not path.is_file():
-        raise InputError(f"{path}: not a regular file; {FORMATS}")
-    if path.stat().st_size == 0:
-        raise InputError(f"{path}: empty (0 bytes); {FORMATS}")
+    if isinstance(path, bytes):
+        return BytesIO(path)
+    name = printable(path)
     try:
-        return path.open("rb", buffering=0)  # unbuffered: soundfile goes on from the same position
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+        if path.is_dir():
+            raise InputError(f"{name}: a folder, expected one recording; {FORMATS}")
+        if not path.exists():
+            raise InputError(f"{name}: no such file; {FORMATS}")
+        if not path.is_file():
+            raise InputError(f"{name}: not a regular file; {FORMATS}")
+        if path.stat().st_size == 0:
+            raise InputError(f"{name}: empty (0 bytes); {FORMATS}")
+        return path.open("rb", buffering=0)
+    except (OSError, ValueError) as error:  # such as a name that is too long, or one with a zero byte in it
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{name}: cannot be read ({reason}); check its name and its permissions") from error
 
 
-def decode(path: Path, file: FileIO) -> tuple[int, int, Iterator[np.ndarray]]:
-    """The samples a second, the frames that the header promises, and blocks of (frames, channels).
+@dataclass
+class Decoder:
+    """Decodes an open file.
+
+    Attributes:
+        name: for messages.
+        file: as :func:`open_recording` gives it.
+        promised: seconds that the header promises; 0 where it promises nothing.
+        doubts: what is wrong with the file; complete when all blocks were read.
+    """
+
+    name: str
+    file: FileIO | BytesIO
+    promised: float = 0.0
+    doubts: list[str] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[Block]:
+        """Blocks of (samples a second, samples of (frames, channels)), half a second each; a new one at each change.
+
+        Raises:
+            InputError: it is no sound that FFmpeg can read.
+        """
+        held: list[np.ndarray] = []
+        last: tuple[int, int, np.dtype] | None = None
+        length = 0
+        for rate, samples in self._frames():
+            kind = (rate, samples.shape[1], samples.dtype)
+            if last and (kind != last or length >= BLOCK_SECONDS * rate):
+                yield last[0], to_floats(np.concatenate(held))
+                held, length = [], 0
+            if last and kind != last:
+                self.promised = 0.0  # it was counted at the first rate
+            held.append(samples)
+            length += len(samples)
+            last = kind
+        if last:
+            yield last[0], to_floats(np.concatenate(held))
+
+    def _frames(self) -> Iterator[tuple[int, np.ndarray]]:
+        try:
+            import av
+        except ImportError as error:
+            raise InputError(f"{self.name}: reading sound needs PyAV; pip install av") from error
+        wav = _read_wav_header(self.file)
+        setattr(self.file, "name", "recording")  # noqa: B010  # FFmpeg takes what stands before a colon for a protocol
+        damaged, any_sound = 0, False
+        try:
+            with av.open(self.file, metadata_errors="replace", options={"format_whitelist": FFMPEG}) as container:
+                stream: Any = container.streams.best("audio")
+                if stream is None:
+                    raise InputError(f"{self.name}: has no sound that can be read; {FORMATS}")
+                if stream.codec_context is None:
+                    raise InputError(f"{self.name}: its sound is in a code that FFmpeg does not know; {FORMATS}")
+                if wav is not None:
+                    self.promised, self.doubts = wav
+                elif container.format.name in EXACT:
+                    self.promised = float((stream.duration or 0) * (stream.time_base or 0))
+                packets = container.demux(stream)
+                while True:
+                    try:
+                        packet = next(packets, None)
+                        if packet is None:
+                            break
+                        frames = packet.decode()
+                    except av.EOFError:
+                        break
+                    except av.InvalidDataError:
+                        damaged += 1
+                        continue
+                    for frame in frames:
+                        any_sound = True
+                        yield frame.sample_rate, _samples(frame)
+        except (av.FFmpegError, ValueError, NotImplementedError) as error:
+            if not any_sound:
+                reason = getattr(error, "strerror", None) or error
+                raise InputError(f"{self.name}: not an audio file that can be read ({reason}); {FORMATS}") from error
+            damaged += 1  # from here on nothing can be read
+        if not any_sound:
+            raise InputError(f"{self.name}: has no sound that can be read; {FORMATS}")
+        if damaged:
+            self.doubts.append("is damaged; used what can be read")
+
+
+def _samples(frame: Any) -> np.ndarray:
+    samples = frame.to_ndarray()
+    return samples.T if frame.format.is_planar else samples.reshape(-1, frame.layout.nb_channels)
+
+
+def to_floats(samples: Shaped[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:
+    """Samples of any kind as float32, where integers lie in [-1, 1]; unsigned bytes have their zero at 128.
 
     Raises:
-        InputError: it is no sound that soundfile or PyAV can read.
+        InputError: they are no numbers.
+
+    Example:
+        >>> to_floats(np.array([-32768, 16384], np.int16)), to_floats(np.array([0, 192], np.uint8))
+        (array([-1. ,  0.5], dtype=float32), array([-1. ,  0.5], dtype=float32))
     """
-    import soundfile
-
-    head = file.read(12)
-    file.seek(0)
-    if head[4:8] == b"ftyp" or head[:4] == b"\x1aE\xdf\xa3":  # MP4 and its kin, WebM
-        return _decode_with_av(path)
-    promised = _wav_frames(file)
-    try:
-        # by its number: a name would decide on the format, and reading through Python is slower
-        sound = soundfile.SoundFile(file.fileno(), closefd=False)
-    except soundfile.LibsndfileError as error:
-        with suppress(InputError):
-            rate, _, found = _decode_with_av(path)
-            return rate, 0, found  # most of these tell no length, and what FFmpeg says of it is a guess
-        raise InputError(f"{path}: not an audio file that can be read ({error.error_string}); {FORMATS}") from error
-    promised = max(sound.frames, promised)
-
-    def blocks() -> Iterator[np.ndarray]:
-        with sound:
-            while True:
-                try:
-                    block = sound.read(sound.samplerate // BLOCKS_A_SECOND, dtype="float32", always_2d=True)
-                except soundfile.LibsndfileError:  # damaged from here on: the tally says what is missing
-                    return
-                if len(block) == 0:
-                    return
-                yield block
-
-    return sound.samplerate, promised, blocks()
+    if samples.dtype.kind == "f":
+        return samples.astype(np.float32)
+    if samples.dtype == np.uint8:
+        return (samples.astype(np.float32) - 128) / 128
+    if samples.dtype.kind == "i":
+        return (samples / 2.0 ** (8 * samples.dtype.itemsize - 1)).astype(np.float32)
+    raise InputError(f"samples of type {samples.dtype}: expected floats in [-1, 1] or signed integers")
 
 
-def _wav_frames(file: FileIO) -> int:
-    """Frames that a WAV header promises, which libsndfile corrects in silence; 0 for other files and for streams."""
+def _read_wav_header(file: FileIO | BytesIO) -> tuple[float, list[str]] | None:
+    """Seconds that a WAV's header promises, which FFmpeg corrects in silence, and what is wrong with it.
+
+    0 where it was written into a pipe, before the length was known. None for other files.
+    """
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
-    frames, block = 0, 0
-    if file.read(12)[::8] == b"RW":  # RIFF....WAVE
-        while len(header := file.read(8)) == 8:
-            name, length = struct.unpack("<4sI", header)
-            if name == b"fmt ":
-                body = file.read(length)
-                block = struct.unpack_from("<H", body, 12)[0] if len(body) >= 14 else 0
-                length = 0
-            elif name == b"data":
-                frames = length // block if block and length < 2**32 - 2**16 else 0
-                break
-            file.seek(min(length + length % 2, size), os.SEEK_CUR)
+    seconds, doubts, bytes_a_second, block = 0.0, [], 0, 0
+    is_wav = file.read(12)[::8] == b"RW"  # RIFF....WAVE
+    while is_wav and len(header := file.read(8)) == 8:
+        name, length = struct.unpack("<4sI", header)
+        if name == b"fmt ":
+            body, length = file.read(min(length, size)), 0
+            if len(body) >= 16:
+                code, channels, rate, bytes_a_second, block, bits = struct.unpack_from("<HHIIHH", body)
+                if code in (1, 3) and (block != channels * bits // 8 or bytes_a_second != rate * block):
+                    doubts.append("has a header that contradicts itself; it may be heard at a wrong pitch")
+        elif name == b"data":
+            if length == 0 and file.tell() < size:
+                doubts.append("has a header that was never finished; read to its end")
+            elif length < 2**31 - 2**16 and bytes_a_second and not doubts:  # longer: it was not known yet
+                seconds = length / bytes_a_second
+            break
+        file.seek(min(length + length % 2, size), os.SEEK_CUR)
     file.seek(0)
-    return frames
-
-
-def _decode_with_av(path: Path) -> tuple[int, int, Iterator[np.ndarray]]:
-    try:
-        import av
-    except ImportError as error:
-        raise InputError(f"{path}: M4A, MP4 and WebM need PyAV; pip install av, or convert it to WAV") from error
-    try:
-        container: Any = av.open(str(path), options={"format_whitelist": FFMPEG})
-        stream = container.streams.audio[0]
-    except (av.FFmpegError, IndexError) as error:
-        raise InputError(f"{path}: has no sound that can be read; {FORMATS}") from error
-    rate = int(stream.rate)
-    promised = int((stream.duration or 0) * (stream.time_base or 0) * rate)
-
-    def blocks() -> Iterator[np.ndarray]:
-        planar = av.AudioResampler(format="fltp")
-        with container:
-            try:
-                for frame in container.decode(stream):
-                    for part in planar.resample(frame):
-                        yield part.to_ndarray().T
-            except av.FFmpegError:  # damaged from here on: the tally says what is missing
-                return
-
-    return rate, promised, blocks()
+    return (seconds, doubts) if is_wav else None

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from v2f_core.artefacts.files import atomic_write
 from v2f_core.artefacts.pickles import tensors_from_bin
 from v2f_core.errors import InputError
+from v2f_core.speech.audio import AudioWarning
 from v2f_core.speech.folders import checked_folder, one_line
 from v2f_core.speech.ge2e import GE2E_FILES, GE2EEncoder
 from v2f_core.speech.hyperparams import read_hyperparams
@@ -128,7 +129,7 @@ class ASTEncoder(nn.Module):
 
     @torch.no_grad()
     def embed(self, waves: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch dim"]:
-        """v_spk without gradient.
+        """v_spk without gradient; an ``AudioWarning`` where clips are longer than it hears.
 
         Example:
             >>> from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
@@ -137,6 +138,12 @@ class ASTEncoder(nn.Module):
             >>> encoder.embed(torch.randn(3, 20_000)).shape
             torch.Size([3, 32])
         """
+        heard = WINDOW + (self.frames - 1) * HOP
+        if waves.shape[1] >= heard + HOP:
+            clips = f"clips of {waves.shape[1] / self.sample_rate:.2f} s"
+            warnings.warn(
+                AudioWarning(f"{clips}: this AST hears the first {heard / self.sample_rate:.2f} s"), stacklevel=2
+            )
         return self(waves)
 
     def _shorten_positions(self, max_frames: int, positions: Positions) -> None:

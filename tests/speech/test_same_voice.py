@@ -1,0 +1,238 @@
+"""The same voice is the same identity, whatever it comes in; what cannot be trusted is said in one line."""
+
+import warnings
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from fakes import spoken
+
+from v2f_core.artefacts.profiles import load_profile
+from v2f_core.data.voxceleb import open_dataset
+from v2f_core.errors import InputError
+from v2f_core.identity.aligner import Aligner
+from v2f_core.speech.audio import MAX_WINDOWS, AudioWarning, hear
+from v2f_core.speech.encoders import load_encoder
+
+RATE = 16_000
+
+
+@pytest.fixture(scope="module")
+def identify():
+    """The miniature: a voice in; ẑ, how many windows, and what was said."""
+    profile = load_profile("mini")
+    encoder = load_encoder(profile.encoder, profile.part(profile.encoder), profile.ast_frames)
+    aligner = Aligner.from_pretrained(profile.part("aligner"))
+
+    @torch.no_grad()
+    def identity(voice):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            windows, _ = hear(voice)
+            z = aligner(encoder.embed(windows).mean(0))
+        return z, len(windows), [str(warning.message) for warning in caught]
+
+    return identity
+
+
+@pytest.fixture(scope="module")
+def voices():
+    """All recordings of each of two persons of MiniVox, a woman and a man, one after the other."""
+    manifest = open_dataset(load_profile("mini"))
+    rows = manifest.voices("val")
+    persons = rows.drop_duplicates("sex").person if "sex" in rows else sorted(set(rows.person))[:2]
+    files = [manifest.absolute(rows[rows.person == person]) for person in persons]
+    return [np.concatenate([soundfile.read(path, dtype="float32")[0] for path in paths]) for paths in files]
+
+
+@pytest.fixture(scope="module")
+def clean(identify, voices):
+    """What is heard of them as they are."""
+    return [identify(voice) for voice in voices]
+
+
+@pytest.fixture(params=range(2))
+def voice(request, voices):
+    return voices[request.param]
+
+
+@pytest.fixture
+def own(request, clean, voice):
+    """The identity of ``voice`` as it is."""
+    return clean[request.node.callspec.params["voice"]][0]
+
+
+def at(rate, wave):
+    """The same sound at another rate, by its spectrum."""
+    samples = round(len(wave) * rate / RATE)
+    return (np.fft.irfft(np.fft.rfft(wave.astype(float)), samples) * samples / len(wave)).astype(np.float32)
+
+
+def saved(path, wave, rate=RATE, **kind):
+    soundfile.write(path, wave, rate, **({"subtype": "FLOAT"} | kind))
+    return path
+
+
+@pytest.mark.parametrize(("seconds", "level"), [(2, -60), (10, -60), (5, -45), (10, None)])
+def test_pauses_inside_do_not_count(identify, voice, own, seconds, level):
+    pause = np.random.default_rng(0).standard_normal(seconds * RATE) * (0 if level is None else 10 ** (level / 20))
+    half = len(voice) // 2
+    z, _, said = identify(np.concatenate([pause, voice[:half], pause, voice[half:], pause]).astype(np.float32))
+    assert z @ own > 0.97
+    assert said == []
+
+
+@pytest.mark.parametrize("decibels", [-45, -30, -15, 6])
+def test_the_level_does_not_matter(identify, voice, own, decibels):
+    changed = voice * np.float32(10 ** (decibels / 20))
+    z, _, said = identify(changed.clip(-0.99, 0.99))
+    assert z @ own > (0.98 if decibels < 0 else 0.95)  # the loudest are clipped
+    assert all("above its background" in doubt for doubt in said)
+
+
+def test_a_recording_as_in_training_is_heard_bit_for_bit(voice):
+    windows, activity = hear(voice)
+    assert activity.left_out == (0, 0, 0)
+    assert torch.equal(windows.reshape(-1)[:20_000], torch.from_numpy(voice[:20_000]))
+
+
+def test_a_constant_does_not_matter(identify, voice, own):
+    assert identify(voice + np.float32(0.2))[0] @ own > 0.99
+
+
+@pytest.mark.parametrize("rate", [22_050, 32_000, 44_100, 48_000, 96_000])
+def test_the_rate_does_not_matter(identify, voice, own, rate, tmp_path):
+    z, _, said = identify(saved(tmp_path / "voice.wav", at(rate, voice), rate))
+    assert z @ own > 0.98
+    assert said == []
+
+
+def stereo(voice):
+    rng = np.random.default_rng(0)
+    yield "delayed by 0.25 ms", np.roll(voice, 4)
+    yield "delayed by 1 ms", np.roll(voice, 16)
+    yield "inverted", -voice
+    yield "inverted and fainter", -0.944 * voice
+    yield "silent", np.zeros_like(voice)
+    yield "hiss", 0.05 * rng.standard_normal(len(voice)).astype(np.float32)
+    yield "noisier and louder", 1.5 * voice + 0.02 * rng.standard_normal(len(voice)).astype(np.float32)
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["voice first", "voice second"])
+def test_one_voice_in_two_channels_is_heard_from_the_better_one(identify, voice, own, order, tmp_path):
+    for name, other in stereo(voice):
+        z, _, said = identify(saved(tmp_path / "voice.wav", np.stack([voice, other][::order], 1)))
+        assert z @ own > 0.97, name
+        assert said == [], name
+
+
+def test_two_talkers_are_told_of(identify, voices, clean, tmp_path):
+    other = np.resize(voices[1], len(voices[0]))
+    z, _, said = identify(saved(tmp_path / "call.wav", np.stack([voices[0], other], 1)))
+    assert max(z @ clean[0][0], z @ identify(other)[0]) > 0.97
+    (line,) = said
+    assert "call.wav: its channels hold different voices" in line
+
+
+@pytest.mark.parametrize(("rate", "stored"), [(8_000, 8_000), (8_000, 48_000), (11_025, 44_100)])
+def test_a_narrow_band_is_named(identify, voice, rate, stored, tmp_path):
+    narrow = np.fft.rfft(voice)
+    narrow[np.fft.rfftfreq(len(voice), 1 / RATE) > rate / 2 - 200] = 0
+    wave = at(stored, np.fft.irfft(narrow, len(voice)))
+    _, _, said = identify(saved(tmp_path / "call.wav", wave, stored, subtype="PCM_16"))
+    (line,) = said
+    assert f"nothing above {4 if rate == 8_000 else 5.5:g} kHz" in line
+
+
+# --- samples
+
+
+KINDS = {
+    "a tensor": torch.from_numpy,
+    "an array": lambda wave: wave,
+    "float64": lambda wave: wave.astype(np.float64),
+    "int16": lambda wave: torch.from_numpy((wave * 32_767).astype(np.int16)),
+    "int32": lambda wave: (wave * (2**31 - 1)).astype(np.int32),
+    "unsigned bytes": lambda wave: (wave * 127 + 128).round().astype(np.uint8),
+    "(1, n)": lambda wave: torch.from_numpy(wave)[None],
+    "(2, n)": lambda wave: torch.from_numpy(np.stack([wave, wave])),
+    "(n, 2)": lambda wave: np.stack([wave, -wave], 1),
+    "a gradient's": lambda wave: torch.from_numpy(wave).requires_grad_(),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_samples_of_any_kind_are_heard_as_their_file_is(identify, voices, kind, tmp_path):
+    wave = np.concatenate([1e-3 * np.random.default_rng(0).standard_normal(RATE), voices[0]]).astype(np.float32)
+    z, windows, said = identify(KINDS[kind](wave))
+    reference, count, told = identify(saved(tmp_path / "voice.wav", wave))
+    assert z @ reference > (0.9 if kind == "unsigned bytes" else 0.999)
+    assert windows == count
+    assert said == told == []
+
+
+def test_an_upload_is_heard_as_the_file_is(identify, voices, tmp_path):
+    path = saved(tmp_path / "voice.flac", voices[0], subtype="PCM_16")
+    content = path.read_bytes()
+    for upload in (content, memoryview(content)):
+        assert torch.equal(identify(upload)[0], identify(path)[0])
+
+
+WRONG = {
+    "integers as floats": (lambda wave: wave * 32_768, "rescale it"),
+    "zeros": (np.zeros_like, "silent"),
+    "NaN": (lambda wave: np.where(np.arange(len(wave)) == 5, np.nan, wave).astype(np.float32), "NaN"),
+    "clipped": (lambda wave: (wave * 500).clip(-1, 1), "clipped"),
+    "short": (lambda wave: wave[:1000], "expected at least 0.3 s"),
+    "nothing": (lambda wave: wave[:0], "expected at least 0.3 s"),
+    "truth values": (lambda wave: wave > 0, "samples of type bool"),
+    "complex": (lambda wave: wave.astype(np.complex64), "samples of type complex64"),
+    "no channels": (lambda wave: wave[:9000].reshape(90, 100), "expected (samples,), (channels, samples)"),
+    "three dimensions": (lambda wave: wave[None, None], "expected (samples,)"),
+    "NaN windows": (lambda wave: np.full((2, 20_000), np.nan, np.float32), "windows: hold NaN"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+@pytest.mark.parametrize("form", [torch.from_numpy, np.asarray], ids=["tensor", "array"])
+def test_samples_that_are_no_recording_are_refused_in_one_line(kind, form):
+    change, why = WRONG[kind]
+    with pytest.raises(InputError) as caught:
+        hear(form(np.ascontiguousarray(change(spoken(3)[:, 0]))))
+    assert why in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_windows_that_were_cut_are_given_back():
+    windows = torch.rand(3, 20_000)
+    again, activity = hear(windows)
+    assert torch.equal(again, windows)
+    assert activity is None
+
+
+def test_a_clipped_recording_is_told_of_once(identify):
+    (said,) = identify((spoken(3)[:, 0] * 12).clip(-1, 1))[2]
+    assert "clipped" in said
+
+
+@pytest.mark.parametrize(("wave", "why"), [(spoken(0.6), "s of speech"), (0.1 * np.ones((9, 1)), "")])
+def test_a_doubt_is_one_line_that_names_the_file(tmp_path, wave, why):
+    faint = 1e-3 * np.random.default_rng(0).standard_normal((2 * RATE, 1))
+    path = saved(tmp_path / "hm.wav", np.concatenate([faint, wave, faint]))
+    with pytest.warns(AudioWarning) as caught:
+        hear(path)
+    (said,) = [str(warning.message) for warning in caught]
+    assert said.startswith(f"{path}: {'only' if why else 'no speech is found'}")
+    assert why in said
+    assert "\n" not in said
+
+
+def test_of_a_long_recording_windows_are_spread_evenly():
+    wave = spoken(200)[:, 0]
+    windows, _ = hear(wave)
+    every = [wave[start : start + 20_000] for start in range(0, len(wave) - 19_999, 10_000)]
+    assert MAX_WINDOWS / 2 <= len(windows) <= MAX_WINDOWS
+    stride = -(-len(every) // MAX_WINDOWS)
+    for window, expected in zip(windows, every[::stride], strict=True):
+        np.testing.assert_allclose(window.numpy(), expected, atol=1e-6)
