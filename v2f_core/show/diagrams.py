@@ -161,8 +161,11 @@ def _arrow(ax: Axes, arrow: Arrow, patches: Mapping[str, FancyBboxPatch]) -> Non
             (start[1] + end[1]) / 2 - aside * (end[0] - start[0]),
         )
         white = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
-        over = "bottom" if abs(end[1] - start[1]) < 0.01 and not arrow.bend else "center"  # not on a short arrow's head
-        ax.text(*middle, arrow.text, ha="center", va=over, fontsize=8, color=colour, bbox=white, zorder=4)
+        level = abs(end[1] - start[1]) < 0.01 and not arrow.bend  # above a short arrow, not on its head
+        style = {"va": "bottom"} if level else {"va": "center", "bbox": white}
+        ax.text(
+            middle[0], middle[1] + 0.03 * level, arrow.text, ha="center", fontsize=8, color=colour, zorder=4, **style
+        )
 
 
 def _kinds(boxes: Mapping[str, Box], arrows: Sequence[Arrow]) -> list[tuple[str, str]]:
