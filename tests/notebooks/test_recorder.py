@@ -1,4 +1,4 @@
-"""A reader's own voice: recorded in JupyterLab, in a real browser whose microphone plays a file; or a file of any kind."""
+"""A reader's own voice: recorded in JupyterLab, in a browser whose microphone plays a file; or a file of any kind."""
 
 import io
 import warnings
