@@ -1,13 +1,15 @@
 """Solutions to notebook 02. Copy a function over the one in its exercise's cell, then run the checker."""
 
 import numpy as np
+import torch
 
 from v2f_core.evaluation.metrics import error_rates
 
 
-def how_many(samples, length=20_000):
-    """Exercise 1. One window, and one more for each further half that is filled."""
-    return 1 + max(0, samples - length) // (length // 2)
+def sharper(queries, keys, values, factor):
+    """Exercise 1. The factor stands beside the root of the width: it is a temperature, turned upside down."""
+    scores = factor * queries @ keys.T / queries.shape[1] ** 0.5
+    return torch.softmax(scores, dim=1) @ values
 
 
 def turned_away(same, different, accepted=0.01):

@@ -36,7 +36,8 @@ def other():
     torch.Generator = Generator
     torch.manual_seed = lambda seed: sow(shifted(seed))
     np.random.default_rng = lambda seed=None: begin(shifted(seed))
-    Profile.part = lambda self, name: Path(os.environ["OTHER_ALIGNER"]) if name == "aligner" else part(self, name)
+    trained = Path(os.environ["OTHER_TRAINING"])
+    Profile.part = lambda self, name: trained / name if name in ("aligner", "posterior") else part(self, name)
     torch.set_num_threads(1)
 
 
@@ -47,19 +48,24 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="session")
-def aligner(tmp_path_factory):
-    """Stage I with another seed, on the persons of the package."""
+def training(tmp_path_factory):
+    """Stage I with another seed, on the persons of the package, and the posterior of that aligner."""
     from v2f_core.artefacts.profiles import load_profile
     from v2f_core.data.voxceleb import open_dataset
+    from v2f_core.identity.aligner import Aligner
+    from v2f_core.pipeline import made_from
     from v2f_core.training.embeddings import embed_dataset
     from v2f_core.training.pairs import pair_up
+    from v2f_core.training.posterior import train_posterior
     from v2f_core.training.stage1 import Stage1Settings, train_stage1
 
-    profile, folder = load_profile("mini"), tmp_path_factory.mktemp("aligner")
+    profile, folder = load_profile("mini"), tmp_path_factory.mktemp("training")
     manifest = open_dataset(profile)
     voices, faces = embed_dataset(profile, manifest)
     training, validation = (pair_up(manifest, voices, faces, split) for split in ("train", "val"))
-    train_stage1(training, validation, Stage1Settings(**{**profile.stage1, "seed": 1000}), folder, {})
+    train_stage1(training, validation, Stage1Settings(**{**profile.stage1, "seed": 1000}), folder / "aligner", {})
+    aligner = Aligner.from_pretrained(folder / "aligner")
+    train_posterior(training, validation, aligner, made_from(profile)).save_pretrained(folder / "posterior")
     return folder
 
 
@@ -76,10 +82,10 @@ def said(cell: nbformat.NotebookNode) -> str:
 
 
 @pytest.mark.parametrize("path", SERIES, ids=lambda path: path.stem)
-def test_all_that_is_said_holds_for_another_seed(path, aligner, monkeypatch):
+def test_all_that_is_said_holds_for_another_seed(path, training, monkeypatch):
     from nbclient import NotebookClient
 
-    chosen = {"OTHER_ALIGNER": aligner, "V2F_PROFILE": "mini", "OMP_NUM_THREADS": 1}
+    chosen = {"OTHER_TRAINING": training, "V2F_PROFILE": "mini", "OMP_NUM_THREADS": 1}
     for name, value in {**chosen, "HF_HUB_DISABLE_PROGRESS_BARS": 1}.items():
         monkeypatch.setitem(os.environ, name, str(value))
     stored, book = (nbformat.read(path, as_version=4) for _ in range(2))

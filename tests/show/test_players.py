@@ -3,6 +3,10 @@
 import base64
 import io
 import re
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +14,8 @@ import soundfile
 
 from v2f_core.errors import InputError
 from v2f_core.show import players
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
 def tone(seconds, pitch=300.0):
@@ -57,3 +63,41 @@ def test_what_cannot_be_shown_is_refused():
         players.mp3(tone(20))
     with pytest.raises(InputError, match="give as many"):
         players.cards([tone(0.1)], [])
+
+
+def test_a_recording_that_the_browser_sends_is_kept_as_it_is():
+    recorder = players.Recorder()
+    assert recorder.path_or("stand_in.ogg") == Path("stand_in.ogg")
+    *_, sound = recorder.widget.children
+    sound.value = "data:audio/webm;codecs=opus;base64," + base64.b64encode(b"sound").decode()
+    assert recorder.path_or("stand_in.ogg").read_bytes() == b"sound"
+
+
+def test_the_newest_file_is_taken_and_its_name_leads_nowhere_else():
+    recorder = players.Recorder()
+    _, upload, _ = recorder.widget.children
+    for name, content in (("mine.m4a", b"one"), ("../..\\away.mp3", b"two")):
+        upload.value = ({"name": name, "type": "", "size": 3, "content": memoryview(content), "last_modified": NOON},)
+        path = recorder.path_or("stand_in.ogg")
+        assert path.read_bytes() == content
+        assert path.parent.name.startswith("v2f_recording_")
+    assert path.name == "away.mp3"
+
+
+def test_what_was_recorded_is_gone_when_the_kernel_ends():
+    script = """
+from v2f_core.show.players import Recorder
+recorder = Recorder()
+recorder.widget.children[-1].value = "data:audio/webm;base64,AAAA"
+path = recorder.path_or("")
+print(path.exists(), path)"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    existed, _, path = run.stdout.strip().partition(" ")
+    assert existed == "True"
+    assert not Path(path).parent.exists()
+
+
+@pytest.mark.parametrize("seconds", [0, 31])
+def test_a_recording_of_no_time_or_too_long_is_refused(seconds):
+    with pytest.raises(InputError, match="expected 1 to 30 s"):
+        players.Recorder(seconds)

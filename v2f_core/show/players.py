@@ -1,4 +1,4 @@
-"""Recordings in a notebook: cards of faces, a player and a caption.
+"""Recordings in a notebook: cards of faces, a player and a caption; and a recorder for the reader's own voice.
 
 The sound is embedded as short MP3: a stored notebook plays it without this package and stays small.
 """
@@ -8,14 +8,20 @@ from __future__ import annotations
 import base64
 import html
 import io
+import shutil
+import tempfile
+import weakref
+from binascii import Error as Base64Error
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
 from v2f_core.errors import InputError
 from v2f_core.show.faces import mark, picture
+from v2f_core.show.sliders import VIEW
 
 if TYPE_CHECKING:
     from IPython.display import HTML
@@ -23,6 +29,7 @@ if TYPE_CHECKING:
 SAMPLE_RATE = 16_000
 MP3_LIMIT = 20_000  # bytes a player
 _CARD = "display:inline-block; vertical-align:top; margin:0 14px 14px 0; width:{width}px; text-align:center"
+LONGEST_RECORDING = 30  # seconds: the sound travels to the kernel as one message
 _BESIDE = '<img style="display:inline; margin:0"'  # some style sheets put each picture on its own line
 
 
@@ -89,3 +96,104 @@ def cards(
         page.append(f'<div style="{_CARD.format(width=width)}">{pictures}<br>{player}<br>{html.escape(caption)}</div>')
     note = [f'<div style="font-size:80%">{mark()}</div>'] if any(rows) else []
     return HTML("\n".join(page + note))
+
+
+class Recorder:
+    """A button that records from the microphone, and a field that takes a file, for the last line of a cell.
+
+    The sound goes from the browser to the kernel and into a temporary folder, which is removed when the kernel ends. A
+    stored notebook holds a line of text in its place.
+
+    Args:
+        seconds: how long to record.
+
+    Attributes:
+        widget: the button, the field, and the hidden one through which the sound comes.
+
+    Raises:
+        InputError: not between 1 and 30 seconds.
+
+    Example:
+        >>> recorder = Recorder()
+        >>> recorder
+        (recorder: run this cell in Jupyter to record 5 s, or to choose a file)
+        >>> recorder.path_or("stand_in.ogg").name
+        'stand_in.ogg'
+    """
+
+    def __init__(self, seconds: int = 5) -> None:
+        import ipywidgets
+
+        if not 1 <= seconds <= LONGEST_RECORDING:
+            raise InputError(f"a recording of {seconds} s; expected 1 to {LONGEST_RECORDING} s")
+        self._folder = Path(tempfile.mkdtemp(prefix="v2f_recording_"))
+        weakref.finalize(self, shutil.rmtree, self._folder, True)
+        self._path: Path | None = None
+        self._seconds = seconds
+        press = html.escape(_RECORD.replace("SECONDS", str(seconds)))
+        style = "padding:4px 12px; margin-right:8px"
+        button = f'<button style="{style}" onclick="{press}">● record {seconds} s</button><span role="status"></span>'
+        sound = ipywidgets.Textarea(layout={"display": "none"})  # what the browser has recorded, as a data URL
+        sound.observe(self._take_recording, names="value")
+        upload = ipywidgets.FileUpload(accept="audio/*,video/mp4,video/webm", description="or a file")
+        upload.observe(self._take_file, names="value")
+        self.widget = ipywidgets.VBox([ipywidgets.HTML(button), upload, sound])
+        self.widget.add_class("v2f-recorder")
+
+    def path_or(self, stand_in: str | Path) -> Path:
+        """The newest recording or file, or else the stand-in."""
+        return self._path or Path(stand_in)
+
+    def _take_recording(self, change: Any) -> None:
+        try:
+            data = base64.b64decode(change["new"].partition(";base64,")[2], validate=True)
+        except Base64Error:
+            data = b""
+        self._keep("recording", data)
+
+    def _take_file(self, change: Any) -> None:
+        for file in change["new"]:
+            self._keep(Path(file["name"].replace("\\", "/")).name or "file", bytes(file["content"]))
+
+    def _keep(self, name: str, data: bytes) -> None:
+        self._path = self._folder / name
+        self._path.write_bytes(data)
+
+    def __repr__(self) -> str:
+        return f"(recorder: run this cell in Jupyter to record {self._seconds} s, or to choose a file)"
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        view = {"version_major": 2, "version_minor": 0, "model_id": self.widget.model_id}
+        return {"text/plain": repr(self), VIEW: view}
+
+
+_RECORD = """(async button => {
+  const status = button.nextElementSibling, say = text => { status.textContent = text; };
+  const sound = button.closest(".v2f-recorder").querySelector("textarea");
+  if (!navigator.mediaDevices || !window.MediaRecorder)
+    return say("no microphone on this page: browsers allow it on localhost and https only. Choose a file instead.");
+  let stream;
+  try { stream = await navigator.mediaDevices.getUserMedia({audio: true}); }
+  catch (error) {
+    return say(error.name === "NotAllowedError"
+      ? "the microphone is not allowed here: allow it beside the page's address and press again, or choose a file."
+      : "no microphone was found: plug one in and press again, or choose a file.");
+  }
+  const recorder = new MediaRecorder(stream), parts = [];
+  recorder.ondataavailable = event => parts.push(event.data);
+  recorder.onstop = () => {
+    stream.getTracks().forEach(track => track.stop());
+    button.disabled = false;
+    const reader = new FileReader();
+    reader.onload = () => {
+      sound.value = reader.result;
+      sound.dispatchEvent(new Event("input", {bubbles: true}));
+      say("recorded: run the next cell.");
+    };
+    reader.readAsDataURL(new Blob(parts, {type: recorder.mimeType}));
+  };
+  button.disabled = true;
+  recorder.start();
+  say("speak now …");
+  setTimeout(() => recorder.stop(), 1000 * SECONDS);
+})(this)"""

@@ -17,7 +17,7 @@ from v2f_core.show.plots import described
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_VIEW = "application/vnd.jupyter.widget-view+json"
+VIEW = "application/vnd.jupyter.widget-view+json"
 
 
 class Sliders:
@@ -95,7 +95,7 @@ class Sliders:
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         view = {"version_major": 2, "version_minor": 0, "model_id": self._box.model_id}
-        return {"text/plain": repr(self), _VIEW: view}
+        return {"text/plain": repr(self), VIEW: view}
 
 
 def _as_html(figure: Figure) -> str:
