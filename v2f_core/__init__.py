@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from v2f_core.training.embeddings import embed_dataset
     from v2f_core.training.pairs import Pairs, pair_up
     from v2f_core.training.posterior import train_posterior
-    from v2f_core.training.stage1 import train_stage1
+    from v2f_core.training.stage1 import Stage1Settings, train_stage1
     from v2f_core.training.stage2 import train_stage2
 
 # onnxruntime queues events about its use and looks up a host for them, unless this is set before it is imported
@@ -56,6 +56,7 @@ _MODULES = {
     "Prior": "diffusion.prior",
     "Profile": "artefacts.profiles",
     "SelfConsistency": "diffusion.consistency",
+    "Stage1Settings": "training.stage1",
     "Vox2FacePipeline": "pipeline",
     "add_lora": "diffusion.lora",
     "embed_dataset": "training.embeddings",

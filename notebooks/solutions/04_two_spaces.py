@@ -1,16 +1,14 @@
 """Solutions to notebook 04. Copy a function over the one in its exercise's cell, then run the checker."""
 
-from scipy.spatial import procrustes
-
 
 def chance_of_shared(k, n):
     """Exercise 1. Each of k neighbours in one space is among k of the n - 1 others in the other."""
     return k / (n - 1)
 
 
-def left_over(a, b):
-    """Exercise 2. Procrustes turns, mirrors, shifts and scales both to one size; the rest is its third result."""
-    return procrustes(a, b)[2]
+def better_neighbours():
+    """Exercise 2. The ten nearest are counted, so that ties to fewer persons keep more of them."""
+    return 10
 
 
 def p_value(score, x, y, shuffles, rng):

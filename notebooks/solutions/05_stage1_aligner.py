@@ -1,7 +1,8 @@
 """Solutions to notebook 05. Copy a function over the one in its exercise's cell, then run the checker."""
 
+from dataclasses import replace
+
 import numpy as np
-import torch
 
 
 def loss_of_sex(n, a, b, tau):
@@ -10,14 +11,11 @@ def loss_of_sex(n, a, b, tau):
 
 
 def recall_within(scores, sexes, k):
-    """Exercise 2. Rank the own face among those of the own sex only."""
-    better = (scores > np.diag(scores)[:, None]) & (sexes[:, None] == sexes)
-    return float((better.sum(1) < k).mean())
+    """Exercise 2. Rank the own face among those of the own sex only; whatever is not below it stands before it."""
+    not_below = (scores >= np.diag(scores)[:, None]) & (sexes[:, None] == sexes)
+    return float((not_below.sum(1) <= k).mean())
 
 
-def two_sided(z_hat, z, person, tau):
-    """Exercise 3. Who is no negative of whom is symmetric, so that one mask serves both directions."""
-    logits = z_hat @ z.T / tau
-    same = (person[:, None] == person) & ~torch.eye(len(person), dtype=torch.bool)
-    logits = logits.masked_fill(same, -torch.inf)
-    return ((torch.logsumexp(logits, 0) + torch.logsumexp(logits, 1)) / 2 - logits.diagonal()).mean()
+def only_cosine(settings):
+    """Exercise 3. λ_AM = λ_Info = 0."""
+    return replace(settings, weight_am=0.0, weight_info=0.0)

@@ -2,17 +2,15 @@
 
 import torch
 
-from v2f_core.identity import sphere
-
 
 def largest_useful_rank(width_in, width_out):
     """Exercise 1. r (in + out) < in · out; in whole numbers, and strictly."""
     return (width_in * width_out - 1) // (width_in + width_out)
 
 
-def walk_degrees(a, b, degrees):
-    """Exercise 2. Equal shares are equal angles, so that the share is the angle over the whole angle."""
-    return sphere.slerp(a, b, torch.deg2rad(torch.tensor(degrees)) / sphere.angle(a, b))
+def quick_lesson():
+    """Exercise 2. A wider detour learns faster at the same rate."""
+    return 16, 20
 
 
 def distil(change, rank, alpha):
