@@ -217,7 +217,7 @@ def _face(ax: Axes, face: np.ndarray | None) -> None:
 
 
 def described(figure: Figure) -> str:
-    """A figure in words, from its titles, axes, legends, colour bars and texts.
+    """A figure in words: its label, which diagrams have, or its titles, axes, legends, colour bars and texts.
 
     Example:
         >>> from matplotlib.figure import Figure
@@ -229,12 +229,14 @@ def described(figure: Figure) -> str:
         >>> described(figure)
         'Figure. InfoNCE: loss against step; training.'
     """
+    if text := str(figure.get_label()):
+        return text
     bars = [ax for ax in figure.axes if ax.get_label() == "<colorbar>"]
     panels = [ax for ax in figure.axes if ax not in bars]
     parts = [text for text in dict.fromkeys(_panel(ax) for ax in panels) if text]
-    parts += [f"colour: {label}" for ax in bars if (label := _plain(ax.get_ylabel() or ax.get_xlabel()))]
+    parts += [f"colour: {label}" for ax in bars if (label := plain(ax.get_ylabel() or ax.get_xlabel()))]
     count = f" of {len(panels)} panels" if len(panels) > 1 else ""
-    text = ". ".join([f"Figure{count}", *filter(None, [_plain(figure.get_suptitle())]), *parts])
+    text = ". ".join([f"Figure{count}", *filter(None, [plain(figure.get_suptitle())]), *parts])
     return f"{text if len(text) < LONGEST else text[:LONGEST].rsplit(' ', 1)[0] + ' …'}."
 
 
@@ -258,19 +260,24 @@ def _add_texts() -> None:
 
 def _panel(ax: Axes) -> str:
     """One panel in words: its title, axes, legend, tick labels and texts."""
-    title = " ".join(filter(None, (_plain(ax.get_title(loc)) for loc in ("left", "center", "right"))))
-    across, up = _plain(ax.get_xlabel()), _plain(ax.get_ylabel())
+    title = " ".join(filter(None, (plain(ax.get_title(loc)) for loc in ("left", "center", "right"))))
+    across, up = plain(ax.get_xlabel()), plain(ax.get_ylabel())
     axes = f"{up} against {across}" if across and up else across or up
     legend = ax.get_legend()
-    names = [_plain(text.get_text()) for text in legend.get_texts()] if legend else []
+    names = [plain(text.get_text()) for text in legend.get_texts()] if legend else []
     ticks, notes = (
-        [text for label in labels if re.search("[a-zA-Z]{2}", text := _plain(label.get_text()))]
+        [text for label in labels if re.search("[a-zA-Z]{2}", text := plain(label.get_text()))]
         for labels in ([*ax.get_xticklabels(), *ax.get_yticklabels()] if ax.axison else [], ax.texts)
     )
     content = "; ".join(filter(None, [axes, *(", ".join(dict.fromkeys(texts)) for texts in (names, ticks, notes))]))
     return ": ".join(filter(None, [title, content]))
 
 
-def _plain(text: str) -> str:
-    """Text without TeX's signs and line breaks."""
-    return " ".join(re.sub(r"\\(bar|hat|sqrt|mathdefault)|[\\${}]", "", text).split())
+def plain(text: str) -> str:
+    """A label without TeX's signs and line breaks, to be read out.
+
+    Example:
+        >>> plain(r"cosine of $\\hat z$")
+        'cosine of z'
+    """
+    return " ".join(re.sub(r"\\(bar|hat|sqrt|math[a-z]+|rm|text|var(?=phi))|[\\${}]", "", text).split())

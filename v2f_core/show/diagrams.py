@@ -1,0 +1,199 @@
+"""Boxes and arrows: how a network is built, and the way of the values and of the gradients through it.
+
+Every diagram of the notebooks is drawn here, so that one colour has one meaning throughout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from v2f_core.errors import InputError
+from v2f_core.show.plots import CEILING, LONGEST, MEN, OURS, REFERENCE, plain
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.patches import FancyBboxPatch
+
+INK = "#222222"
+BOXES = {"value": ("#ffffff", REFERENCE), "frozen": ("#dfe8f0", MEN), "trained": ("#fbe3da", OURS)}
+BOXES["loss"] = ("#dcebdf", CEILING)
+ARROWS = {"value": (INK, "-"), "gradient": (OURS, "--"), "stopped": (REFERENCE, ":")}
+LINE = 0.17  # inches
+GAP = (0.5, 0.42)  # inches between two boxes, across and down
+
+
+class Box(NamedTuple):
+    """A box: its text, its place (columns to the right, rows down, fractions allowed) and its kind.
+
+    Kinds: "value" for a tensor, "frozen" or "trained" for a layer or a net, "loss".
+    """
+
+    text: str
+    column: float
+    row: float
+    kind: str = "value"
+
+
+class Arrow(NamedTuple):
+    """An arrow between two boxes, by their names.
+
+    Kinds: "value", "gradient", and "stopped" for a gradient that goes no further. ``bend`` curves it: 0 is
+    straight, and the sign says to which side.
+    """
+
+    start: str
+    end: str
+    text: str = ""
+    kind: str = "value"
+    bend: float = 0.0
+
+
+def draw(
+    boxes: Mapping[str, Sequence[str | float | int]], arrows: Sequence[Sequence[str | float | int]], title: str = ""
+) -> Figure:
+    """A diagram, with a legend of the kinds that occur in it and an alternative text that names every arrow.
+
+    Args:
+        boxes: name → the fields of a :class:`Box`.
+        arrows: the fields of each :class:`Arrow`.
+        title: above the diagram.
+
+    Raises:
+        InputError: no boxes, an unknown kind, or an arrow from or to a box that is not there.
+
+    Example:
+        >>> boxes = {"v": ("$v$", 0, 0), "net": ("aligner", 1, 0, "trained"), "z": (r"$\\hat z$", 2, 0)}
+        >>> draw(boxes, [("v", "net"), ("net", "z", "512 numbers")]).get_label()
+        'Diagram. v to aligner; aligner to z (512 numbers).'
+    """
+    import matplotlib.pyplot as plt
+
+    placed = {name: Box(*fields) for name, fields in boxes.items()}  # type: ignore[arg-type]
+    links = [Arrow(*fields) for fields in arrows]  # type: ignore[arg-type]
+    _check(placed, links)
+    width = max(0.6, *(_width(box.text, 9) for box in placed.values())) + 0.24
+    height = LINE * max(box.text.count("\n") + 1 for box in placed.values()) + 0.2
+    step = (width + max([GAP[0], *(_width(link.text, 8) + 0.3 for link in links)]), height + GAP[1])
+    columns, rows = ([box[axis] for box in placed.values()] for axis in (1, 2))
+    legend = 0.35 if _kinds(placed, links) else 0.0
+    margin = 0.15 + max([0.5 * abs(link.bend) for link in links], default=0.0)
+    size = ((max(columns) - min(columns)) * step[0] + width + 0.3, (max(rows) - min(rows)) * step[1] + height)
+    figure, ax = plt.subplots(figsize=(size[0], size[1] + 2 * margin + legend + 0.3 * bool(title)))
+    left, top = min(columns) * step[0] - width / 2 - 0.15, -min(rows) * step[1] + height / 2 + margin
+    ax.set(xlim=(left, left + size[0]), ylim=(top - size[1] - 2 * margin - legend, top), aspect="equal", title=title)
+    ax.axis("off")
+    figure.subplots_adjust(0, 0, 1, 1 - 0.3 * bool(title) / figure.get_figheight())
+    patches = {
+        name: _box(ax, box, box.column * step[0], -box.row * step[1], width, height) for name, box in placed.items()
+    }
+    for link in links:
+        _arrow(ax, link, patches)
+    _legend(ax, placed, links)
+    figure.set_label(_described(placed, links, title))
+    return figure
+
+
+def _width(text: str, size: int) -> float:
+    """Width of a text's longest line in inches, formulas included."""
+    from matplotlib.textpath import TextPath
+
+    return max(
+        float(TextPath((0, 0), line, size=size).get_extents().width) / 72 if line else 0.0 for line in text.split("\n")
+    )
+
+
+def _check(boxes: Mapping[str, Box], arrows: Sequence[Arrow]) -> None:
+    if not boxes:
+        raise InputError("a diagram of no boxes; give at least one")
+    for name, box in boxes.items():
+        if box.kind not in BOXES:
+            raise InputError(f"box {name!r} is of kind {box.kind!r}; expected one of {', '.join(BOXES)}")
+    for arrow in arrows:
+        if arrow.kind not in ARROWS:
+            raise InputError(
+                f"arrow {arrow.start!r} to {arrow.end!r}: {arrow.kind!r}; expected one of {', '.join(ARROWS)}"
+            )
+        for name in (arrow.start, arrow.end):
+            if name not in boxes:
+                raise InputError(f"an arrow names the box {name!r}; expected one of {', '.join(boxes)}")
+
+
+def _box(ax: Axes, box: Box, x: float, y: float, width: float, height: float) -> FancyBboxPatch:
+    from matplotlib.patches import FancyBboxPatch
+
+    fill, edge = BOXES[box.kind]
+    corner = (x - width / 2 + 0.06, y - height / 2 + 0.06)
+    shape = "round,pad=0.06,rounding_size=0.09"
+    patch = FancyBboxPatch(corner, width - 0.12, height - 0.12, boxstyle=shape, fc=fill, ec=edge, lw=1.3, zorder=2)
+    ax.add_patch(patch)
+    ax.text(x, y, box.text, ha="center", va="center", fontsize=9, color=INK, zorder=3)
+    return patch
+
+
+def _arrow(ax: Axes, arrow: Arrow, patches: Mapping[str, FancyBboxPatch]) -> None:
+    from matplotlib.patches import FancyArrowPatch
+
+    colour, style = ARROWS[arrow.kind]
+    ends = [patches[name] for name in (arrow.start, arrow.end)]
+    start, end = ([p.get_x() + p.get_width() / 2, p.get_y() + p.get_height() / 2] for p in ends)
+    patch = FancyArrowPatch(
+        start,
+        end,
+        patchA=ends[0],
+        patchB=ends[1],
+        arrowstyle="-|>" if arrow.kind != "stopped" else "-[,widthB=0.35,lengthB=0",
+        connectionstyle=f"arc3,rad={arrow.bend}",
+        mutation_scale=11,
+        shrinkA=1,
+        shrinkB=2,
+        lw=1.4,
+        color=colour,
+        ls=style,
+        zorder=1,
+    )
+    ax.add_patch(patch)
+    if arrow.text:
+        aside = arrow.bend / 2  # the curve's middle lies so far from the chord, as a share of its length
+        middle = (
+            (start[0] + end[0]) / 2 + aside * (end[1] - start[1]),
+            (start[1] + end[1]) / 2 - aside * (end[0] - start[0]),
+        )
+        white = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
+        over = "bottom" if abs(end[1] - start[1]) < 0.01 and not arrow.bend else "center"  # not on a short arrow's head
+        ax.text(*middle, arrow.text, ha="center", va=over, fontsize=8, color=colour, bbox=white, zorder=4)
+
+
+def _kinds(boxes: Mapping[str, Box], arrows: Sequence[Arrow]) -> list[tuple[str, str]]:
+    """What the legend explains: the kinds of boxes and arrows that occur, plain values left out."""
+    kinds = [("box", kind) for kind in BOXES if kind in {box.kind for box in boxes.values()} - {"value"}]
+    return kinds + [("arrow", kind) for kind in ARROWS if kind in {arrow.kind for arrow in arrows} - {"value"}]
+
+
+def _legend(ax: Axes, boxes: Mapping[str, Box], arrows: Sequence[Arrow]) -> None:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    if not (kinds := _kinds(boxes, arrows)):
+        return
+    names = {"gradient": "gradient", "stopped": "gradient stopped"}
+    handles = [
+        Patch(facecolor=BOXES[kind][0], edgecolor=BOXES[kind][1], label=kind)
+        if what == "box"
+        else Line2D([], [], color=ARROWS[kind][0], ls=ARROWS[kind][1], lw=1.4, label=names[kind])
+        for what, kind in kinds
+    ]
+    ax.legend(handles=handles, loc="lower center", ncols=len(handles), fontsize=8, frameon=False, borderaxespad=0)
+
+
+def _described(boxes: Mapping[str, Box], arrows: Sequence[Arrow], title: str) -> str:
+    """The diagram in words."""
+    said = {"value": "", "gradient": "gradient from ", "stopped": "stopped gradient from "}
+    parts = [
+        f"{said[arrow.kind]}{plain(boxes[arrow.start].text)} to {plain(boxes[arrow.end].text)}"
+        + (f" ({plain(arrow.text)})" if arrow.text else "")
+        for arrow in arrows
+    ]
+    text = f"Diagram. {plain(title)}: {'; '.join(parts)}" if title else f"Diagram. {'; '.join(parts)}"
+    return f"{text if len(text) < LONGEST else text[:LONGEST].rsplit(' ', 1)[0] + ' …'}."
