@@ -5,8 +5,8 @@ from torch import nn
 
 
 def expectation():
-    """Exercise 1. The cosine term is the only one that asks for the cosine itself."""
-    return {"weight_cosine": 0.0}, "lower"
+    """Exercise 1. A net that hardly moves answers in a random direction."""
+    return {"learning_rate": 1e-6}, "lower"
 
 
 def truncations():
