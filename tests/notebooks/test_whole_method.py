@@ -131,7 +131,7 @@ def test_chapter_13_tells_it_word_for_word():
 def test_it_runs_alone():
     small = ["--persons", "130", "--steps", "3", "--steps2", "1", "--faces", "1"]
     run = subprocess.run(
-        [sys.executable, FILE, *small], capture_output=True, text=True, timeout=600, env={**os.environ}, check=False
+        [sys.executable, FILE, *small], capture_output=True, text=True, timeout=1800, env={**os.environ}, check=False
     )
     assert run.returncode == 0, run.stderr[-2000:]
     for part in ("Stage I: cosine", "posterior: κ", "faces: (1, 3, 128, 128)", "Stage II: L_self", "S_net"):
