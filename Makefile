@@ -12,7 +12,7 @@ export UV_HTTP_TIMEOUT := 300
 unexport PYTHONPATH VIRTUAL_ENV PIP_FIND_LINKS UV_FIND_LINKS
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-wheel lint format lab notebooks book doctor lock clean
+.PHONY: help setup demo test test-slow test-wheel lint format lab notebooks slides book doctor lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -49,6 +49,9 @@ notebooks: $(READY) ## run every notebook anew and store what it shows
 	$(BIN)/python docs/tools/run_notebooks.py
 	$(BIN)/python docs/tools/thumbnails.py
 
+slides: $(READY) ## the first tour of the notebooks as a deck: outputs/slides/first_tour.slides.html
+	$(BIN)/python docs/tools/make_slides.py
+
 book: $(READY) ## notebooks, guides and the API reference as a site: outputs/book/index.html
 	$(BIN)/uv pip install --python $(BIN)/python --quiet -r pyproject.toml --extra book
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --config-file docs/site/mkdocs.yml
@@ -61,7 +64,7 @@ lock: $(READY) ## solve the dependencies anew (pyproject.toml says which version
 		--generate-hashes --no-emit-index-url --no-header --no-annotate --no-emit-package opencv-python --quiet --output-file $(LOCK)
 
 clean: ## remove .venv, caches and the demo's output
-	rm -rf $(VENV) outputs/demo outputs/book .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
+	rm -rf $(VENV) outputs/demo outputs/book outputs/slides .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A python that only seems to be there (a shim, a system without venv) is passed over.

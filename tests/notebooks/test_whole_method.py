@@ -1,0 +1,235 @@
+"""The whole method on one page: short, on its own feet, told word for word by chapter 13, and equal to the package."""
+
+import ast
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+import torch
+
+from v2f_core import Aligner, FaceBatch, IdentityPosterior, Pairs, Prior, SelfConsistency, load_profile, open_dataset
+from v2f_core.diffusion.monitors import collapse_monitors
+from v2f_core.identity.arcface_torch import align_batch
+from v2f_core.training.embeddings import embed_dataset
+from v2f_core.training.latents import FacePairs
+from v2f_core.training.pairs import pair_up
+from v2f_core.training.stage1 import Stage1Settings, train_stage1
+from v2f_core.training.stage2 import Stage2Settings, train_stage2
+
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+FILE = NOTEBOOKS / "whole_method.py"
+GIVEN = {"FacePack", "differentiable_arcface", "embed_dataset", "load_profile", "open_dataset", "pair_up"}
+STEPS = 12
+
+
+@pytest.fixture(scope="module")
+def page():
+    """The file, as a module."""
+    spec = importlib.util.spec_from_file_location("whole_method", FILE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def profile():
+    return load_profile("mini")
+
+
+@pytest.fixture(scope="module")
+def data(profile):
+    manifest = open_dataset(profile)
+    return manifest, embed_dataset(profile, manifest)
+
+
+@pytest.fixture(scope="module")
+def persons(page, data):
+    return page.read_persons(*data, "train"), page.read_persons(*data, "val")
+
+
+@pytest.fixture(scope="module")
+def settings(profile):
+    return {"batch": 64, "windows": 2, **profile.stage1, "steps": STEPS, "evaluate_every": 4}
+
+
+@pytest.fixture(scope="module")
+def trained(page, persons, settings):
+    """g_φ of the page."""
+    return page.train_stage1(*persons, settings)
+
+
+@pytest.fixture(scope="module")
+def aligner(trained, persons, settings):
+    """The same weights in the package's class."""
+    made = Aligner(persons[0].v.shape[1], settings["hidden_width"], 512, settings["dropout"]).eval()
+    made.net.load_state_dict(trained.state_dict())
+    return made
+
+
+@pytest.fixture(scope="module")
+def model(page, profile):
+    return page.load_image_model(profile.part("prior"))
+
+
+@pytest.fixture(scope="module")
+def prior(profile):
+    return Prior.from_folder(profile.part("prior")).requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def f_arc(page, profile):
+    pack = page.FacePack.from_folder(profile.part("faces"))
+    return page.differentiable_arcface(pack.arcface_path).requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def faces(page, profile, data, model):
+    """Twelve training and four validation persons with latents and landmarks."""
+    pack = page.FacePack.from_folder(profile.part("faces"))
+    chosen = (page.read_persons(*data, "train", 12), page.read_persons(*data, "val", 4))
+    return [page.add_latents(model, pack, some) for some in chosen]
+
+
+def definitions(source: str) -> dict[str, str]:
+    """Functions and classes by name, without layout."""
+    tree = ast.parse(re.sub(r"(?m)^%.*", "", source))
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    return {node.name: ast.dump(node) for node in tree.body if isinstance(node, kinds)}
+
+
+def test_it_is_one_page_and_takes_data_and_weights_only():
+    text = FILE.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 350
+    tree = ast.parse(text)
+    taken = {
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] in ("v2f_core", "minivox")
+        for alias in node.names
+    }
+    assert taken <= GIVEN
+    assert "peft" not in text
+
+
+def test_chapter_13_tells_it_word_for_word():
+    (chapter,) = NOTEBOOKS.glob("13_*.ipynb")
+    told = {}
+    for cell in nbformat.read(chapter, as_version=4).cells:
+        if cell.cell_type == "code":
+            told |= definitions(cell.source)
+    written = definitions(FILE.read_text(encoding="utf-8"))
+    written.pop("main")
+    assert {name: told.get(name) for name in written} == written
+
+
+def test_it_runs_alone():
+    small = ["--persons", "130", "--steps", "3", "--steps2", "1", "--faces", "1"]
+    run = subprocess.run(
+        [sys.executable, FILE, *small], capture_output=True, text=True, timeout=1800, env={**os.environ}, check=False
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    for part in ("Stage I: cosine", "posterior: κ", "faces: (1, 3, 128, 128)", "Stage II: L_self", "S_net"):
+        assert part in run.stdout
+
+
+def test_stage_one_is_the_packages(page, persons, trained, data, settings, tmp_path):
+    pairs = [pair_up(data[0], *data[1], split) for split in ("train", "val")]
+    theirs = train_stage1(*pairs, Stage1Settings(**settings), tmp_path, {})
+    with torch.no_grad():
+        torch.testing.assert_close(page.guess(trained, persons[1].v_mean), theirs(persons[1].v_mean), rtol=0, atol=1e-3)
+
+
+def test_the_posterior_is_the_packages(page, persons, trained, aligner):
+    training, validation = persons
+    p = page.fit_posterior(training, validation, trained)
+    theirs = IdentityPosterior(
+        aligner,
+        basis=p.axes.float(),
+        face_mean=p.face[:, None].float(),
+        part=torch.zeros(2, 1),
+        heard_mean=p.heard.float(),
+        between=p.root.float().expand(2, -1, -1),
+        within=torch.zeros(len(p.sigma), 1),
+        gate=torch.cat([p.gate, -(p.heard.mean(0) @ p.gate)[None]]).float(),
+        floor=1e-9,
+        kappa=float(p.kappa),
+    )
+    z_hat = page.guess(trained, validation.v_mean)
+    ratio = page.log_ratio(p, z_hat, validation.z_first)
+    torch.testing.assert_close(
+        ratio.float(), theirs.log_ratio(validation.z_first, validation.v_mean), rtol=0, atol=1e-2
+    )
+    for truncation in (0.0, 0.5, 1.0):
+        drawn = page.sample(p, z_hat, 3, page.seeded(1), truncation)
+        same = theirs.sample(validation.v_mean, 3, truncation, page.seeded(1))
+        torch.testing.assert_close(drawn, same, rtol=0, atol=1e-4)
+
+
+def test_kappa_is_the_best_of_those_tried(page, persons, trained):
+    p = page.fit_posterior(*persons, trained)
+    chosen = float(p.kappa)
+    told = [page.own_ratio(p, kappa, persons[1], trained) for kappa in (0.0, chosen, 12.0)]
+    assert told[1] == max(told)
+
+
+@torch.no_grad()
+def test_the_image_model_is_the_packages(page, model, prior, faces, f_arc, trained):
+    shown = faces[1]
+    z_hat = page.guess(trained, shown.v_mean)
+    torch.testing.assert_close(page.condition(model, shown.z_first), prior.condition(shown.z_first))
+    pictures = page.decode(model, shown.latents)
+    torch.testing.assert_close(pictures, prior.decode(shown.latents))
+    cropped = align_batch(pictures, shown.landmarks)
+    torch.testing.assert_close(page.crop(pictures, shown.landmarks), cropped, rtol=0, atol=1e-4)
+    noise = torch.randn(1, 4, 16, 16, generator=page.seeded(2))
+    drawn = prior.sample(z_hat[:1], 2, 2.0, noise=noise)
+    torch.testing.assert_close(page.draw_faces(model, z_hat[:1], noise, 2.0, 2), drawn)
+    noisy, t, _ = page.look(model, shown.latents, page.seeded(3))
+    batch = FaceBatch(shown.latents, shown.landmarks, shown.z_first, shown.women)
+    loss = SelfConsistency(prior, f_arc)(z_hat, batch, page.seeded(3)).loss
+    torch.testing.assert_close(page.l_self(model, f_arc, z_hat, noisy, t, shown.landmarks), loss, rtol=1e-4, atol=1e-7)
+
+
+def test_stage_two_is_the_packages(page, profile, data, faces, f_arc, trained, aligner, settings, tmp_path):
+    s2 = {"steps": 2, "batch": 4, "rank": 8, "weight_self": 100.0, "rate": 1e-3, "rate_lora": 1e-2}
+    few, shown = faces
+    mine, g = page.load_image_model(profile.part("prior")), page.copy.deepcopy(trained)
+    losses = page.train_stage2(mine, g, f_arc, few, settings, s2)
+
+    def wide(split, some):
+        pairs = pair_up(data[0], *data[1], split).only([*range(len(some.z_first))])
+        rows = torch.cat([some.z_first, some.latents.flatten(1), some.landmarks.flatten(1)], dim=1)
+        return FacePairs(Pairs(**{**pairs.__dict__, "face": rows, "face_start": some.z_start}), (4, 16, 16))
+
+    chosen = Stage2Settings(
+        steps=2,
+        batch=4,
+        rank=8,
+        alpha=8.0,
+        learning_rate=1e-3,
+        learning_rate_lora=1e-2,
+        weight_self=100.0,
+        warmup=0,
+        evaluate_every=1,
+        monitored=4,
+        monitor_bands=1,
+        identity=Stage1Settings(**settings),
+    )
+    theirs = Prior.from_folder(profile.part("prior"))
+    split = wide("train", few), wide("val", shown)
+    pupil = train_stage2(page.copy.deepcopy(aligner), theirs, f_arc, *split, chosen, tmp_path, {})
+    assert losses == pytest.approx(pd.read_csv(tmp_path / "history.csv").train_self.dropna().tolist(), rel=0.01)
+    with torch.no_grad():
+        z_hat = pupil(shown.v_mean)
+        torch.testing.assert_close(page.guess(g, shown.v_mean), z_hat, rtol=0, atol=2e-3)
+    batch = FaceBatch(shown.latents, shown.landmarks, shown.z_first, shown.women)
+    (row,) = collapse_monitors(theirs, f_arc, z_hat, batch, [(20, 979)], page.seeded(7))
+    found = page.monitors(mine, g, shown, page.seeded(7))
+    assert found == pytest.approx({"S_net": row["s_net"], "S_id": row["s_id"], "residual": row["residual"]}, rel=0.01)
+    assert row["s_net"] != pytest.approx(1.0, abs=0.01)  # the training has changed something
