@@ -86,6 +86,18 @@ def rank1(query: Float[np.ndarray, "n 512"], gallery: Float[np.ndarray, "n 512"]
     return float(((query @ gallery.T).argmax(1) == np.arange(len(query))).mean())
 
 
+def smallest_as_good(scores: dict[float, float], persons: int) -> float:
+    """The smallest guidance that is not worse than the best by more than the standard error of a share.
+
+    More guidance obeys more and draws faces that are less like photographs.
+
+    Example:
+        >>> smallest_as_good({1.0: 1.2, 2.0: 1.47, 3.0: 1.5}, 100)
+        2.0
+    """
+    return min(s for s, score in scores.items() if score >= max(scores.values()) - 0.5 / persons**0.5)
+
+
 def laplacian(images: UInt8[np.ndarray, "n h w 3"]) -> float:
     """Variance of the Laplacian of the grey pictures, averaged over them: a common measure of sharpness.
 
@@ -149,7 +161,7 @@ def measure(prior: Prior, pool: Path, pack: FacePack, judge: Judge, tiny: bool =
         seen = pack.embed(list(to_bytes(faces)))[0]
         own = float((seen * z[0][validation]).sum(1).mean())
         tried[f"{guidance:g}"] = {"rank1": round(rank1(seen, z[1][validation]), 4), "cosine": round(own, 4)}
-    chosen = max(GUIDANCES, key=lambda s: tried[f"{s:g}"]["rank1"] + tried[f"{s:g}"]["cosine"])
+    chosen = smallest_as_good({s: tried[f"{s:g}"]["rank1"] + tried[f"{s:g}"]["cosine"] for s in GUIDANCES}, len(seen))
 
     views, z = views[-test:], [each[-test:] for each in z]
     faces = torch.stack([draw(prior, _unit(z[0]), chosen, seed) for seed in range(SEEDS)], dim=1)
