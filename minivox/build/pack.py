@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from minivox import dataset as minivox
+from minivox.build import other_ears
 from v2f_core.artefacts.files import atomic_write, sha256
 from v2f_core.artefacts.profiles import HASHES, MINI_ASSETS
 from v2f_core.errors import InputError
@@ -23,6 +24,11 @@ SHIPPED = {
     "judge": ("judge", ("config.json", "model.safetensors")),
     "aligner": ("aligner/assets/aligner", ("*",)),
     "posterior": ("posterior/assets/posterior", ("*",)),
+    **{
+        f"{part}_{encoder}": (f"other_ears/{encoder}/assets/{part}_{encoder}", ("*",))
+        for encoder in other_ears.ENCODERS
+        for part in ("aligner", "posterior")
+    },
 }
 
 

@@ -66,6 +66,7 @@ class Evaluation:
         ceilings: of a known world.
         notes: lines for the section "Left out", beside its own counts.
         perception: for FID and LPIPS.
+        ratio: ranks faces by likelihood ratio, beside the cosine.
     """
 
     bench: Bench
@@ -77,6 +78,7 @@ class Evaluation:
     ceilings: Mapping[str, tables.Ceiling] = field(default_factory=dict)
     notes: Sequence[str] = ()
     perception: Perception | None = None
+    ratio: tables.Ratio | None = None
 
     @property
     def main(self) -> System:
@@ -89,7 +91,7 @@ def write_report(e: Evaluation, out: Path) -> Path:
     """Write tables, media, notebook and page; returns the page. docs/evaluation.md describes the files."""
     test, gallery = e.bench.test, e.bench.gallery
     galleries = protocols.galleries(test.sexes)
-    tidy = tables.likeness(e.systems, gallery, test.persons, galleries, e.ceilings)
+    tidy = tables.likeness(e.systems, gallery, test.persons, galleries, e.ceilings, e.ratio)
     likeness = tables.likeness_table(tidy, galleries, e.ceilings)
     groups = attributes(e.labels, test.persons, np.array(test.sexes), e.bench.training.persons)
     files = {
