@@ -7,9 +7,8 @@ import shutil
 from pathlib import Path
 
 from minivox import dataset as minivox
-from minivox.build import other_ears
 from v2f_core.artefacts.files import atomic_write, sha256
-from v2f_core.artefacts.profiles import HASHES, MINI_ASSETS
+from v2f_core.artefacts.profiles import ENCODERS, HASHES, MINI_ASSETS
 from v2f_core.errors import InputError
 
 MEGABYTE = 1_000_000
@@ -26,7 +25,7 @@ SHIPPED = {
     "posterior": ("posterior/assets/posterior", ("*",)),
     **{
         f"{part}_{encoder}": (f"other_ears/{encoder}/assets/{part}_{encoder}", ("*",))
-        for encoder in other_ears.ENCODERS
+        for encoder in ENCODERS[1:]
         for part in ("aligner", "posterior")
     },
 }
