@@ -1,4 +1,4 @@
-"""Does sampling do what L_self is said to do? Faces of ẑ, of ẑ after Stage II, of draws from p(z | v), of true identities.
+"""Does sampling do what L_self is said to do? Faces of ẑ, before and after Stage II, of draws, of true identities.
 
     python benchmarks/stage2_draws.py                 # MiniVox's 100 validation persons; an hour of one core
     python benchmarks/stage2_draws.py --persons 16 --stage2-steps 10 --name trial --out runs        # a trial; minutes
@@ -18,9 +18,9 @@ Intervals are BCa over persons; those of the kernel distance are from a jackknif
 
 Expected: Eq. 14 has the lowest L_self, because its network stops listening, and the worst residual. By all other
 measures it is worse than ẑ, or no face at all. The other critic is within the interval of ẑ but for its lower
-diversity. Draws have a higher residual than ẑ, since a wrong person is a worse guess than a mean, and a tenth or less of
-ẑ's kernel distance; they are kept as well as true identities are, ẑ is not; likeness and matching of one draw are below
-ẑ's. So sampling puts identities where the prior knows them, and no L_self does.
+diversity. Draws have a higher residual than ẑ, since a wrong person is a worse guess than a mean, and a tenth or less
+of ẑ's kernel distance; they are kept as well as true identities are, ẑ is not; likeness and matching of one draw are
+below ẑ's. So sampling puts identities where the prior knows them, and no L_self does.
 """
 
 from __future__ import annotations
