@@ -129,8 +129,8 @@ def resampled(rate: int) -> Callable[[Wave, Path], Path]:
 
 
 def louder(decibels: float) -> Callable[[Wave, Path], Path]:
-    """The clip at another level; what is beyond full scale is cut off where it is read."""
-    return lambda wave, path: save(wave * 10 ** (decibels / 20), path)
+    """The clip at another level; what is beyond full scale is cut off, as a recorder does."""
+    return lambda wave, path: save(np.clip(wave * 10 ** (decibels / 20), -1, 1), path)
 
 
 def in_a_room(metres: float) -> Callable[[Wave, Path], Path]:
