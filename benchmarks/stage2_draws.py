@@ -182,8 +182,8 @@ class Bench(NamedTuple):
         for name, values in by_draw.items():
             yield row(name, "", np.mean(values, axis=0), sex)
         whole = found.all(axis=1)
-        if min((whole & (sex == s)).sum() for s in ("f", "m")) < 4:
-            return
+        if min((whole & (sex == s)).sum() for s in ("f", "m")) < 5:
+            return  # a jackknife of the kernel distance needs as many
         yield row("diversity", "", metrics.diversity(seen[whole]), sex[whole])
         between = draws.between_voices(seen[whole], sex[whole])
         yield {"measure": "cosine of two voices' faces", "value": between, "n": int(whole.sum())}
