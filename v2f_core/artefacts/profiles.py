@@ -125,7 +125,7 @@ class Profile:
             >>> profile.encoder, profile.aligner.name, profile.with_encoder("ast") == load_profile("mini")
             ('ge2e', 'aligner_ge2e', True)
         """
-        if encoder in (None, self.encoder):
+        if encoder is None or encoder == self.encoder:
             return self
         if encoder not in ENCODERS:
             raise InputError(f"speech encoder {encoder!r}: expected {', '.join(ENCODERS)}")
