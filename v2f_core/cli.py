@@ -24,6 +24,9 @@ app = typer.Typer(
 )
 Device = Annotated[Literal["cpu", "cuda", "mps"], typer.Option(help="Where to compute.")]
 ProfileName = Annotated[str | None, typer.Option(help="mini or full; else V2F_PROFILE, else mini.")]
+EncoderName = Annotated[
+    Literal["ast", "ecapa", "ge2e"] | None, typer.Option(help="Speech encoder; else the profile's.")
+]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same result.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Training steps; else the profile's.")]
 
@@ -37,6 +40,10 @@ def generate(
     truncation: Annotated[
         float, typer.Option(min=0, max=1, help="1: each face another person whom the voice allows; 0: all its mean.")
     ] = 1.0,
+    encoder: Annotated[
+        Literal["ast", "ecapa", "ge2e"] | None,
+        typer.Option(help="What hears the voice; else the profile's for people's own recordings."),
+    ] = None,
     profile: ProfileName = None,
     device: Device = "cpu",
 ) -> None:
@@ -45,7 +52,7 @@ def generate(
     chosen = open_profile(profile, device)
     from v2f_core.app.generate import generate
 
-    generate(voice, num_images, seed, out, chosen, device, truncation)
+    generate(voice, num_images, seed, out, chosen, device, truncation, encoder)
 
 
 @app.command()
@@ -65,6 +72,7 @@ def demo(
 def extract(
     profile: ProfileName = None,
     device: Device = "cpu",
+    encoder: EncoderName = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes that read the files.")] = 0,
     precision: Annotated[
         Literal["fp32", "bf16"] | None, typer.Option(help="Of the speech encoder; else bf16 on cuda, fp32 elsewhere.")
@@ -72,7 +80,7 @@ def extract(
 ) -> None:
     """Embed every voice and face of the profile's dataset once, into the cache; goes on where it was stopped."""
     one_thread(profile)
-    chosen = open_profile(profile, device)
+    chosen = open_profile(profile, device, encoder)
     from v2f_core.app.train import extract
 
     extract(chosen, device, workers, precision)
@@ -85,6 +93,7 @@ def stage1(
     seed: Seed = 0,
     profile: ProfileName = None,
     device: Device = "cpu",
+    encoder: EncoderName = None,
     unfreeze: Annotated[
         int | None, typer.Option(min=0, help="Train from waveforms, and so many upper layers of the encoder with it.")
     ] = None,
@@ -97,7 +106,7 @@ def stage1(
     was stopped."""
     if unfreeze is None and (aligner or workers):
         raise InputError("--aligner and --workers belong to --unfreeze; give it too (0 trains the aligner alone)")
-    chosen = open_profile(profile, device)
+    chosen = open_profile(profile, device, encoder)
     from v2f_core.app import train
 
     if unfreeze is None:
@@ -112,10 +121,11 @@ def posterior(
     aligner: Annotated[Path | None, typer.Option(help="The aligner's folder; else the profile's.")] = None,
     profile: ProfileName = None,
     device: Device = "cpu",
+    encoder: EncoderName = None,
 ) -> None:
     """p(z | v) for an aligner, from stored embeddings: a minute at most, and the same every time."""
     one_thread(profile)
-    chosen = open_profile(profile, device)
+    chosen = open_profile(profile, device, encoder)
     from v2f_core.app.train import posterior
 
     posterior(chosen, out, aligner, device)
@@ -136,11 +146,12 @@ def stage2(
     seed: Seed = 0,
     profile: ProfileName = None,
     device: Device = "cpu",
+    encoder: EncoderName = None,
 ) -> None:
     """Stage II: aligner and LoRA together, with the prior as critic; goes on where it was stopped."""
     if mode == "contrast" and gradient_checkpointing:  # it would compute again with adapters that were frozen before
         raise InputError("--mode contrast and --gradient-checkpointing do not go together; leave one out")
-    chosen = open_profile(profile, device)
+    chosen = open_profile(profile, device, encoder)
     from v2f_core.app.train import stage2
 
     stage2(chosen, out, aligner, mode, steps, gradient_checkpointing, seed, device)
@@ -162,12 +173,13 @@ def evaluate(
     seed: Seed = 0,
     profile: ProfileName = None,
     device: Device = "cpu",
+    encoder: EncoderName = None,
 ) -> None:
     """Every system beside its controls: tables and a page to look at; goes on where it was stopped."""
     one_thread(profile)
     from v2f_core.app.evaluate import chosen_rows, evaluate
 
-    rows, chosen = chosen_rows(systems), open_profile(profile, device)
+    rows, chosen = chosen_rows(systems), open_profile(profile, device, encoder)
     page = evaluate(out, chosen, rows, draws, steps, guidance, limit, stage2 or (), labels, seed, tune, device)
     print(f"tables and report: {page}")
 
@@ -267,15 +279,15 @@ def one_thread(profile: str | None) -> None:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-def open_profile(name: str | None, device: str = "cpu") -> Profile:
-    """The profile, after a look that the device is there.
+def open_profile(name: str | None, device: str = "cpu", encoder: str | None = None) -> Profile:
+    """The profile, with another speech encoder if one is named, after a look that the device is there.
 
     Raises:
         InputError: there is no such profile, or this machine's torch cannot use the device.
     """
     from v2f_core.artefacts.profiles import load_profile
 
-    profile = load_profile(name)
+    profile = load_profile(name).with_encoder(encoder)
     if device != "cpu":
         import torch
 

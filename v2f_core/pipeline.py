@@ -76,7 +76,7 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         vae, text_encoder, tokenizer, unet, scheduler: of a :class:`~v2f_core.diffusion.prior.Prior`.
         speech_encoder: hears a window, gives v_spk.
         aligner: g_φ.
-        encoder: the speech encoder's kind, "ast" or "ecapa".
+        encoder: the speech encoder's kind, "ast", "ecapa" or "ge2e".
         guidance: classifier-free guidance scale, 3.0 in Arc2Face's sampler; the paper gives none.
         num_steps: of DPM-Solver++, 25 in the paper.
         clip_seconds: length of a window.

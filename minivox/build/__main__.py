@@ -38,6 +38,7 @@ STAGES = {
     "speech_models": "AST and ECAPA",
     "aligner": "Stage I: from voices to identities",
     "posterior": "p(z | v) for that aligner",
+    "other_ears": "an aligner and p(z | v) for ECAPA and for GE2E",
     "pack": "archives, models and their hashes, into the package's assets",
 }
 DONE = "done"  # an empty file in a stage's folder

@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from v2f_core.artefacts.files import folder_hash
 from v2f_core.artefacts.profiles import load_profile
@@ -17,7 +18,7 @@ from v2f_core.data.voxceleb import read_layout
 from v2f_core.identity.faces import FacePack
 from v2f_core.speech.encoders import load_encoder
 from v2f_core.training.embeddings import extract_faces, extract_voices
-from v2f_core.training.pairs import pair_up
+from v2f_core.training.pairs import Pairs, pair_up
 from v2f_core.training.stage1 import Stage1Settings, train_stage1
 
 SEEDS = range(4)
@@ -25,21 +26,42 @@ SEEDS = range(4)
 
 def run(work: Path, tiny: bool = False) -> None:
     """Write work/aligner/assets/aligner/, the aligner that ships, with its history."""
-    profile = load_profile("mini")
-    manifest = read_layout(work / "large")
-    speech, pack = work / "speech_models" / "assets" / "ast", work / "detector" / "pack"
-    folder = work / "aligner"
-    voices = extract_voices(manifest, load_encoder("ast", speech), speech, folder / "voices", profile.clip_seconds)
-    faces = extract_faces(manifest, FacePack.from_folder(pack), pack, folder / "faces", max_bad=1.0 if tiny else 0.05)
-    training, validation = (pair_up(manifest, voices, faces, split) for split in ("train", "val"))
+    fit("ast", Inputs.of(work, "ast", work / "large", work / "aligner", tiny), work / "aligner", "MiniVox-L v1", tiny)
+
+
+class Inputs(NamedTuple):
+    """Embedded persons of two splits, and the hashes of the nets that embedded them."""
+
+    training: Pairs
+    validation: Pairs
+    hashes: dict[str, str]
+
+    @classmethod
+    def of(cls, work: Path, encoder: str, root: Path, folder: Path, tiny: bool) -> Inputs:
+        """Embed a dataset by one of the speech encoders of the scratch folder into the stores of a folder."""
+        speech = work / ("ge2e/assets" if encoder == "ge2e" else f"speech_models/assets/{encoder}")
+        pack, seconds = work / "detector" / "pack", load_profile("mini").clip_seconds
+        manifest, bad = read_layout(root), 1.0 if tiny else 0.05
+        voices = extract_voices(manifest, load_encoder(encoder, speech), speech, folder / "voices", seconds)
+        faces = extract_faces(manifest, FacePack.from_folder(pack), pack, folder / "faces", max_bad=bad)
+        training, validation = (pair_up(manifest, voices, faces, split) for split in ("train", "val"))
+        hashes = {f"{encoder}_sha256": folder_hash(speech), "faces_sha256": folder_hash(pack)}
+        return cls(training, validation, hashes)
+
+
+def fit(encoder: str, inputs: Inputs, folder: Path, dataset: str, tiny: bool = False) -> Path:
+    """Stage I of several seeds; the best is copied into ``folder/assets``, by the name that the profile has for it."""
+    profile = load_profile("mini").with_encoder(encoder)
     settings = Stage1Settings(**profile.stage1)
     if tiny:
         settings = replace(settings, steps=20, batch=4, evaluate_every=10)
-    inputs = {"dataset": "MiniVox-L v1", "ast_sha256": folder_hash(speech), "faces_sha256": folder_hash(pack)}
+    provenance = {"dataset": dataset, **inputs.hashes}
     made = {
         folder / f"seed-{seed}": train_stage1(
-            training, validation, replace(settings, seed=seed), folder / f"seed-{seed}", inputs
+            inputs.training, inputs.validation, replace(settings, seed=seed), folder / f"seed-{seed}", provenance
         ).provenance["validation"]["val_total"]
         for seed in SEEDS
     }
-    shutil.copytree(min(made, key=made.__getitem__), folder / "assets" / "aligner", dirs_exist_ok=True)
+    best = folder / "assets" / profile.aligner.name
+    shutil.copytree(min(made, key=made.__getitem__), best, dirs_exist_ok=True)
+    return best

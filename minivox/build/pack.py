@@ -8,7 +8,7 @@ from pathlib import Path
 
 from minivox import dataset as minivox
 from v2f_core.artefacts.files import atomic_write, sha256
-from v2f_core.artefacts.profiles import HASHES, MINI_ASSETS
+from v2f_core.artefacts.profiles import ENCODERS, HASHES, MINI_ASSETS
 from v2f_core.errors import InputError
 
 MEGABYTE = 1_000_000
@@ -23,6 +23,11 @@ SHIPPED = {
     "judge": ("judge", ("config.json", "model.safetensors")),
     "aligner": ("aligner/assets/aligner", ("*",)),
     "posterior": ("posterior/assets/posterior", ("*",)),
+    **{
+        f"{part}_{encoder}": (f"other_ears/{encoder}/assets/{part}_{encoder}", ("*",))
+        for encoder in ENCODERS[1:]
+        for part in ("aligner", "posterior")
+    },
 }
 
 

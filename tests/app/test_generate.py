@@ -14,7 +14,9 @@ from PIL import Image
 from v2f_core import cli
 from v2f_core.app import generate
 from v2f_core.artefacts import profiles
-from v2f_core.artefacts.files import sha256
+from v2f_core.artefacts.files import folder_hash, sha256
+from v2f_core.artefacts.profiles import MINI_ASSETS
+from v2f_core.identity.aligner import Aligner
 
 RATE = 16_000
 
@@ -192,6 +194,48 @@ def test_an_error_while_writing_leaves_the_folder_as_it_was(run, voice, tmp_path
     assert code == 2
     assert "No space left" in err
     assert [(path.name, path.read_text()) for path in out.iterdir()] == [("voice_0.png", "older")]
+
+
+# --- who hears
+
+
+@pytest.fixture
+def two_ears(tiny_profile, monkeypatch):
+    """The tiny profile with GE2E for people's own recordings, and an aligner for it."""
+    profile = replace(tiny_profile, ge2e=MINI_ASSETS / "ge2e", own_voices="ge2e")
+    Aligner(256, 8).save_pretrained(profile.with_encoder("ge2e").aligner)
+    monkeypatch.setitem(profiles.PROFILES, "mini", lambda: profile)
+    return profile
+
+
+def hashes(profile, *parts):
+    return {part: folder_hash(getattr(profile, part)) for part in parts}
+
+
+def test_a_recording_of_ones_own_is_heard_by_the_encoder_for_these_and_the_report_says_so(
+    run, two_ears, voice, tmp_path
+):
+    assert run(voice, "-n", 1, "--out", tmp_path / "faces")[0] == 0
+    report = json.loads((tmp_path / "faces" / "voice.json").read_text())
+    own = two_ears.with_encoder("ge2e")
+    assert (report["encoder"], report["weights_sha256"]) == ("ge2e", hashes(own, "ge2e", "aligner", "prior"))
+    assert own.aligner != two_ears.aligner
+
+
+def test_the_encoder_can_be_chosen(run, two_ears, voice, tmp_path):
+    assert run(voice, "-n", 1, "--encoder", "ast", "--out", tmp_path / "faces")[0] == 0
+    report = json.loads((tmp_path / "faces" / "voice.json").read_text())
+    assert (report["encoder"], report["weights_sha256"]) == ("ast", hashes(two_ears, "ast", "aligner", "prior"))
+    code, _, err = run(voice, "--encoder", "ecapa", "--out", tmp_path / "none")
+    assert (code, "aligner_ecapa" in err, err.count("\n")) == (2, True, 1)  # of which there is none
+
+
+def test_a_recording_of_the_dataset_is_heard_by_the_datasets_encoder(run, two_ears, voice, tmp_path):
+    within = two_ears.dataset / "wav" / "voice.wav"
+    within.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(voice, within)
+    assert run(within, "-n", 1, "--out", tmp_path / "faces")[0] == 0
+    assert json.loads((tmp_path / "faces" / "voice.json").read_text())["encoder"] == "ast"
 
 
 # --- names

@@ -5,8 +5,8 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
-from v2f_core.artefacts.files import sha256
-from v2f_core.artefacts.profiles import load_profile
+from v2f_core.artefacts.files import folder_hash, sha256
+from v2f_core.artefacts.profiles import ENCODERS, load_profile
 from v2f_core.errors import InputError
 
 
@@ -75,8 +75,47 @@ def test_missing_full_size_weights_are_named_with_their_origin(monkeypatch, tmp_
     ):
         load_profile("full").part("ast")
     with pytest.raises(
-        InputError, match=r"aligner is missing; train it \(python -m v2f_core stage1 --profile full --out .*aligner\)"
+        InputError,
+        match=r"aligner is missing; train it \(python -m v2f_core stage1 --profile full --encoder ast --out .*aligner",
     ):
         load_profile("full").part("aligner")
     with pytest.raises(InputError, match="scorer: the mini profile has none"):
         load_profile("mini").part("scorer")
+
+
+# --- speech encoders
+
+
+def test_with_another_encoder_come_the_parts_that_were_trained_with_it():
+    profile = load_profile("mini")
+    assert profile.with_encoder(None) is profile.with_encoder("ast") is profile
+    other = profile.with_encoder("ecapa")
+    changed = {name for name, value in vars(profile).items() if getattr(other, name) != value}
+    assert changed == {"encoder", "aligner", "posterior", "adapted"}
+    assert (other.aligner.parent, other.aligner.name) == (profile.aligner.parent, "aligner_ecapa")
+    assert other.with_encoder("ge2e").with_encoder("ast") == profile
+    assert load_profile("full").with_encoder("ge2e").scorer == load_profile("full").scorer
+    with pytest.raises(InputError, match="speech encoder 'ear': expected ast, ecapa, ge2e"):
+        profile.with_encoder("ear")
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_the_miniature_ships_an_aligner_and_a_posterior_of_every_encoder(encoder):
+    """Trained on the encoder and the face net that ship with them, as their provenance says."""
+    profile = load_profile("mini").with_encoder(encoder)
+    assert profile.last_stage == "aligner"
+    for name in ("aligner", "posterior"):
+        made = json.loads((profile.part(name) / "config.json").read_text(encoding="utf-8"))["provenance"]
+        for part in (encoder, "faces"):
+            assert made[f"{part}_sha256"] == folder_hash(profile.part(part))
+
+
+def test_people_are_heard_by_an_encoder_trained_on_people_and_the_full_profile_has_one_ear():
+    assert load_profile("mini").own_voices == "ge2e"
+    assert load_profile("full").own_voices is None
+
+
+def test_a_missing_aligner_of_an_encoder_says_how_it_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setenv("V2F_FULL", str(tmp_path))
+    with pytest.raises(InputError, match=r"stage1 --profile full --encoder ge2e --out .*aligner_ge2e"):
+        load_profile("full").with_encoder("ge2e").part("aligner")

@@ -55,9 +55,17 @@ def systems(gallery):
     return {row.name: row for row in rows}
 
 
+WEIGHTS = np.linspace(1, -1, 512)
+
+
+def ratio(z, faces):
+    """No likelihood, but a score that orders faces otherwise than the cosine."""
+    return (z * WEIGHTS) @ faces.T
+
+
 @pytest.fixture(scope="module")
 def tidy(systems, gallery):
-    return tables.likeness(list(systems.values()), gallery, PERSONS, GALLERIES, BEST)
+    return tables.likeness(list(systems.values()), gallery, PERSONS, GALLERIES, BEST, ratio)
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +127,27 @@ def test_chance_and_ceiling_stand_below_and_chance_is_never_above_1(table):
     assert rows.loc[(ALL, "chance"), "R@10"] == 1  # a gallery of six: everybody is among the ten best
     assert rows.loc[(WITHIN, "chance"), "R@5"] == 1
     assert rows.loc[(ALL, "x"), "R@10"] == 1
+
+
+def test_by_ratio_faces_are_ranked_by_the_ratio_and_nothing_else_changes(table, systems, gallery):
+    scores = ratio(systems["noisy"].predicted, gallery.identities)
+    ranks = np.array([sum(row >= row[i]) for i, row in enumerate(scores)])
+    rival = np.array([np.mean([row[i] > row[j] for j in range(N) if j != i]) for i, row in enumerate(scores)])
+    row = table.loc[ALL, "ẑ", "noisy"]
+    assert row["R@5 by ratio"] == pytest.approx((ranks <= 5).mean())
+    assert row["1:2 matching by ratio"] == pytest.approx(rival.mean())
+    assert row["1:2 matching by ratio"] != row["1:2 matching"]
+    asked = ratio(gallery.identities, gallery.identities)
+    hits = [(asked[order] >= np.diag(asked[order])[:, None]).sum(axis=1) <= 5 for order in systems["shuffled"].shuffles]
+    assert table.loc[ALL, "ẑ", "shuffled"]["R@5 by ratio"] == pytest.approx(np.mean(hits))
+    assert np.isnan(table.loc[ALL, "ẑ", "ranked"]["R@5 by ratio"])  # it has no identity
+    assert np.isnan(table.loc[ALL, "second scorer", "noisy"]["R@5 by ratio"])  # of another space
+
+
+def test_an_undetected_face_makes_no_face_likelier(table, tidy, gallery, systems):
+    lost = tidy[(tidy.system == "lossy") & (tidy.gallery == ALL) & tidy.person.isin(PERSONS[:3]) & (tidy.by == "face")]
+    assert set(lost[lost.metric == "R@10 by ratio"].value) == {0.0}
+    assert set(lost[lost.metric == "1:2 matching by ratio"].value) == {0.5}
 
 
 # --- the engine

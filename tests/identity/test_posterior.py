@@ -112,6 +112,17 @@ def test_the_ratio_is_that_of_the_densities_and_averages_to_one_before_the_voice
     np.testing.assert_allclose(ratio.double().exp().numpy() @ before, 1, atol=1e-3)
 
 
+def test_another_identity_may_stand_in_the_estimates_place(aligner):
+    """The ratio of a voice is that of its ẑ; whoever else stands there must be of unit length."""
+    points, _ = on_the_sphere(6)
+    posterior, v = build(aligner), voices(3)
+    torch.testing.assert_close(posterior.log_ratio_of(points, posterior.mean(v)), posterior.log_ratio(points, v))
+    turned = posterior.log_ratio_of(points, posterior.mean(v).roll(1, dims=0))
+    torch.testing.assert_close(turned, posterior.log_ratio(points, v.roll(1, dims=0)))
+    with pytest.raises(InputError, match="norm 2"):
+        posterior.log_ratio_of(points, 2 * posterior.mean(v))
+
+
 def test_what_is_heard_tilts_the_faces_of_a_sex(aligner):
     """Before projection, log p(x | s, v) − log p(x | s) is κ·aᵀx and a number of the voice's alone, at any x."""
     posterior, v = build(aligner, kappa=1.5), voices(1)

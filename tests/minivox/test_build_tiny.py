@@ -12,7 +12,7 @@ import pytest
 from minivox import dataset as minivox
 from minivox.build import pack
 from minivox.build.__main__ import STAGES
-from v2f_core.artefacts.profiles import PARTS, load_profile
+from v2f_core.artefacts.profiles import ENCODERS, PARTS, load_profile
 from v2f_core.data.voxceleb import read_layout
 
 ROOT = Path(__file__).parents[2]
@@ -31,7 +31,7 @@ def work(tmp_path_factory):
 @pytest.fixture(scope="module")
 def profile(work):
     assets = work / "pack" / "assets"
-    parts = {part: assets / part for part in (*PARTS, "posterior")}
+    parts = {part: assets / part for part in (*PARTS, "ge2e", "posterior")}
     return replace(load_profile("mini"), dataset=assets / "minivox", steps=2, **parts)
 
 
@@ -51,7 +51,8 @@ def test_the_dataset_unpacks_into_three_splits_of_both_sexes(profile, tmp_path):
     assert set(persons.sex) == {"f", "m"}
 
 
-def test_the_models_turn_a_voice_into_faces(profile, tmp_path):
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_the_models_turn_a_voice_into_faces(encoder, profile, tmp_path):
     import torch
 
     from v2f_core.identity.sphere import check_unit
@@ -59,7 +60,7 @@ def test_the_models_turn_a_voice_into_faces(profile, tmp_path):
 
     manifest = read_layout(minivox.unpack(tmp_path, profile.dataset))
     voice = manifest.absolute(manifest.voices("test"))[0]
-    pipe = Vox2FacePipeline.from_profile(profile)
+    pipe = Vox2FacePipeline.from_profile(profile.with_encoder(encoder))
     made = pipe(str(voice), num_images=2, generator=torch.Generator().manual_seed(0))
     assert [image.size for image in made.images] == [(profile.image_size, profile.image_size)] * 2
     check_unit(made.identity)

@@ -25,7 +25,7 @@ def programs(monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     yield
-    for name in ("gpu", "random_nets", "positions", "distances", "fuzz", "encodings_of_speech"):
+    for name in ("gpu", "random_nets", "positions", "distances", "fuzz", "encodings_of_speech", "real_voices"):
         sys.modules.pop(name, None)
 
 
@@ -219,3 +219,21 @@ def test_damage_is_the_same_for_the_same_seed(programs):
         one, other = (fuzz.damage(data, np.random.default_rng(seed)) for _ in range(2))
         assert one == other
         assert one[0] != data or one[1] in ("zero_a_stretch", "repeat_a_stretch", "change_a_header_byte")
+
+
+def test_a_small_room_answers_with_the_direct_sound_the_ceiling_and_a_decay(programs):
+    """One reflection by hand, and the time in which the energy that is still to come falls by 60 dB."""
+    from real_voices import ABSORBED, ROOM, SOUND, TALKER, impulse_response
+
+    response = impulse_response(1.0).astype(float)
+    height = 2 * (ROOM[2] - TALKER[2])  # up to the talker's image above the ceiling, as the microphone sees it
+    path = np.hypot(1.0, height)
+    first = round((path - 1.0) / SOUND * 16_000)
+    assert response[0] == 1
+    assert (response[1:first] == 0).all()
+    assert response[first] == pytest.approx(np.sqrt(1 - ABSORBED) / path, abs=1e-6)
+    left = 10 * np.log10(np.cumsum(response[::-1] ** 2)[::-1] / (response**2).sum())
+    fall = (np.argmax(left < -20) - np.argmax(left < -5)) / 16_000 * 60 / 15
+    volume, surface = ROOM.prod(), 2 * (ROOM[0] * ROOM[1] + ROOM[1] * ROOM[2] + ROOM[2] * ROOM[0])
+    assert 0.7 < fall / (0.161 * volume / (surface * ABSORBED)) < 1.5
+    assert abs(impulse_response(0.5)).sum() < abs(response).sum()  # nearer, the room matters less

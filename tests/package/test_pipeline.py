@@ -10,6 +10,7 @@ import torch
 from fakes import spoken
 from PIL import Image
 
+from v2f_core.artefacts.profiles import ENCODERS, load_profile
 from v2f_core.diffusion.lora import add_lora, lora_parameters, save_lora
 from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
@@ -161,6 +162,19 @@ def test_a_saved_pipeline_comes_back_the_same(pipe, voice, tmp_path):
         ),
     }
     assert not list(tmp_path.rglob("*.bin"))  # no pickles
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_a_saved_pipeline_of_any_encoder_comes_back_the_same(encoder, voice, tmp_path):
+    """Of the miniature, with the aligner and the posterior that ship for the encoder."""
+    pipe = Vox2FacePipeline.from_profile(load_profile("mini").with_encoder(encoder))
+    pipe.save_pretrained(tmp_path)
+    back = Vox2FacePipeline.from_pretrained(tmp_path)
+    assert back.config.encoder == encoder
+    torch.testing.assert_close(back.identify(voice)[0], pipe.identify(voice)[0])
+    drawn = [p.identities(p.speaker(clips(read_audio(voice))), 2, generator=seeded()) for p in (pipe, back)]
+    torch.testing.assert_close(*drawn)
+    assert ("Resemblyzer" in (tmp_path / "README.md").read_text(encoding="utf-8")) == (encoder == "ge2e")
 
 
 def test_a_folder_without_a_pipeline_is_refused(tmp_path):

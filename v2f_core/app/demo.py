@@ -1,14 +1,15 @@
 """``make demo``: voices → faces on the built-in data, a gallery and a table.
 
-The gallery shows the first women and men of the test split by name, and a recording by another synthesiser. Neither
-the weights of the mini profile nor those of any miniature were trained on their faces.
+The gallery shows the first women and men of the test split by name, a recording by another synthesiser, and one of a
+real person, of whom no true face exists here. Neither the weights of the mini profile nor those of any miniature were
+trained on their faces.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,24 +27,28 @@ from v2f_core.artefacts.profiles import MINI_ASSETS, Profile, load_profile
 from v2f_core.data.manifest import Manifest
 from v2f_core.data.voxceleb import open_dataset
 from v2f_core.evaluation import tables
-from v2f_core.pipeline import Vox2FacePipeline
+from v2f_core.pipeline import Vox2FacePipeline, hear
 from v2f_core.show.plots import GalleryRow
 from v2f_core.speech.audio import read_clips
 from v2f_core.training.embeddings import embed_dataset, read_image
 from v2f_core.training.pairs import Pairs, pair_up
 
-OTHER_VOICE = MINI_ASSETS.parent / "other_voice.ogg"
+OTHER_VOICE, REAL_VOICE = MINI_ASSETS.parent / "other_voice.ogg", MINI_ASSETS.parent / "real_voice.ogg"
 EACH_SEX, FACES = 3, 4
 
 
 @dataclass(frozen=True)
 class Speaker:
-    """One line of the gallery: a speaker, the windows of their recordings, and their photo if there is one."""
+    """One line of the gallery: a speaker, the windows of their recordings, and their photo if there is one.
+
+    Whoever is not of the dataset is heard as people's own recordings are.
+    """
 
     name: str
     label: str
     windows: torch.Tensor
     photo: Path | None = None
+    of_dataset: bool = True
 
 
 def demo(out: str | Path = "outputs/demo", profile: str | Profile | None = None, seed: int = 0) -> Path:
@@ -64,11 +69,14 @@ def demo(out: str | Path = "outputs/demo", profile: str | Profile | None = None,
     began = time.perf_counter()
     manifest = open_dataset(settings)
     pipe = Vox2FacePipeline.from_profile(settings)
+    own_settings = settings.with_encoder(settings.own_voices)
+    own = pipe if own_settings is settings else Vox2FacePipeline.from_profile(own_settings)
     voices, faces = embed_dataset(settings, manifest)
     training, test = (pair_up(manifest, voices, faces, split) for split in ("train", "test"))
-    table = stage1_table(pipe.aligner, training, test)
+    table = stage1_table(pipe.aligner, training, test, posterior=pipe.posterior)
+    heard_by = {True: (pipe, provenance(settings)), False: (own, provenance(own_settings))}
     with staged(out) as stage:
-        draw(pipe, list(speakers(manifest, test, settings.clip_seconds)), stage, seed, provenance(settings))
+        draw(heard_by, list(speakers(manifest, test, settings.clip_seconds)), stage, seed)
         tables.save_identity_table(table, stage, "table")
     print(summary(table))
     print(f"{out / 'gallery.png'}, {out / 'table.md'}: {time.perf_counter() - began:.0f} s")
@@ -76,7 +84,7 @@ def demo(out: str | Path = "outputs/demo", profile: str | Profile | None = None,
 
 
 def speakers(manifest: Manifest, test: Pairs, clip_seconds: float) -> Iterator[Speaker]:
-    """The first women and men of the test split in turn, then the recording by another synthesiser."""
+    """The first women and men of the test split in turn, then another synthesiser's recording and a real person's."""
     of_sex = {sex: [name for name, s in zip(test.persons, test.sexes, strict=True) if s == sex] for sex in "fm"}
     turns = zip(of_sex["f"], of_sex["m"], strict=False)
     for name in [name for pair in turns for name in pair][: 2 * EACH_SEX]:
@@ -84,14 +92,25 @@ def speakers(manifest: Manifest, test: Pairs, clip_seconds: float) -> Iterator[S
         windows = torch.cat([read_clips(path, clip_seconds) for path in manifest.absolute(voices)])
         sex = "woman" if voices.sex.iloc[0] == "f" else "man"
         yield Speaker(name, f"{name}\ntest {sex}", windows, manifest.absolute(faces)[0])
-    yield Speaker("other_voice", "another\nsynthesiser", read_clips(OTHER_VOICE, clip_seconds))
+    for path, label in ((OTHER_VOICE, "another\nsynthesiser"), (REAL_VOICE, "a real voice,\nno true face")):
+        yield Speaker(path.stem, label, hear(path, clip_seconds)[0], of_dataset=False)
 
 
-def draw(pipe: Vox2FacePipeline, shown: list[Speaker], folder: Path, seed: int, fields: dict[str, Any]) -> None:
-    """Draw the faces of each speaker, and write them as labelled PNGs and as a gallery."""
+def draw(
+    heard_by: Mapping[bool, tuple[Vox2FacePipeline, dict[str, Any]]], shown: list[Speaker], folder: Path, seed: int
+) -> None:
+    """Draw the faces of each speaker, and write them as labelled PNGs and as a gallery.
+
+    Args:
+        heard_by: the pipeline and its provenance for the dataset's speakers (True) and for others (False).
+        shown: one line each.
+        folder: for the pictures.
+        seed: of the first face of the first voice.
+    """
     rows = []
     for number, speaker in enumerate(tqdm(shown, desc="faces", unit="voice", file=sys.stderr)):
         seeds = range(seed + FACES * number, seed + FACES * (number + 1))  # other persons for other voices
+        pipe, fields = heard_by[speaker.of_dataset]
         result, estimate = draw_faces(pipe, speaker.windows, seeds)
         for i, (s, image) in enumerate(zip(seeds, result.images, strict=True)):
             image.save(folder / f"{safe_name(speaker.name)}_{i}.png", pnginfo=png_text({**fields, "seed": s}))
@@ -99,7 +118,8 @@ def draw(pipe: Vox2FacePipeline, shown: list[Speaker], folder: Path, seed: int, 
         pictures = [np.asarray(image) for image in (*([estimate] if estimate else []), *result.images)]
         captions = ["ẑ, the point estimate"] if estimate else []
         rows.append(GalleryRow(speaker.label, waveform(speaker.windows), pictures, photo, captions))
-    save_gallery(rows, folder / "gallery.png", fields, "Faces drawn from voices: no likeness of any person")
+    made = {"dataset": heard_by[True][1], "others": heard_by[False][1]}
+    save_gallery(rows, folder / "gallery.png", made, "Faces drawn from voices: no likeness of any person")
 
 
 def summary(table: pd.DataFrame) -> str:

@@ -148,10 +148,13 @@ def device(section: str) -> Check:
 
 
 def mini(section: str) -> Iterator[Check]:
-    """The miniature's parts, its dataset, and the cache folder."""
+    """The miniature's parts, those that people's own recordings go through, its dataset, and the cache folder."""
     profile = load_profile("mini")
     for name in PARTS:
         yield part(section, profile, name, needed=profile.ships(name))
+    own = profile.with_encoder(profile.own_voices)
+    for name in () if own is profile else (own.encoder, "aligner", "posterior"):
+        yield part(section, own, name, needed=own.ships(name))._replace(name=getattr(own, name).name)
     try:
         target = unpacked_folder(packed=profile.dataset)
         state = f"unpacked in {target}" if target.is_dir() else f"packed; first use unpacks it into {target}"

@@ -31,6 +31,8 @@ from v2f_core.evaluation.protocols import first_of_each_sex, photographs
 from v2f_core.evaluation.systems import Drawing, Scorer, System
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.faces import FacePack
+from v2f_core.identity.posterior import IdentityPosterior
+from v2f_core.pipeline import made_from
 from v2f_core.studies.ablation import stored_cosreg
 from v2f_core.studies.direct_speech import stored_speech_condition
 from v2f_core.training.embeddings import Embeddings, embed_dataset
@@ -44,6 +46,7 @@ class Inputs(NamedTuple):
     voices: Embeddings
     faces: Embeddings
     aligner: Aligner
+    posterior: IdentityPosterior | None
     cosreg: Aligner
     training: Pairs
     validation: Pairs
@@ -93,7 +96,7 @@ def evaluate(
         raise InputError(f"guidance {guidance:g} is given, and tune would choose it; leave one out")
     check_writable(Path(out))
     inputs = load(settings, limit, device)
-    stage1 = stage1_table(inputs.aligner, inputs.training, inputs.test, {"CosReg": inputs.cosreg})
+    stage1 = stage1_table(inputs.aligner, inputs.training, inputs.test, {"CosReg": inputs.cosreg}, inputs.posterior)
     tables.save_identity_table(stage1, out)
     drawing = Drawing(steps, settings.guidance if guidance is None else guidance, seed)
     bench = make_bench(inputs, settings, drawing, draws, "test", device)
@@ -124,6 +127,7 @@ def evaluate(
         labels=labels_of(inputs.manifest, labels),
         ceilings=bounds(inputs.test, inputs.training) if in_world else {},
         notes=notes,
+        ratio=log_ratio(inputs.posterior),
     )
     return write_report(evaluation, Path(out))
 
@@ -149,6 +153,7 @@ def chosen_rows(text: str) -> tuple[str, ...]:
 def load(profile: Profile, limit: int | None = None, device: str = "cpu") -> Inputs:
     """Dataset, embeddings (stored, or computed now), Stage I's aligner, and an aligner by cosine regression."""
     aligner = Aligner.from_pretrained(profile.part("aligner"))
+    posterior = posterior_for(profile, aligner)
     manifest = open_dataset(profile)
     voices, faces = embed_dataset(profile, manifest, device)
     training, validation, test = (pair_up(manifest, voices, faces, split) for split in ("train", "val", "test"))
@@ -156,7 +161,20 @@ def load(profile: Profile, limit: int | None = None, device: str = "cpu") -> Inp
     if limit is not None:
         test = test.only(first_of_each_sex(test.sexes, limit))
     beyond = everybody - len(test.persons)
-    return Inputs(manifest, voices, faces, aligner, cosreg, training, validation, test, beyond)
+    return Inputs(manifest, voices, faces, aligner, posterior, cosreg, training, validation, test, beyond)
+
+
+def posterior_for(profile: Profile, aligner: Aligner) -> IdentityPosterior | None:
+    """The profile's p(z | v) for Stage I's aligner, which ranks faces by likelihood ratio; None where there is none."""
+    folder = profile.posterior_of("aligner")
+    return None if folder is None else IdentityPosterior.from_pretrained(folder, aligner, made_from(profile))
+
+
+def log_ratio(posterior: IdentityPosterior | None) -> tables.Ratio | None:
+    """The scores of a gallery's faces by a posterior's likelihood ratio, for the tables."""
+    if posterior is None:
+        return None
+    return lambda z, faces: posterior.log_ratio_of(torch.from_numpy(faces), torch.from_numpy(z)).double().numpy()
 
 
 def make_bench(inputs: Inputs, profile: Profile, drawing: Drawing, draws: int, split: str, device: str) -> Bench:
@@ -176,9 +194,16 @@ def make_bench(inputs: Inputs, profile: Profile, drawing: Drawing, draws: int, s
 
 
 def stage1_table(
-    aligner: Aligner, training: Pairs, test: Pairs, others: dict[str, Aligner] | None = None
+    aligner: Aligner,
+    training: Pairs,
+    test: Pairs,
+    others: dict[str, Aligner] | None = None,
+    posterior: IdentityPosterior | None = None,
 ) -> pd.DataFrame:
-    """The table of :func:`v2f_core.evaluation.tables.identity_table`, with ceilings where the world is known."""
+    """The table of :func:`v2f_core.evaluation.tables.identity_table`, with ceilings where the world is known.
+
+    With a posterior, which belongs to the aligner, every row's faces are also ranked by its likelihood ratio.
+    """
     systems = controls.predictions(test, training, aligner)
     with torch.no_grad():
         systems |= {name: other(test.pooled_voices()).numpy() for name, other in (others or {}).items()}
@@ -187,7 +212,8 @@ def stage1_table(
         ceilings = bounds(test, training)
         systems["true voice parameters"] = from_true_voices(training, test)
         ranked = {"true voices, ranking by likelihood": rank_scores(training, test)}
-    return tables.identity_table(systems, test.gallery().numpy(), np.array(test.sexes), ceilings, ranked)
+    truth, sexes = test.gallery().numpy(), np.array(test.sexes)
+    return tables.identity_table(systems, truth, sexes, ceilings, ranked, ratio=log_ratio(posterior))
 
 
 def labels_of(manifest: Manifest, path: str | Path | None) -> pd.DataFrame:

@@ -32,6 +32,7 @@ from v2f_core.artefacts.files import (
     versions,
 )
 from v2f_core.artefacts.profiles import Profile, load_profile
+from v2f_core.data.packed import unpacked_folder
 from v2f_core.errors import InputError
 from v2f_core.identity.posterior import check_truncation
 from v2f_core.pipeline import Vox2FaceOutput, Vox2FacePipeline
@@ -53,6 +54,7 @@ def generate(
     profile: str | Profile | None = None,
     device: str = "cpu",
     truncation: float | int = 1.0,
+    encoder: str | None = None,
 ) -> Path:
     """Draw faces for a recording into a folder; on any error the folder stays as it was.
 
@@ -68,6 +70,8 @@ def generate(
         profile: name of a profile, or a profile.
         device: where to draw.
         truncation: 1 draws another identity for each face from p(z | v), 0 shows the point estimate on all.
+        encoder: the speech encoder; without one the profile's for people's own recordings, and the profile's for
+            recordings of its dataset.
     Returns:
         the path of the JSON.
     Raises:
@@ -75,6 +79,7 @@ def generate(
     """
     voice, out = Path(voice), Path(out)
     chosen = profile if isinstance(profile, Profile) else load_profile(profile)
+    chosen = chosen.with_encoder(encoder or encoder_for(chosen, voice))
     check_truncation(truncation)
     check_writable(out)
     clock = [time.perf_counter()]
@@ -113,6 +118,7 @@ def generate(
             "notice": SYNTHETIC,
             "voice": {"file": name, "sha256": digest, "windows": result.windows, **heard},
             "profile": chosen.name,
+            "encoder": chosen.encoder,
             **made,
             "faces_show": WHOM[result.truncation > 0],
             "images": [
@@ -129,6 +135,13 @@ def generate(
         (stage / f"{stem}.json").write_text(text, encoding="utf-8")
     print(f"{num_images} faces of {name} ({result.windows} windows heard): {out / report['sheet']}")
     return out / f"{stem}.json"
+
+
+def encoder_for(profile: Profile, voice: Path) -> str:
+    """The speech encoder of a recording: of one within the profile's dataset the dataset's, else people's own."""
+    root = unpacked_folder(packed=profile.dataset) if profile.dataset_is_packed else profile.dataset
+    within = voice.resolve().is_relative_to(root.resolve())
+    return profile.encoder if within else profile.own_voices or profile.encoder
 
 
 def image_seeds(digest: str, seed: int, count: int) -> list[int]:
@@ -192,7 +205,7 @@ def listen(path: Path, seconds: float) -> tuple[Float32[Tensor, "windows clip"],
 
 
 def provenance(profile: Profile) -> dict[str, Any]:
-    """What a drawn face is made by, other than its seed."""
+    """What a drawn face is made by, other than its seed: hashes of encoder, aligner, prior and posterior."""
     weights = {part: folder_hash(profile.part(part)) for part in (profile.encoder, profile.last_stage, "prior")}
     if posterior := profile.posterior_of(profile.last_stage):
         weights["posterior"] = folder_hash(posterior)

@@ -64,6 +64,7 @@ class Evaluation:
     labels: pd.DataFrame  # known ages and skin tones by person
     ceilings: Mapping[str, tables.Ceiling] = field(default_factory=dict)  # of a known world
     notes: Sequence[str] = ()  # lines for the section "Left out", beside its own counts
+    ratio: tables.Ratio | None = None  # ranks faces by likelihood ratio, beside the cosine
 
     @property
     def main(self) -> System:
@@ -76,7 +77,7 @@ def write_report(e: Evaluation, out: Path) -> Path:
     """Write tables, media, notebook and page; returns the page. docs/evaluation.md describes the files."""
     test, gallery = e.bench.test, e.bench.gallery
     galleries = protocols.galleries(test.sexes)
-    tidy = tables.likeness(e.systems, gallery, test.persons, galleries, e.ceilings)
+    tidy = tables.likeness(e.systems, gallery, test.persons, galleries, e.ceilings, e.ratio)
     likeness = tables.likeness_table(tidy, galleries, e.ceilings)
     groups = attributes(e.labels, test.persons, np.array(test.sexes), e.bench.training.persons)
     files = {

@@ -19,6 +19,11 @@ PARTS = {
     "vae": "from latents to the image",
 }
 
+GE2E = (
+    "The speech encoder is Resemblyzer's (Apache-2.0), trained on real people: VoxCeleb and LibriSpeech, as its author "
+    "states. The sex of ẑ was compared with real speakers; age, origin or health must not be read from it."
+)
+
 CARD = """---
 library_name: diffusers
 license: {licence}
@@ -98,14 +103,15 @@ def write_card(folder: Path, name: str, provenance: Mapping[str, Any]) -> None:
 
 def _terms(profile: str | None, encoder: str) -> str:
     if profile == "mini":
-        return "Apache-2.0. All parts are v2f-core's miniatures, or were trained from them on synthetic persons."
+        real = f" But {GE2E}" if encoder == "ge2e" else ""
+        return f"Apache-2.0. All parts are v2f-core's miniatures, or were trained from them on synthetic persons.{real}"
     if profile != "full":
         return "**Unknown to the program that wrote this card**: name each part's origin here before you share it."
-    origins = (*ORIGINS[encoder], *ORIGINS["prior"])
+    origins = (*ORIGINS.get(encoder, ()), *ORIGINS["prior"])
     rows = [f"| {o.name} | {o.licence} | {o.consent or '–'} | {o.page} |" for o in origins]
     head = (
         "The parts come from other publishers. Their terms hold for the parts and for weights trained from them.\n"
         "Before you share this, make sure that these terms, and those of the aligner's training data, allow it.\n\n"
         "| publisher's name | licence, as stated there | terms to agree to | page |\n|---|---|---|---|\n"
     )
-    return head + "\n".join(rows)
+    return head + "\n".join(rows) + (f"\n\n{GE2E}" if encoder == "ge2e" else "")

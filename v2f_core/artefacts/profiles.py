@@ -17,6 +17,8 @@ RESTORE = "get it again (git checkout -- minivox/assets, or reinstall v2f-core)"
 UNTRAINED = "this version has no weights of it; python -m minivox.build makes them"
 PARTS = ("ast", "ecapa", "faces", "prior", "judge", "aligner")
 OPTIONAL = ("scorer", "adapted", "posterior", "ge2e")
+ENCODERS = ("ast", "ecapa", "ge2e")
+OF_AN_ENCODER = ("aligner", "posterior", "adapted")  # the parts that were trained with one
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,13 @@ class Profile:
         scorer: folder of a second insightface pack, for scoring what the first conditioned; None if there is none.
         adapted: folder of Stage II, with ``aligner`` and, where adapters were trained, ``lora``; faces are drawn with
             it where it is there, else with Stage I's aligner and the prior as it is.
-        ge2e: folder of a third speech encoder, with published weights; the commands do not use it yet.
+        ge2e: folder of a third speech encoder, with published weights, in the form of `GE2EEncoder`.
         posterior: folder of p(z | v), trained with the aligner; faces are drawn from it where it is there, else all
             are of the point estimate.
         dataset_is_packed: ``dataset`` holds the archives that the root is unpacked from at first use.
-        encoder: the default speaker encoder, "ast" or "ecapa".
+        encoder: the speech encoder, of `ENCODERS`; ``aligner``, ``adapted`` and ``posterior`` were trained with it.
+        own_voices: the speech encoder that people's own recordings go through (see :meth:`with_encoder`); None if it is
+            that of the dataset.
         ast_frames, ast_positions: how many 10 ms frames AST's position embeddings are shortened to, and how ("cut" or
             "interpolate"); None leaves them as they were trained, and pads a clip to that length.
         clip_seconds: length of the clips a recording is cut into (they overlap by half).
@@ -69,6 +73,7 @@ class Profile:
     ge2e: Path | None = None
     dataset_is_packed: bool = False
     encoder: str = "ast"
+    own_voices: str | None = None
     ast_frames: int | None = None
     ast_positions: Literal["cut", "interpolate"] = "cut"
     clip_seconds: float = 1.25
@@ -107,6 +112,28 @@ class Profile:
             raise InputError(f"{damaged[0]}: differs from its hash in {HASHES}; {self.remedy(name)}")
         return folder
 
+    def with_encoder(self, encoder: str | None) -> Profile:
+        """This profile with another speech encoder, and with the parts that were trained with that.
+
+        Their folders end in the encoder's name, such as ``aligner_ge2e``; AST's have no ending.
+
+        Raises:
+            InputError: no such encoder.
+
+        Example:
+            >>> profile = load_profile("mini").with_encoder("ge2e")
+            >>> profile.encoder, profile.aligner.name, profile.with_encoder("ast") == load_profile("mini")
+            ('ge2e', 'aligner_ge2e', True)
+        """
+        if encoder is None or encoder == self.encoder:
+            return self
+        if encoder not in ENCODERS:
+            raise InputError(f"speech encoder {encoder!r}: expected {', '.join(ENCODERS)}")
+        ending = "" if encoder == "ast" else f"_{encoder}"
+        folders = {name: getattr(self, name) for name in OF_AN_ENCODER}
+        changed = {name: folder and folder.with_name(name + ending) for name, folder in folders.items()}
+        return replace(self, encoder=encoder, **changed)
+
     @property
     def last_stage(self) -> str:
         """Whose weights draw: "adapted" where Stage II's are there, or should be, else "aligner", Stage I's."""
@@ -141,7 +168,8 @@ class Profile:
         if self.published and name in ORIGINS:
             return f"{how_to_get(name)}; or set V2F_FULL to the folder that holds it"
         stage = {"adapted": "stage2", "posterior": "posterior"}.get(name, "stage1")
-        command = f"python -m v2f_core {stage} --profile {self.name} --out {getattr(self, name)}"
+        options = f"--profile {self.name} --encoder {self.encoder} --out {getattr(self, name)}"
+        command = f"python -m v2f_core {stage} {options}"
         return f"train it ({command}), or set V2F_FULL to the folder that holds it"
 
 
@@ -200,6 +228,7 @@ def _mini() -> Profile:
         image_size=128,
         dataset=MINI_ASSETS / "minivox",
         dataset_is_packed=True,
+        own_voices="ge2e",  # trained on real people; AST has heard one synthesiser, see benchmarks/real_voices.py
         guidance=2.0,  # chosen on validation persons, see GUIDANCES in minivox/build/prior_report.py
         stage1=stage1,
         finetune=finetune,

@@ -9,13 +9,13 @@ the spread over seeds in a column of its own. Stage I's table, ``evaluate`` and 
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Float32, Shaped
 
 from v2f_core.artefacts.files import atomic_write
 from v2f_core.errors import InputError
@@ -27,9 +27,14 @@ from v2f_core.evaluation.systems import Faces, System
 KEYS = ("gallery", "by", "attribute", "group", "system", "metric")
 BY_Z, BY_FACE, BY_SECOND = "ẑ", "face", "second scorer"
 COSINE, L2, MATCHING, RANK, KS = "cosine", "L2", "1:2 matching", "rank", (1, 5, 10)
-MEASURES = (COSINE, L2, MATCHING, *(f"R@{k}" for k in KS), "skill, cosine", "skill, R@10")
+BY_RATIO = tuple(f"{name} by ratio" for name in (MATCHING, *(f"R@{k}" for k in KS)))
+MEASURES = (COSINE, L2, MATCHING, *(f"R@{k}" for k in KS), "skill, cosine", "skill, R@10", *BY_RATIO)
 ENDS = ("low", "high", "gain", "gain low", "gain high")
 REFERENCE = {ALL: MEAN, WITHIN: SEX_MEAN}  # the systems with skill 0 in cosine
+
+
+# scores of every face of a gallery for every identity: higher is likelier; see IdentityPosterior.log_ratio_of
+Ratio = Callable[[Float32[np.ndarray, "n dim"], Float32[np.ndarray, "m dim"]], Float[np.ndarray, "n m"]]
 
 
 class Ceiling(NamedTuple):
@@ -197,6 +202,7 @@ def likeness(
     persons: Sequence[str],
     galleries: Mapping[str, Shaped[np.ndarray, " n"]],
     ceilings: Mapping[str, Ceiling] | None = None,
+    ratio: Ratio | None = None,
 ) -> pd.DataFrame:
     """Every measure of each person and system, by ẑ, by face and by the second scorer, as a tidy frame.
 
@@ -209,6 +215,8 @@ def likeness(
         persons: names.
         galleries: of `protocols.galleries`.
         ceilings: the best possible values, where the world is known.
+        ratio: gives `BY_RATIO`: faces ranked by how much likelier a voice makes them, and not by cosine. A drawn face's
+            identity is taken for ẑ; an undetected one makes no face likelier.
     """
     n, truth, frames = len(persons), gallery.identities, []
     predicted = {system.name: system.predicted for system in systems if system.predicted is not None}
@@ -216,9 +224,12 @@ def likeness(
         where: metrics.cosine(predicted[name], truth) for where, name in REFERENCE.items() if name in predicted
     }
     for system in systems:
-        for by, draw, near, scores in _answers(system, gallery):
+        for by, draw, near, scores, likelier in _answers(system, gallery, ratio):
             for where, labels in galleries.items():
                 values = near | _averaged(scores, labels, system.shuffles)
+                if likelier is not None:
+                    ranked = _averaged(likelier, labels, system.shuffles)
+                    values |= {f"{name} by ratio": ranked[name] for name in ranked if name != RANK}
                 answered = system.of(n) & (labels != "")
                 best = (ceilings or {}).get(where)
                 if best is not None and not system.shown and by != BY_SECOND and where in reference:
@@ -231,21 +242,35 @@ def likeness(
 
 
 def _answers(
-    system: System, gallery: Faces
-) -> Iterable[tuple[str, int, dict[str, np.ndarray], Float[np.ndarray, "n n"]]]:
-    """How persons are compared, the number of the draw, cosine and L2, and the score matrix."""
+    system: System, gallery: Faces, ratio: Ratio | None
+) -> Iterable[tuple[str, int, dict[str, np.ndarray], Float[np.ndarray, "n n"], Float[np.ndarray, "n n"] | None]]:
+    """How persons are compared, the number of the draw, cosine and L2, and the score matrices: by cosine, by ratio."""
     truth = gallery.identities
     if system.scores is not None:
-        yield BY_Z, 0, {}, system.scores
+        yield BY_Z, 0, {}, system.scores, None
     elif system.predicted is not None:
-        yield BY_Z, 0, _near(system.predicted, truth, system.shuffles), metrics.score_matrix(system.predicted, truth)
+        z = system.predicted
+        yield BY_Z, 0, _near(z, truth, system.shuffles), metrics.score_matrix(z, truth), _ratios(ratio, z, truth)
     for draw, faces in enumerate(system.faces):
         z = faces.identities
-        yield BY_FACE, draw, _near(z, truth, system.shuffles), metrics.score_matrix(z, truth)
+        yield BY_FACE, draw, _near(z, truth, system.shuffles), metrics.score_matrix(z, truth), _ratios(ratio, z, truth)
         if gallery.features.shape[1]:
             centre = gallery.features.mean(axis=0)  # a net's last features have a large mean
             seen, known = (_unit(features - centre) for features in (faces.features, gallery.features))
-            yield BY_SECOND, draw, {}, metrics.score_matrix(seen, known)
+            yield BY_SECOND, draw, {}, metrics.score_matrix(seen, known), None
+
+
+def _ratios(
+    ratio: Ratio | None, z: Float[np.ndarray, "n dim"], truth: Float[np.ndarray, "m dim"]
+) -> Float[np.ndarray, "n m"] | None:
+    """The ratios, 0 where either face is undetected: nothing is learned from it."""
+    if ratio is None:
+        return None
+    seen, known = np.flatnonzero(z.any(axis=1)), np.flatnonzero(truth.any(axis=1))
+    scores = np.zeros((len(z), len(truth)))
+    if len(seen) and len(known):
+        scores[np.ix_(seen, known)] = ratio(z[seen].astype(np.float32), truth[known].astype(np.float32))
+    return scores
 
 
 def _near(z: np.ndarray, truth: np.ndarray, shuffles: np.ndarray | None) -> dict[str, np.ndarray]:
@@ -304,6 +329,7 @@ def identity_table(
     ceilings: Mapping[str, Ceiling] | None = None,
     ranked: Mapping[str, Float[np.ndarray, "n n"]] | None = None,
     resamples: int = 4000,
+    ratio: Ratio | None = None,
 ) -> pd.DataFrame:
     """Stage I's table: predicted identities, without drawn faces.
 
@@ -314,6 +340,7 @@ def identity_table(
         ceilings: for "all" and "within sex", where the world is known.
         ranked: score matrices by name, for systems that rank faces without an identity; these have no cosine.
         resamples: of the bootstrap.
+        ratio: see :func:`likeness`.
     Returns:
         a row a system and gallery; for each measure the columns ``m``, ``m low`` and ``m high``.
     """
@@ -323,13 +350,13 @@ def identity_table(
     answers += [System(name, "", scores=scores) for name, scores in (ranked or {}).items()]
     galleries = protocols.galleries(sexes.tolist())
     gallery = Faces(np.asarray(truth, np.float32), blank, blank, [None] * n)
-    tidy = likeness(answers, gallery, [f"{i:06d}" for i in range(n)], galleries, ceilings)
+    tidy = likeness(answers, gallery, [f"{i:06d}" for i in range(n)], galleries, ceilings, ratio)
     return likeness_table(tidy, galleries, ceilings, resamples).drop(columns="by")
 
 
 def save_identity_table(table: pd.DataFrame, folder: str | Path, name: str = "stage1") -> None:
     """Write Stage I's table as ``<name>.csv`` and, with fewer measures, as ``<name>.md``."""
-    shown = (COSINE, "R@1", "R@10", MATCHING, "skill, cosine", "skill, R@10")
+    shown = (COSINE, "R@1", "R@10", MATCHING, "skill, cosine", "skill, R@10", "R@10 by ratio", f"{MATCHING} by ratio")
     write(folder, f"{name}.csv", table)
     write(folder, f"{name}.md", by_gallery(table, shown))
 

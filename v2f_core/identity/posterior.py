@@ -204,7 +204,18 @@ class IdentityPosterior(nn.Module):
         Raises:
             InputError: see :meth:`log_prob`.
         """
-        return self.log_prob(z, v) - self.log_prior(z)
+        return self.log_ratio_of(z, self.mean(v))
+
+    @torch.no_grad()
+    def log_ratio_of(
+        self, z: Float[Tensor, "faces dim"], estimate: Float[Tensor, "voices dim"]
+    ) -> Float[Tensor, "voices faces"]:
+        """:meth:`log_ratio` with other unit identities in ẑ's place, such as that of a drawn face.
+
+        Raises:
+            InputError: an identity is not of unit length or of another width.
+        """
+        return self._log_density(z, *self._heard(check_unit(estimate))) - self.log_prior(z)
 
     def _heard(self, estimate: Tensor) -> tuple[Tensor, Tensor]:
         """Means of the parts, (voices, 2, parts, axes), and log p(s, k | v), (voices, 2, parts), in float64."""
