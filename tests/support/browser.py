@@ -95,12 +95,17 @@ def jupyter(notebook: Path, folder: Path, microphone: Path):
     chromium = [str(CHROMIUM), "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'user'}"]
     chromium += [f"--remote-debugging-port={debug}", "--use-fake-device-for-media-stream", "--window-size=1200,1600"]
     chromium += [f"--use-file-for-fake-audio-capture={microphone}", "about:blank"]
-    private = {f"JUPYTER_{name}_DIR": str(folder / name) for name in ("CONFIG", "RUNTIME")}
+    private = {f"JUPYTER_{name}_DIR": str(folder / name) for name in ("CONFIG", "DATA", "RUNTIME")}
     with running(server, folder, **private), running(chromium, folder):
         ask(f"http://127.0.0.1:{lab}/api")
         pages = ask(f"http://127.0.0.1:{debug}/json/list")
         page = Page(next(one["webSocketDebuggerUrl"] for one in pages if one["type"] == "page"))
         page.origin = f"http://127.0.0.1:{lab}"
         page.send("Page.navigate", url=f"{page.origin}/lab/tree/{notebook.name}")
-        page.wait("window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'")
-        yield page
+        try:
+            page.send("Emulation.setFocusEmulationEnabled", enabled=True)  # the open notebook is the one with the focus
+            page.wait("jupyterapp.shell.activateById([...jupyterapp.shell.widgets('main')][0].id), true")
+            page.wait("jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'idle'")
+            yield page
+        finally:
+            page.socket.close()

@@ -131,8 +131,8 @@ class Recorder:
         self._path: Path | None = None
         self._seconds = seconds
         press = html.escape(_RECORD.replace("SECONDS", str(seconds)))
-        style = "padding:4px 12px; margin-right:8px"
-        button = f'<button style="{style}" onclick="{press}">● record {seconds} s</button><span role="status"></span>'
+        look = 'class="jupyter-button" style="width:auto; padding:0 12px; margin-right:8px"'
+        button = f'<button {look} onclick="{press}">● record {seconds} s</button><span role="status"></span>'
         sound = ipywidgets.Textarea(layout={"display": "none"})  # what the browser has recorded, as a data URL
         sound.observe(self._take_recording, names="value")
         upload = ipywidgets.FileUpload(accept="audio/*,video/mp4,video/webm", description="or a file")
