@@ -90,9 +90,9 @@ def f_arc(page, profile):
 
 @pytest.fixture(scope="module")
 def faces(page, profile, data, model):
-    """Twelve training and four validation persons with latents and landmarks."""
+    """Twelve training and six validation persons with latents and landmarks."""
     pack = page.FacePack.from_folder(profile.part("faces"))
-    chosen = (page.read_persons(*data, "train", 12), page.read_persons(*data, "val", 4))
+    chosen = (page.read_persons(*data, "train", 12), page.read_persons(*data, "val", 6))
     return [page.add_latents(model, pack, some) for some in chosen]
 
 
@@ -197,7 +197,7 @@ def test_the_image_model_is_the_packages(page, model, prior, faces, f_arc, train
 
 
 def test_stage_two_is_the_packages(page, profile, data, faces, f_arc, trained, aligner, settings, tmp_path):
-    s2 = {"steps": 2, "batch": 4, "rank": 8, "weight_self": 100.0, "rate": 1e-3, "rate_lora": 1e-2}
+    s2 = {"steps": 3, "batch": 6, "rank": 16, "weight_self": 1000.0, "rate": 1e-4, "rate_lora": 3e-3}
     few, shown = faces
     mine, g = page.load_image_model(profile.part("prior")), page.copy.deepcopy(trained)
     losses = page.train_stage2(mine, g, f_arc, few, settings, s2)
@@ -208,16 +208,14 @@ def test_stage_two_is_the_packages(page, profile, data, faces, f_arc, trained, a
         return FacePairs(Pairs(**{**pairs.__dict__, "face": rows, "face_start": some.z_start}), (4, 16, 16))
 
     chosen = Stage2Settings(
-        steps=2,
-        batch=4,
-        rank=8,
-        alpha=8.0,
-        learning_rate=1e-3,
-        learning_rate_lora=1e-2,
-        weight_self=100.0,
+        steps=3,
+        batch=6,
+        learning_rate=1e-4,
+        learning_rate_lora=3e-3,
+        weight_self=1000.0,
         warmup=0,
         evaluate_every=1,
-        monitored=4,
+        monitored=6,
         monitor_bands=1,
         identity=Stage1Settings(**settings),
     )
@@ -231,5 +229,5 @@ def test_stage_two_is_the_packages(page, profile, data, faces, f_arc, trained, a
     batch = FaceBatch(shown.latents, shown.landmarks, shown.z_first, shown.women)
     (row,) = collapse_monitors(theirs, f_arc, z_hat, batch, [(20, 979)], page.seeded(7))
     found = page.monitors(mine, g, shown, page.seeded(7))
-    assert found == pytest.approx({"S_net": row["s_net"], "S_id": row["s_id"], "residual": row["residual"]}, rel=0.01)
-    assert row["s_net"] != pytest.approx(1.0, abs=0.01)  # the training has changed something
+    assert found == pytest.approx({"S_net": row["s_net"], "S_id": row["s_id"], "residual": row["residual"]}, rel=1e-3)
+    assert abs(row["s_net"] - 1) > 3e-3  # the training has changed something, by more than the tolerance above
