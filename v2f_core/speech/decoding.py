@@ -107,8 +107,9 @@ class Decoder:
         setattr(self.file, "name", "recording")  # noqa: B010  # FFmpeg takes what stands before a colon for a protocol
         damaged, any_sound = 0, False
         try:
-            with av.open(self.file, metadata_errors="replace", options={"format_whitelist": FFMPEG}) as container:
-                stream: Any = container.streams.best("audio")
+            with av.open(self.file, metadata_errors="replace", options={"format_whitelist": FFMPEG}) as opened:
+                container: Any = opened
+                stream = container.streams.best("audio")
                 if stream is None:
                     raise InputError(f"{self.name}: has no sound that can be read; {FORMATS}")
                 if stream.codec_context is None:
