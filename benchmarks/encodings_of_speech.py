@@ -195,7 +195,7 @@ def main(arguments: list[str] | None = None) -> None:
         ):
             cosines, said = [], []
             for voice, own in zip(voices, clean, strict=True):
-                path.write_bytes(encode(voice, how, Path(folder)))
+                path.write_bytes(encode(voice, ENCODINGS[name], Path(folder)))
                 identity, warned = listener.identity(path)
                 cosines.append(float(identity @ own))
                 said.append(warned)
