@@ -190,9 +190,7 @@ def main(arguments: list[str] | None = None) -> None:
         rows = {row["encoding"]: row for row in pd.read_csv(results).to_dict("records")}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "heard"
-        for name, how in tqdm(
-            [(name, how) for name, how in ENCODINGS.items() if chosen.only in name], desc="encodings"
-        ):
+        for name in tqdm([name for name in ENCODINGS if chosen.only in name], desc="encodings"):
             cosines, said = [], []
             for voice, own in zip(voices, clean, strict=True):
                 path.write_bytes(encode(voice, ENCODINGS[name], Path(folder)))
