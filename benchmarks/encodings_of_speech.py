@@ -177,33 +177,34 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--persons", type=int, default=PERSONS)
+    parser.add_argument(
+        "--only", default="", help="measure the encodings again whose names contain this; keep the others"
+    )
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(1)
     listener = Listener()
     voices = listener.voices(chosen.persons)
     clean = [listener.identity(voice)[0] for voice in voices]
-    table = []
+    results, rows = chosen.out / "encodings.csv", {}
+    if chosen.only:
+        rows = {row["encoding"]: row for row in pd.read_csv(results).to_dict("records")}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "heard"
-        for name, how in tqdm(ENCODINGS.items(), desc="encodings"):
+        for name in tqdm([name for name in ENCODINGS if chosen.only in name], desc="encodings"):
             cosines, said = [], []
             for voice, own in zip(voices, clean, strict=True):
-                path.write_bytes(encode(voice, how, Path(folder)))
+                path.write_bytes(encode(voice, ENCODINGS[name], Path(folder)))
                 identity, warned = listener.identity(path)
                 cosines.append(float(identity @ own))
                 said.append(warned)
-            silent = [cosine for cosine, warned in zip(cosines, said, strict=True) if not warned]
-            table.append(
-                {
-                    "encoding": name,
-                    "cosine": float(np.mean(cosines)),
-                    "least": min(cosines),
-                    "warned": float(np.mean([bool(warned) for warned in said])),
-                    "least without a warning": min(silent, default=float("nan")),
-                }
-            )
-            frame = pd.DataFrame(table)
-            with atomic_write(chosen.out / "encodings.csv") as part:
+            rows[name] = {
+                "encoding": name,
+                "cosine": float(np.mean(cosines)),
+                "least": min(cosines),
+                "warned": float(np.mean([bool(warned) for warned in said])),
+            }
+            frame = pd.DataFrame(rows[name] for name in ENCODINGS if name in rows)
+            with atomic_write(results) as part:
                 frame.to_csv(part, index=False, float_format="%.4f")
     print(frame.round(3).to_string())
 

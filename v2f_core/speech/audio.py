@@ -120,10 +120,10 @@ def hear(
     else:
         name, samples = "samples", _as_array(voice)
         if samples.ndim == 2 and samples.shape[1] == length:
-            windows = to_floats(samples)
-            if not np.abs(windows).max(initial=0) <= FLOAT_PEAK:  # NaN too
+            samples = to_floats(samples)
+            if not np.abs(samples).max(initial=0) <= FLOAT_PEAK:  # NaN too
                 raise InputError("windows: hold NaN, or samples far beyond [-1, 1]")
-            return torch.from_numpy(windows), None
+            return torch.from_numpy(samples), None
         block = SAMPLE_RATE, to_floats(_channels_last(samples))
         wave = np.concatenate(list(_mono(name, [block], LONGEST)))
     if abs(offset := wave.mean()) > OFFSET:

@@ -27,6 +27,7 @@ FFMPEG = (
     "aac,ac3,aiff,amr,ape,asf,au,avi,caf,eac3,flac,flv,matroska,mov,mp3,mpeg,mpegts,nistsphere,ogg,tta,voc,w64,wav,wv"
 )
 EXACT = ("aiff", "au", "flac", "matroska,webm", "mp3", "mov,mp4,m4a,3gp,3g2,mj2")  # whose lengths are no guess
+COARSE, MIN_KILOBITS = ("aac", "mp3"), 40  # codecs that spare the high band; a second and channel
 
 Block = tuple[int, Float32[np.ndarray, "frames channels"]]
 
@@ -105,10 +106,11 @@ class Decoder:
             raise InputError(f"{self.name}: reading sound needs PyAV; pip install av") from error
         wav = _read_wav_header(self.file)
         setattr(self.file, "name", "recording")  # noqa: B010  # FFmpeg takes what stands before a colon for a protocol
-        damaged, any_sound = 0, False
+        damaged, seconds, size = 0, 0.0, 0
         try:
-            with av.open(self.file, metadata_errors="replace", options={"format_whitelist": FFMPEG}) as container:
-                stream: Any = container.streams.best("audio")
+            with av.open(self.file, metadata_errors="replace", options={"format_whitelist": FFMPEG}) as opened:
+                container: Any = opened
+                stream = container.streams.best("audio")
                 if stream is None:
                     raise InputError(f"{self.name}: has no sound that can be read; {FORMATS}")
                 if stream.codec_context is None:
@@ -129,15 +131,21 @@ class Decoder:
                     except av.InvalidDataError:
                         damaged += 1
                         continue
+                    size += packet.size
                     for frame in frames:
-                        any_sound = True
+                        seconds += frame.samples / frame.sample_rate
                         yield frame.sample_rate, _samples(frame)
+                kilobits = 8 * size / 1000 / max(seconds, 1e-3) / max(stream.codec_context.channels, 1)
+                if stream.codec_context.name.startswith(COARSE) and kilobits < MIN_KILOBITS:
+                    self.doubts.append(f"is compressed to {kilobits:.0f} kilobits a second, which takes from the voice")
+        except InputError:  # a ValueError too
+            raise
         except (av.FFmpegError, ValueError, NotImplementedError) as error:
-            if not any_sound:
+            if not seconds:
                 reason = getattr(error, "strerror", None) or error
                 raise InputError(f"{self.name}: not an audio file that can be read ({reason}); {FORMATS}") from error
             damaged += 1  # from here on nothing can be read
-        if not any_sound:
+        if not seconds:
             raise InputError(f"{self.name}: has no sound that can be read; {FORMATS}")
         if damaged:
             self.doubts.append("is damaged; used what can be read")
