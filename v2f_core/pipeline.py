@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -27,6 +26,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from v2f_core.artefacts.files import folder_hash
+from v2f_core.artefacts.loading import check_config, read_json, refusing
 from v2f_core.artefacts.model_card import write_card
 from v2f_core.artefacts.profiles import Profile, load_profile
 from v2f_core.diffusion.lora import fuse_lora
@@ -398,15 +398,19 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         hub = ("revision", "token", "cache_dir", "force_download", "local_files_only")
         folder = _saved_folder(pretrained_model_name_or_path, {key: kwargs.pop(key) for key in hub if key in kwargs})
         config = _read_index(folder / "model_index.json")
+        for part in ("unet", "vae", "text_encoder"):
+            check_config(folder / part / "config.json")
+        check_config(folder / "scheduler" / "scheduler_config.json")
         shortened = config.get("ast_frames"), config.get("ast_positions", "cut")
         aligner, posterior = Aligner.from_pretrained(folder / "aligner"), None
         if (folder / "posterior").is_dir():
             posterior = IdentityPosterior.from_pretrained(folder / "posterior", aligner)
-        with warnings.catch_warnings():
+        encoder = load_encoder(config.get("encoder", "ast"), folder / "speech_encoder", *shortened)
+        with warnings.catch_warnings(), refusing(folder, "a saved Vox2FacePipeline", "save or download it again"):
             warnings.simplefilter("ignore", FutureWarning)
-            return super().from_pretrained(
+            pipe = super().from_pretrained(
                 folder,
-                speech_encoder=load_encoder(config.get("encoder", "ast"), folder / "speech_encoder", *shortened),
+                speech_encoder=encoder,
                 aligner=aligner,
                 posterior=posterior,
                 speech_folder=folder / "speech_encoder",
@@ -414,6 +418,8 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
                 use_safetensors=True,
                 **kwargs,
             )
+            pipe.prior.checked(folder)
+            return pipe
 
 
 def made_from(profile: Profile) -> dict[str, str]:
@@ -429,10 +435,7 @@ def _read_index(path: Path) -> dict[str, Any]:
     """model_index.json. diffusers imports the modules that it names, so that only known ones may stand there."""
     if not path.is_file():
         raise InputError(f"{path.parent}: no pipeline here ({path.name} is missing); give a saved pipeline's folder")
-    try:
-        config = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error}); save or download the pipeline again") from error
+    config = read_json(path, "save or download the pipeline again")
     for name, value in config.items():
         if not isinstance(value, list) and name != "_class_name":
             continue

@@ -135,7 +135,8 @@ def measured(row: Ablation, seed: int, plan: Plan) -> pd.DataFrame:
         rows = _run(row, seed, plan, run)
         with atomic_write(done) as temporary:
             rows.to_csv(temporary, index=False, float_format="%.5g")
-    return pd.read_csv(done, keep_default_na=False)
+    with refusing(done, "a table of persons", "delete it and run this again"):
+        return pd.read_csv(done, keep_default_na=False)
 
 
 def open_kit(plan: Plan) -> Kit:
@@ -239,5 +240,5 @@ def _guidance(row: Ablation, seed: int, plan: Plan, draw: Callable[[float], np.n
         scores = {scale: float(metrics.cosine(draw(scale), truth).mean()) for scale in GUIDANCES}
         with atomic_write(path) as temporary:
             temporary.write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
-    scores = json.loads(path.read_text(encoding="utf-8"))
+    scores = read_json(path, "delete it and run this again")
     return float(max(scores, key=scores.__getitem__))

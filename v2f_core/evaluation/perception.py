@@ -16,7 +16,7 @@ from jaxtyping import Float32, UInt8
 from torch import Tensor
 
 from v2f_core.errors import InputError
-from v2f_core.training.embeddings import read_image
+from v2f_core.identity.photos import read_image
 
 WEIGHTS = ("weights-inception-2015-12-05-6726825d.pth", "alexnet-owt-7be5be79.pth")
 

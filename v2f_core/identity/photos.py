@@ -1,0 +1,85 @@
+"""Photographs: any picture file becomes upright RGB, or is refused in one line that names it. The one door for them."""
+
+from __future__ import annotations
+
+import stat
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import UInt8
+
+from v2f_core.artefacts.loading import one_line
+from v2f_core.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF")
+ORIENTATION = 0x0112  # EXIF's tag: what a camera did to the picture, and so how to undo it
+UNDO = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
+SMALLEST, MOST_PIXELS = 16, 50_000_000  # a side; and width × height, as large as cameras have: 150 MB in memory
+
+
+def read_image(path: str | Path) -> UInt8[np.ndarray, "height width 3"]:
+    """A picture as upright RGB: the orientation that a camera wrote into it is applied; grey of 16 bits is scaled.
+
+    The size is read before anything is decoded. Of an animation this is the first picture.
+
+    Raises:
+        InputError: the file is missing, no regular file (a pipe or device), damaged, no picture or one of another
+            format, smaller than 16 pixels, or of more than 50 million.
+
+    Example:
+        >>> read_image("nobody.png")
+        Traceback (most recent call last):
+        v2f_core.errors.InputError: nobody.png: no such file; expected a picture (JPEG, PNG, WEBP, AVIF, TIFF, BMP, GIF)
+    """
+    from PIL import Image
+
+    expected = f"expected a picture ({', '.join(FORMATS)})"
+    try:
+        if not stat.S_ISREG(Path(path).stat().st_mode):  # opening a pipe would wait for its writer
+            raise InputError(f"{path}: no regular file; {expected}")
+        with warnings.catch_warnings(), Image.open(path, formats=FORMATS) as image:
+            warnings.simplefilter("ignore")  # about metadata that is damaged; the picture decodes, or it does not
+            width, height = image.size
+            if min(width, height) < SMALLEST or width * height > MOST_PIXELS:
+                raise InputError(
+                    f"{path}: {width} × {height} pixels; expected sides from {SMALLEST}, and at most "
+                    f"{MOST_PIXELS:,} pixels; scale it"
+                )
+            image.load()
+            upright: Image.Image = _eight_bits(image).convert("RGB")
+            if turn := UNDO.get(image.getexif().get(ORIENTATION, 1)):
+                upright = upright.transpose(Image.Transpose[turn])
+            return np.ascontiguousarray(upright)
+    except InputError:
+        raise
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; {expected}") from error
+    except Exception as error:  # each of Pillow's readers has its own
+        raise InputError(f"{path}: cannot be read as a picture ({one_line(error)}); {expected}") from error
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Grey of 16 bits as 8 bits; Pillow would clip it to white."""
+    from PIL import Image
+
+    if image.mode == "F":
+        raise ValueError("grey values as fractions, whose white is not known")
+    if not image.mode.startswith("I"):
+        return image
+    values = np.asarray(image, np.int64)
+    if values.min() < 0 or values.max() > 65_535:
+        raise ValueError("grey values of more than 16 bits")
+    return Image.fromarray((values // 257).astype(np.uint8))
