@@ -92,7 +92,7 @@ def test_missing_folder_and_files(folders, kind, tmp_path):
     for file in folders[kind].iterdir():
         copy = shutil.copytree(folders[kind], tmp_path / f"without {file.name}")
         (copy / file.name).unlink()
-        with pytest.raises(InputError, match=f"lacks {file.name}; copy the whole folder"):
+        with pytest.raises(InputError, match=f"lacks {file.name}; copy it whole"):
             load_encoder(kind, copy)
 
 

@@ -44,7 +44,7 @@ def load_checkpoint(path: str | Path, made_from: Mapping[str, Any]) -> dict[str,
     path = Path(path)
     if not path.exists():
         return None
-    with refusing(path, "a training's checkpoint", WAY_OUT), warnings.catch_warnings():
+    with refusing(path, "a checkpoint of a training", WAY_OUT), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about pickles of an unusual form: they load, or they raise
         saved = torch.load(path, map_location="cpu", weights_only=True)
         before, state = _flat(json.loads(saved["made_from"])), dict(saved["state"])
@@ -76,7 +76,7 @@ def resume_training(
     state = load_checkpoint(path, made_from)
     if state is None:
         return 0
-    with refusing(path, "of this model and these persons", WAY_OUT):
+    with refusing(path, "a checkpoint of this model and these persons", WAY_OUT):
         for name, part in parts.items():
             part.load_state_dict(state[name])
         random = state["randomness"]

@@ -33,7 +33,7 @@ def refusing(path: str | Path, kind: str, remedy: str = "get it again") -> Itera
         >>> with refusing("prior/unet", "a UNet"):
         ...     int("seven")
         Traceback (most recent call last):
-        v2f_core.errors.InputError: prior/unet: damaged, or not a UNet (invalid literal for int() with …); get it again
+        v2f_core.errors.InputError: prior/unet: cannot be read as a UNet (invalid literal for int() with …); get it again
     """
     try:
         yield
@@ -43,7 +43,7 @@ def refusing(path: str | Path, kind: str, remedy: str = "get it again") -> Itera
         # Rust's libraries (safetensors, tokenizers) panic with a class of their own
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        raise InputError(f"{path}: damaged, or not {kind} ({one_line(error)}); {remedy}") from error
+        raise InputError(f"{path}: cannot be read as {kind} ({one_line(error)}); {remedy}") from error
 
 
 def one_line(error: BaseException) -> str:
@@ -56,9 +56,7 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def checked_folder(
-    folder: str | Path, files: tuple[str, ...], kind: str, remedy: str = "copy the whole folder"
-) -> Path:
+def checked_folder(folder: str | Path, files: tuple[str, ...], kind: str, remedy: str = "copy it whole") -> Path:
     """The folder, after a look that its files are there.
 
     Raises:
@@ -81,7 +79,7 @@ def read_json(path: str | Path, remedy: str = "get it again") -> dict[str, Any]:
     Example:
         >>> read_json("nowhere.json")
         Traceback (most recent call last):
-        v2f_core.errors.InputError: nowhere.json: damaged, or not JSON ([Errno 2] No such file …); get it again
+        v2f_core.errors.InputError: nowhere.json: cannot be read as JSON ([Errno 2] No such file …); get it again
     """
     path = Path(path)
     with refusing(path, "JSON", remedy):

@@ -21,7 +21,7 @@ from v2f_core.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-REFUSED = "refused, it holds more than numbers or is damaged; get it again from its publisher"
+REFUSED = "refused; get it again from its publisher"
 
 
 def _text_as_bytes(text: str, _: str = "latin1") -> bytes:
@@ -87,7 +87,7 @@ def tensors_from_bin(path: str | Path) -> dict[str, Tensor]:
     """
     import torch
 
-    with refusing(path, "a checkpoint of tensors alone"), warnings.catch_warnings():
+    with refusing(path, "a checkpoint of tensors alone", REFUSED), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about pickles of an unusual form: they load, or they raise
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):

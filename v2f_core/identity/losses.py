@@ -31,7 +31,8 @@ class AMSoftmax(nn.Module):
         generator: draws the initial values of trained class vectors.
     Raises:
         InputError: the scale is not positive and finite, the margin lies outside 0 to 2, there are fewer than two
-            classes, or the centroids have another shape; in a call, a label has no class, or an identity is zero or NaN.
+            classes, or the centroids have another shape; in a call, a label has no class, or an identity is zero or
+            NaN.
 
     Example:
         >>> loss = AMSoftmax(classes=2, dim=2, scale=1.0, margin=0.0, centroids=torch.eye(2))
