@@ -168,7 +168,7 @@ def test_a_bgr_judge_sees_the_same_of_swapped_images(small_judge: Path) -> None:
 def test_a_judge_of_other_weights_is_an_input_error(small_judge: Path) -> None:
     settings = json.loads((small_judge / "config.json").read_text()) | {"n_classes": 9}
     (small_judge / "config.json").write_text(json.dumps(settings))
-    with pytest.raises(InputError, match="cannot be read as a judge .*from the same judge"):
+    with pytest.raises(InputError, match=r"cannot be read as a judge .*from the same judge"):
         Judge.from_folder(small_judge)
 
 

@@ -33,7 +33,7 @@ def refusing(path: str | Path, kind: str, remedy: str = "get it again") -> Itera
         >>> with refusing("prior/unet", "a UNet"):
         ...     int("seven")
         Traceback (most recent call last):
-        v2f_core.errors.InputError: prior/unet: cannot be read as a UNet (invalid literal for int() with …); get it again
+        v2f_core.errors.InputError: prior/unet: cannot be read as a UNet (invalid literal for int() …); get it again
     """
     try:
         yield

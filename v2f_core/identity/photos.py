@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import stat
 import warnings
 from pathlib import Path
@@ -16,7 +17,9 @@ from v2f_core.errors import InputError
 if TYPE_CHECKING:
     from PIL import Image
 
-FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF")
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # what matters is in the errors; nothing is printed
+FORMATS = ("JPEG", "PNG", "WEBP")
+EXPECTED = "expected a JPEG, PNG or WebP file"
 ORIENTATION = 0x0112  # EXIF's tag: what a camera did to the picture, and so how to undo it
 UNDO = {
     2: "FLIP_LEFT_RIGHT",
@@ -36,39 +39,52 @@ def read_image(path: str | Path) -> UInt8[np.ndarray, "height width 3"]:
     The size is read before anything is decoded. Of an animation this is the first picture.
 
     Raises:
-        InputError: the file is missing, no regular file (a pipe or device), damaged, no picture or one of another
+        InputError: the file is missing, no regular file (a pipe or a device), damaged, no picture or one of another
             format, smaller than 16 pixels, or of more than 50 million.
 
     Example:
         >>> read_image("nobody.png")
         Traceback (most recent call last):
-        v2f_core.errors.InputError: nobody.png: no such file; expected a picture (JPEG, PNG, WEBP, AVIF, TIFF, BMP, GIF)
+        v2f_core.errors.InputError: nobody.png: no such file; expected a JPEG, PNG or WebP file
     """
-    from PIL import Image
-
-    expected = f"expected a picture ({', '.join(FORMATS)})"
     try:
-        if not stat.S_ISREG(Path(path).stat().st_mode):  # opening a pipe would wait for its writer
-            raise InputError(f"{path}: no regular file; {expected}")
-        with warnings.catch_warnings(), Image.open(path, formats=FORMATS) as image:
-            warnings.simplefilter("ignore")  # about metadata that is damaged; the picture decodes, or it does not
-            width, height = image.size
-            if min(width, height) < SMALLEST or width * height > MOST_PIXELS:
-                raise InputError(
-                    f"{path}: {width} × {height} pixels; expected sides from {SMALLEST}, and at most "
-                    f"{MOST_PIXELS:,} pixels; scale it"
-                )
-            image.load()
-            upright: Image.Image = _eight_bits(image).convert("RGB")
-            if turn := UNDO.get(image.getexif().get(ORIENTATION, 1)):
-                upright = upright.transpose(Image.Transpose[turn])
-            return np.ascontiguousarray(upright)
+        found = Path(path).stat()
+        if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait for its writer
+            raise InputError(f"{path}: no regular file; {EXPECTED}")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about sizes and metadata; a picture is refused below, or it decodes
+            return _decoded(Path(path), found.st_size)
     except InputError:
         raise
     except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; {expected}") from error
+        raise InputError(f"{path}: no such file; {EXPECTED}") from error
     except Exception as error:  # each of Pillow's readers has its own
-        raise InputError(f"{path}: cannot be read as a picture ({one_line(error)}); {expected}") from error
+        raise InputError(f"{path}: cannot be read as a picture ({one_line(error)}); {EXPECTED}") from error
+
+
+def _decoded(path: Path, size: int) -> UInt8[np.ndarray, "height width 3"]:
+    from PIL import Image
+
+    with Image.open(path, formats=FORMATS) as image:
+        width, height = image.size
+        if min(width, height) < SMALLEST or width * height > MOST_PIXELS:
+            raise InputError(
+                f"{path}: {width} × {height} pixels; expected sides from {SMALLEST}, and at most {MOST_PIXELS:,} "
+                "pixels; scale it"
+            )
+        if image.format == "WEBP" and not _is_whole(path, size):
+            raise ValueError("its length is not the one that it states")
+        image.load()
+        upright: Image.Image = _eight_bits(image).convert("RGB")
+        if turn := UNDO.get(image.getexif().get(ORIENTATION, 1)):
+            upright = upright.transpose(Image.Transpose[turn])
+        return np.ascontiguousarray(upright)
+
+
+def _is_whole(path: Path, size: int) -> bool:
+    """Whether a WebP file has the length in its header: what it holds has no checksum, and decodes to anything."""
+    with path.open("rb") as file:
+        return int.from_bytes(file.read(8)[4:], "little") in (size - 8, size - 9)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
