@@ -113,6 +113,18 @@ def test_other_modes_are_read_as_rgb(photos, tmp_path, mode):
     assert read_image(tmp_path / "x.png").shape == (128, 128, 3)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"progressive": True}, {"subsampling": 0}, {"restart_marker_rows": 1}, {"optimize": True, "quality": 20}],
+    ids=str,
+)
+def test_every_kind_of_whole_jpeg_is_read(photos, tmp_path, options):
+    photos[0].resize((131, 77)).save(tmp_path / "x.jpg", **options)
+    with (tmp_path / "x.jpg").open("ab") as file:
+        file.write(b"what telephones write after a picture")
+    assert np.array_equal(read_image(tmp_path / "x.jpg"), np.array(Image.open(tmp_path / "x.jpg").convert("RGB")))
+
+
 def test_a_jpeg_in_four_inks_is_read_as_rgb(photos, tmp_path):
     photos[0].convert("CMYK").save(tmp_path / "x.jpg", quality=95)
     assert np.abs(read_image(tmp_path / "x.jpg").astype(int) - np.array(photos[0])).mean() < 6
@@ -147,6 +159,7 @@ REFUSED = {
     "a bomb": (png(30_000, 30_000), "cannot be read as a picture (Image size (900000000 pixels) exceeds"),
     "a small bomb": (png(8_000, 8_000), "8000 × 8000 pixels; expected sides from 16, and at most 50,000,000 pixels"),
     "cut off": (encoded("JPEG")[:900], "cannot be read as a picture"),
+    "a JPEG that lacks a stretch": (encoded("JPEG")[:900] + encoded("JPEG")[960:], "its data are damaged"),
     "a cut WebP": (encoded("WEBP")[:-40], "cannot be read as a picture"),
     "a WebP with more after its end": (encoded("WEBP") + b"more", "its length is not the one that it states"),
     "a damaged PNG": (encoded("PNG")[:200] + b"????" + encoded("PNG")[204:], "cannot be read as a picture"),

@@ -72,8 +72,10 @@ def _decoded(path: Path, size: int) -> UInt8[np.ndarray, "height width 3"]:
                 f"{path}: {width} × {height} pixels; expected sides from {SMALLEST}, and at most {MOST_PIXELS:,} "
                 "pixels; scale it"
             )
-        if image.format == "WEBP" and not _is_whole(path, size):
+        if image.format == "WEBP" and not _has_its_length(path, size):
             raise ValueError("its length is not the one that it states")
+        if image.format == "JPEG" and not _is_whole(path):
+            raise ValueError("its data are damaged")
         image.load()
         upright: Image.Image = _eight_bits(image).convert("RGB")
         if turn := UNDO.get(image.getexif().get(ORIENTATION, 1)):
@@ -81,10 +83,24 @@ def _decoded(path: Path, size: int) -> UInt8[np.ndarray, "height width 3"]:
         return np.ascontiguousarray(upright)
 
 
-def _is_whole(path: Path, size: int) -> bool:
+def _has_its_length(path: Path, size: int) -> bool:
     """Whether a WebP file has the length in its header: what it holds has no checksum, and decodes to anything."""
     with path.open("rb") as file:
         return int.from_bytes(file.read(8)[4:], "little") in (size - 8, size - 9)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether FFmpeg finds no fault in a JPEG. Pillow makes a picture of damaged data, and says nothing."""
+    import av
+
+    decoder = av.CodecContext.create("mjpeg", "r")
+    decoder.options = {"err_detect": "explode"}
+    try:
+        return bool([*decoder.decode(av.Packet(path.read_bytes())), *decoder.decode(None)])  # type: ignore[arg-type]
+    except av.error.InvalidDataError:
+        return False
+    except av.error.FFmpegError:  # a rare kind of JPEG that it does not know
+        return True
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
