@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import onnx
 
 CROP = 112
+NARROWEST = 20  # length of a picture, in widths
 # chosen on training faces of MiniVox, upright and turned: of a clear face none is refused
 SURE, SURER, MARGIN = 0.99, 0.01, 1.3  # scores of the detector, and sides of a box
 # (x, y) of left eye, right eye (as seen), nose tip, left and right mouth corner in ArcFace's 112-pixel crop
@@ -218,6 +219,8 @@ class FacePack:
         return max(scores[1:]) <= scores[0] + SURER
 
     def _find(self, image: UInt8[np.ndarray, "height width 3"]) -> list[Face]:
+        if max(image.shape[:2]) > NARROWEST * min(image.shape[:2]):
+            return []  # scaled to the detector's size it would have no width
         boxes, points = self._detector.detect(np.ascontiguousarray(image[..., ::-1]))  # insightface reads BGR
         faces = [
             Face(box[:4].astype(np.float32), kps.astype(np.float32), float(box[4]))

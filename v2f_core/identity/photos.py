@@ -30,7 +30,7 @@ UNDO = {
     7: "TRANSVERSE",
     8: "ROTATE_90",
 }
-SMALLEST, MOST_PIXELS = 16, 50_000_000  # a side; and width × height, as large as cameras have: 150 MB in memory
+MOST_PIXELS = 50_000_000  # as large as cameras have; 150 MB in memory
 
 
 def read_image(path: str | Path) -> UInt8[np.ndarray, "height width 3"]:
@@ -40,7 +40,7 @@ def read_image(path: str | Path) -> UInt8[np.ndarray, "height width 3"]:
 
     Raises:
         InputError: the file is missing, no regular file (a pipe or a device), damaged, no picture or one of another
-            format, smaller than 16 pixels, or of more than 50 million.
+            format, or of more than 50 million pixels.
 
     Example:
         >>> read_image("nobody.png")
@@ -67,11 +67,8 @@ def _decoded(path: Path, size: int) -> UInt8[np.ndarray, "height width 3"]:
 
     with Image.open(path, formats=FORMATS) as image:
         width, height = image.size
-        if min(width, height) < SMALLEST or width * height > MOST_PIXELS:
-            raise InputError(
-                f"{path}: {width} × {height} pixels; expected sides from {SMALLEST}, and at most {MOST_PIXELS:,} "
-                "pixels; scale it"
-            )
+        if width * height > MOST_PIXELS:
+            raise InputError(f"{path}: {width} × {height} pixels; expected at most {MOST_PIXELS:,}; scale it")
         if image.format == "WEBP" and not _has_its_length(path, size):
             raise ValueError("its length is not the one that it states")
         if image.format == "JPEG" and not _is_whole(path):
