@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import stat
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import UInt8
 
-from v2f_core.artefacts.loading import one_line
+from v2f_core.artefacts.loading import refusing
 from v2f_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -47,19 +46,14 @@ def read_image(path: str | Path) -> UInt8[np.ndarray, "height width 3"]:
         Traceback (most recent call last):
         v2f_core.errors.InputError: nobody.png: no such file; expected a JPEG, PNG or WebP file
     """
-    try:
-        found = Path(path).stat()
-        if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait for its writer
+    path = Path(path)
+    with refusing(path, "a picture", EXPECTED), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about sizes and metadata; a picture is refused below, or it decodes
+        if not path.exists():
+            raise InputError(f"{path}: no such file; {EXPECTED}")
+        if not path.is_file():  # opening a pipe would wait for its writer
             raise InputError(f"{path}: no regular file; {EXPECTED}")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about sizes and metadata; a picture is refused below, or it decodes
-            return _decoded(Path(path), found.st_size)
-    except InputError:
-        raise
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; {EXPECTED}") from error
-    except Exception as error:  # each of Pillow's readers has its own
-        raise InputError(f"{path}: cannot be read as a picture ({one_line(error)}); {EXPECTED}") from error
+        return _decoded(path, path.stat().st_size)
 
 
 def _decoded(path: Path, size: int) -> UInt8[np.ndarray, "height width 3"]:
