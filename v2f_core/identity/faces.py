@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 
+from v2f_core.artefacts.loading import read_onnx, refusing
 from v2f_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -115,17 +116,13 @@ def find_nets(folder: str | Path) -> tuple[Path, Path]:
     Raises:
         InputError: the folder, the detector or the ArcFace net is missing, or a file is no ONNX net.
     """
-    import onnx
-
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give an insightface pack (det_*.onnx and an ArcFace net)")
     nets: dict[str, Path] = {}
     for path in sorted(folder.glob("*.onnx")):
-        try:
-            kind = _kind(onnx.load(str(path), load_external_data=False))
-        except Exception as error:  # protobuf's errors have no narrower base
-            raise InputError(f"{path}: not an ONNX net; fetch the pack again") from error
+        with refusing(path, "an ONNX net", "fetch the pack again"):
+            kind = _kind(read_onnx(path))
         if kind is not None:
             nets.setdefault(kind, path)
     needed = {
@@ -196,8 +193,13 @@ class FacePack:
         options.add_session_config_entry("session.set_denormal_as_zero", "1")  # denormal weights are five times slower
         options.log_severity_level = 3
         providers = _providers(device)
-        nets = [get_model(str(path), providers=providers, sess_options=options) for path in (detector, arcface)]
-        return cls(nets[0], nets[1], arcface)
+        with refusing(folder, "a face pack whose nets run", "fetch the pack again"):
+            nets = [get_model(str(path), providers=providers, sess_options=options) for path in (detector, arcface)]
+            pack = cls(nets[0], nets[1], arcface)
+            pack._find(np.zeros((128, 128, 3), np.uint8))
+            if not np.isfinite(pack.embed_aligned(np.zeros((1, CROP, CROP, 3), np.uint8))).all():
+                raise ValueError("its identities are not finite")
+        return pack
 
     def detect(self, image: UInt8[np.ndarray, "height width 3"]) -> list[Face]:
         """All upright faces of an RGB image, the largest first.
