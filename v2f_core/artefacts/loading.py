@@ -40,8 +40,9 @@ def refusing(path: str | Path, kind: str, remedy: str = "get it again") -> Itera
     except InputError:
         raise
     except BaseException as error:
-        # Rust's libraries (safetensors, tokenizers) panic with a class of their own
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        # Rust's libraries (safetensors, tokenizers) panic with a class of their own; a full GPU is no fault of a file
+        name = type(error).__name__
+        if name == "OutOfMemoryError" or not (isinstance(error, Exception) or name == "PanicException"):
             raise
         raise InputError(f"{path}: cannot be read as {kind} ({one_line(error)}); {remedy}") from error
 

@@ -131,24 +131,28 @@ class Prior(nn.Module):
             with refusing(folder / name, f"a {kind.__name__}", AGAIN):
                 parts[name] = kind.from_pretrained(folder / name, local_files_only=True)
         with refusing(folder, "a prior", AGAIN):
-            return cls(**parts).eval().to(device).checked(folder)
+            prior = cls(**parts).eval()
+        return prior.to(device).checked(folder)
 
     @torch.no_grad()
     def checked(self, folder: str | Path) -> Prior:
-        """This prior, after a look at all of its weights and a first step at a small size.
+        """This prior, after a look at all of its weights, and a first step and picture at a small size.
 
         Raises:
             InputError: a weight is NaN or infinite, or what the nets give is; or they do not fit each other.
         """
         for name in ("unet", "vae", "text_encoder"):
             check_finite(getattr(self, name), Path(folder) / name, AGAIN)
+        a = self.alphas_cumprod
+        check_finite({"the noise schedule": (a * (1 - a)).sqrt()}, Path(folder) / "scheduler", AGAIN)
+        if self.unet.dtype != torch.float32 and self.device.type == "cpu":
+            return self  # not every CPU computes in half precision; it is meant for another device
         with refusing(folder, "nets that fit each other", AGAIN):
             channels, side, _ = self.latent_shape
             noise = torch.ones(1, channels, min(side, 8), min(side, 8), device=self.device, dtype=self.unet.dtype)
-            tokens = self.condition(F.one_hot(torch.zeros(1, dtype=int), IDENTITY_DIM).float().to(self.device))
-            step = self.predict(noise, self.alphas_cumprod.shape[0] - 1, tokens.to(noise))
-            check_finite({"a first step": step, "the noise schedule": self.alphas_cumprod.log()}, folder, AGAIN)
-            check_finite({"a first picture": self.decode(noise.to(self.vae.dtype))}, folder, AGAIN)
+            tokens = self.condition(torch.eye(1, IDENTITY_DIM, device=self.device))
+            step = self.predict(noise, len(a) - 1, tokens.to(noise))
+            check_finite({"a first step": step, "a picture": self.decode(noise.to(self.vae.dtype))}, folder, AGAIN)
         return self
 
     def _tokens(self, prompt: str) -> Int[Tensor, "1 tokens"]:
