@@ -403,8 +403,10 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         if (folder / "posterior").is_dir():
             posterior = IdentityPosterior.from_pretrained(folder / "posterior", aligner)
         encoder, parts = load_encoder(config.get("encoder", "ast"), folder / "speech_encoder", *shortened), {}
-        if plain := not {"variant", "device_map"} & kwargs.keys():  # else diffusers' own way, which checks less
-            prior = Prior.from_folder(folder, dtype=kwargs.get("torch_dtype") or torch.float32)
+        dtype = kwargs.get("torch_dtype") or torch.float32
+        # else in diffusers' own way, which checks less
+        if plain := isinstance(dtype, torch.dtype) and not {"variant", "device_map"} & kwargs.keys():
+            prior = Prior.from_folder(folder, dtype=dtype)
             parts = {name: getattr(prior, name) for name in CLASSES}
         with warnings.catch_warnings(), refusing(folder, "a saved Vox2FacePipeline", "save or download it again"):
             warnings.simplefilter("ignore", FutureWarning)
