@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -111,7 +112,8 @@ def check_config(path: str | Path) -> dict[str, Any]:
         values = value if isinstance(value, list) else [value]
         most = MOST_LAYERS if "layers" in name else LARGEST
         numbers = [number for number in values if isinstance(number, int | float) and not isinstance(number, bool)]
-        if len(values) > MOST_LAYERS or not all(-LARGEST <= number <= most for number in numbers):
+        # infinite ones mean "no limit", as in diffusers' schedulers
+        if len(values) > MOST_LAYERS or not all(-LARGEST <= n <= most or math.isinf(n) for n in numbers):
             raise InputError(f"{path}: {name} is {str(value)[:50]}; expected a model's setting; get it again")
     return config
 
