@@ -25,7 +25,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from minivox.ceilings import informed
-from v2f_core.artefacts.files import atomic_write, folder_hash
+from v2f_core.artefacts.files import atomic_write, check_writable, folder_hash
 from v2f_core.artefacts.profiles import Profile
 from v2f_core.data.voxceleb import open_dataset
 from v2f_core.diffusion.consistency import paper
@@ -110,6 +110,7 @@ def ablate(name: str, seeds: int, plan: Plan, jobs: int = 1) -> pd.DataFrame:
         InputError: no such table; a part of the profile cannot be used; a loss was not finite.
     """
     rows = table(name)
+    check_writable(plan.out)
     first = [(row, 0) for row in rows]  # these choose the guidance of all seeds
     rest = [(row, seed) for seed in range(1, seeds) for row in rows]
     open_kit(plan)  # writes the stores that all runs read, before several processes would
