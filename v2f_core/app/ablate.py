@@ -110,7 +110,7 @@ def ablate(name: str, seeds: int, plan: Plan, jobs: int = 1) -> pd.DataFrame:
         InputError: no such table; a part of the profile cannot be used; a loss was not finite.
     """
     rows = table(name)
-    check_writable(plan.out)
+    check_writable(plan.folder)
     first = [(row, 0) for row in rows]  # these choose the guidance of all seeds
     rest = [(row, seed) for seed in range(1, seeds) for row in rows]
     open_kit(plan)  # writes the stores that all runs read, before several processes would
