@@ -29,6 +29,7 @@ from v2f_core.speech.encoders import SpeechEncoder, load_encoder
 from v2f_core.training.processes import first_process_first, join, own_device
 
 WINDOWS_AT_ONCE = 64
+READING = "0.2"  # how recordings and photographs are read: where that changes, stores are made anew
 
 Precision = Literal["fp32", "bf16"]  # of encoders; bf16 is several times as fast on a GPU that has it
 
@@ -59,7 +60,8 @@ def embed_dataset(
     length = f"{profile.clip_seconds}"
     if profile.ast_frames:
         length += f" {profile.ast_frames} {profile.ast_positions}"
-    folder = store_folder("embeddings", [folder_hash(speech), folder_hash(pack), length, *manifest.table.path])
+    made_from = [READING, folder_hash(speech), folder_hash(pack), length, *manifest.table.path]
+    folder = store_folder("embeddings", made_from)
     encoder = load_encoder(profile.encoder, speech, profile.ast_frames, profile.ast_positions).to(device)
     chosen = precision_of(folder / "voices", device, precision)
     seconds = profile.clip_seconds
