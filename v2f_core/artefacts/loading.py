@@ -21,14 +21,14 @@ LARGEST, MOST_LAYERS = 10**7, 1000  # numbers in a config: memory and time are t
 
 @contextmanager
 def refusing(path: str | Path, kind: str, remedy: str = "get it again") -> Iterator[None]:
-    """Turn whatever a library raises in the block into one line; an `InputError` passes.
+    """Turn whatever a library raises in the block into one line; an `InputError` gets the path, if it lacks it.
 
     Args:
         path: the file or folder.
         kind: what was expected there.
         remedy: the way out.
     Raises:
-        InputError: anything else was raised.
+        InputError: anything was raised.
 
     Example:
         >>> with refusing("prior/unet", "a UNet"):
@@ -38,8 +38,10 @@ def refusing(path: str | Path, kind: str, remedy: str = "get it again") -> Itera
     """
     try:
         yield
-    except InputError:
-        raise
+    except InputError as error:
+        if str(path) in str(error):
+            raise
+        raise InputError(f"{path}: {error}") from error
     except BaseException as error:
         # Rust's libraries (safetensors, tokenizers) panic with a class of their own; a full GPU is no fault of a file
         name = type(error).__name__
