@@ -166,7 +166,7 @@ REFUSED = {
     "a bomb": (png(30_000, 30_000), "cannot be read as a picture (Image size (900000000 pixels) exceeds"),
     "a small bomb": (png(8_000, 8_000), "8000 × 8000 pixels; expected at most 50,000,000"),
     "cut off": (encoded("JPEG")[:900], "cannot be read as a picture"),
-    "a JPEG that lacks a stretch": (encoded("JPEG")[:900] + encoded("JPEG")[960:], "its data are damaged"),
+    "a JPEG that lacks a stretch": (encoded("JPEG")[:1000] + encoded("JPEG")[1200:], "its data are damaged"),
     "a cut WebP": (encoded("WEBP")[:-40], "cannot be read as a picture"),
     "a WebP with more after its end": (encoded("WEBP") + b"more", "its length is not the one that it states"),
     "a damaged PNG": (encoded("PNG")[:200] + b"????" + encoded("PNG")[204:], "cannot be read as a picture"),

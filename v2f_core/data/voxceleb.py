@@ -253,7 +253,8 @@ def _walk(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[tuple[Path, st
         if not is_plain_name(path.name):
             yield path, "its name is not UTF-8, or has signs that cannot be printed"
         elif path.is_dir():
-            if path.resolve() in above:
+            target = path.resolve()
+            if target in above or above[-1].is_relative_to(target):
                 yield path, "a link to a folder that it is in"
             else:
                 yield from _walk(path, above)
