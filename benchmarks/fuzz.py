@@ -1,6 +1,8 @@
 """Damaged inputs by the thousand: what is read, what is refused in one line, and what goes wrong.
 
     python benchmarks/fuzz.py audio --count 10000        # recordings
+    python benchmarks/fuzz.py pictures --count 2000      # photographs
+    python benchmarks/fuzz.py weights --count 700        # models, trainings, stores
     python benchmarks/fuzz.py audio --only 17            # input 17 again, with the traceback
 
 Input n of a seed is always the same. Each is given to a worker process, which is started anew after a crash or a hang.
@@ -81,7 +83,274 @@ def audio(folder: Path) -> Trial:
     return trial
 
 
-KINDS: dict[str, Callable[[Path], Trial]] = {"audio": audio}
+def pictures(folder: Path) -> Trial:
+    """Photographs of eight persons in many encodings, turned by their tag or without one, damaged, and no pictures."""
+    from PIL import Image
+
+    from v2f_core.artefacts.profiles import load_profile
+    from v2f_core.data.voxceleb import open_dataset
+    from v2f_core.identity.faces import FacePack
+    from v2f_core.identity.photos import read_image
+
+    profile = load_profile("mini")
+    manifest, pack = open_dataset(profile), FacePack.from_folder(profile.part("faces"))
+    paths = manifest.absolute(manifest.faces("train"))
+    photos = [Image.open(path).convert("RGB") for path in paths[:: len(paths) // 8][:8]]
+    kinds: dict[str, dict[str, Any]] = {
+        "JPEG": {"quality": 90},
+        "progressive JPEG": {"quality": 90, "progressive": True},
+        "grey JPEG": {"mode": "L", "quality": 90},
+        "JPEG of four inks": {"mode": "CMYK", "quality": 90},
+        "PNG": {},
+        "PNG of 256 colours": {"mode": "P"},
+        "PNG with transparency": {"mode": "RGBA"},
+        "grey PNG of 16 bits": {"mode": "I;16"},
+        "WEBP": {"quality": 90},
+        "lossless WEBP": {"lossless": True},
+    }
+    ways = [None, *(Image.Transpose[name] for name in _LAID.values())]
+    clean: dict[tuple[int, str], Any] = {}
+
+    def in_mode(photo: Image.Image, mode: str) -> Image.Image:
+        if mode == "I;16":
+            return Image.fromarray(np.asarray(photo.convert("L")).astype(np.uint16) * 257)
+        return photo.convert(mode)
+
+    def identity(path: Path) -> Any:
+        (found,), seen = pack.embed([read_image(path)])
+        if not seen[0]:
+            raise InputError(f"{path}: no face found in it")
+        return found
+
+    def written(path: Path, person: int, kind: str, tag: int = 1, way: Any = None) -> None:
+        options = dict(kinds[kind])
+        photo, exif = in_mode(photos[person], options.pop("mode", "RGB")), Image.Exif()
+        exif[0x0112] = tag
+        photo = photo if way is None else photo.transpose(way)
+        photo.save(path, next(name for name in ("JPEG", "PNG", "WEBP") if name in kind), exif=exif, **options)
+
+    def trial(rng: np.random.Generator, place: Path) -> tuple[str, Use]:
+        person, kind, path = int(rng.integers(len(photos))), str(rng.choice(list(kinds))), place / "photo.jpg"
+        if (person, kind) not in clean:
+            written(path, person, kind)
+            clean[person, kind] = identity(path)
+        turned, steps = rng.random(), []
+        if turned < 0.4:
+            tag = int(rng.integers(1, 9))
+            written(path, person, kind, tag, ways[tag - 1])
+            steps.append(f"turned, orientation {tag}")
+        else:
+            way = int(rng.integers(1, 8)) if turned < 0.5 else 0
+            written(path, person, kind, way=ways[way])
+            steps += [f"turned without a tag ({way})"] * bool(way)
+        if rng.random() < 0.07:
+            what = str(rng.choice(list(_NO_PHOTOS)))
+            path.unlink()
+            steps = [what]
+            _NO_PHOTOS[what](path)
+        else:
+            data = path.read_bytes()
+            for _ in range(rng.integers(0, 4)):
+                data, step = damage(data, rng)
+                steps.append(step)
+            path.write_bytes(data)
+
+        def use() -> tuple[list[str], float]:
+            return [], float(identity(path) @ clean[person, kind])
+
+        return f"{kind}: {', '.join(steps)}", use
+
+    return trial
+
+
+_LAID = {  # EXIF's orientation → what a camera did, for the tag to undo
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_90",
+    7: "TRANSVERSE",
+    8: "ROTATE_270",
+}
+
+
+def _picture_of(kind: str, size: tuple[int, int]) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        from PIL import Image
+
+        Image.new("RGB", size, (90, 120, 150)).save(path, kind)
+
+    return write
+
+
+_NO_PHOTOS: dict[str, Callable[[Path], None]] = {
+    "empty": lambda path: path.write_bytes(b"") and None,
+    "text": lambda path: path.write_text("no picture") and None,
+    "a pipe": os.mkfifo if hasattr(os, "mkfifo") else Path.mkdir,
+    "a folder": Path.mkdir,
+    "a link to nowhere": lambda path: path.symlink_to("nowhere"),
+    "a link to itself": lambda path: path.symlink_to(path.name),
+    "1 × 5000": _picture_of("PNG", (1, 5000)),
+    "a bomb": _picture_of("PNG", (12_000, 12_000)),
+    "a wide bomb": _picture_of("WEBP", (16_000, 4_000)),
+    "TIFF": _picture_of("TIFF", (64, 64)),
+    "DDS": _picture_of("DDS", (64, 64)),
+    "AVIF": _picture_of("AVIF", (64, 64)),
+    "GIF": _picture_of("GIF", (64, 64)),
+}
+
+
+def weights(folder: Path) -> Trial:
+    """Every kind of folder and file that a model or a training is loaded from, one of its files damaged; and used."""
+    import shutil
+
+    import torch
+    from diffusers.utils import logging as diffusers_logging
+    from safetensors.torch import load_file, save_file
+    from transformers.utils import logging as transformers_logging
+
+    from v2f_core.artefacts import checkpoints, store
+    from v2f_core.artefacts.pickles import tensors_from_bin
+    from v2f_core.artefacts.profiles import load_profile
+    from v2f_core.diffusion.lora import add_lora, load_lora, save_lora
+    from v2f_core.diffusion.prior import Prior
+    from v2f_core.evaluation.judge import Judge
+    from v2f_core.identity.aligner import Aligner
+    from v2f_core.identity.arcface_torch import differentiable_arcface
+    from v2f_core.identity.faces import TEMPLATE, FacePack, align
+    from v2f_core.identity.posterior import IdentityPosterior
+    from v2f_core.pipeline import Vox2FacePipeline
+    from v2f_core.speech.encoders import load_encoder
+
+    torch.set_num_threads(1)
+    transformers_logging.disable_progress_bar()
+    diffusers_logging.disable_progress_bar()
+    profile, whole = load_profile("mini"), folder / "whole"
+    wave = 0.1 * torch.randn(1, 20_000, generator=torch.Generator().manual_seed(0))
+    picture = np.random.default_rng(0).integers(0, 256, (128, 128, 3)).astype(np.uint8)
+    z = torch.nn.functional.normalize(torch.arange(512.0).cos(), dim=0)[None]
+    for part in ("ast", "ecapa", "ge2e", "faces", "judge", "aligner", "posterior", "prior"):
+        shutil.copytree(profile.part(part), whole / part)
+    aligner = Aligner.from_pretrained(whole / "aligner")
+    pipe = Vox2FacePipeline.from_profile(profile, stage=1)
+    pipe.save_pretrained(whole / "pipeline")
+    prior = Prior.from_folder(whole / "prior")
+    add_lora(prior, 2, 2.0, torch.Generator().manual_seed(0))
+    save_lora(prior, whole / "lora", {})
+    for name in ("a", "b"):
+        (whole / name).touch()
+    one = [torch.ones(1, 3)]
+    store.extract(whole, ["a", "b"], lambda paths: one * len(paths), whole / "store", {}, shard=1)
+    checkpoints.save_checkpoint(whole / "checkpoint" / "checkpoint.pt", {"step": 1, "net": {"w": torch.ones(9)}}, {})
+    (whole / "pickle").mkdir()
+    torch.save({"w": torch.ones(9)}, whole / "pickle" / "pytorch_model.bin")
+
+    def drawn(prior: Prior) -> Any:
+        return prior.sample(z, 2, generator=torch.Generator().manual_seed(0))
+
+    def seen(place: Path) -> Any:
+        pack = FacePack.from_folder(place)
+        pack.detect(picture)
+        crop = align(picture, TEMPLATE + 8)
+        twin = differentiable_arcface(pack.arcface_path)(torch.from_numpy(crop).permute(2, 0, 1)[None] / 127.5 - 1)
+        return torch.cat([torch.from_numpy(pack.embed_aligned([crop])), twin])
+
+    def adapted(place: Path) -> Any:
+        fresh = Prior.from_folder(whole / "prior")
+        load_lora(fresh, place)
+        return fresh.predict(torch.ones(1, *fresh.latent_shape), 500, fresh.null(1)).detach()
+
+    def kept(place: Path) -> Any:
+        state = checkpoints.load_checkpoint(place / "checkpoint.pt", {})
+        return torch.zeros(1) if state is None else state.get("net", {}).get("w", torch.zeros(9))
+
+    parts: dict[str, Callable[[Path], Any]] = {
+        "ast": lambda place: load_encoder("ast", place).embed(wave),
+        "ecapa": lambda place: load_encoder("ecapa", place).embed(wave),
+        "ge2e": lambda place: load_encoder("ge2e", place).embed(wave),
+        "faces": seen,
+        "judge": lambda place: torch.from_numpy(Judge.from_folder(place).features([picture])),
+        "aligner": lambda place: Aligner.from_pretrained(place)(torch.ones(1, aligner.speaker_width)).detach(),
+        "posterior": lambda place: IdentityPosterior.from_pretrained(place, aligner).sample(
+            torch.ones(aligner.speaker_width), 1, generator=torch.Generator().manual_seed(0)
+        ),
+        "prior": lambda place: drawn(Prior.from_folder(place)),
+        "pipeline": lambda place: drawn(Vox2FacePipeline.from_pretrained(place).prior),
+        "lora": adapted,
+        "store": lambda place: store.load(place).vectors,
+        "checkpoint": kept,
+        "pickle": lambda place: tensors_from_bin(place / "pytorch_model.bin")["w"],
+    }
+    clean: dict[str, Any] = {}
+
+    def trial(rng: np.random.Generator, place: Path) -> tuple[str, Use]:
+        part = str(rng.choice(list(parts)))
+        if part not in clean:
+            clean[part] = parts[part](whole / part)
+        shutil.copytree(whole / part, place / part)
+        victims = sorted(path for path in (place / part).rglob("*") if path.suffix not in (".csv", ".md", ".txt"))
+        victim = victims[int(rng.integers(len(victims)))]
+        while victim.is_dir():
+            victim = victims[int(rng.integers(len(victims)))]
+        how = rng.random()
+        if victim.suffix == ".json" and how < 0.7:
+            content = json.loads(victim.read_text())
+            step = change_a_setting(content, rng)
+            victim.write_text(json.dumps(content))
+        elif victim.suffix == ".safetensors" and how < 0.4:
+            tensors = load_file(victim)
+            step = change_a_tensor(tensors, rng)
+            save_file(tensors, victim, {"format": "pt"})
+        else:
+            data, step = damage(victim.read_bytes(), rng)
+            victim.write_bytes(data)
+
+        def use() -> tuple[list[str], float]:
+            given, true = (np.asarray(value, np.float64).ravel() for value in (parts[part](place / part), clean[part]))
+            if given.shape != true.shape:
+                return [], math.nan
+            return [], float(given @ true / (np.linalg.norm(given) * np.linalg.norm(true)))
+
+        return f"{victim.relative_to(place)}: {step}", use
+
+    return trial
+
+
+def change_a_setting(content: dict[str, Any], rng: np.random.Generator) -> str:
+    """Change, misspell or leave out one value of a configuration."""
+    name = sorted(content)[int(rng.integers(len(content)))]
+    way = int(rng.integers(4))
+    if way == 0:
+        del content[name]
+        return f"no {name}"
+    if way == 1:
+        content[f"{name}_"] = content.pop(name)
+        return f"{name} misspelt"
+    values = [0, 1, -1, 3, 7.5, 10**6, 10**12, 1e308, math.nan, None, "", "x", [], [1, 2], {}, True]
+    content[name] = values[int(rng.integers(len(values)))]
+    return f"{name} = {content[name]!r}"
+
+
+def change_a_tensor(tensors: dict[str, Any], rng: np.random.Generator) -> str:
+    """Put NaN into a tensor, or infinity; cut it, rename it or leave it out."""
+    import torch
+
+    name = sorted(tensors)[int(rng.integers(len(tensors)))]
+    way = str(rng.choice(["NaN", "infinity", "all NaN", "shape", "name", "none", "type"]))
+    tensor = tensors.pop(name)
+    if way in ("NaN", "infinity", "all NaN"):
+        tensor = tensor.clone().float()
+        tensor.view(-1)[: tensor.numel() if way == "all NaN" else 1] = math.inf if way == "infinity" else math.nan
+    if way == "shape":
+        tensor = tensor.flatten()[: max(1, tensor.numel() // 2)].clone()
+    if way == "type":
+        tensor = tensor.to(torch.int8)
+    if way != "none":
+        tensors[f"{name}_" if way == "name" else name] = tensor
+    return f"{way}: {name}"
+
+
+KINDS: dict[str, Callable[[Path], Trial]] = {"audio": audio, "pictures": pictures, "weights": weights}
 
 
 # --- damage to any file
@@ -247,19 +516,19 @@ class Worker:
             self.process.join()
             self.process = None
 
-    def try_number(self, number: int) -> dict[str, Any]:
+    def try_number(self, number: int, seconds: float = SECONDS) -> dict[str, Any]:
         if self.process is None:
             self.start()
         row: dict[str, Any] = {"number": number}
         self.pipe.send(number)
         try:
             row |= self.pipe.recv()
-            if self.pipe.poll(2 * SECONDS):  # a busy machine is no hang: the worker's own clock decides
+            if self.pipe.poll(2 * seconds):  # a busy machine is no hang: the worker's own clock decides
                 row |= self.pipe.recv()
-                if row["seconds"] > SECONDS:
+                if row["seconds"] > seconds:
                     row["outcome"] = "hang"
                 return row
-            row |= {"outcome": "hang", "seconds": 2 * SECONDS}
+            row |= {"outcome": "hang", "seconds": 2 * seconds}
         except EOFError:
             self.process.join()
             row |= {"outcome": "crash", "said": f"exit code {self.process.exitcode}"}

@@ -12,6 +12,7 @@ from PIL import Image
 from minivox.dataset import unpack
 from v2f_core.artefacts.files import atomic_write
 from v2f_core.data.voxceleb import read_layout
+from v2f_core.identity.photos import read_image
 
 COLUMNS, ROWS, VIEWS, SIDE, GAP = 4, 3, 3, 104, 8
 
@@ -28,7 +29,7 @@ def main() -> None:
     for i, person in enumerate(people):
         left, top = i % COLUMNS * width, i // COLUMNS * (SIDE + GAP)
         for k, path in enumerate(manifest.absolute(faces[faces.person == person])[:VIEWS]):
-            face = Image.open(path).convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+            face = Image.fromarray(read_image(path)).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
             sheet.paste(face, (left + k * SIDE, top))
     with atomic_write(Path(__file__).parent.parent / "docs" / "portraits.webp") as temporary:
         sheet.save(temporary, "WEBP", quality=85, method=6)

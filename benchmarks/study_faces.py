@@ -25,6 +25,7 @@ from v2f_core.artefacts.profiles import load_profile
 from v2f_core.evaluation import metrics
 from v2f_core.evaluation.intervals import bootstrap, paired_difference
 from v2f_core.identity.faces import FacePack
+from v2f_core.identity.photos import read_image
 from v2f_core.show.plots import use_style
 
 SHOWN = 8
@@ -44,12 +45,12 @@ def main() -> None:
     kit, pack = open_kit(plan), FacePack.from_folder(plan.profile.part("faces"))
     women = np.array(kit.test.sexes) == "f"
     rows = np.concatenate([np.flatnonzero(sex)[: SHOWN // 2] for sex in (women, ~women)])
-    lines = {"a photograph": [path and read(path) for path in (kit.photos[row] for row in rows)]}
+    lines = {"a photograph": [path and read_image(path) for path in (kit.photos[row] for row in rows)]}
     table: list[dict[str, object]] = []
     base: dict[str, np.ndarray] = {}
     for system in chosen.systems:
         faces = drawn(plan, kit, system, chosen.seed, chosen.guidance)[1][0]
-        images = [read(path) for path in faces.paths if path]
+        images = [read_image(path) for path in faces.paths if path]
         lines[system] = [images[row] for row in rows]
         found = {"aside": np.array([aside(pack, image) for image in images])}
         found["light"] = np.array([middle(image).mean() for image in images])
@@ -68,10 +69,6 @@ def main() -> None:
         told.to_csv(temporary, index=False, float_format="%.5g")
     print(told.to_string(index=False))
     draw(lines, f"The same voices and noise, guidance {chosen.guidance:g}; all faces are synthetic")
-
-
-def read(path: Path) -> np.ndarray:
-    return np.asarray(Image.open(path).convert("RGB"))
 
 
 def middle(image: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from v2f_core.artefacts.files import atomic_write, sha256
+from v2f_core.artefacts.loading import refusing
 from v2f_core.data.packed import ARCHIVES, unpack, unpacked_folder
 from v2f_core.errors import InputError
 
@@ -32,8 +33,9 @@ def factors(root: str | Path) -> pd.DataFrame:
     path = Path(root) / "factors.csv"
     if not path.is_file():
         raise InputError(f"{path}: no such file; true factors exist for MiniVox only (minivox.dataset.unpack)")
-    table = pd.read_csv(path).rename(columns={"name": "person", "person": "id"})  # named as in the manifest
-    return table.set_index("person")
+    with refusing(path, "MiniVox's factors", "delete the folder, and it is unpacked again"):
+        table = pd.read_csv(path).rename(columns={"name": "person", "person": "id"})  # named as in the manifest
+        return table.set_index("person")
 
 
 def pack(folder: str | Path, out: str | Path) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 Device = Annotated[Literal["cpu", "cuda", "mps"], typer.Option(help="Where to compute.")]
 ProfileName = Annotated[str | None, typer.Option(help="mini or full; else V2F_PROFILE, else mini.")]
 EncoderName = Annotated[
@@ -315,6 +317,11 @@ def main(arguments: list[str] | None = None) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read once, when torch is imported
     try:
         app(arguments, prog_name="python -m v2f_core")
-    except InputError as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
+    except (InputError, OSError) as error:
+        line = " ".join(str(error).split())
+        if isinstance(error, OSError):
+            if error.errno not in NOT_WRITABLE:
+                raise
+            line = f"{error.filename}: {error.strerror}; free room, or choose a folder you may write to (--out)"
+        print("error:", line, file=sys.stderr)
         sys.exit(2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -26,6 +25,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from v2f_core.artefacts.files import folder_hash
+from v2f_core.artefacts.loading import read_json, refusing
 from v2f_core.artefacts.model_card import write_card
 from v2f_core.artefacts.profiles import Profile, load_profile
 from v2f_core.diffusion.lora import fuse_lora
@@ -341,18 +341,27 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         aligner, posterior = Aligner.from_pretrained(folder / "aligner"), None
         if (folder / "posterior").is_dir():
             posterior = IdentityPosterior.from_pretrained(folder / "posterior", aligner)
-        with warnings.catch_warnings():
+        encoder, parts = load_encoder(config.get("encoder", "ast"), folder / "speech_encoder", *shortened), {}
+        dtype = kwargs.get("torch_dtype") or torch.float32
+        # else in diffusers' own way, which checks less
+        if plain := isinstance(dtype, torch.dtype) and not {"variant", "device_map"} & kwargs.keys():
+            prior = Prior.from_folder(folder, dtype=dtype)
+            parts = {name: getattr(prior, name) for name in CLASSES}
+        with warnings.catch_warnings(), refusing(folder, "a saved Vox2FacePipeline", "save or download it again"):
             warnings.simplefilter("ignore", FutureWarning)
-            return super().from_pretrained(
+            pipe = super().from_pretrained(
                 folder,
-                speech_encoder=load_encoder(config.get("encoder", "ast"), folder / "speech_encoder", *shortened),
+                speech_encoder=encoder,
                 aligner=aligner,
                 posterior=posterior,
                 speech_folder=folder / "speech_encoder",
                 local_files_only=True,
                 use_safetensors=True,
-                **kwargs,
+                **{**parts, **kwargs},
             )
+            if not plain:
+                pipe.prior.checked(folder)
+            return pipe
 
 
 def made_from(profile: Profile) -> dict[str, str]:
@@ -368,10 +377,7 @@ def _read_index(path: Path) -> dict[str, Any]:
     """model_index.json. diffusers imports the modules that it names, so that only known ones may stand there."""
     if not path.is_file():
         raise InputError(f"{path.parent}: no pipeline here ({path.name} is missing); give a saved pipeline's folder")
-    try:
-        config = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error}); save or download the pipeline again") from error
+    config = read_json(path, "save or download the pipeline again")
     for name, value in config.items():
         if not isinstance(value, list) and name != "_class_name":
             continue

@@ -1,5 +1,8 @@
 """The command line: a user's mistake is one line on stderr and exit code 2, nothing half-written."""
 
+import errno
+import os
+
 import pytest
 import torch
 
@@ -29,6 +32,30 @@ def test_any_other_error_is_not_hidden(monkeypatch):
     monkeypatch.setattr("v2f_core.app.doctor.doctor", fail)
     with pytest.raises(ZeroDivisionError):
         cli.main(["doctor"])
+
+
+@pytest.mark.parametrize("kind", [PermissionError, OSError])
+def test_a_place_that_cannot_be_written_to_is_one_line_wherever_it_shows(monkeypatch, capsys, kind):
+    number = errno.EACCES if kind is PermissionError else errno.ENOSPC
+
+    def fail(profile):
+        raise OSError(number, os.strerror(number), "runs/events")
+
+    monkeypatch.setattr("v2f_core.app.doctor.doctor", fail)
+    assert call("doctor") == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith(f"error: runs/events: {os.strerror(number)}; free room, or choose a folder")
+
+
+@pytest.mark.parametrize(
+    "command", ["stage1", "stage1 --unfreeze 1", "posterior", "stage2", "ablate table4", "evaluate", "demo"]
+)
+def test_an_out_that_cannot_be_is_told_before_anything_is_computed(command, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert call(*command.split(), "--out", tmp_path / "file" / "out") == 2
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", f"error: {tmp_path / 'file'}: a file, not a folder; choose another folder with --out\n")
 
 
 @pytest.mark.parametrize("command", ["generate voice.wav", "demo", "extract", "stage1", "stage2", "ablate rank"])

@@ -41,7 +41,7 @@ def test_a_pickle_that_runs_something_is_refused_before_it_runs(tmp_path, attack
     mark, path = tmp_path / "mark", tmp_path / "bad.pickle"
     path.write_bytes(pickle.dumps({"weight": ATTACKS[attack](mark)}, protocol))
     for read in (arrays_from_pickle, tensors_from_bin):
-        with pytest.raises(InputError, match=r"bad\.pickle: refused, it holds more than numbers"):
+        with pytest.raises(InputError, match=r"bad\.pickle: cannot be read as a .* alone .*; refused"):
             read(path)
     assert not mark.exists()
 

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import os
 import shutil
 
 import pandas as pd
@@ -189,6 +190,10 @@ def test_masked_faces_are_used_without_origin_faces(root):
             lambda root: write(root / "split.csv", "name,split\nName_00,practice\n"),
             "split is 'practice'; expected train",
         ),
+        (
+            lambda root: write(root / "split.csv", "name,split\nName_00,train\nName_01,val\nName_00,test\n"),
+            "split.csv: Name_00: in more than one split",
+        ),
         (lambda root: write(root / "split.csv", "who,where\na,b\n"), "split.csv: no columns name and split"),
         (lambda root: write(root / "split.csv", "name,split\nNobody,test\n"), "nobody in it has both"),
     ],
@@ -198,6 +203,69 @@ def test_a_broken_dataset_is_one_clear_line(root, spoil, message):
     with pytest.raises(InputError, match=message) as caught:
         read_layout(root)
     assert str(root) in str(caught.value)
+
+
+# --- links, pipes, and names that are no text
+
+
+def left_out(root):
+    return dict(read_layout(root, max_bad=0.5).left_out.values)
+
+
+def test_a_person_in_two_rows_of_one_split_is_in_it(root):
+    write(root / "split.csv", "name,split\nName_00,test\nName_01,train\nName_00,test\n")
+    assert read_layout(root).persons().split.to_dict() == {"Name_00": "test", "Name_01": "train"}
+
+
+def test_a_file_with_several_names_is_taken_once(root):
+    """The photograph of one person, linked into another's folder, would put it into two splits."""
+    faces = root / "vox1/origin_faces"
+    before = read_layout(root).table
+    (faces / "Name_00" / "9.jpg").symlink_to(faces / "Name_00" / "0.jpg")
+    (faces / "Name_05" / "9.jpg").hardlink_to(faces / "Name_00" / "1.jpg")
+    manifest = read_layout(root)
+    assert manifest.table.equals(before)
+    assert left_out(root) == {
+        "vox1/origin_faces/Name_00/9.jpg": "the same file as vox1/origin_faces/Name_00/0.jpg",
+        "vox1/origin_faces/Name_05/9.jpg": "the same file as vox1/origin_faces/Name_00/1.jpg",
+    }
+
+
+def test_a_dataset_made_of_links_is_read(root, tmp_path_factory):
+    linked = tmp_path_factory.mktemp("linked")
+    for path in root.rglob("*"):
+        if path.is_file():
+            (linked / path.relative_to(root)).parent.mkdir(parents=True, exist_ok=True)
+            (linked / path.relative_to(root)).symlink_to(path)
+    assert read_layout(linked).table.equals(read_layout(root).table)
+
+
+def test_loops_links_to_nowhere_and_pipes_are_named(root):
+    folder = root / "vox1/origin_faces/Name_00"
+    (folder / "loop").symlink_to(folder)
+    (folder / "up").symlink_to(root / "vox1")
+    (folder / "self.jpg").symlink_to("self.jpg")
+    (folder / "nowhere.jpg").symlink_to("nowhere")
+    os.mkfifo(folder / "pipe.jpg")
+    before = read_layout(root, max_bad=0.5)
+    assert len(before.faces()) == 24
+    assert {item.removeprefix("vox1/origin_faces/Name_00/"): why for item, why in left_out(root).items()} == {
+        "loop": "a link to a folder that it is in",
+        "up": "a link to a folder that it is in",
+        "self.jpg": "a link that leads nowhere",
+        "nowhere.jpg": "a link that leads nowhere",
+        "pipe.jpg": "no file: a pipe or device",
+    }
+
+
+def test_names_that_are_not_utf_8_are_named(root):
+    folder = os.fsencode(root / "vox1/origin_faces/Name_00")
+    with open(folder + b"/caf\xe9.jpg", "w") as file:
+        file.write("x")
+    why = "its name is not UTF-8, or has signs that cannot be printed"
+    assert left_out(root) == {"vox1/origin_faces/Name_00/caf\\xe9.jpg": why}
+    scan(root, hashes=False)
+    assert "caf\\xe9.jpg" in (root / "left_out.csv").read_text(encoding="utf-8")
 
 
 # --- a scan
@@ -338,6 +406,7 @@ def test_a_tables_split_sex_and_session_are_used_and_the_full_profile_reads_it(t
         ("clip,face,person,split\na.wav,a.png,Ada,test\nb.wav,a.png,Ada,train\n", "Ada: in more than one split"),
         ("clip,face,person,split\na.wav,a.png,Ada,dev\n", "split is 'dev'"),
         ("clip,face,person\na.wav,a.png,Ada\na.wav,b.png,Bob\n", "a.wav: listed twice"),
+        ("clip,face,person\n./a.wav,a.png,Ada\na.wav,b.png,Bob\n", "a.wav: listed twice"),
         ("clip,face,person\n/a.wav,a.png,Ada\n", "not a path below"),
         ("", "cannot be read as a table"),
     ],

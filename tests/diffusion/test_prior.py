@@ -1,5 +1,6 @@
 """The prior: P(·) by hand, gradients, schedules in closed form, and a folder that plain diffusers opens."""
 
+import math
 import shutil
 from pathlib import Path
 
@@ -146,6 +147,21 @@ def test_guidance_goes_from_null_through_the_condition(
     monkeypatch.setattr(prior, "predict", lambda z, t, tokens: passes.append(len(z)) or predict(z, t, tokens))
     prior.denoise(noise, c, 2, 1.0)
     assert passes == [3, 3]  # without guidance the null condition is not computed
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ({"num_steps": 1000}, "num_steps 1000: expected 1 to 999"),  # DPM-Solver would divide by zero
+        ({"num_steps": 1001}, "num_steps 1001: expected 1 to 999"),
+        ({"guidance": math.nan}, "guidance nan: expected a finite number"),
+        ({"guidance": math.inf}, "guidance inf: expected a finite number"),
+        ({"num_steps": 3, "guidance": 1e38}, r"guidance 1e\+38: not finite; lower the guidance"),
+    ],
+)
+def test_no_picture_is_drawn_from_latents_that_are_not_finite(prior: Prior, numbers: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        prior.sample(torch.eye(1, 512), **numbers)
 
 
 def test_sample_is_fixed_by_the_generator(prior: Prior, identity: torch.Tensor) -> None:

@@ -108,7 +108,7 @@ def test_nets_are_recognised_by_shape_not_by_name(folder: Path) -> None:
         ((), None, "no face detector.*copy"),
         (("zz.onnx",), None, "no ArcFace net.*copy"),
         (("aa.onnx",), None, "no face detector.*copy"),
-        (("aa.onnx",), b"<html>not found</html>", r"aa\.onnx: not an ONNX net"),
+        (("aa.onnx",), b"<html>not found</html>", r"aa\.onnx: cannot be read as an ONNX net"),
         (None, None, "nowhere: no such folder"),
         (("zz.onnx", "aa.onnx"), None, "device 'abacus'"),
     ],

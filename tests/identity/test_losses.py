@@ -215,15 +215,28 @@ def test_nan_and_zero_identities_are_refused(loss, bad):
         loss(identity, draw(4, 8, seed=1), torch.arange(4))
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
+@both_margins
+def test_labels_may_be_integers_of_any_width(kind, dtype):
+    x, label = torch.randn(8, 32, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 5
+    loss = kind(5, 32)
+    assert torch.equal(loss(x, label.to(dtype)), loss(x, label))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: AMSoftmax(3, 4, scale=0.0), "positive"),
         (lambda: AMSoftmax(3, 4, scale=math.nan), "positive"),
+        (lambda: AMSoftmax(3, 4, scale=math.inf), "positive"),
+        (lambda: AMSoftmax(3, 4, margin=35.0), "margin 35"),  # meant as 0.35, or as degrees
+        (lambda: AMSoftmax(3, 4, margin=-0.35), "margin -0.35: expected 0 to 2"),
+        (lambda: AMSoftmax(3, 4, margin=math.nan), "margin nan"),
         (lambda: AMSoftmax(3, 4, centroids=torch.ones(2, 4)), "shape"),
         (lambda: AMSoftmax(1, 4), "over one person"),
         (lambda: ArcFaceLoss(3, 4, margin=28.6), "radians"),
         (lambda: InfoNCE(0.0), "positive"),
+        (lambda: InfoNCE(math.inf), "positive"),
         (lambda: AMSoftmax(3, 4)(torch.ones(1, 4), torch.tensor([3])), "label"),
         (lambda: ArcFaceLoss(3, 4)(torch.ones(1, 4), torch.tensor([-1])), "label"),
     ],

@@ -277,14 +277,15 @@ def test_a_posterior_of_another_aligner_is_refused(aligner, tmp_path):
 
 
 def test_missing_and_damaged_files_are_named(aligner, tmp_path):
-    with pytest.raises(InputError, match=r"config\.json: missing; train a posterior with"):
+    with pytest.raises(InputError, match=r"folder lacks config\.json, model\.safetensors; train a posterior with"):
         IdentityPosterior.from_pretrained(tmp_path, aligner)
     build(aligner).save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"no")
-    with pytest.raises(InputError, match="not a posterior's folder, or damaged"):
+    with pytest.raises(InputError, match=r"model\.safetensors: cannot be read as safetensors"):
         IdentityPosterior.from_pretrained(tmp_path, aligner)
+    build(aligner).save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(InputError, match="not a posterior's folder, or damaged"):
+    with pytest.raises(InputError, match="cannot be read as a posterior's folder"):
         IdentityPosterior.from_pretrained(tmp_path, aligner)
 
 

@@ -172,14 +172,14 @@ def test_missing_files_are_named(folder, tmp_path):
     for name in ("config.json", "model.safetensors"):
         copy = shutil.copytree(folder, tmp_path / f"without {name}")
         (copy / name).unlink()
-        with pytest.raises(InputError, match=f"lacks {name}; copy the whole folder"):
+        with pytest.raises(InputError, match=f"lacks {name}; copy it whole"):
             load_encoder("ge2e", copy)
 
 
 @pytest.mark.parametrize("config", ["{", "[]", "{}", '{"level_dbfs": "loud"}', '{"level_dbfs": NaN}'])
 def test_a_damaged_config_is_refused_in_one_line(folder, config):
     (folder / "config.json").write_text(config)
-    with pytest.raises(InputError, match="cannot be loaded as a GE2E") as refused:
+    with pytest.raises(InputError, match=r"ge2e.*: (cannot be read as|level_dbfs is nan)") as refused:
         load_encoder("ge2e", folder)
     assert "\n" not in str(refused.value)
 
@@ -187,7 +187,7 @@ def test_a_damaged_config_is_refused_in_one_line(folder, config):
 def test_damaged_weights_are_refused_in_one_line(folder):
     weights = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(weights[:1000])
-    with pytest.raises(InputError, match="cannot be loaded as a GE2E") as refused:
+    with pytest.raises(InputError, match=r"ge2e.*: (cannot be read as|level_dbfs is nan)") as refused:
         load_encoder("ge2e", folder)
     assert "\n" not in str(refused.value)
 
@@ -197,10 +197,10 @@ def test_weights_that_do_not_fit_or_are_not_finite_are_refused(folder):
 
     weights = load_file(folder / "model.safetensors")
     save_file({**weights, "linear.weight": torch.zeros(2, 2)}, folder / "model.safetensors")
-    with pytest.raises(InputError, match="cannot be loaded as a GE2E"):
+    with pytest.raises(InputError, match="cannot be read as a GE2E"):
         load_encoder("ge2e", folder)
     save_file({**weights, "linear.bias": torch.full((256,), torch.nan)}, folder / "model.safetensors")
-    with pytest.raises(InputError, match=r"linear\.bias holds NaN or infinite weights"):
+    with pytest.raises(InputError, match=r"linear\.bias holds NaN or infinite numbers"):
         load_encoder("ge2e", folder)
 
 

@@ -255,7 +255,19 @@ def test_an_embedding_without_direction_is_named_before_the_first_step(which, pa
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"steps": 0}, {"weight_am": 0.0, "weight_info": 0.0}, {"weight_cosine": -1.0}, {"learning_rate": float("nan")}],
+    [
+        {"steps": 0},
+        {"weight_am": 0.0, "weight_info": 0.0},
+        {"weight_cosine": -1.0},
+        {"learning_rate": float("nan")},
+        {"margin": 35.0},
+        {"margin": -0.35},
+        {"margin": float("nan")},
+        {"margin": 1.6, "angular_margin": True},  # more than a right angle
+        {"scale": float("inf")},
+        {"temperature": 0.0},
+        {"dropout": 1.0},
+    ],
 )
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(InputError):

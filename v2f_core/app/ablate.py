@@ -25,7 +25,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from minivox.ceilings import informed
-from v2f_core.artefacts.files import atomic_write, folder_hash, write_json
+from v2f_core.artefacts.files import atomic_write, check_writable, folder_hash, write_json
 from v2f_core.artefacts.profiles import Profile
 from v2f_core.data.voxceleb import open_dataset
 from v2f_core.diffusion.consistency import paper
@@ -99,6 +99,7 @@ def ablate(name: str, seeds: int, plan: Plan, jobs: int = 1) -> pd.DataFrame:
         InputError: no such table; a part of the profile cannot be used; a loss was not finite.
     """
     rows = table(name)
+    check_writable(plan.folder)
     first = [(row, 0) for row in rows]  # these choose the guidance of all seeds
     rest = [(row, seed) for seed in range(1, seeds) for row in rows]
     open_kit(plan)  # writes the stores that all runs read, before several processes would
@@ -124,7 +125,8 @@ def measured(row: Ablation, seed: int, plan: Plan) -> pd.DataFrame:
         rows = _run(row, seed, plan, run)
         with atomic_write(done) as temporary:
             rows.to_csv(temporary, index=False, float_format="%.5g")
-    return pd.read_csv(done, keep_default_na=False)
+    with refusing(done, "a table of persons", "delete it and run this again"):
+        return pd.read_csv(done, keep_default_na=False)
 
 
 def open_kit(plan: Plan) -> Kit:
@@ -226,5 +228,5 @@ def _guidance(row: Ablation, seed: int, plan: Plan, draw: Callable[[float], np.n
         truth = validation.gallery().numpy()
         scores = {scale: float(metrics.cosine(draw(scale), truth).mean()) for scale in GUIDANCES}
         write_json(path, {str(scale): score for scale, score in scores.items()})
-    scores = json.loads(path.read_text(encoding="utf-8"))
+    scores = read_json(path, "delete it and run this again")
     return float(max(scores, key=scores.__getitem__))

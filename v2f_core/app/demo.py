@@ -27,10 +27,11 @@ from v2f_core.artefacts.profiles import MINI_ASSETS, Profile, load_profile
 from v2f_core.data.manifest import Manifest
 from v2f_core.data.voxceleb import open_dataset
 from v2f_core.evaluation import tables
+from v2f_core.identity.photos import read_image
 from v2f_core.pipeline import Vox2FacePipeline, hear
 from v2f_core.show.plots import GalleryRow
 from v2f_core.speech.audio import read_clips
-from v2f_core.training.embeddings import embed_dataset, read_image
+from v2f_core.training.embeddings import embed_dataset
 from v2f_core.training.pairs import Pairs, pair_up
 
 OTHER_VOICE, REAL_VOICE = MINI_ASSETS.parent / "other_voice.ogg", MINI_ASSETS.parent / "real_voice.ogg"

@@ -31,6 +31,7 @@ from v2f_core.evaluation.attributes import AGE, TONE, attributes, failures, fit_
 from v2f_core.evaluation.controls import Bench
 from v2f_core.evaluation.leaks import Control
 from v2f_core.evaluation.systems import System
+from v2f_core.identity.photos import read_image
 from v2f_core.identity.sphere import mean_direction
 from v2f_core.show.players import SAMPLE_RATE, mp3
 from v2f_core.speech.audio import read_audio
@@ -210,17 +211,18 @@ def _shown(e: Evaluation, media: Path) -> pd.DataFrame:
         who = {"f": "woman", "m": "man"}.get(test.sexes[i], "person") + (f" of {ages[i]:.0f}" if ages[i] > 0 else "")
         row = {"group": group, "person": person, "caption": f"{person}, {who}", "of": len(scores)}
         row |= {"cosine": cosines[i], "rank": int(ranks[i]), "photograph": _picture(gallery.paths[i], media, f"{i}")}
-        row |= {"drawn": _picture(drawn.paths[i], media, f"{i}_drawn")}
+        row |= {"drawn": _picture(drawn.paths[i], media, f"{i}_drawn", SYNTHETIC)}
         row |= {"voice": _sound([e.manifest.root / path for path in voices[person]], media, f"{i}")}
         rows.append(row | {"nearest": " ".join(_picture(gallery.paths[j], media, f"{j}") for j in near)})
     return pd.DataFrame(rows)[columns]
 
 
-def _picture(path: Path | None, media: Path, name: str) -> str:
-    """Write a small copy of a picture with its EXIF (which marks drawn faces as synthetic); returns the file name."""
+def _picture(path: Path | None, media: Path, name: str, description: str = "") -> str:
+    """Write a small copy of a picture, of its EXIF only a description; returns the file name."""
     assert path is not None
-    with Image.open(path) as image:
-        exif, small = image.getexif(), image.convert("RGB")
+    small, exif = Image.fromarray(read_image(path)), Image.Exif()
+    if description:
+        exif[0x010E] = description
     small.thumbnail((SIDE, SIDE))
     with atomic_write(media / f"{name}.webp") as temporary:
         small.save(temporary, "WEBP", quality=80, method=6, exif=exif)

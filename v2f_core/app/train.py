@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from minivox.ceilings import informed
-from v2f_core.artefacts.files import folder_hash
+from v2f_core.artefacts.files import check_writable, folder_hash
 from v2f_core.artefacts.profiles import Profile
 from v2f_core.data.voxceleb import open_dataset
 from v2f_core.diffusion.prior import Prior
@@ -44,6 +44,7 @@ def stage1(profile: Profile, out: Path, steps: int | None = None, seed: int = 0,
     Raises:
         InputError: a part or the dataset cannot be used; see :func:`~v2f_core.training.stage1.train_stage1`.
     """
+    check_writable(out)
     manifest = open_dataset(profile)
     voices, faces = embed_dataset(profile, manifest, device)
     training, validation = (pair_up(manifest, voices, faces, split) for split in ("train", "val"))
@@ -61,6 +62,7 @@ def posterior(profile: Profile, out: Path, aligner: Path | None = None, device: 
     Raises:
         InputError: a part or the dataset cannot be used; see :func:`~v2f_core.training.posterior.train_posterior`.
     """
+    check_writable(out)
     trained = Aligner.from_pretrained(aligner or profile.part("aligner"))
     manifest = open_dataset(profile)
     voices, faces = embed_dataset(profile, manifest, device)
@@ -86,6 +88,7 @@ def stage1_from_waveforms(
     Raises:
         InputError: a part or the dataset cannot be used.
     """
+    check_writable(out)
     settings = WaveformSettings.from_profile(profile, unfreeze, seed=seed, **({"steps": steps} if steps else {}))
     manifest, source = open_dataset(profile), profile.part(profile.encoder)
     stores = embed_dataset(profile, manifest, device, workers)
@@ -115,6 +118,7 @@ def stage2(
     Raises:
         InputError: a part or the dataset cannot be used; see :func:`~v2f_core.training.stage2.train_stage2`.
     """
+    check_writable(out)
     changes: dict[str, Any] = {"seed": seed, "gradient_checkpointing": gradient_checkpointing}
     changes |= {"steps": steps} if steps else {}
     changes |= {"weight_self": BALANCED[mode]} if mode else {}

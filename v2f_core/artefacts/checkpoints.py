@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from v2f_core.artefacts.files import atomic_write
+from v2f_core.artefacts.loading import refusing
 from v2f_core.errors import InputError
 
 CHECKPOINT_NAME, HISTORY_NAME = "checkpoint.pt", "history.csv"
@@ -44,14 +45,11 @@ def load_checkpoint(path: str | Path, made_from: Mapping[str, Any]) -> dict[str,
     path = Path(path)
     if not path.exists():
         return None
-    try:
+    with refusing(path, "a checkpoint of a training", WAY_OUT), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about pickles of an unusual form: they load, or they raise
         saved = torch.load(path, map_location="cpu", weights_only=True)
-        before, state = json.loads(saved["made_from"]), saved["state"]
-    except (UnpicklingError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: no checkpoint of a training; choose another folder, or delete it") from error
-    except Exception as error:  # torch raises many kinds of errors for a damaged file
-        raise InputError(f"{path}: damaged ({str(error).splitlines()[0]}); delete it to begin anew") from error
-    before, now = _flat(before), _flat(json.loads(json.dumps(made_from)))
+        before, state = _flat(json.loads(saved["made_from"])), dict(saved["state"])
+    now = _flat(json.loads(json.dumps(made_from)))
     if changed := sorted(name for name in before.keys() | now if before.get(name) != now.get(name)):
         raise InputError(f"{path}: of another training ({', '.join(changed)} differs); {WAY_OUT}")
     return state
@@ -79,17 +77,15 @@ def resume_training(
     state = load_checkpoint(path, made_from)
     if state is None:
         return 0
-    try:
+    with refusing(path, "a checkpoint of this model and these persons", WAY_OUT):
         for name, part in parts.items():
             part.load_state_dict(state[name])
-    except (KeyError, RuntimeError, ValueError) as error:
-        raise InputError(f"{path}: of another model, or of other persons ({name} does not fit); {WAY_OUT}") from error
-    random = state["randomness"]
-    generator.set_state(random["own"])
-    torch.set_rng_state(random["cpu"])
-    if "cuda" in random and torch.cuda.is_available():
-        torch.cuda.set_rng_state(random["cuda"])
-    return int(state["step"])
+        random = state["randomness"]
+        generator.set_state(random["own"])
+        torch.set_rng_state(random["cpu"])
+        if "cuda" in random and torch.cuda.is_available():
+            torch.cuda.set_rng_state(random["cuda"])
+        return int(state["step"])
 
 
 class History:

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from v2f_core.artefacts.files import atomic_write
+from v2f_core.artefacts.loading import refusing
 from v2f_core.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-REFUSED = "refused, it holds more than numbers or is damaged; get it again from its publisher"
+REFUSED = "refused; get it again from its publisher"
 
 
 def _text_as_bytes(text: str, _: str = "latin1") -> bytes:
@@ -61,13 +62,8 @@ def arrays_from_pickle(path: str | Path) -> dict[str, np.ndarray]:
         >>> arrays_from_pickle(path)
         {'fc.bias': array([0., 0.])}
     """
-    try:
-        with Path(path).open("rb") as file:
-            arrays = _ArraysOnly(file, encoding="latin1").load()  # Python 2 wrote the published VGGFace2 weights
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except Exception as error:  # a damaged or hostile pickle can raise anything
-        raise InputError(f"{path}: {REFUSED} ({' '.join(str(error).split())})") from error
+    with refusing(path, "a pickle of arrays alone", REFUSED), Path(path).open("rb") as file:
+        arrays = _ArraysOnly(file, encoding="latin1").load()  # Python 2 wrote the published VGGFace2 weights
     if not isinstance(arrays, dict) or not all(isinstance(name, str) for name in arrays):
         raise InputError(f"{path}: expected a dictionary of arrays, found {type(arrays).__name__}")
     for name, array in arrays.items():
@@ -91,12 +87,9 @@ def tensors_from_bin(path: str | Path) -> dict[str, Tensor]:
     """
     import torch
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickles of an unusual form: they load, or they raise
-            tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise InputError(f"{path}: {REFUSED}") from error
+    with refusing(path, "a checkpoint of tensors alone", REFUSED), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about pickles of an unusual form: they load, or they raise
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
         raise InputError(f"{path}: expected a dictionary of tensors, found something else; {REFUSED}")
     return dict(tensors)

@@ -24,9 +24,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from v2f_core.artefacts.files import atomic_write
+from v2f_core.artefacts.loading import read_header, read_json, read_tensors, refusing
 from v2f_core.errors import InputError
 
 PROVENANCE_NAME, SKIPPED_NAME = "provenance.json", "skipped.csv"
+DAMAGED = "delete it and extract again, the rest is kept"
 PREFETCHED = 4  # files that each worker keeps ready
 
 # Reads one file. A worker process imports it, so it must be a function of a module, or a partial of one.
@@ -151,20 +153,22 @@ def load(folder: str | Path) -> Embeddings:
     Raises:
         InputError: the store is missing or damaged, or not all of its items are embedded.
     """
-    from safetensors.torch import load_file
-
-    folder = Path(folder)
+    folder, again = Path(folder), f"delete {folder} and extract again"
     if not (folder / PROVENANCE_NAME).is_file():
         raise InputError(f"{folder}: no stored embeddings; make them with 'python -m v2f_core extract'")
-    provenance = json.loads((folder / PROVENANCE_NAME).read_text(encoding="utf-8"))
+    provenance = read_json(folder / PROVENANCE_NAME, again)
     headers = {path: _header(path) for path in sorted(folder.glob("[0-9]*.safetensors"))}
-    if sum(header["files"] for header in headers.values()) != provenance["items"]:
+    if sum(header["files"] for header in headers.values()) != provenance.get("items"):
         raise InputError(f"{folder}: extraction is not finished; run 'python -m v2f_core extract' again")
     filled = [path for path, header in headers.items() if header["rows"]]
     if not filled:
         raise InputError(f"{folder}: not one embedding in it; see {SKIPPED_NAME}")
+    with refusing(folder, "a store of embeddings", again):
+        vectors = torch.cat([read_tensors(path, DAMAGED)["embeddings"] for path in filled])
+        if len(vectors) != sum(len(header["rows"]) for header in headers.values()):
+            raise ValueError("rows and items do not agree")
     return Embeddings(
-        vectors=torch.cat([load_file(path)["embeddings"] for path in filled]),
+        vectors=vectors,
         items=[item for header in headers.values() for item in header["rows"]],
         skipped=[bad for header in headers.values() for bad in header["skipped"]],
         provenance=provenance,
@@ -252,14 +256,10 @@ def _write_shard(
 
 
 def _header(path: Path) -> dict[str, Any]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "pt") as file:
-            header: dict[str, Any] = json.loads(file.metadata()["header"])
-            return {**header, "skipped": [(item, why) for item, why in header["skipped"]]}
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: damaged; delete it and extract again, the rest is kept") from error
+    header = read_header(path, "header", DAMAGED)
+    with refusing(path, "a shard of embeddings", DAMAGED):
+        skipped = [(str(item), str(why)) for item, why in header["skipped"]]
+        return {"rows": list(map(str, header["rows"])), "skipped": skipped, "files": int(header["files"])}
 
 
 def _write_provenance(folder: Path, provenance: dict[str, Any]) -> None:
@@ -269,7 +269,7 @@ def _write_provenance(folder: Path, provenance: dict[str, Any]) -> None:
         with atomic_write(path) as temporary:
             temporary.write_text(json.dumps(provenance, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         return
-    before = json.loads(path.read_text(encoding="utf-8"))
+    before = read_json(path, f"delete {folder} and extract again")
     if changed := sorted(name for name in before.keys() | provenance if before.get(name) != provenance.get(name)):
         raise InputError(f"{folder}: made from something else ({', '.join(changed)} differ); choose another folder")
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from v2f_core.artefacts.files import atomic_write, pin, sha256, write_json
+from v2f_core.artefacts.loading import read_onnx, refusing
 from v2f_core.artefacts.pickles import to_safetensors
 from v2f_core.errors import InputError
 
@@ -333,20 +334,15 @@ def _place(source: Path, target: Path) -> None:
 
 def _check_whole(path: Path, suffix: str) -> None:
     """Refuse a file that is cut off or of another kind, before its hash is written down."""
-    try:
+    with refusing(path, f"a whole {suffix}", "delete it and fetch it again"):
         if suffix == ".safetensors":
             from safetensors import safe_open
 
             with safe_open(path, "np"):
                 pass
         elif suffix == ".onnx":
-            import onnx
-
-            onnx.load(str(path), load_external_data=False)
+            read_onnx(path)
         elif suffix == ".ckpt":
             import torch
 
             torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # each library raises its own kind
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path}: half a file, or not of its kind ({reason}); delete it and fetch it again") from error

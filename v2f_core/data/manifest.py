@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
 from v2f_core.artefacts.files import atomic_write, is_plain_name
+from v2f_core.artefacts.loading import refusing
 from v2f_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -104,12 +105,8 @@ def from_csv(path: str | Path) -> Manifest:
     import pandas as pd
 
     path = Path(path)
-    try:
+    with refusing(path, "a table", f"expected a CSV of {', '.join(COLUMNS)}"):
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, UnicodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise InputError(
-            f"{path}: cannot be read as a table ({error}); expected a CSV of {', '.join(COLUMNS)}"
-        ) from error
     with named(path):
         return Manifest(path.parent, table if "session" in table else table.assign(session=""))
 
@@ -123,10 +120,8 @@ def from_parquet(path: str | Path) -> Manifest:
     import pandas as pd
 
     path = Path(path)
-    try:
+    with refusing(path, "Parquet", "write it again with a scan"):
         table = pd.read_parquet(path)
-    except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
-        raise InputError(f"{path}: cannot be read as Parquet ({error}); write it again with a scan") from error
     with named(path):
         return Manifest(path.parent, table)
 
@@ -173,13 +168,24 @@ def check(table: pd.DataFrame) -> pd.DataFrame:
         kinds = table.groupby("person")[column].nunique()
         if (kinds > 1).any():
             raise InputError(f"{kinds.idxmax()}: in more than one {column}; a person's files must share one")
-    if table.path.duplicated().any():
-        raise InputError(f"{table.path[table.path.duplicated()].iloc[0]}: listed twice; list each file once")
     for path in table.path:
         forms = PurePosixPath(path), PureWindowsPath(path)
-        if not path or any(form.anchor or ".." in form.parts for form in forms):
+        if not path or "\0" in path or any(form.anchor or ".." in form.parts for form in forms):
             raise InputError(f"{path!r}: not a path below the dataset's root; make it relative to it")
+    table["path"] = table.path.map(plain_path)
+    if table.path.duplicated().any():
+        raise InputError(f"{table.path[table.path.duplicated()].iloc[0]}: listed twice; list each file once")
     return table.sort_values(["split", "person", "kind", "path"]).reset_index(drop=True)
+
+
+def plain_path(path: str) -> str:
+    """A path spelt in one way, so that a file has one name.
+
+    Example:
+        >>> plain_path("./a//b.png"), plain_path("")
+        ('a/b.png', '')
+    """
+    return PurePosixPath(path).as_posix() if path else ""
 
 
 def _nothing_left_out() -> pd.DataFrame:

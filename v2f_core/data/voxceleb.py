@@ -21,9 +21,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from v2f_core.artefacts.files import sha256
+from v2f_core.artefacts.files import is_plain_name, sha256
+from v2f_core.artefacts.loading import refusing
 from v2f_core.artefacts.profiles import Profile
-from v2f_core.data.manifest import COLUMNS, VALUES, Manifest, from_csv, from_parquet, named
+from v2f_core.data.manifest import COLUMNS, VALUES, Manifest, from_csv, from_parquet, named, plain_path
 from v2f_core.data.packed import unpack
 from v2f_core.errors import InputError
 
@@ -114,11 +115,12 @@ def read_layout(root: str | Path, max_bad: float = 0.05) -> Manifest:
     unpaired: list[tuple[str, str]] = []
     unusable: list[tuple[str, str]] = []
     taken: dict[str, tuple[str, str]] = {}  # name → part and split
+    known: dict[tuple[int, int], str] = {}  # a file's device and inode → its first name
     with tqdm(desc=f"files of {root.name}", unit="file", delay=2.0) as bar:
         for part in parts_of(root):
             speakers = read_speakers(root, part)
-            faces = _files(root, [_face_folder(root / part)], PICTURES, unusable, bar)
-            voices = _files(root, _sound_folders(root, part), RECORDINGS, unusable, bar)
+            faces = _files(root, [_face_folder(root / part)], PICTURES, unpaired, unusable, known, bar)
+            voices = _files(root, _sound_folders(root, part), RECORDINGS, unpaired, unusable, known, bar)
             split = _read_split(root / "split.csv") or sf2f_split(speaker.name for speaker in speakers)
             unknown = {
                 "face": faces.keys() - {speaker.name for speaker in speakers},
@@ -205,31 +207,61 @@ def _sound_folders(root: Path, part: str) -> list[Path]:
 
 
 def _files(
-    root: Path, folders: list[Path], suffixes: frozenset[str], unusable: list[tuple[str, str]], bar: tqdm
+    root: Path,
+    folders: list[Path],
+    suffixes: frozenset[str],
+    repeated: list[tuple[str, str]],
+    unusable: list[tuple[str, str]],
+    known: dict[tuple[int, int], str],
+    bar: tqdm,
 ) -> dict[str, list[str]]:
-    """The usable files of each person (a folder's first level), relative to the root."""
+    """The usable files of each person (a folder's first level), relative to the root.
+
+    A file with several names, by links, is used under its first: it shows one person, and is in one split.
+    """
     files: dict[str, list[str]] = {}
     for folder in folders:
-        for path in _walk(folder):
+        for path, why in _walk(folder):
             bar.update()
             name = path.relative_to(root).as_posix()
-            if path.suffix.lower() not in suffixes:
-                unusable.append((name, f"not one of {' '.join(sorted(suffixes))}"))
-            elif path.stat().st_size == 0:
+            if why or path.suffix.lower() not in suffixes:
+                item = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+                unusable.append((item, why or f"not one of {' '.join(sorted(suffixes))}"))
+                continue
+            found = path.stat()
+            first = known.setdefault((found.st_dev, found.st_ino), name)
+            if first != name:
+                repeated.append((name, f"the same file as {first}"))
+            elif found.st_size == 0:
                 unusable.append((name, "empty"))
             else:
                 files.setdefault(_composed(path.relative_to(folder).parts[0]), []).append(name)
     return files
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    for path in sorted(folder.iterdir()):
+def _walk(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[tuple[Path, str]]:
+    """All files and links below a folder, and why one cannot be opened ("" if it can)."""
+    try:
+        above = (*above, folder.resolve())
+        paths = sorted(folder.iterdir())
+    except OSError as error:
+        yield folder, f"cannot be opened ({error.strerror})"
+        return
+    for path in paths:
         if path.name.startswith("."):  # hidden files of file managers
             continue
-        if path.is_dir():
-            yield from _walk(path)
+        if not is_plain_name(path.name):
+            yield path, "its name is not UTF-8, or has signs that cannot be printed"
+        elif path.is_dir():
+            target = path.resolve()
+            if target in above or above[-1].is_relative_to(target):
+                yield path, "a link to a folder that it is in"
+            else:
+                yield from _walk(path, above)
+        elif path.is_file():
+            yield path, ""
         else:
-            yield path
+            yield path, "a link that leads nowhere" if path.is_symlink() else "no file: a pipe or device"
 
 
 # --- the tables of persons, and the split
@@ -296,14 +328,10 @@ def _read_table(path: Path) -> pd.DataFrame:
     """A tab- or comma-separated table, every cell as text."""
     import pandas as pd
 
-    try:
+    with refusing(path, "a table", "expected tab- or comma-separated text"):
         text = path.read_text(encoding="utf-8-sig")
         separator = "\t" if "\t" in text.partition("\n")[0] else ","
         return pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (OSError, UnicodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise InputError(
-            f"{path}: cannot be read as a table ({error}); expected tab- or comma-separated text"
-        ) from error
 
 
 def _read_split(path: Path) -> dict[str, str] | None:
@@ -314,7 +342,11 @@ def _read_split(path: Path) -> dict[str, str] | None:
         raise InputError(f"{path}: no columns name and split; give both, or remove the file for SF2F's rule")
     if unknown := set(table["split"]) - set(VALUES["split"]):
         raise InputError(f"{path}: split is {min(unknown)!r}; expected {' or '.join(VALUES['split'])}")
-    return {_composed(name): split for name, split in zip(table["name"], table["split"], strict=True)}
+    splits: dict[str, str] = {}
+    for name, split in zip(map(_composed, table["name"]), table["split"], strict=True):
+        if splits.setdefault(name, split) != split:
+            raise InputError(f"{path}: {name}: in more than one split; list each person once")
+    return splits
 
 
 # --- your own pairs
@@ -358,6 +390,8 @@ def from_pairs(path: str | Path) -> Manifest:
     for column, default in (("sex", "u"), ("session", "")):
         if column not in table:
             table[column] = default
+    for column in ("clip", "face"):
+        table[column] = table[column].map(plain_path)
     faces = table[table["face"] != ""].assign(kind="face", session="", path=lambda rows: rows["face"])
     voices = table[table["clip"] != ""].assign(kind="voice", path=lambda rows: rows["clip"])
     with named(path):

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from v2f_core.artefacts.files import atomic_write, write_json
+from v2f_core.artefacts.loading import read_header, read_tensors
 from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
 
@@ -147,20 +148,16 @@ def load_lora(prior: Prior, folder: str | Path) -> None:
         InputError: the file is missing, damaged or of another model, or the prior has adapters already.
     """
     from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
-    from safetensors import SafetensorError, safe_open
 
-    path = Path(folder) / WEIGHTS_NAME
+    path, remedy = Path(folder) / WEIGHTS_NAME, "give a folder of save_lora"
     if not path.is_file():
-        raise InputError(f"{path}: missing; give a folder of save_lora")
-    try:
-        with safe_open(path, "pt") as file:
-            header = json.loads((file.metadata() or {}).get(LORA_ADAPTER_METADATA_KEY, "{}"))
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except (SafetensorError, ValueError) as error:
-        raise InputError(f"{path}: damaged ({error}); save or copy it again") from error
+        raise InputError(f"{path}: missing; {remedy}")
+    weights = read_tensors(path, remedy)
+    header = read_header(path, LORA_ADAPTER_METADATA_KEY, remedy)
+    ranks = {len(tensor) for name, tensor in weights.items() if "lora_A" in name}
     rank, alpha = header.get("unet.r"), header.get("unet.lora_alpha")
-    if not isinstance(rank, int) or not isinstance(alpha, int | float):
-        raise InputError(f"{path}: its header has no rank and alpha; give a file of save_lora")
+    if not isinstance(rank, int) or not isinstance(alpha, int | float) or ranks != {rank}:
+        raise InputError(f"{path}: its header has no rank and alpha that fit; {remedy}")
     add_lora(prior, rank, alpha)
     tensors = _tensors(prior)
     expected, given = ({name: t.shape for name, t in group.items()} for group in (tensors, weights))

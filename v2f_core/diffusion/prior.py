@@ -8,6 +8,7 @@ Eq. 3 and 11 of the paper). At full size it is Stable Diffusion 1.5 with Arc2Fac
 
 from __future__ import annotations
 
+import math
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
+from v2f_core.artefacts.loading import check_config, check_finite, refusing
 from v2f_core.errors import InputError
 from v2f_core.identity.sphere import check_unit
 
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 PROMPT, PLACEHOLDER = "photo of a id person", "id"  # the identity takes the place of the placeholder's embedding
 IDENTITY_DIM = 512
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+MOST_SIDE, MOST_TIMESTEPS = 512, 100_000  # of latents and of a noise schedule
+AGAIN = "copy the folder again"
 Generators = torch.Generator | list[torch.Generator] | None  # one for the batch, one an image, torch's global one
 
 
@@ -59,6 +63,11 @@ class Prior(nn.Module):
         super().__init__()
         self.unet, self.vae, self.text_encoder = unet, vae, text_encoder
         self.tokenizer, self.scheduler = tokenizer, scheduler
+        side, steps = unet.config.sample_size, scheduler.config.num_train_timesteps
+        if not isinstance(side, int) or not 1 <= side <= MOST_SIDE or not 1 <= steps <= MOST_TIMESTEPS:
+            raise InputError(
+                f"sample_size {side}, num_train_timesteps {steps}: expected whole numbers, such as 64 and 1000"
+            )
         width = text_encoder.config.hidden_size
         if width < IDENTITY_DIM:
             raise InputError(f"text_encoder: {width} wide, expected at least {IDENTITY_DIM}, the size of an identity")
@@ -68,6 +77,9 @@ class Prior(nn.Module):
                 f"tokenizer: '{PLACEHOLDER}' makes {len(token)} tokens, expected one; use CLIP's vocabulary"
             )
         self.placeholder = int(token[0])
+        longest, positions = tokenizer.model_max_length, text_encoder.config.max_position_embeddings
+        if not 1 <= longest <= positions:
+            raise InputError(f"tokenizer: prompts of {longest} tokens; this text encoder has {positions} positions")
         self._prompt: Tensor
         self.register_buffer("_prompt", self._tokens(PROMPT), persistent=False)
         self.register_buffer("_empty", self._tokens(""), persistent=False)
@@ -106,19 +118,42 @@ class Prior(nn.Module):
             "text_encoder": (CLIPTextModel, {"dtype": dtype, "attn_implementation": "sdpa"}),
         }
         parts: dict[str, Any] = {}
-        try:
-            for name, (kind, options) in nets.items():
-                options |= {"use_safetensors": True, "output_loading_info": True, "local_files_only": True}
+        for name, (kind, options) in nets.items():
+            options |= {"use_safetensors": True, "output_loading_info": True, "local_files_only": True}
+            check_config(folder / name / "config.json")
+            with refusing(folder / name, f"a {kind.__name__}", AGAIN):
                 parts[name], loading = kind.from_pretrained(folder / name, **options)
                 # the libraries give missing weights random values and only log it
                 if lacking := sorted(loading["missing_keys"]):
-                    raise InputError(f"{folder / name}: its weights lack {lacking[0]} and {len(lacking) - 1} more")
-            for name, kind in {"tokenizer": CLIPTokenizer, "scheduler": DPMSolverMultistepScheduler}.items():
+                    raise ValueError(f"its weights lack {lacking[0]} and {len(lacking) - 1} more")
+        check_config(folder / "scheduler" / "scheduler_config.json")
+        for name, kind in {"tokenizer": CLIPTokenizer, "scheduler": DPMSolverMultistepScheduler}.items():
+            with refusing(folder / name, f"a {kind.__name__}", AGAIN):
                 parts[name] = kind.from_pretrained(folder / name, local_files_only=True)
-        except (OSError, KeyError, TypeError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"{folder}: a part cannot be read ({reason}); copy the folder again") from error
-        return cls(**parts).eval().to(device)
+        with refusing(folder, "a prior", AGAIN):
+            prior = cls(**parts).eval()
+        return prior.to(device).checked(folder)
+
+    @torch.no_grad()
+    def checked(self, folder: str | Path) -> Prior:
+        """This prior, after a look at all of its weights, and a first step and picture at a small size.
+
+        Raises:
+            InputError: a weight is NaN or infinite, or what the nets give is; or they do not fit each other.
+        """
+        for name in ("unet", "vae", "text_encoder"):
+            check_finite(getattr(self, name), Path(folder) / name, AGAIN)
+        a = self.alphas_cumprod
+        check_finite({"the noise schedule": (a * (1 - a)).sqrt()}, Path(folder) / "scheduler", AGAIN)
+        if self.unet.dtype != torch.float32 and self.device.type == "cpu":
+            return self  # not every CPU computes in half precision; it is meant for another device
+        with refusing(folder, "nets that fit each other", AGAIN):
+            channels, side, _ = self.latent_shape
+            noise = torch.ones(1, channels, min(side, 8), min(side, 8), device=self.device, dtype=self.unet.dtype)
+            tokens = self.condition(torch.eye(1, IDENTITY_DIM, device=self.device))
+            step = self.predict(noise, len(a) - 1, tokens.to(noise))
+            check_finite({"a first step": step, "a picture": self.decode(noise.to(self.vae.dtype))}, folder, AGAIN)
+        return self
 
     def _tokens(self, prompt: str) -> Int[Tensor, "1 tokens"]:
         length = self.tokenizer.model_max_length
@@ -226,10 +261,14 @@ class Prior(nn.Module):
             guidance: s in ε(null) + s·(ε(c) − ε(null)); with 1 the null condition is not computed.
             generator: for solvers that add noise at every step.
         Raises:
-            InputError: the scheduler does not support this number of steps.
+            InputError: the scheduler does not support this number of steps, the guidance is not finite, or the latents
+                become NaN or infinite.
         """
-        if num_steps < 1:
-            raise InputError(f"num_steps {num_steps}: expected a positive number of solver steps (25 is usual)")
+        most = self.scheduler.config.num_train_timesteps - 1
+        if not 1 <= num_steps <= most:
+            raise InputError(f"num_steps {num_steps}: expected 1 to {most} solver steps (25 is usual)")
+        if not math.isfinite(guidance):
+            raise InputError(f"guidance {guidance}: expected a finite number (3 is usual)")
         solver = type(self.scheduler).from_config(self.scheduler.config)  # a new one, since solvers keep a history
         try:
             solver.set_timesteps(num_steps, device=noise.device)
@@ -247,6 +286,8 @@ class Prior(nn.Module):
             else:
                 prediction = self.predict(scaled, t, tokens)
             z = solver.step(prediction, t, z, **options).prev_sample
+        if not bool(z.isfinite().all()):  # they would be drawn as black
+            raise InputError(f"num_steps {num_steps}, guidance {guidance}: not finite; lower the guidance")
         return z
 
     @torch.no_grad()

@@ -38,13 +38,9 @@ def read_labels(path: str | Path) -> pd.DataFrame:
         >>> read_labels(mine)["age"].tolist()
         [36.0, nan]
     """
-    try:
+    with refusing(path, "a table of labels", "expected columns person, age, skin tone"):
         table = pd.read_csv(path, dtype={"person": str}).set_index("person")
         table = table[[name for name in (AGE, TONE) if name in table]].astype(float)
-    except (OSError, ValueError, KeyError, UnicodeError) as error:
-        raise InputError(
-            f"{path}: cannot be read as labels ({error}); expected columns person, age, skin tone"
-        ) from error
     if table.index.duplicated().any() or not len(table.columns):
         raise InputError(f"{path}: expected one line a person, and a column {AGE!r} or {TONE!r}")
     return table

@@ -189,15 +189,11 @@ class Stage2:
             InputError: the folder holds no Stage II.
         """
         folder = Path(folder)
-        try:
+        with refusing(folder, "a folder of Stage II, whose provenance.json names a critic", "give stage2's --out"):
             record = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
             settings = record["settings"]
             critic = record["critic"] if "critic" in record else settings["consistency"]["mode"]  # version 0.1
             critic = "no L_self" if settings.get("weight_self") == 0 else str(critic)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f"{folder}: no Stage II here (provenance.json names no critic); give stage2's --out"
-            ) from error
         adapted = Prior.from_folder(prior, device)
         load_lora(adapted, folder / "lora")
         return cls(critic, Aligner.from_pretrained(folder / "aligner"), adapted, folder_hash(folder / "lora"))

@@ -6,7 +6,6 @@ A judge is a folder with `config.json` and `model.safetensors`. The miniature is
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor, nn
 
+from v2f_core.artefacts.loading import check_config, read_tensors, refusing
 from v2f_core.errors import InputError
 
 
@@ -84,29 +84,29 @@ class Judge(nn.Module):
         """Load a judge (weights may be fp16 on disk; they run as float32).
 
         Raises:
-            InputError: a file is missing, or the weights do not fit the config.
+            InputError: a file is missing or damaged, or the weights do not fit the config.
 
         Example:
             >>> Judge.from_folder("nowhere")
             Traceback (most recent call last):
             v2f_core.errors.InputError: nowhere: no judge here; expected config.json and model.safetensors
         """
-        from safetensors.torch import load_file
-
-        folder = Path(folder)
-        files = folder / "config.json", folder / "model.safetensors"
-        if not all(file.is_file() for file in files):
+        folder, remedy = Path(folder), "take config.json and model.safetensors from the same judge"
+        if not all((folder / name).is_file() for name in ("config.json", "model.safetensors")):
             raise InputError(f"{folder}: no judge here; expected config.json and model.safetensors")
-        judge = cls(json.loads(files[0].read_text()))
-        try:
+        config, weights = check_config(folder / "config.json"), read_tensors(folder / "model.safetensors", remedy)
+        with refusing(folder, "a judge", remedy):
+            if not 8 <= config["size"] <= 1024:
+                raise ValueError(f"size is {config['size']}")
+            with torch.device("meta"):  # no memory is taken before the sizes are known to be the weights'
+                judge = cls(config)
             judge.net.load_state_dict(
-                {k: v.float() if v.is_floating_point() else v for k, v in load_file(files[1]).items()}
+                {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}, assign=True
             )
-        except RuntimeError as error:
-            raise InputError(
-                f"{files[1]}: weights do not fit config.json; take both files from the same judge"
-            ) from error
-        return judge.eval().requires_grad_(False).to(device)
+            judge = judge.eval().requires_grad_(False)
+            if not np.isfinite(judge.posteriors([np.full((8, 8, 3), 127, np.uint8)])).all():
+                raise ValueError("its posteriors are not finite")
+        return judge.to(device)
 
     def prepare(self, images: Sequence[UInt8[np.ndarray, "height width 3"]]) -> Float[Tensor, "batch 3 side side"]:
         """RGB images of any size → the net's input."""

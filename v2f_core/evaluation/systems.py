@@ -19,8 +19,9 @@ from jaxtyping import Bool, Float, Float32, Int, UInt8
 from torch import Tensor
 
 from v2f_core.artefacts.files import SYNTHETIC, atomic_write
+from v2f_core.artefacts.loading import read_tensors
 from v2f_core.errors import InputError
-from v2f_core.training.embeddings import read_image
+from v2f_core.identity.photos import read_image
 
 if TYPE_CHECKING:  # any object with the same methods will do
     from v2f_core.diffusion.prior import Prior
@@ -232,7 +233,7 @@ def _resumable(
     make: Callable[[range], Tensor], n: int, scorer: Scorer, folder: Path, inputs: Mapping[str, object], label: str
 ) -> Faces:
     """Make n images batch by batch and store images and scores of each batch; stored batches are read."""
-    from safetensors.numpy import load_file, save_file
+    from safetensors.numpy import save_file
     from tqdm import tqdm
 
     provenance = json.dumps({"synthetic": True, **inputs}, indent=2, ensure_ascii=False) + "\n"
@@ -251,7 +252,8 @@ def _resumable(
                     _save_synthetic(image, folder / f"{row:05d}.webp")
                 with atomic_write(shard) as temporary:  # after its images: a shard that exists is whole
                     save_file(scorer(images), temporary)
-            parts.append(load_file(shard))
+            stored = read_tensors(shard, "delete it and run this again, the rest is kept")
+            parts.append({name: tensor.numpy() for name, tensor in stored.items()})
             bar.update(len(rows))
     return Faces(**{name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, paths=paths)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from v2f_core.artefacts.files import atomic_write, versions, write_json
+from v2f_core.artefacts.loading import check_config, checked_folder, read_tensors, refusing
 from v2f_core.errors import InputError
 from v2f_core.identity.sphere import normalise
 
@@ -98,7 +98,7 @@ class Aligner(nn.Module):
         """Load a folder of :meth:`save_pretrained`, in float32 and evaluation mode. Nothing is unpickled.
 
         Raises:
-            InputError: a file is missing, damaged, or does not fit the settings.
+            InputError: a file is missing, damaged, not of finite numbers, or does not fit the settings.
 
         Example:
             >>> import tempfile
@@ -107,24 +107,14 @@ class Aligner(nn.Module):
             >>> Aligner.from_pretrained(folder).provenance["seed"]
             0
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        folder = Path(folder)
-        for name in (CONFIG_NAME, WEIGHTS_NAME):
-            if not (folder / name).is_file():
-                raise InputError(f"{folder / name}: missing; train an aligner with 'python -m v2f_core stage1'")
-        try:
-            config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+        remedy = "train an aligner with 'python -m v2f_core stage1', or download it again"
+        folder = checked_folder(folder, (CONFIG_NAME, WEIGHTS_NAME), "an aligner's", remedy)
+        config = check_config(folder / CONFIG_NAME)
+        weights = read_tensors(folder / WEIGHTS_NAME, remedy)
+        with refusing(folder, "an aligner's folder", remedy):
             settings = {name: config[name] for name in ("speaker_width", "hidden_width", "identity_width", "dropout")}
             with torch.device("meta"):  # random initial weights would advance the caller's generator
                 aligner = cls(**settings)
-            weights = load_file(folder / WEIGHTS_NAME)
             aligner.load_state_dict({name: value.float() for name, value in weights.items()}, assign=True)
-        except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(
-                f"{folder}: not an aligner's folder, or damaged ({reason}); train or download it again"
-            ) from error
-        aligner.provenance = config.get("provenance", {})
+            aligner.provenance = dict(config.get("provenance", {}))
         return aligner.eval()

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from v2f_core.artefacts.loading import check_finite, read_onnx, refusing
 from v2f_core.errors import InputError
 from v2f_core.identity.faces import CROP, similarity
 
@@ -75,7 +76,7 @@ class TorchArcFace(nn.Module):
         super().__init__()
         import onnx
 
-        graph = onnx.load(str(path)).graph
+        graph = read_onnx(path).graph
         self._names: dict[str, str] = {}
         for tensor in graph.initializer:
             self._keep(tensor.name, onnx.numpy_helper.to_array(tensor))
@@ -119,7 +120,7 @@ def differentiable_arcface(path: str | Path) -> TorchArcFace:
     """Load an ArcFace ONNX file as a torch module through which gradients flow to the image.
 
     Raises:
-        InputError: the file is missing, or has an operator outside `OPERATORS`.
+        InputError: the file is missing or damaged, or has an operator outside `OPERATORS`.
 
     Example:
         >>> differentiable_arcface("no.onnx")
@@ -128,7 +129,10 @@ def differentiable_arcface(path: str | Path) -> TorchArcFace:
     """
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file; give the ArcFace net of a face pack")
-    return TorchArcFace(path).eval()
+    with refusing(path, "an ArcFace net", "fetch the pack again"), torch.no_grad():
+        net = TorchArcFace(path).eval()
+        check_finite({"an identity": net(torch.zeros(1, 3, CROP, CROP))}, path)
+        return net
 
 
 def align_batch(

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 from torch import Tensor, nn
 
 from v2f_core.errors import InputError
@@ -30,8 +30,9 @@ class AMSoftmax(nn.Module):
             None: trained class vectors, which separate persons but do not place them.
         generator: draws the initial values of trained class vectors.
     Raises:
-        InputError: the scale is not positive, there are fewer than two classes, or the centroids have another shape; in
-            a call, a label has no class, or an identity is zero or NaN.
+        InputError: the scale is not positive and finite, the margin lies outside 0 to 2, there are fewer than two
+            classes, or the centroids have another shape; in a call, a label has no class, or an identity is zero or
+            NaN.
 
     Example:
         >>> loss = AMSoftmax(classes=2, dim=2, scale=1.0, margin=0.0, centroids=torch.eye(2))
@@ -49,8 +50,10 @@ class AMSoftmax(nn.Module):
         generator: torch.Generator | None = None,
     ):
         super().__init__()
-        if not scale > 0:
+        if not 0 < scale < math.inf:
             raise InputError(f"scale {scale}: expected a positive number, such as 30")
+        if not 0 <= margin <= 2:
+            raise InputError(f"margin {margin}: expected 0 to 2, since cosines lie at most 2 apart, such as 0.35")
         if classes < 2:
             raise InputError(f"classes {classes}: expected at least 2; a softmax over one person is always 0")
         self.scale, self.margin = scale, margin
@@ -62,8 +65,9 @@ class AMSoftmax(nn.Module):
         else:
             self.register_buffer("weight", normalise(centroids.detach()))
 
-    def forward(self, identity: Float[Tensor, "batch dim"], label: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
-        """The loss of a batch of identities and their class indices."""
+    def forward(self, identity: Float[Tensor, "batch dim"], label: Integer[Tensor, " batch"]) -> Float[Tensor, ""]:
+        """The loss of a batch of identities and their class indices, of any integer type."""
+        label = label.long()
         if bool(((label < 0) | (label >= len(self.weight))).any()):
             raise InputError(f"a label lies outside 0…{len(self.weight) - 1}; there is one class a training person")
         cosine = cosines(identity, self.weight)
@@ -136,7 +140,7 @@ class InfoNCE(nn.Module):
 
     def __init__(self, temperature: float = 0.07, two_sided: bool = False):
         super().__init__()
-        if not temperature > 0:
+        if not 0 < temperature < math.inf:
             raise InputError(f"temperature {temperature}: expected a positive number, such as 0.07")
         self.temperature, self.two_sided = temperature, two_sided
 
@@ -144,7 +148,7 @@ class InfoNCE(nn.Module):
         self,
         identity: Float[Tensor, "batch dim"],
         face: Float[Tensor, "batch dim"],
-        label: Int[Tensor, " batch"] | None = None,
+        label: Integer[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, ""]:
         """The loss of predicted identities and the identities of their faces, row by row.
 
@@ -210,7 +214,7 @@ class IdentityLoss(nn.Module):
         self.weight_am, self.weight_info, self.weight_cosine = weight_am, weight_info, weight_cosine
 
     def forward(
-        self, identity: Float[Tensor, "batch dim"], face: Float[Tensor, "batch dim"], label: Int[Tensor, " batch"]
+        self, identity: Float[Tensor, "batch dim"], face: Float[Tensor, "batch dim"], label: Integer[Tensor, " batch"]
     ) -> IdentityTerms:
         """All terms for predicted identities, the faces' identities row by row, and the person of each row."""
         am = self.am_softmax(identity, label)

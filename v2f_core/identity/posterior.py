@@ -35,6 +35,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from v2f_core.artefacts.files import atomic_write, versions
+from v2f_core.artefacts.loading import check_config, checked_folder, read_tensors, refusing
 from v2f_core.errors import InputError
 from v2f_core.identity.aligner import CONFIG_NAME, WEIGHTS_NAME, Aligner
 from v2f_core.identity.sphere import check_unit, normalise, slerp
@@ -280,23 +281,16 @@ class IdentityPosterior(nn.Module):
         Raises:
             InputError: a file is missing or damaged; or it was trained with another aligner, encoder or face net.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        folder = Path(folder)
-        for name in (CONFIG_NAME, WEIGHTS_NAME):
-            if not (folder / name).is_file():
-                raise InputError(f"{folder / name}: missing; train a posterior with 'python -m v2f_core posterior'")
-        try:
-            config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+        remedy = "train a posterior with 'python -m v2f_core posterior'"
+        folder = checked_folder(folder, (CONFIG_NAME, WEIGHTS_NAME), "a posterior's", remedy)
+        config, tensors = check_config(folder / CONFIG_NAME), read_tensors(folder / WEIGHTS_NAME, remedy)
+        with refusing(folder, "a posterior's folder", remedy):
             provenance = dict(config["provenance"])
             theirs = {**(made_from or {}), "aligner_weights_sha256": weights_hash(aligner)}
             if differ := [name for name, digest in theirs.items() if provenance.get(name) != digest]:
                 raise InputError(
-                    f"{folder}: a posterior of other parts ({', '.join(differ)} differ); train one for these with "
-                    "'python -m v2f_core posterior'"
+                    f"{folder}: a posterior of other parts ({', '.join(differ)} differ); {remedy} of these"
                 )
-            tensors = load_file(folder / WEIGHTS_NAME)
             women, men = map(float, config["share"])
             posterior = cls(
                 aligner,
@@ -311,11 +305,6 @@ class IdentityPosterior(nn.Module):
                 kappa=float(config["kappa"]),
                 share=(women, men),
             )
-        except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-            if isinstance(error, InputError):
-                raise
-            reason = str(error).splitlines()[0]
-            raise InputError(f"{folder}: not a posterior's folder, or damaged ({reason}); train it again") from error
         posterior.provenance = provenance
         return posterior.eval()
 

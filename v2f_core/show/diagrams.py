@@ -76,7 +76,7 @@ def draw(
     width = max(0.6, *(_width(box.text, 9) for box in placed.values())) + 0.24
     height = LINE * max(box.text.count("\n") + 1 for box in placed.values()) + 0.2
     step = (width + max([GAP[0], *(_width(link.text, 8) + 0.3 for link in links)]), height + GAP[1])
-    columns, rows = ([box[axis] for box in placed.values()] for axis in (1, 2))
+    columns, rows = [box.column for box in placed.values()], [box.row for box in placed.values()]
     legend = 0.35 if _kinds(placed, links) else 0.0
     margin = 0.15 + max([0.5 * abs(link.bend) for link in links], default=0.0)
     size = ((max(columns) - min(columns)) * step[0] + width + 0.3, (max(rows) - min(rows)) * step[1] + height)
@@ -137,7 +137,7 @@ def _arrow(ax: Axes, arrow: Arrow, patches: Mapping[str, FancyBboxPatch]) -> Non
 
     colour, style = ARROWS[arrow.kind]
     ends = [patches[name] for name in (arrow.start, arrow.end)]
-    start, end = ([p.get_x() + p.get_width() / 2, p.get_y() + p.get_height() / 2] for p in ends)
+    start, end = ((p.get_x() + p.get_width() / 2, p.get_y() + p.get_height() / 2) for p in ends)
     patch = FancyArrowPatch(
         start,
         end,
@@ -160,12 +160,13 @@ def _arrow(ax: Axes, arrow: Arrow, patches: Mapping[str, FancyBboxPatch]) -> Non
             (start[0] + end[0]) / 2 + aside * (end[1] - start[1]),
             (start[1] + end[1]) / 2 - aside * (end[0] - start[0]),
         )
-        white = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
         level = abs(end[1] - start[1]) < 0.01 and not arrow.bend  # above a short arrow, not on its head
-        style = {"va": "bottom"} if level else {"va": "center", "bbox": white}
-        ax.text(
-            middle[0], middle[1] + 0.03 * level, arrow.text, ha="center", fontsize=8, color=colour, zorder=4, **style
+        label = ax.text(
+            middle[0], middle[1] + 0.03 * level, arrow.text, ha="center", fontsize=8, color=colour, zorder=4
         )
+        label.set_verticalalignment("bottom" if level else "center")
+        if not level:
+            label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1.5})
 
 
 def _kinds(boxes: Mapping[str, Box], arrows: Sequence[Arrow]) -> list[tuple[str, str]]:

@@ -7,7 +7,6 @@ the same code: ``transformers`` for AST, ``speechbrain`` for ECAPA. Nothing is f
 from __future__ import annotations
 
 import logging
-import pickle
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
@@ -20,11 +19,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from v2f_core.artefacts.files import atomic_write
+from v2f_core.artefacts.loading import check_config, check_finite, checked_folder, refusing
 from v2f_core.artefacts.pickles import tensors_from_bin
 from v2f_core.errors import InputError
 from v2f_core.speech.audio import AudioWarning
-from v2f_core.speech.folders import checked_folder, one_line
-from v2f_core.speech.ge2e import GE2E_FILES, GE2EEncoder
+from v2f_core.speech.ge2e import GE2E_FILES, GE2EEncoder, tone
 from v2f_core.speech.hyperparams import read_hyperparams
 
 HOP, WINDOW, FFT = 160, 400, 512  # 10 ms, 25 ms: Kaldi's filter bank at 16 kHz
@@ -89,24 +88,28 @@ class ASTEncoder(nn.Module):
         """
         from transformers import ASTFeatureExtractor, ASTModel
 
-        folder = checked_folder(folder, AST_FILES, "an AST")
-        with _quiet():
-            try:
-                model, loading = ASTModel.from_pretrained(
-                    folder,
-                    dtype=torch.float32,
-                    local_files_only=True,
-                    output_loading_info=True,
-                    use_safetensors=True,
-                    attn_implementation="sdpa",  # or a config could name a kernel to be downloaded
-                )
-                extractor = ASTFeatureExtractor.from_pretrained(folder, local_files_only=True)
-            except (OSError, ValueError, RuntimeError) as error:
-                raise InputError(f"{folder}: cannot be loaded as an AST: {one_line(error)}") from error
-        if loading["missing_keys"]:
-            missing = sorted(loading["missing_keys"])
-            raise InputError(f"{folder}: the weights lack {missing[0]} and {len(missing) - 1} more; get it anew")
-        return cls(model, extractor, max_frames, positions)
+        folder = checked_folder(folder, AST_FILES, "an AST").resolve()
+        for name in ("config.json", "preprocessor_config.json"):
+            check_config(folder / name)
+        with _quiet(), refusing(folder, "an AST"):
+            model, loading = ASTModel.from_pretrained(
+                folder,
+                dtype=torch.float32,
+                local_files_only=True,
+                output_loading_info=True,
+                use_safetensors=True,
+                attn_implementation="sdpa",  # or a config could name a kernel to be downloaded
+            )
+            if missing := sorted(loading["missing_keys"]):
+                raise ValueError(f"the weights lack {missing[0]} and {len(missing) - 1} more")
+            check_finite(model, folder)
+            extractor = ASTFeatureExtractor.from_pretrained(folder, local_files_only=True)
+            sizes = extractor.num_mel_bins, extractor.max_length
+            if sizes != (model.config.num_mel_bins, model.config.max_length):
+                raise ValueError(f"{sizes[0]} mels and {sizes[1]} frames in preprocessor_config.json alone")
+            encoder = cls(model, extractor, max_frames, positions)
+            check_finite({"v_spk of a tone": encoder.embed(tone())}, folder)
+        return encoder
 
     def features(
         self, waves: Float[Tensor, "batch samples"], change: Change | None = None
@@ -193,21 +196,23 @@ class ECAPAEncoder(nn.Module):
         from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
         from speechbrain.processing.features import InputNormalization
 
-        folder = checked_folder(folder, ECAPA_FILES, "an ECAPA")
+        folder = checked_folder(folder, ECAPA_FILES, "an ECAPA").resolve()
         settings = read_hyperparams(folder / "hyperparams.yaml")
-        _refuse_code(folder)
+        for path in sorted(folder.glob("*.ckpt")):  # used here or not: another program may open it
+            with _quiet(), refusing(path, "a checkpoint of tensors alone"):
+                torch.load(path, map_location="cpu", weights_only=True)
         weights = tensors_from_bin(folder / "embedding_model.ckpt")
-        with _quiet():
-            try:
-                features = Fbank(**settings.compute_features)
-                norm = InputNormalization(**settings.mean_var_norm)
-                with torch.device("meta"):  # no memory is taken before the sizes are known to be the checkpoint's
-                    model = ECAPA_TDNN(**settings.embedding_model)
-                model.load_state_dict(weights, assign=True)
-            except Exception as error:  # speechbrain's classes check by assertions, divisions and lookups
-                raise InputError(f"{folder}: cannot be loaded as an ECAPA: {one_line(error)}") from error
-        parts = {"compute_features": features, "mean_var_norm": norm, "embedding_model": model.float()}
-        return cls(nn.ModuleDict(parts))
+        check_finite(weights, folder / "embedding_model.ckpt")
+        with _quiet(), refusing(folder, "an ECAPA"):
+            features = Fbank(**settings.compute_features)
+            norm = InputNormalization(**settings.mean_var_norm)
+            with torch.device("meta"):  # no memory is taken before the sizes are known to be the checkpoint's
+                model = ECAPA_TDNN(**settings.embedding_model)
+            model.load_state_dict(weights, assign=True)
+            parts = {"compute_features": features, "mean_var_norm": norm, "embedding_model": model.float()}
+            encoder = cls(nn.ModuleDict(parts))
+            check_finite({"v_spk of a tone": encoder.embed(tone())}, folder)
+        return encoder
 
     def forward(
         self, waves: Float[Tensor, "batch samples"], change: Change | None = None
@@ -353,15 +358,6 @@ def kaldi_mel(bins: int, sample_rate: int) -> Float[Tensor, "mels bins"]:
 
 
 # --- other libraries' folders
-
-
-def _refuse_code(folder: Path) -> None:
-    """Refuse a folder with a checkpoint that could run code when another program opens it, used here or not."""
-    for path in sorted(folder.glob("*.ckpt")):
-        try:
-            torch.load(path, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-            raise InputError(f"{path}: refused, it holds more than tensors or is damaged; get it again") from error
 
 
 @contextmanager

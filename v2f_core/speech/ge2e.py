@@ -7,7 +7,6 @@ here, and equal Resemblyzer's own to 1e-4.
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,8 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from v2f_core.artefacts.loading import check_config, check_finite, checked_folder, read_tensors, refusing
 from v2f_core.errors import InputError
-from v2f_core.speech.folders import checked_folder, one_line
 
 if TYPE_CHECKING:
     from v2f_core.speech.encoders import Change
@@ -65,22 +64,16 @@ class GE2EEncoder(nn.Module):
         Raises:
             InputError: a file is missing, damaged, or is not what a GE2E needs.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
         folder = checked_folder(folder, GE2E_FILES, "a GE2E")
-        try:
-            level = json.loads((folder / "config.json").read_text(encoding="utf-8"))["level_dbfs"]
-            if level is not None and not math.isfinite(level):
+        config, weights = check_config(folder / "config.json"), read_tensors(folder / "model.safetensors")
+        with refusing(folder, "a GE2E"):
+            level = config["level_dbfs"]
+            if level is not None and not -100 <= level <= 0:
                 raise ValueError(f"level_dbfs is {level}")
             with torch.random.fork_rng(devices=[]):  # the initial weights, replaced below, are drawn
                 encoder = cls(level)
-            weights = load_file(folder / "model.safetensors")
             encoder.load_state_dict({name: value.float() for name, value in weights.items()})
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-            raise InputError(f"{folder}: cannot be loaded as a GE2E: {one_line(error)}") from error
-        if bad := [name for name, value in encoder.state_dict().items() if not value.isfinite().all()]:
-            raise InputError(f"{folder}: {bad[0]} holds NaN or infinite weights; get it again")
+            check_finite({"v_spk of a tone": encoder.embed(tone())}, folder)
         return encoder
 
     def features(self, waves: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch frames mels"]:
@@ -139,6 +132,11 @@ def at_level(waves: Float[Tensor, "batch samples"], dbfs: float) -> Float[Tensor
     """
     rms = waves.square().mean(1, keepdim=True).sqrt()
     return waves * (10 ** (dbfs / 20) / rms.clamp_min(1e-8))
+
+
+def tone() -> Float[Tensor, "1 samples"]:
+    """A clip of 1.25 s that every encoder is tried with when it is loaded."""
+    return 0.1 * torch.arange(20_000.0).sin()[None]
 
 
 def slaney_mel(bins: int, fft: int, sample_rate: int) -> Float[Tensor, "mels frequencies"]:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,16 +17,19 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from v2f_core.artefacts.files import folder_hash
+from v2f_core.artefacts.loading import read_json
 from v2f_core.artefacts.profiles import Profile, cache_folder
 from v2f_core.artefacts.store import PROVENANCE_NAME, Embedder, Embeddings, extract
 from v2f_core.data.manifest import Manifest
 from v2f_core.errors import InputError
 from v2f_core.identity.faces import FacePack
+from v2f_core.identity.photos import read_image
 from v2f_core.speech.audio import read_clips
 from v2f_core.speech.encoders import SpeechEncoder, load_encoder
 from v2f_core.training.processes import first_process_first, join, own_device
 
 WINDOWS_AT_ONCE = 64
+READING = "0.2"  # how recordings and photographs are read: where that changes, stores are made anew
 
 Precision = Literal["fp32", "bf16"]  # of encoders; bf16 is several times as fast on a GPU that has it
 
@@ -58,7 +60,8 @@ def embed_dataset(
     length = f"{profile.clip_seconds}"
     if profile.ast_frames:
         length += f" {profile.ast_frames} {profile.ast_positions}"
-    folder = store_folder("embeddings", [folder_hash(speech), folder_hash(pack), length, *manifest.table.path])
+    made_from = [READING, folder_hash(speech), folder_hash(pack), length, *manifest.table.path]
+    folder = store_folder("embeddings", made_from)
     encoder = load_encoder(profile.encoder, speech, profile.ast_frames, profile.ast_positions).to(device)
     chosen = precision_of(folder / "voices", device, precision)
     seconds = profile.clip_seconds
@@ -119,21 +122,6 @@ def voice_embedder(encoder: SpeechEncoder, precision: Precision = "fp32") -> Emb
     return embed
 
 
-def read_image(path: str | Path) -> UInt8[np.ndarray, "height width 3"]:
-    """A picture as RGB.
-
-    Raises:
-        InputError: the file is missing, damaged or no picture.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            return np.ascontiguousarray(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: cannot be read as a picture; expected a JPEG, PNG or WebP file") from error
-
-
 def store_folder(kind: str, made_from: Iterable[str]) -> Path:
     """The cache's folder for a store, named after the hashes and files that it is made from."""
     listing = "\n".join(made_from)
@@ -151,7 +139,8 @@ def precision_of(folder: str | Path, device: str | torch.device, wanted: Precisi
     """
     existing = Path(folder) / PROVENANCE_NAME
     if wanted is None and existing.is_file():
-        return "bf16" if json.loads(existing.read_text(encoding="utf-8")).get("precision") == "bf16" else "fp32"
+        record = read_json(existing, f"delete {folder} and extract again")
+        return "bf16" if record.get("precision") == "bf16" else "fp32"
     return wanted or ("bf16" if torch.device(device).type == "cuda" else "fp32")
 
 

@@ -23,7 +23,8 @@ from v2f_core.diffusion.consistency import FaceBatch
 from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
 from v2f_core.identity.faces import FacePack
-from v2f_core.training.embeddings import Precision, autocast, precision_entry, precision_of, read_image, store_folder
+from v2f_core.identity.photos import read_image
+from v2f_core.training.embeddings import READING, Precision, autocast, precision_entry, precision_of, store_folder
 from v2f_core.training.pairs import Pairs, pair_up
 from v2f_core.training.processes import join
 
@@ -88,7 +89,7 @@ def stored_latents(
         "pack_sha256": folder_hash(profile.part("faces")),
     }
     items = [path for split in ("train", "val") for path in manifest.faces(split).path]
-    folder = store_folder("latents", [*hashes.values(), *items])
+    folder = store_folder("latents", [READING, *hashes.values(), *items])
     chosen = precision_of(folder, prior.device, precision)
     provenance = {"what": "latents, landmarks", **hashes, **precision_entry(chosen)}
     embed = latent_embedder(prior, pack, chosen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -55,9 +56,13 @@ class Stage1Settings:
         check_numbers(
             self,
             whole=("steps", "batch", "hidden_width", "windows", "evaluate_every", "checkpoint_every"),
-            positive=("learning_rate",),
-            not_negative=("weight_decay", "weight_am", "weight_info", "weight_cosine"),
+            positive=("learning_rate", "scale", "temperature"),
+            not_negative=("weight_decay", "weight_am", "weight_info", "weight_cosine", "margin"),
         )
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"dropout={self.dropout}: expected a share from 0 to below 1")
+        if self.margin > (most := math.pi / 2 if self.angular_margin else 2):
+            raise InputError(f"margin={self.margin}: expected 0 to {most:.2f} ({'radians' if most < 2 else 'cosine'})")
         if self.weight_am == self.weight_info == self.weight_cosine == 0:
             raise InputError("all weights of the loss are 0: nothing would be learned; raise one")
 

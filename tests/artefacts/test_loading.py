@@ -1,0 +1,198 @@
+"""Damaged models: every loader refuses a file that is cut, misspelt or not of numbers, in one line that names it."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from v2f_core.artefacts.loading import check_config, read_header, read_json, read_onnx, read_tensors, refusing
+from v2f_core.artefacts.profiles import MINI_ASSETS
+from v2f_core.diffusion.prior import Prior
+from v2f_core.errors import InputError
+from v2f_core.evaluation.judge import Judge
+from v2f_core.identity.aligner import Aligner
+from v2f_core.identity.arcface_torch import differentiable_arcface
+from v2f_core.identity.faces import FacePack
+from v2f_core.identity.posterior import IdentityPosterior
+from v2f_core.pipeline import Vox2FacePipeline
+from v2f_core.speech.encoders import load_encoder
+
+LOADERS = {
+    "ast": lambda folder: load_encoder("ast", folder),
+    "ecapa": lambda folder: load_encoder("ecapa", folder),
+    "ge2e": lambda folder: load_encoder("ge2e", folder),
+    "judge": Judge.from_folder,
+    "aligner": Aligner.from_pretrained,
+    "posterior": lambda folder: IdentityPosterior.from_pretrained(
+        folder, Aligner.from_pretrained(MINI_ASSETS / "aligner")
+    ),
+    "faces": lambda folder: (FacePack.from_folder(folder), differentiable_arcface(folder / "arcface_mini.onnx")),
+    "prior": Prior.from_folder,
+    "pipeline": Vox2FacePipeline.from_pretrained,
+}
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_profile, tmp_path_factory):
+    """A folder of each kind."""
+    root = tmp_path_factory.mktemp("whole")
+    for part in ("ecapa", "ge2e", "judge", "faces", "posterior"):
+        shutil.copytree(MINI_ASSETS / part, root / part)
+    for part in ("ast", "prior"):
+        shutil.copytree(getattr(tiny_profile, part), root / part)
+    shutil.copytree(MINI_ASSETS / "aligner", root / "aligner")
+    Vox2FacePipeline.from_profile(tiny_profile).save_pretrained(root / "pipeline")
+    return root
+
+
+def refused(part, folder, named):
+    with pytest.raises(InputError) as caught:
+        LOADERS[part](folder)
+    line = str(caught.value)
+    assert "\n" not in line
+    assert str(folder) in line
+    assert named in line, line
+
+
+def weights_of(folder):
+    return sorted(path for kind in ("safetensors", "onnx", "ckpt") for path in folder.rglob(f"*.{kind}"))
+
+
+@pytest.mark.parametrize("part", LOADERS)
+def test_weights_that_are_cut_off_or_no_weights_are_refused(whole, tmp_path, part):
+    folder = shutil.copytree(whole / part, tmp_path / part)
+    for path in weights_of(folder):
+        content = path.read_bytes()
+        for damaged in (b"", b"no", content[:100], content[:-100], bytes(len(content))):
+            path.write_bytes(damaged)
+            refused(part, folder, "; ")
+        path.write_bytes(content)
+    LOADERS[part](folder)
+
+
+@pytest.mark.parametrize("part", sorted(LOADERS.keys() - {"faces", "ecapa"}))
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(whole, tmp_path, part, value):
+    folder = shutil.copytree(whole / part, tmp_path / part)
+    for path in weights_of(folder):
+        tensors = load_file(path)
+        name = max(tensors, key=lambda name: tensors[name].numel())
+        tensors[name].view(-1)[-1] = value
+        content = path.read_bytes()
+        save_file(tensors, path, {"format": "pt"})
+        refused(part, folder, "NaN or infinite numbers")
+        path.write_bytes(content)
+
+
+def test_an_onnx_net_of_nan_is_refused(whole, tmp_path):
+    import onnx
+
+    folder = shutil.copytree(whole / "faces", tmp_path / "faces")
+    for path in weights_of(folder):
+        model, content = onnx.load(path), path.read_bytes()
+        tensor = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+        array = onnx.numpy_helper.to_array(tensor).copy()
+        array.flat[0] = float("nan")
+        tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+        onnx.save(model, path)
+        refused("faces", folder, f"{path.name}: {tensor.name} holds NaN")
+        path.write_bytes(content)
+
+
+def test_a_checkpoint_of_nan_is_refused(whole, tmp_path):
+    folder = shutil.copytree(whole / "ecapa", tmp_path / "ecapa")
+    state = torch.load(folder / "embedding_model.ckpt", weights_only=True)
+    next(iter(state.values())).view(-1)[0] = float("nan")
+    torch.save(state, folder / "embedding_model.ckpt")
+    refused("ecapa", folder, "embedding_model.ckpt")
+
+
+@pytest.mark.parametrize("part", sorted(LOADERS.keys() - {"faces"}))
+def test_a_tensor_that_is_missing_or_of_another_shape_is_refused(whole, tmp_path, part):
+    folder = shutil.copytree(whole / part, tmp_path / part)
+    for path in [path for path in weights_of(folder) if path.suffix == ".safetensors"]:
+        content = path.read_bytes()
+        for change in ("missing", "shape"):
+            tensors = load_file(path)
+            name = max(tensors, key=lambda name: tensors[name].numel())
+            tensor = tensors.pop(name)
+            if change == "shape":
+                tensors[name] = tensor.flatten()[1:].clone()
+            save_file(tensors, path, {"format": "pt"})
+            refused(part, folder, "; ")
+            path.write_bytes(content)
+
+
+BROKEN = ["", "{", "[]", "7", "\xff", "{}", '{"_class_name": 7}', "[" * 100_000]
+
+
+@pytest.mark.parametrize("part", sorted(LOADERS.keys() - {"faces", "ecapa"}))
+def test_a_config_that_is_broken_is_refused(whole, tmp_path, part):
+    folder = shutil.copytree(whole / part, tmp_path / part)
+    config = folder / ("model_index.json" if part in ("prior", "pipeline") else "config.json")
+    for content in BROKEN:
+        if part == "prior" and content != "":  # of a prior's own only the presence counts
+            config = folder / "unet" / "config.json"
+        config.write_text(content, encoding="latin-1")
+        if part in ("pipeline", "prior") and content == "":
+            continue
+        refused(part, folder, "; ")
+
+
+@pytest.mark.parametrize(
+    ("part", "file", "name", "value"),
+    [
+        ("ast", "config.json", "num_hidden_layers", 10**9),
+        ("ast", "config.json", "hidden_size", 10**9),
+        ("ast", "preprocessor_config.json", "num_mel_bins", 10**6),
+        ("ast", "preprocessor_config.json", "max_length", 10**6),
+        ("ast", "preprocessor_config.json", "std", 0.0),
+        ("ge2e", "config.json", "level_dbfs", 300),
+        ("judge", "config.json", "size", 50_000),
+        ("judge", "config.json", "widths", [10**6] * 4),
+        ("judge", "config.json", "scale", 0),
+        ("aligner", "config.json", "hidden_width", 10**6),
+        ("posterior", "config.json", "kappa", float("nan")),
+        ("prior", "unet/config.json", "sample_size", 10**6),
+        ("prior", "unet/config.json", "layers_per_block", 10**6),
+        ("prior", "unet/config.json", "norm_num_groups", 0),
+        ("prior", "vae/config.json", "scaling_factor", 0.0),
+        ("prior", "scheduler/scheduler_config.json", "num_train_timesteps", 10**12),
+        ("prior", "scheduler/scheduler_config.json", "beta_end", 7.0),
+        ("prior", "tokenizer/tokenizer_config.json", "model_max_length", 10**30),
+        ("pipeline", "unet/config.json", "sample_size", 10**6),
+        ("pipeline", "scheduler/scheduler_config.json", "num_train_timesteps", -1),
+    ],
+)
+def test_a_setting_that_would_take_all_memory_or_give_nan_is_refused(whole, tmp_path, part, file, name, value):
+    folder = shutil.copytree(whole / part, tmp_path / part)
+    config = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps(config | {name: value}))
+    refused(part, folder, "; ")
+
+
+# --- the door itself
+
+
+def test_an_interruption_is_no_damage():
+    with pytest.raises(KeyboardInterrupt), refusing("x", "a model"):
+        raise KeyboardInterrupt
+
+
+def test_a_panic_of_a_rust_library_is_damage():
+    class PanicException(BaseException):
+        """As pyo3 names it."""
+
+    with pytest.raises(InputError, match=r"x: cannot be read as a model \(index out of\)"), refusing("x", "a model"):
+        raise PanicException("index\nout of")
+
+
+@pytest.mark.parametrize(
+    "read", [read_json, check_config, read_tensors, read_onnx, lambda path: read_header(path, "a")]
+)
+def test_a_file_that_is_missing_or_a_folder_is_named(tmp_path, read):
+    for path in (tmp_path / "nowhere", tmp_path):
+        with pytest.raises(InputError, match=f"{path.name}: cannot be read as"):
+            read(path)

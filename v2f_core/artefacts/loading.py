@@ -1,0 +1,188 @@
+"""The one door for models that others made: a file loads whole, with finite numbers, or is refused in one line."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from v2f_core.errors import InputError
+
+if TYPE_CHECKING:
+    import onnx
+    from torch import Tensor, nn
+
+MOST_BYTES = 16_000_000  # of a JSON file; a tokenizer's vocabulary has one
+LARGEST, MOST_LAYERS = 10**7, 1000  # numbers in a config: memory and time are taken before the weights are looked at
+
+
+@contextmanager
+def refusing(path: str | Path, kind: str, remedy: str = "get it again") -> Iterator[None]:
+    """Turn whatever a library raises in the block into one line; an `InputError` gets the path, if it lacks it.
+
+    Args:
+        path: the file or folder.
+        kind: what was expected there.
+        remedy: the way out.
+    Raises:
+        InputError: anything was raised.
+
+    Example:
+        >>> with refusing("prior/unet", "a UNet"):
+        ...     int("seven")
+        Traceback (most recent call last):
+        v2f_core.errors.InputError: prior/unet: cannot be read as a UNet (invalid literal for int() …); get it again
+    """
+    try:
+        yield
+    except InputError as error:
+        if str(path) in str(error):
+            raise
+        raise InputError(f"{path}: {error}") from error
+    except BaseException as error:
+        # Rust's libraries (safetensors, tokenizers) panic with a class of their own; a full GPU is no fault of a file
+        name = type(error).__name__
+        if name == "OutOfMemoryError" or not (isinstance(error, Exception) or name == "PanicException"):
+            raise
+        raise InputError(f"{path}: cannot be read as {kind} ({one_line(error)}); {remedy}") from error
+
+
+def one_line(error: BaseException) -> str:
+    """A library's message on one line, cut short; its class where it has none.
+
+    Example:
+        >>> one_line(ValueError("a\\n  b")), one_line(AssertionError())
+        ('a b', 'AssertionError')
+    """
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def checked_folder(folder: str | Path, files: tuple[str, ...], kind: str, remedy: str = "copy it whole") -> Path:
+    """The folder, after a look that its files are there.
+
+    Raises:
+        InputError: there is no such folder, or it lacks a file.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; expected {kind} folder with {', '.join(files)}")
+    if missing := [name for name in files if not (folder / name).is_file()]:
+        raise InputError(f"{folder}: {kind} folder lacks {', '.join(missing)}; {remedy}")
+    return folder
+
+
+def read_json(path: str | Path, remedy: str = "get it again") -> dict[str, Any]:
+    """A JSON file that holds names with values.
+
+    Raises:
+        InputError: it is missing, larger than 16 MB, no JSON, or holds something else.
+
+    Example:
+        >>> read_json("nowhere.json")
+        Traceback (most recent call last):
+        v2f_core.errors.InputError: nowhere.json: cannot be read as JSON ([Errno 2] No such file …); get it again
+    """
+    path = Path(path)
+    with refusing(path, "JSON", remedy):
+        if path.stat().st_size > MOST_BYTES:
+            raise ValueError(f"more than {MOST_BYTES:,} bytes")
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise TypeError("expected names with values")
+        return content
+
+
+def check_config(path: str | Path) -> dict[str, Any]:
+    """A model's JSON settings, none of which would take all memory or hours before the weights are looked at.
+
+    Raises:
+        InputError: as :func:`read_json`; or a number is too large for a model.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "config.json"
+        >>> _ = path.write_text('{"num_hidden_layers": 99999}')
+        >>> check_config(path)
+        Traceback (most recent call last):
+        v2f_core.errors.InputError: …config.json: num_hidden_layers is 99999; expected a model's setting; get it again
+    """
+    config = read_json(path)
+    for name, value in config.items():
+        values = value if isinstance(value, list) else [value]
+        most = MOST_LAYERS if "layers" in name else LARGEST
+        numbers = [number for number in values if isinstance(number, int | float) and not isinstance(number, bool)]
+        # infinite ones mean "no limit", as in diffusers' schedulers
+        if len(values) > MOST_LAYERS or not all(-LARGEST <= n <= most or math.isinf(n) for n in numbers):
+            raise InputError(f"{path}: {name} is {str(value)[:50]}; expected a model's setting; get it again")
+    return config
+
+
+def read_tensors(path: str | Path, remedy: str = "get it again") -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        InputError: it is missing or damaged, or holds NaN or infinite numbers.
+    """
+    from safetensors.torch import load_file
+
+    with refusing(path, "safetensors", remedy):
+        tensors = load_file(path)
+        check_finite(tensors, path, remedy)
+        return tensors
+
+
+def read_header(path: str | Path, key: str, remedy: str = "get it again") -> dict[str, Any]:
+    """The JSON under a key of a safetensors file's metadata; the tensors are not read.
+
+    Raises:
+        InputError: the file is missing or damaged, or has no such header.
+    """
+    from safetensors import safe_open
+
+    with refusing(path, f"a file with the header {key!r}", remedy), safe_open(path, "pt") as file:
+        header = json.loads(file.metadata()[key])
+        if not isinstance(header, dict):
+            raise TypeError("expected names with values")
+        return header
+
+
+def check_finite(weights: Mapping[str, Tensor] | nn.Module, path: str | Path, remedy: str = "get it again") -> None:
+    """Refuse weights that are NaN or infinite: what they compute is NaN, and a picture of it is black.
+
+    Raises:
+        InputError: names the first such tensor.
+
+    Example:
+        >>> import torch
+        >>> check_finite({"bias": torch.tensor([1.0, float("nan")])}, "unet")
+        Traceback (most recent call last):
+        v2f_core.errors.InputError: unet: bias holds NaN or infinite numbers; get it again
+    """
+    import torch
+
+    tensors = weights.state_dict() if isinstance(weights, torch.nn.Module) else weights
+    for name, value in tensors.items():
+        # lowest and highest: one pass and no copy, and NaN is both
+        if value.is_floating_point() and value.numel() and not torch.stack(value.aminmax()).isfinite().all():
+            raise InputError(f"{path}: {name} holds NaN or infinite numbers; {remedy}")
+
+
+def read_onnx(path: str | Path) -> onnx.ModelProto:
+    """An ONNX net with all of its weights in the file.
+
+    Raises:
+        InputError: it is missing or no ONNX net, or its weights are NaN, infinite, or in other files.
+    """
+    import onnx
+    import torch
+
+    with refusing(path, "an ONNX net", "fetch the pack again"):
+        model = onnx.load(str(path), load_external_data=False)
+        weights = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+        if not model.graph.input or not model.graph.output:
+            raise ValueError("no input or no output")
+        check_finite({name: torch.tensor(value) for name, value in weights.items()}, path)
+        return model

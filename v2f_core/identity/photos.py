@@ -1,0 +1,108 @@
+"""Photographs: any picture file becomes upright RGB, or is refused in one line that names it. The one door for them."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import UInt8
+
+from v2f_core.artefacts.loading import refusing
+from v2f_core.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # what matters is in the errors; nothing is printed
+FORMATS = ("JPEG", "PNG", "WEBP")
+EXPECTED = "expected a JPEG, PNG or WebP file"
+ORIENTATION = 0x0112  # EXIF's tag: what a camera did to the picture, and so how to undo it
+UNDO = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
+MOST_PIXELS = 50_000_000  # as large as cameras have; 150 MB in memory
+
+
+def read_image(path: str | Path) -> UInt8[np.ndarray, "height width 3"]:
+    """A picture as upright RGB: the orientation that a camera wrote into it is applied; grey of 16 bits is scaled.
+
+    The size is read before anything is decoded. Of an animation this is the first picture.
+
+    Raises:
+        InputError: the file is missing, no regular file (a pipe or a device), damaged, no picture or one of another
+            format, or of more than 50 million pixels.
+
+    Example:
+        >>> read_image("nobody.png")
+        Traceback (most recent call last):
+        v2f_core.errors.InputError: nobody.png: no such file; expected a JPEG, PNG or WebP file
+    """
+    path = Path(path)
+    with refusing(path, "a picture", EXPECTED), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about sizes and metadata; a picture is refused below, or it decodes
+        if not path.exists():
+            raise InputError(f"{path}: no such file; {EXPECTED}")
+        if not path.is_file():  # opening a pipe would wait for its writer
+            raise InputError(f"{path}: no regular file; {EXPECTED}")
+        return _decoded(path, path.stat().st_size)
+
+
+def _decoded(path: Path, size: int) -> UInt8[np.ndarray, "height width 3"]:
+    from PIL import Image
+
+    with Image.open(path, formats=FORMATS) as image:
+        width, height = image.size
+        if width * height > MOST_PIXELS:
+            raise InputError(f"{path}: {width} × {height} pixels; expected at most {MOST_PIXELS:,}; scale it")
+        if image.format == "WEBP" and not _has_its_length(path, size):
+            raise ValueError("its length is not the one that it states")
+        if image.format == "JPEG" and not _is_whole(path):
+            raise ValueError("its data are damaged")
+        image.load()
+        upright: Image.Image = _eight_bits(image).convert("RGB")
+        if turn := UNDO.get(image.getexif().get(ORIENTATION, 1)):
+            upright = upright.transpose(Image.Transpose[turn])
+        return np.ascontiguousarray(upright)
+
+
+def _has_its_length(path: Path, size: int) -> bool:
+    """Whether a WebP file has the length in its header: what it holds has no checksum, and decodes to anything."""
+    with path.open("rb") as file:
+        return int.from_bytes(file.read(8)[4:], "little") in (size - 8, size - 9)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether FFmpeg finds no fault in a JPEG. Pillow makes a picture of damaged data, and says nothing."""
+    import av
+
+    decoder = av.CodecContext.create("mjpeg", "r")
+    decoder.options = {"err_detect": "explode"}
+    try:
+        return bool([*decoder.decode(av.Packet(path.read_bytes())), *decoder.decode(None)])
+    except av.error.InvalidDataError:
+        return False
+    except av.error.FFmpegError:  # a rare kind of JPEG that it does not know
+        return True
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Grey of 16 bits as 8 bits; Pillow would clip it to white."""
+    from PIL import Image
+
+    if image.mode == "F":
+        raise ValueError("grey values as fractions, whose white is not known")
+    if not image.mode.startswith("I"):
+        return image
+    values = np.asarray(image, np.int64)
+    if values.min() < 0 or values.max() > 65_535:
+        raise ValueError("grey values of more than 16 bits")
+    return Image.fromarray((values // 257).astype(np.uint8))
