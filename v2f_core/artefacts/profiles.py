@@ -229,7 +229,7 @@ def _mini() -> Profile:
         dataset=MINI_ASSETS / "minivox",
         dataset_is_packed=True,
         own_voices="ge2e",  # trained on real people; AST has heard one synthesiser, see benchmarks/real_voices.py
-        guidance=2.0,  # chosen on validation persons, see GUIDANCES in minivox/build/prior_report.py
+        guidance=1.5,  # chosen on validation persons, see GUIDANCES in minivox/build/prior_report.py
         stage1=stage1,
         finetune=finetune,
         stage2=stage2,

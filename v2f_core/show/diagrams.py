@@ -161,9 +161,8 @@ def _arrow(ax: Axes, arrow: Arrow, patches: Mapping[str, FancyBboxPatch]) -> Non
             (start[1] + end[1]) / 2 - aside * (end[0] - start[0]),
         )
         level = abs(end[1] - start[1]) < 0.01 and not arrow.bend  # above a short arrow, not on its head
-        label = ax.text(
-            middle[0], middle[1] + 0.03 * level, arrow.text, ha="center", fontsize=8, color=colour, zorder=4
-        )
+        at = middle[0], middle[1] + 0.03 * level
+        label = ax.text(*at, arrow.text, ha="center", fontsize=8, color=colour, zorder=4)
         label.set_verticalalignment("bottom" if level else "center")
         if not level:
             label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1.5})
