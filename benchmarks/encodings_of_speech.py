@@ -130,7 +130,10 @@ def other_talker(samples: int) -> Wave:
 
 
 def encode(wave: np.ndarray, how: Encoding, folder: Path) -> bytes:
-    """A 16 kHz recording of (samples,) or (channels, samples) as the bytes of a file. It is brought to another rate in its spectrum, without a filter."""
+    """A 16 kHz recording of (samples,) or (channels, samples) as the bytes of a file.
+
+    It is brought to another rate in its spectrum, without a filter.
+    """
     import av
 
     folder.mkdir(parents=True, exist_ok=True)
