@@ -12,7 +12,8 @@ from __future__ import annotations
 import argparse
 import tempfile
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from jaxtyping import Float32
 from torch import Tensor
 from tqdm import tqdm
 
+import minivox
 from v2f_core.artefacts.files import atomic_write
 from v2f_core.artefacts.profiles import load_profile
 from v2f_core.data.voxceleb import open_dataset
@@ -106,14 +108,36 @@ def _encodings() -> dict[str, Encoding]:
 
 
 ENCODINGS = _encodings()
+_PAUSE, _FLOAT = 10 * SAMPLE_RATE, Encoding(".wav", "pcm_f32le")
+_STEREO = replace(_FLOAT, channels=2)
+# what else may differ: how it is written, and what is done to the voice before
+CHANGES: dict[str, tuple[Encoding, Callable[[Wave], np.ndarray]]] = {
+    "45 dB fainter": (_FLOAT, lambda wave: wave * 10 ** (-45 / 20)),
+    "6 dB louder, clipped": (_FLOAT, lambda wave: (2 * wave).clip(-1, 1)),
+    "a constant of 0.2": (_FLOAT, lambda wave: wave + 0.2),
+    "10 s of silence inside": (_FLOAT, lambda wave: np.insert(wave, len(wave) // 2, np.zeros(_PAUSE))),
+    "10 s of silence at each end": (_FLOAT, lambda wave: np.pad(wave, _PAUSE)),
+    "stereo, one channel silent": (_STEREO, lambda wave: np.stack([0 * wave, wave])),
+    "stereo, one channel inverted": (_STEREO, lambda wave: np.stack([wave, -wave])),
+    "stereo, one channel 0.5 ms later": (_STEREO, lambda wave: np.stack([wave, np.roll(wave, 8)])),
+    "stereo, another talker in one channel": (_STEREO, lambda wave: np.stack([wave, other_talker(len(wave))])),
+}
 
 
-def encode(wave: Wave, how: Encoding, folder: Path) -> bytes:
-    """A 16 kHz recording as the bytes of a file. It is brought to another rate in its spectrum, without a filter."""
+def other_talker(samples: int) -> Wave:
+    """The voice of another synthesiser."""
+    return np.resize(soundfile.read(Path(minivox.__file__).parent / "other_voice.ogg", dtype="float32")[0], samples)
+
+
+def encode(wave: np.ndarray, how: Encoding, folder: Path) -> bytes:
+    """A 16 kHz recording of (samples,) or (channels, samples) as the bytes of a file.
+
+    It is brought to another rate in its spectrum, without a filter.
+    """
     import av
 
     folder.mkdir(parents=True, exist_ok=True)
-    samples = np.tile(at_rate(wave, how.rate), (how.channels, 1))
+    samples = np.tile(at_rate(wave, how.rate), (how.channels, 1)) if wave.ndim == 1 else wave
     layout, path = ("mono", "stereo")[how.channels - 1], folder / f"voice{how.suffix}"
     if how.codec == "libsndfile":
         soundfile.write(path, samples.T, how.rate, format="OGG", subtype="VORBIS")
@@ -122,7 +146,7 @@ def encode(wave: Wave, how: Encoding, folder: Path) -> bytes:
         stream = file.add_stream(how.codec, rate=how.rate, layout=layout)
         if how.kilobits:
             stream.bit_rate = round(1000 * how.kilobits)
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="fltp", layout=layout)
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples, np.float32), format="fltp", layout=layout)
         frame.sample_rate, frame.time_base = how.rate, Fraction(1, how.rate)
         stream.open()
         convert = av.AudioResampler(format=stream.format.name, layout=layout, rate=how.rate)
@@ -190,10 +214,12 @@ def main(arguments: list[str] | None = None) -> None:
         rows = {row["encoding"]: row for row in pd.read_csv(results).to_dict("records")}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "heard"
-        for name in tqdm([name for name in ENCODINGS if chosen.only in name], desc="encodings"):
+        ways = {name: (how, lambda wave: wave) for name, how in ENCODINGS.items()} | CHANGES
+        for name in tqdm([name for name in ways if chosen.only in name], desc="encodings"):
+            how, change = ways[name]
             cosines, said = [], []
             for voice, own in zip(voices, clean, strict=True):
-                path.write_bytes(encode(voice, ENCODINGS[name], Path(folder)))
+                path.write_bytes(encode(change(voice), how, Path(folder)))
                 identity, warned = listener.identity(path)
                 cosines.append(float(identity @ own))
                 said.append(warned)
@@ -203,7 +229,7 @@ def main(arguments: list[str] | None = None) -> None:
                 "least": min(cosines),
                 "warned": float(np.mean([bool(warned) for warned in said])),
             }
-            frame = pd.DataFrame(rows[name] for name in ENCODINGS if name in rows)
+            frame = pd.DataFrame(rows[name] for name in ways if name in rows)
             with atomic_write(results) as part:
                 frame.to_csv(part, index=False, float_format="%.4f")
     print(frame.round(3).to_string())

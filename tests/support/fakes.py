@@ -19,7 +19,7 @@ OTHER_VOICE = Path(minivox.__file__).parent / "other_voice.ogg"
 SHAPE = (4, 4, 4)  # of the tiny prior's latents
 
 
-def spoken(seconds, rate=16_000, channels=1, level=0.3):
+def spoken(seconds, rate=16_000, channels=1, level=0.4):
     """A voice that is no part of MiniVox, from word to word without an end; ``level`` is its peak."""
     words = soundfile.read(OTHER_VOICE, dtype="float32")[0][4_100:117_700]
     wave = np.resize(words, round(seconds * 16_000))

@@ -30,7 +30,7 @@ from v2f_core.errors import InputError
 SAMPLE_RATE = 16_000
 FRAME, CONTEXT, FRAMES_AT_ONCE = 512, 64, 512  # Silero's: 32 ms, and 4 ms of the frame before
 BAND = (300.0, 3400.0)  # Hz, the telephone's
-SILENT = -90.0  # dB; a frame below it is digital silence
+SILENT = -110.0  # dB; a frame below it is digital silence
 LOUDEST, SPEAKING = 0.3, -20.0  # s, dB of them that the detector hears
 DROP = 60.0  # dB
 CLICK, GAP = 0.1, 0.3  # s
