@@ -229,7 +229,7 @@ def test_the_encoder_can_be_chosen(run, two_ears, voice, tmp_path):
     report = json.loads((tmp_path / "faces" / "voice.json").read_text())
     assert (report["encoder"], report["weights_sha256"]) == ("ast", hashes(two_ears, "ast", "aligner", "prior"))
     code, _, err = run(voice, "--encoder", "ecapa", "--out", tmp_path / "none")
-    assert (code, "aligner_ecapa" in err, err.count("\n")) == (2, True, 1)  # of which there is none
+    assert (code, "ecapa is missing" in err, err.count("\n")) == (2, True, 1)
 
 
 def test_a_recording_of_the_dataset_is_heard_by_the_datasets_encoder(run, two_ears, voice, tmp_path):
