@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from v2f_core.evaluation.judge import Judge
     from v2f_core.identity.aligner import Aligner
     from v2f_core.identity.faces import FacePack
-    from v2f_core.identity.losses import AMSoftmax, IdentityLoss, InfoNCE
+    from v2f_core.identity.losses import AMSoftmax, ArcFaceLoss, IdentityLoss, InfoNCE
     from v2f_core.identity.posterior import IdentityPosterior
     from v2f_core.pipeline import Vox2FacePipeline
     from v2f_core.speech.audio import read_clips
@@ -44,6 +44,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "AMSoftmax": "identity.losses",
     "Aligner": "identity.aligner",
+    "ArcFaceLoss": "identity.losses",
     "FaceBatch": "diffusion.consistency",
     "FacePack": "identity.faces",
     "IdentityLoss": "identity.losses",

@@ -22,7 +22,8 @@ CELLS, WORDS = 60, 1_800  # a notebook
 CODE_LINES = 15  # a cell
 VERDICTS = 1 / 6  # of the printed lines, at most, are a bare True or False
 COMPARED = 0.6  # of the code cells, at least, print something that is compared
-ROUTE_MINUTES, RUN_MINUTES, WORDS_A_MINUTE = 90, 2, 200  # the first tour's reading and running
+ROUTE_MINUTES, RUN_MINUTES = 90, 2  # the first tour's reading and running, and the running alone
+WORDS_A_MINUTE, LINES_A_MINUTE = 200, 30  # of text and of code
 NAMES, MODULES = 60, 16  # imported from this package, over the series
 
 
@@ -38,6 +39,7 @@ class Count(NamedTuple):
     verdicts: int
     compared: float
     route_words: int
+    route_lines: int
     imports: frozenset[tuple[str, str]]
 
 
@@ -78,6 +80,7 @@ def count(name: str, book: NotebookNode) -> Count:
         sum(bool(re.search(r"\b(True|False)\b", line)) for line in printed),
         sum(compared) / max(1, len(code)),
         sum(words(cell.source) for cell in prose if "route" in cell.metadata.get("tags", ())),
+        sum(len(cell.source.splitlines()) for cell in code if "route" in cell.metadata.get("tags", ())),
         frozenset(name for cell in code for name in _imports(cell.source)),
     )
 
@@ -96,12 +99,17 @@ def faults(counts: Iterable[Count]) -> Iterator[str]:
                 yield f"{one.name}: {value:,} {what}, expected at most {most:,}"
         if one.compared < COMPARED:
             yield f"{one.name}: {one.compared:.0%} of the code cells print what is compared, expected {COMPARED:.0%}"
-    if (minutes := sum(one.route_words for one in counts) / WORDS_A_MINUTE + RUN_MINUTES) > ROUTE_MINUTES:
+    if (minutes := tour(counts)) > ROUTE_MINUTES:
         yield f"the first tour: {minutes:.0f} minutes, expected at most {ROUTE_MINUTES}"
     imported = frozenset[tuple[str, str]]().union(*(one.imports for one in counts))
     for what, number, most in (("names", len(imported), NAMES), ("modules", len({m for m, _ in imported}), MODULES)):
         if number > most:
             yield f"the series imports {number} {what} of the package, expected at most {most}"
+
+
+def tour(counts: Iterable[Count]) -> float:
+    """Minutes of the first tour: its text, its code, and the time that it runs."""
+    return sum(one.route_words / WORDS_A_MINUTE + one.route_lines / LINES_A_MINUTE for one in counts) + RUN_MINUTES
 
 
 def _says(output: NotebookNode) -> bool:
@@ -133,10 +141,9 @@ def main() -> None:
             f"{one.name:28}{one.cells:5} {one.words:6,} {one.code_lines:6} {one.verdicts:4}/{one.printed:<4}"
             f" {one.compared:9.0%} {one.route_words:11,}"
         )
-    tour = sum(one.route_words for one in counts)
     total = [sum(one[place] for one in counts) for place in range(1, 4)]
-    print(f"{'all':28}{total[0]:5} {total[1]:6,} {total[2]:6} {'':20}{tour:11,}")
-    print(f"the first tour: {tour / WORDS_A_MINUTE + RUN_MINUTES:.0f} minutes")
+    print(f"{'all':28}{total[0]:5} {total[1]:6,} {total[2]:6} {'':20}{sum(one.route_words for one in counts):11,}")
+    print(f"the first tour: {tour(counts):.0f} minutes")
     imported = frozenset[tuple[str, str]]().union(*(one.imports for one in counts))
     print(f"imported from the package: {len(imported)} names of {len({module for module, _ in imported})} modules")
     if broken := list(faults(counts)):

@@ -27,7 +27,7 @@ def book(*cells, said=""):
 def one(**fields):
     """A count that keeps every limit, but for the fields given."""
     usual = {"name": "a", "cells": 1, "words": 1, "code_lines": 1, "longest_cell": 1, "printed": 6, "verdicts": 1}
-    usual |= {"compared": 1.0, "route_words": 1, "imports": frozenset()}
+    usual |= {"compared": 1.0, "route_words": 1, "route_lines": 1, "imports": frozenset()}
     return count_notebooks.Count(**{**usual, **fields})
 
 
@@ -48,7 +48,9 @@ def test_lines_verdicts_and_imports_of_a_notebook():
 def test_only_tagged_text_belongs_to_the_first_tour():
     tagged = book("one two", "three")
     tagged.cells[1].metadata["tags"] = ["route"]
-    assert count_notebooks.count("a", tagged).route_words == 1
+    tagged.cells.append(v4.new_code_cell("x = 1\ny = 2", metadata={"tags": ["varies", "route"]}))
+    counted = count_notebooks.count("a", tagged)
+    assert (counted.route_words, counted.route_lines) == (1, 2)
 
 
 def test_figures_and_ignored_cells_are_not_compared():
@@ -65,7 +67,7 @@ def test_figures_and_ignored_cells_are_not_compared():
         ({"longest_cell": 16}, "16 lines in a code cell, expected at most 15"),
         ({"printed": 11, "verdicts": 2}, "2 bare verdicts, expected at most 1"),
         ({"compared": 0.5}, "50% of the code cells print what is compared, expected 60%"),
-        ({"route_words": 17_800}, "91 minutes, expected at most 90"),
+        ({"route_words": 12_000, "route_lines": 870}, "91 minutes, expected at most 90"),
         ({"imports": frozenset(("v2f_core", str(i)) for i in range(61))}, "imports 61 names"),
         ({"imports": frozenset((str(i), "a") for i in range(17))}, "imports 17 modules"),
     ],

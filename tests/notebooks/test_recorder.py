@@ -95,7 +95,7 @@ def page(tmp_path_factory):
     nbformat.write(v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), notebook)
     with browser.jupyter(notebook, folder, folder / "hum.wav") as page:
         run(page, 0)
-        page.wait("document.querySelector('.v2f-recorder button[onclick]')")
+        page.wait("!!document.querySelector('.v2f-recorder button[onclick]')")
         page.notebook = notebook
         yield page
 
