@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from minivox.ceilings import informed
 from v2f_core.artefacts.files import atomic_write, check_writable, folder_hash
+from v2f_core.artefacts.loading import read_json, refusing
 from v2f_core.artefacts.profiles import Profile
 from v2f_core.data.voxceleb import open_dataset
 from v2f_core.diffusion.consistency import paper

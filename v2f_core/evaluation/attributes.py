@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Shaped
 
+from v2f_core.artefacts.loading import refusing
 from v2f_core.errors import InputError
 from v2f_core.evaluation.intervals import bootstrap
 

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from v2f_core.artefacts.files import folder_hash
+from v2f_core.artefacts.loading import refusing
 from v2f_core.diffusion.lora import load_lora
 from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError

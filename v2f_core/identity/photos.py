@@ -87,7 +87,7 @@ def _is_whole(path: Path) -> bool:
     decoder = av.CodecContext.create("mjpeg", "r")
     decoder.options = {"err_detect": "explode"}
     try:
-        return bool([*decoder.decode(av.Packet(path.read_bytes())), *decoder.decode(None)])  # type: ignore[arg-type]
+        return bool([*decoder.decode(av.Packet(path.read_bytes())), *decoder.decode(None)])
     except av.error.InvalidDataError:
         return False
     except av.error.FFmpegError:  # a rare kind of JPEG that it does not know
