@@ -227,7 +227,6 @@ def _guidance(row: Ablation, seed: int, plan: Plan, draw: Callable[[float], np.n
         if seed:
             raise InputError(f"{path}: missing; run seed 0 of {row.system} first, which chooses the guidance")
         truth = validation.gallery().numpy()
-        scores = {scale: float(metrics.cosine(draw(scale), truth).mean()) for scale in GUIDANCES}
-        write_json(path, {str(scale): score for scale, score in scores.items()})
+        write_json(path, {str(scale): float(metrics.cosine(draw(scale), truth).mean()) for scale in GUIDANCES})
     scores = read_json(path, "delete it and run this again")
     return float(max(scores, key=scores.__getitem__))
