@@ -35,7 +35,10 @@ def test_any_other_error_is_not_hidden(monkeypatch):
 def test_an_unknown_profile_is_refused_by_every_command(command, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert call(*command.split(), "--profile", "huge") == 2
-    assert capsys.readouterr() == ("", "error: huge: no such profile; choose mini or full (--profile or V2F_PROFILE)\n")
+    assert capsys.readouterr() == (
+        "",
+        "error: huge: no such profile; choose mini, open or full (--profile or V2F_PROFILE)\n",
+    )
     assert list(tmp_path.iterdir()) == []
 
 

@@ -171,6 +171,16 @@ def load(folder: str | Path) -> Embeddings:
     )
 
 
+def files_in(folder: str | Path) -> set[str]:
+    """The items that a store holds or has skipped; read from its headers alone.
+
+    Raises:
+        InputError: a shard is damaged.
+    """
+    headers = [_header(path) for path in sorted(Path(folder).glob("[0-9]*.safetensors"))]
+    return {item for header in headers for item in (*header["rows"], *(item for item, _ in header["skipped"]))}
+
+
 def read_ahead(paths: Sequence[Path], decode: Decoder, workers: int = 0) -> Iterator[Any]:
     """The content of each file, or the ``InputError`` that ``decode`` raised, in the order of the files.
 

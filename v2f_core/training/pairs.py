@@ -127,6 +127,17 @@ def pair_up(manifest: Manifest, voices: Embeddings, faces: Embeddings, split: st
     )
 
 
+def everybody(manifest: Manifest, voices: Embeddings, faces: Embeddings) -> Pairs:
+    """The persons of all splits, as one.
+
+    Raises:
+        InputError: nobody has both.
+    """
+    splits = [split for split in ("train", "val", "test") if len(manifest.persons(split))]
+    whole = Manifest(manifest.root, manifest.table.assign(split=splits[0]), manifest.left_out)
+    return pair_up(whole, voices, faces, splits[0])
+
+
 def _cut(rows: Tensor, start: Tensor) -> list[Tensor]:
     return list(rows.split(start.diff().tolist()))
 

@@ -15,6 +15,7 @@ from v2f_core.artefacts.checkpoints import CHECKPOINT_NAME, HISTORY_NAME, Histor
 from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.losses import AMSoftmax, ArcFaceLoss, IdentityLoss, InfoNCE
+from v2f_core.identity.ridge import fit_ridge
 from v2f_core.training.guards import at_step, check_finite, check_numbers, delayed_sigterm, seeded
 from v2f_core.training.pairs import Pairs
 from v2f_core.training.processes import average_gradients, gather, in_any_process, seed_share, share_of, wait
@@ -47,6 +48,7 @@ class Stage1Settings:
     weight_info: float = 1.0  # λ_Info of Eq. 10: not in the paper
     weight_cosine: float = 0.0  # λ_cos, our addition; with the other two at 0 it is "w/ CosReg" of Table 4
     fixed_centroids: bool = False  # our addition: class vectors of Eq. 8 fixed at the persons' mean faces
+    linear_start: bool = False  # our addition: standardised inputs, and an MLP that adds to a ridge regression
     windows: int = 1  # a training example is the mean of up to this many windows of a person
     evaluate_every: int = 250
     checkpoint_every: int = 1_000
@@ -106,7 +108,11 @@ def train_stage1(
         generator = torch.Generator().manual_seed(settings.seed)  # batches: the same in every process
         training, validation = training.to(device), validation.to(device)
         widths = training.voice.shape[1], settings.hidden_width, training.face.shape[1]
-        aligner = Aligner(*widths, settings.dropout).to(device)
+        aligner = Aligner(*widths, settings.dropout, settings.linear_start)
+        if settings.linear_start:
+            pooled, centroids = training.pooled_voices().cpu(), training.centroids().cpu()
+            aligner.start_from(fit_ridge(pooled, centroids).ratio)
+        aligner.to(device)
         loss = identity_loss(training, settings, free=not settings.fixed_centroids).to(device)
         validation_loss = identity_loss(validation, settings, free=False).to(device)
         parameters = [*aligner.parameters(), *loss.parameters()]
@@ -116,6 +122,11 @@ def train_stage1(
         parts = {"aligner": aligner, "loss": loss, "history": history, "optimiser": optimiser, "schedule": schedule}
         start, stopped = resume_training(checkpoint, parts, generator, made_from), False
         wait()  # until every process has read the checkpoint
+        if settings.linear_start and start == 0:  # training may find nothing better
+            scores = validate(aligner, validation, validation_loss)
+            history.append({"step": 0, **scores})
+            if writes:
+                aligner.save_pretrained(folder, {**made_from, "step": 0, "validation": scores})
 
         steps = range(start + 1, settings.steps + 1)
         bar = tqdm(steps, "Stage I", settings.steps, initial=start, unit="step", mininterval=1.0, disable=not writes)
