@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import shutil
 import sys
 import time
@@ -77,9 +76,9 @@ def report(pairs: Pairs, table: pd.DataFrame, deals: int, took: str) -> str:
     text = (
         f"# Stage I on {len(pairs.persons)} persons ({sexes})\n\n"
         f"Each person was tested {deals} times, among the {len(pairs.persons) // count} or so of a fold, by an aligner "
-        f"that was trained on the others ({count} folds). 95 % intervals over persons; they leave out that aligners share "
-        "training persons. The second line of a cell is the gain over ridge regression by likelihood ratio. "
-        f"{took}.\n\nThis profile draws no faces. A voice does not determine a face: do not use this to find a person.\n\n"
+        f"that was trained on the others ({count} folds). 95 % intervals over persons; they leave out that aligners "
+        "share training persons. The second line of a cell is the gain over ridge regression by likelihood ratio. "
+        f"{took}.\n\nNo faces are drawn. A voice does not determine a face: do not use this to find a person.\n\n"
     )
     for where, part in table.groupby("gallery", sort=False):
         text += f"Gallery: {where} (of a fold)\n\n{tables.markdown(part, SHOWN)}\n"
@@ -87,7 +86,11 @@ def report(pairs: Pairs, table: pd.DataFrame, deals: int, took: str) -> str:
 
 
 def peak() -> int:
-    """The most memory that this process has held, MB."""
+    """The most memory that this process has held, MB; 0 on Windows, which does not tell."""
+    try:
+        import resource
+    except ImportError:
+        return 0
     unit = 1e6 if sys.platform == "darwin" else 1e3
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)
 
@@ -148,10 +151,10 @@ def forget(profile: Profile, person: str) -> list[str]:
         if path.parent != manifest.root and not any(path.parent.iterdir()):
             path.parent.rmdir()
     lines += [f"{count} rows of {path}" for path, count in _without(manifest.root, person, files)]
-    for folder in sorted(cache_folder().glob("*/*/")):
-        if (folder / PROVENANCE_NAME).is_file() and files & files_in(folder):
-            shutil.rmtree(folder)
-            lines.append(f"embeddings {folder}")
+    for mark in sorted(cache_folder().rglob(PROVENANCE_NAME)):
+        if files & files_in(mark.parent):
+            shutil.rmtree(mark.parent)
+            lines.append(f"embeddings {mark.parent}")
     return lines
 
 

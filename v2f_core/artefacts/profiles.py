@@ -247,6 +247,7 @@ def _open() -> Profile:
         "linear_start": True,
         "windows": 4,
         "evaluate_every": 25,
+        "patience": 6,
     }
     return Profile(
         name="open",

@@ -22,12 +22,13 @@ from v2f_core.artefacts.profiles import Profile, cache_folder
 from v2f_core.artefacts.store import PROVENANCE_NAME, Embedder, Embeddings, extract
 from v2f_core.data.manifest import Manifest
 from v2f_core.errors import InputError
-from v2f_core.identity.faces import FacePack, align
+from v2f_core.identity.faces import FacePack
 from v2f_core.speech.audio import read_clips
 from v2f_core.speech.encoders import SpeechEncoder, load_encoder
 from v2f_core.training.processes import first_process_first, join, own_device
 
 WINDOWS_AT_ONCE = 64
+NO_FACE = "no face found in it; expected one face, upright and unobscured"
 RIVAL = 0.25  # of the largest face's area: a bystander far behind is smaller
 
 Precision = Literal["fp32", "bf16"]  # of encoders; bf16 is several times as fast on a GPU that has it
@@ -132,12 +133,10 @@ def extract_faces(
 
 
 def _identity(pack: FacePack, picture: UInt8[np.ndarray, "_ _ 3"], one_face: bool) -> Tensor | InputError:
-    faces = pack.detect(picture)
-    if not faces:
-        return InputError("no face found in it; expected one face, upright and unobscured")
-    if one_face and len(faces) > 1 and faces[1].area >= RIVAL * faces[0].area:
-        return InputError(f"{len(faces)} faces in it; expected one person, so cut it to that person's face")
-    return torch.from_numpy(pack.embed_aligned([align(picture, faces[0].landmarks)]))
+    if one_face and len(faces := pack.detect(picture)) > 1 and faces[1].area >= RIVAL * faces[0].area:
+        return InputError(f"{len(faces)} faces in it; expected one person: cut it to that person's face")
+    identity, found = pack.embed([picture])
+    return torch.from_numpy(identity) if found[0] else InputError(NO_FACE)
 
 
 def voice_embedder(encoder: SpeechEncoder, precision: Precision = "fp32") -> Embedder:
