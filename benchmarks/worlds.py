@@ -1,4 +1,4 @@
-"""Do Stage I's settings travel? The same settings in worlds with other links, other spaces and other numbers of persons.
+"""Do settings of Stage I travel? The same settings in worlds with other links, other spaces, other numbers of persons.
 
     python benchmarks/worlds.py  # writes benchmarks/results/worlds.csv and worlds.md
     python benchmarks/worlds.py --persons 100 --seeds 1  # some minutes

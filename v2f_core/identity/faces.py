@@ -241,7 +241,7 @@ class FacePack:
         return raw / np.maximum(np.linalg.norm(raw, axis=1, keepdims=True), 1e-12)
 
     def embed(
-        self, images: Sequence[UInt8[np.ndarray, "height width 3"]]
+        self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]]
     ) -> tuple[Float32[np.ndarray, "batch dim"], Bool[np.ndarray, batch]]:
         """Unit identities of the largest face of each RGB image, and a mask of the images with a face.
 
