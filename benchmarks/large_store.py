@@ -106,15 +106,15 @@ def measured(scratch: str | Path, windows: int, dim: int, persons: int, steps: i
 
 
 def write_store(folder: Path, items: list[str], dim: int) -> None:
-    """A store as `extract` writes it, of random numbers."""
+    """A store as `extract` writes it, of random numbers: one block, shifted for each shard."""
     from safetensors.numpy import save_file
 
     folder.mkdir(parents=True)
-    g = np.random.default_rng(0)
+    block = np.random.default_rng(0).standard_normal((SHARD * EACH, dim), np.float32).astype(np.float16).ravel()
     for start in range(0, len(items), SHARD):
         part = items[start : start + SHARD]
         header = {"rows": [item for item in part for _ in range(EACH)], "skipped": [], "files": len(part)}
-        numbers = g.standard_normal((len(part) * EACH, dim), np.float32).astype(np.float16)
+        numbers = np.roll(block, 7 * start)[: len(part) * EACH * dim].reshape(-1, dim)
         path = folder / f"{start // SHARD:05d}.safetensors"
         save_file({"embeddings": numbers}, path, metadata={"header": json.dumps(header)})
     (folder / PROVENANCE_NAME).write_text(json.dumps({"items": len(items)}))

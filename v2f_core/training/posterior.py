@@ -48,7 +48,7 @@ def train_posterior(
     """
     _check(training, validation, aligner)
     sex, start = _sex(training), training.face_start.numpy()
-    photos, owner = training.face.double().numpy(), np.repeat(np.arange(len(sex)), np.diff(start))
+    photos, owner = training.face[:].double().numpy(), np.repeat(np.arange(len(sex)), np.diff(start))
     basis = principal_axes(photos)[:, : max(1, len(sex) // PERSONS_AN_AXIS)]
     photos, heard = photos @ basis, _heard(aligner, training) @ basis
     photos /= np.linalg.norm(photos, axis=1, keepdims=True)
@@ -76,7 +76,7 @@ def train_posterior(
             (float((sex == 0).mean()), float((sex == 1).mean())),
         )
 
-    faces = validation.face.float()
+    faces = validation.face[:].float()
     prior = {grid: float(build(*grid).log_prior(faces).mean()) for grid in product(tried, POOLED, FLOORS)}
     shape = max(prior, key=prior.__getitem__)
     told = {kappa: float(own_ratio(build(*shape, kappa), validation).mean()) for kappa in KAPPAS}
