@@ -44,7 +44,6 @@ WINDOWS, PHOTOS, VALIDATION, TEST = 6, 3, 100, 400
 PERSONS = (100, 800, 5000)
 RATIO = "ridge, likelihood ratio"
 SHOWN = (tables.MATCHING, "R@10", tables.COSINE)
-COSREG = {"weight_am": 0.0, "weight_info": 0.0, "weight_cosine": 1.0}
 
 
 class Space(NamedTuple):
@@ -99,7 +98,6 @@ def settings(seed: int) -> dict[str, Stage1Settings]:
     return {
         "the paper's": Stage1Settings(steps=400, evaluate_every=50, seed=seed),
         "the miniature's": Stage1Settings(**{**mini, "seed": seed}),
-        "CosReg": Stage1Settings(**{**mini, **COSREG, "seed": seed}),
         "the open profile's": Stage1Settings(**{**load_profile("open").stage1, "seed": seed}),
     }
 
