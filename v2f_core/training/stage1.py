@@ -112,6 +112,7 @@ def train_stage1(
     device, own, writes = share_of(min(settings.batch, len(training.persons)), device)
     with seeded(settings.seed, device), delayed_sigterm() as terminated:  # initial weights and dropout
         generator = torch.Generator().manual_seed(settings.seed)  # batches: the same in every process
+        validation.check()
         training, validation = training.to(device), validation.pooled().to(device)
         widths = training.voice.shape[1], settings.hidden_width, training.face.shape[1]
         aligner = Aligner(*widths, settings.dropout, settings.linear_start)
@@ -119,7 +120,7 @@ def train_stage1(
             pooled, centroids = training.pooled_voices().cpu(), training.centroids().cpu()
             aligner.start_from(fit_ridge(pooled, centroids).ratio)
         aligner.to(device)
-        of_line = person_losses(aligner, validation, settings.temperature)
+        of_line = person_losses(aligner, validation, settings.temperature) if settings.linear_start else None
         loss = identity_loss(training, settings, free=not settings.fixed_centroids).to(device)
         validation_loss = identity_loss(validation, settings, free=False).to(device)
         parameters = [*aligner.parameters(), *loss.parameters()]
@@ -158,8 +159,10 @@ def train_stage1(
                     history.append({"step": step, "lr": float(schedule.get_last_lr()[0]), **train, **scores})
                     bar.set_postfix(train=train["train_total"], val=scores["val_total"])
                     if writes:
-                        gain = of_line - person_losses(aligner, validation, settings.temperature)
-                        clear = not settings.linear_start or gain.mean() > gain.std() / math.sqrt(len(gain))
+                        clear = True
+                        if of_line is not None:
+                            gain = of_line - person_losses(aligner, validation, settings.temperature)
+                            clear = bool(gain.mean() > gain.std() / math.sqrt(len(gain)))
                         if scores["val_total"] < best and clear:
                             aligner.save_pretrained(folder, {**made_from, "step": step, "validation": scores})
                         history.write(folder / HISTORY_NAME)
