@@ -119,7 +119,7 @@ def folds_table(tidy: pd.DataFrame, chance: Mapping[str, float], resamples: int 
     """The wide table of :func:`leave_out`, each row against ridge regression by likelihood ratio, and chance."""
     rows = tidy[(tidy.metric != tables.RANK) & (tidy.by == tables.BY_Z)]
     table = tables.wide(tables.summarise(rows, against=RATIO, resamples=resamples))
-    return pd.concat([table, *_chance(chance, table.gallery.unique())], ignore_index=True).drop(columns="by")
+    return pd.concat([table, *_chance(chance, list(table.gallery.unique()))], ignore_index=True).drop(columns="by")
 
 
 def _chance(chance: Mapping[str, float], galleries: Sequence[str]) -> Iterator[pd.DataFrame]:

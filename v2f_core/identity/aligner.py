@@ -88,8 +88,9 @@ class Aligner(nn.Module):
             tensor.copy_(value)
         self.linear.weight.copy_(line.weight)
         self.linear.bias.copy_(line.bias)
-        nn.init.zeros_(self.net[-1].weight)
-        nn.init.zeros_(self.net[-1].bias)
+        last: Any = self.net[-1]
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
 
     def forward(self, speaker_embedding: Float[Tensor, "*batch speaker"]) -> Float[Tensor, "*batch identity"]:
         """The unit identity ẑ that each speaker embedding v_spk predicts, float32.
