@@ -73,14 +73,6 @@ def test_who_withdraws_is_in_no_file_and_no_store(profile):
         own.forget(profile, "1284")
 
 
-def test_a_file_that_two_persons_share_stays_for_the_other(profile):
-    with (profile.dataset / "pairs.csv").open("a") as file:
-        file.write("61,clips/121_0.flac,,f\n")
-    own.forget(profile, "121")
-    assert (profile.dataset / "clips" / "121_0.flac").is_file()
-    assert not (profile.dataset / "121.png").exists()
-
-
 def test_bad_files_are_named_and_the_others_used(profile, tmp_path, capsys):
     Image.new("RGB", (128, 128), "grey").save(profile.dataset / "121.png")
     (profile.dataset / "clips" / "1284_0.flac").write_bytes(b"no sound")

