@@ -330,7 +330,9 @@ def _header(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, "pt") as file:
             header: dict[str, Any] = json.loads(file.metadata()["header"])
-            return {**header, "skipped": [(item, why) for item, why in header["skipped"]]}
+            names: dict[str, str] = {}  # a recording's windows share one string
+            rows = [names.setdefault(item, item) for item in header["rows"]]
+            return {**header, "rows": rows, "skipped": [(item, why) for item, why in header["skipped"]]}
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: damaged; delete it and extract again, the rest is kept") from error
 
