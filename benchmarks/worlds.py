@@ -76,9 +76,10 @@ def main() -> None:
                     for row, values in measured(links, SPACES[space], persons, seed, chosen.rows):
                         frames.append(values.assign(gallery=name, system=row))
                 print(f"{name}\n\n{tables.markdown(table_of(frames, name), SHOWN)}", flush=True)
-    table = pd.concat([table_of(frames, name) for name in dict.fromkeys(frame.gallery[0] for frame in frames)])
-    tables.write(chosen.out, "worlds.csv", table)
-    tables.write(chosen.out, "worlds.md", text_of(table))
+                names = dict.fromkeys(frame.gallery[0] for frame in frames)
+                table = pd.concat([table_of(frames, name) for name in names])
+                tables.write(chosen.out, "worlds.csv", table)  # what is there so far; a run may be stopped
+                tables.write(chosen.out, "worlds.md", text_of(table))
 
 
 def table_of(frames: list[pd.DataFrame], name: str) -> pd.DataFrame:
