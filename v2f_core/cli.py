@@ -25,7 +25,7 @@ app = typer.Typer(
 )
 NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 Device = Annotated[Literal["cpu", "cuda", "mps"], typer.Option(help="Where to compute.")]
-ProfileName = Annotated[str | None, typer.Option(help="mini or full; else V2F_PROFILE, else mini.")]
+ProfileName = Annotated[str | None, typer.Option(help="mini, open or full; else V2F_PROFILE, else mini.")]
 EncoderName = Annotated[
     Literal["ast", "ecapa", "ge2e"] | None, typer.Option(help="Speech encoder; else the profile's.")
 ]
@@ -214,6 +214,40 @@ def ablate(
 
 
 @app.command()
+def own(
+    folder: Annotated[Path, typer.Argument(help="Folder with pairs.csv, or with a folder for each person.")],
+    out: Annotated[Path, typer.Option(help="Folder for the tables.")] = Path("outputs/own"),
+    deals: Annotated[int, typer.Option(min=1, help="How often persons are dealt into folds.")] = 4,
+    steps: Steps = None,
+    seed: Seed = 0,
+    profile: Annotated[str, typer.Option(help="Whose encoders: open, mini or full.")] = "open",
+    device: Device = "cpu",
+) -> None:
+    """Your own recordings and photographs: from a folder to Stage I's table, each person tested by others' aligners."""
+    one_thread(profile)
+    chosen = own_profile(folder, profile, device)
+    from v2f_core.app.own import own
+
+    print(f"tables: {own(chosen, out, deals, steps, seed, device).parent}")
+
+
+@app.command()
+def forget(
+    folder: Annotated[Path, typer.Argument(help="Folder of your own data.")],
+    person: Annotated[str, typer.Argument(help="The person who withdraws, as the table or the folder has the name.")],
+) -> None:
+    """Remove a person who withdraws: files, rows of tables, stored embeddings."""
+    chosen = own_profile(folder, "open")
+    from v2f_core.app.own import forget
+
+    for line in forget(chosen, person):
+        print(f"removed: {line}")
+    print(
+        "Copies and backups are yours to remove. Whatever was trained before still rests on this person: train again."
+    )
+
+
+@app.command()
 def scan(
     root: Annotated[
         Path | None, typer.Argument(help="HQ-VoxCeleb's and VoxCeleb's folder; else the profile's.")
@@ -232,7 +266,7 @@ def scan(
 
 @app.command()
 def doctor(
-    profile: Annotated[Literal["mini", "full"], typer.Option(help="Whose parts are needed.")] = "mini",
+    profile: Annotated[Literal["mini", "open", "full"], typer.Option(help="Whose parts are needed.")] = "mini",
 ) -> None:
     """What is here, what is missing, and what to do about it."""
     from v2f_core.app.doctor import doctor
@@ -258,7 +292,7 @@ def fetch(
         question = "Do you agree, and is your use within these terms? (--accept agrees beforehand)"
         return accept or typer.confirm(question, err=True)
 
-    root, failures = open_profile("full").prior.parent, []
+    root, failures = open_profile("full").aligner.parent, []
     for part in parts or ORIGINS:
         try:
             for line in fetch(part, root / part, agree, local):
@@ -270,14 +304,14 @@ def fetch(
 
 
 def one_thread(profile: str | None) -> None:
-    """Let the miniature compute with one thread: its nets are so small that two only wait for each other.
+    """Let small nets compute with one thread: two only wait for each other. The full profile's are large.
 
     It must be called before torch is imported. The user's own OMP_NUM_THREADS is kept.
 
     Example:
         >>> one_thread("full")  # its nets want every core
     """
-    if (profile or os.environ.get("V2F_PROFILE") or "mini") == "mini":
+    if (profile or os.environ.get("V2F_PROFILE") or "mini") != "full":
         os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
@@ -298,6 +332,19 @@ def open_profile(name: str | None, device: str = "cpu", encoder: str | None = No
         except (RuntimeError, AssertionError) as error:
             raise InputError(f"{device}: this machine's torch cannot use it; choose another --device") from error
     return profile
+
+
+def own_profile(folder: Path, name: str, device: str = "cpu") -> Profile:
+    """A profile with a folder of one's own as its dataset.
+
+    Raises:
+        InputError: there is no such folder or profile, or the device is not there.
+    """
+    from dataclasses import replace
+
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; give one with pairs.csv, or with a folder for each person, in it")
+    return replace(open_profile(name, device), dataset=folder.absolute(), dataset_is_packed=False, own_data=True)
 
 
 def main(arguments: list[str] | None = None) -> None:

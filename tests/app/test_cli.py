@@ -62,7 +62,10 @@ def test_an_out_that_cannot_be_is_told_before_anything_is_computed(command, tmp_
 def test_an_unknown_profile_is_refused_by_every_command(command, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert call(*command.split(), "--profile", "huge") == 2
-    assert capsys.readouterr() == ("", "error: huge: no such profile; choose mini or full (--profile or V2F_PROFILE)\n")
+    assert capsys.readouterr() == (
+        "",
+        "error: huge: no such profile; choose mini, open or full (--profile or V2F_PROFILE)\n",
+    )
     assert list(tmp_path.iterdir()) == []
 
 

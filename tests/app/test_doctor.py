@@ -41,7 +41,7 @@ def test_all_is_well(assets, capsys):
     assert doctor.doctor() == 0
     out = capsys.readouterr().out
     assert "The mini profile is ready" in out
-    assert "needed only for the other profile" in out
+    assert "needed only for another profile" in out
     own = {"ge2e", "aligner_ge2e", "posterior_ge2e"}  # what people's own recordings go through
     assert {*PARTS, *own, "MiniVox"} <= set(section("The mini profile"))
     assert {*PARTS, "scorer", "adapted", "posterior", "ge2e", "dataset"} == set(section("The full profile"))

@@ -17,7 +17,7 @@ def test_argument_before_environment_before_default(monkeypatch):
     assert load_profile().name == "full"
     assert load_profile("mini").name == "mini"
     monkeypatch.setenv("V2F_PROFILE", "huge")
-    with pytest.raises(InputError, match=r"^huge: no such profile; choose mini or full"):
+    with pytest.raises(InputError, match=r"^huge: no such profile; choose mini, open or full"):
         load_profile()
 
 

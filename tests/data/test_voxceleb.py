@@ -19,6 +19,7 @@ from v2f_core.data.voxceleb import (
     read_speakers,
     scan,
     sf2f_split,
+    small_split,
     summary,
 )
 from v2f_core.errors import InputError
@@ -377,7 +378,8 @@ def test_pairs_of_your_own_are_split_by_person(tmp_path):
     write(tmp_path / "pairs.csv", "clip,face,person\n" + "\n".join(rows))
     manifest = from_pairs(tmp_path / "pairs.csv")
     persons = manifest.persons()
-    assert persons[persons.split != "train"].split.to_dict() == {"i": "test", "j": "val"}
+    few = {"b": "val", "d": "test", "g": "val", "i": "test", "l": "val"}  # of every five one validates, one tests
+    assert persons[persons.split != "train"].split.to_dict() == few
     assert persons[["faces", "voices", "sex"]].drop_duplicates().values.tolist() == [[1, 3, "u"]]
     assert manifest.root == tmp_path
 
@@ -415,3 +417,34 @@ def test_pairs_that_make_no_sense_are_refused_by_name(tmp_path, content, message
     write(tmp_path / "pairs.csv", content)
     with pytest.raises(InputError, match=rf"pairs\.csv.*{message}"):
         from_pairs(tmp_path / "pairs.csv")
+
+
+def test_pairs_from_a_spreadsheet_on_windows(tmp_path):
+    """A byte-order mark, semicolons, backslashes, blanks, a column called photo, and a row that is there twice."""
+    rows = ["person;clip;photo;sex", "Ada; clips\\a.wav;faces\\a.png;f", "Bea;clips\\b.wav;faces\\b.png;"]
+    (tmp_path / "pairs.csv").write_bytes("\r\n".join([*rows, rows[1]]).encode("utf-8-sig"))
+    manifest = from_pairs(tmp_path / "pairs.csv")
+    assert manifest.table.path.tolist() == ["faces/a.png", "clips/a.wav", "faces/b.png", "clips/b.wav"]
+    assert manifest.persons().sex.to_dict() == {"Ada": "f", "Bea": "u"}
+    assert manifest.left_out.values.tolist() == [["row 4 of pairs.csv", "the same as an earlier row"]]
+
+
+def test_a_folder_for_each_person_is_a_dataset(tmp_path, monkeypatch):
+    for name in ("Ada/a.wav", "Ada/a.JPG", "Ada/notes.txt", "Bea/b.ogg", "Bea/.hidden", "Cleo/c.png", "Cleo/0.wav"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x" if name != "Cleo/0.wav" else b"")
+    monkeypatch.setenv("V2F_DATASET", str(tmp_path))
+    manifest = open_dataset(load_profile("open"))
+    assert manifest.table[["person", "kind"]].values.tolist() == [
+        ["Ada", "face"], ["Ada", "voice"], ["Cleo", "face"], ["Bea", "voice"],
+    ]  # fmt: skip
+    left = dict(manifest.left_out.values)
+    assert left.keys() == {"Ada/notes.txt", "Bea", "Cleo", "Cleo/0.wav"}
+    assert (left["Bea"], left["Cleo"], left["Cleo/0.wav"]) == ("a voice alone", "a face alone", "empty")
+
+
+def test_few_persons_are_split_in_fifths_within_each_sex():
+    split = small_split({f"{sex}{i}": sex for i in range(10) for sex in "fm"})
+    for sex in "fm":
+        kinds = [kind for name, kind in split.items() if name[0] == sex]
+        assert [kinds.count(kind) for kind in ("train", "val", "test")] == [6, 2, 2]

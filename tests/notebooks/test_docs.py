@@ -118,6 +118,11 @@ def test_the_readme_links_every_notebook_and_every_card():
         assert page.relative_to(ROOT).as_posix() in text
 
 
+def test_the_readme_says_what_did_not_run_on_real_weights():
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert "Nothing else in this repository has been run on real weights or real persons." in text
+
+
 def numbers(cell: str) -> list[float]:
     return [float(found) for found in re.findall(r"[-+]?\d+(?:\.\d+)?", cell.replace("−", "-"))]
 

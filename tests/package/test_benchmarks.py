@@ -25,7 +25,8 @@ def programs(monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     yield
-    for name in ("gpu", "random_nets", "positions", "distances", "fuzz", "encodings_of_speech", "real_voices"):
+    names = ("gpu", "random_nets", "positions", "distances", "fuzz", "encodings_of_speech", "real_voices", "worlds")
+    for name in names:
         sys.modules.pop(name, None)
 
 
@@ -237,3 +238,33 @@ def test_a_small_room_answers_with_the_direct_sound_the_ceiling_and_a_decay(prog
     volume, surface = ROOM.prod(), 2 * (ROOM[0] * ROOM[1] + ROOM[1] * ROOM[2] + ROOM[2] * ROOM[0])
     assert 0.7 < fall / (0.161 * volume / (surface * ABSORBED)) < 1.5
     assert abs(impulse_response(0.5)).sum() < abs(response).sum()  # nearer, the room matters less
+
+
+def test_the_worlds_that_settings_travel_through_are_what_their_page_says(programs):
+    import worlds
+
+    for name, space in worlds.SPACES.items():
+        training, _, test = worlds.world_of("random", space, 300, seed=0)
+        assert training.voice.shape == (300 * worlds.WINDOWS, space.voice)
+        assert training.face.shape == (300 * worlds.PHOTOS, space.face)
+        assert not set(training.persons) & set(test.persons)
+        assert float(training.face.mean(dim=0).norm()) == pytest.approx(space.mean, abs=0.08), name
+        assert bool((training.voice >= 0).all()) is space.positive
+        again = worlds.world_of("random", space, 100, seed=0)[2]
+        assert torch.equal(again.face, test.face)  # more training persons, the same world and the same test
+    g = np.random.default_rng(0)
+    ours, theirs = (worlds.links_of("voice", kind, g) for kind in worlds.LINKS)
+    assert np.allclose((ours**2).sum(axis=1), (theirs**2).sum(axis=1))
+    assert not np.allclose(ours, theirs)
+
+
+def test_a_row_of_worlds_is_scored_within_galleries_of_one_sex(programs):
+    import worlds
+
+    test = worlds.world_of("random", worlds.SPACES["open"], 10, seed=0)[2]
+    perfect = worlds.scored(test.gallery(), test, 0)
+    assert (perfect[perfect.metric != "cosine"].value == 1).all()
+    sexes = dict(zip(test.persons, test.sexes, strict=True))
+    for _, part in perfect.groupby("stratum"):
+        assert part.person.nunique() == 100
+        assert len({sexes[person] for person in part.person}) == 1

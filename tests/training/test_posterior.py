@@ -143,9 +143,20 @@ def test_one_sex_alone_is_refused(world, aligner):
             train_posterior(*pair, aligner)
 
 
-def test_fewer_persons_than_dimensions_are_refused(world, aligner):
-    with pytest.raises(InputError, match="6 training persons for identities of 6 dimensions"):
+def test_few_persons_get_few_axes_and_very_few_are_refused(world, aligner):
+    few = train_posterior(world[0].only(list(range(9))), world[1].only(list(range(8))), aligner)
+    assert few.basis.shape == (DIM, 4)
+    assert bool(few.sample(world[2].voice[0], 5, generator=torch.Generator().manual_seed(0)).isfinite().all())
+    assert bool(few.log_ratio(world[2].gallery(), world[2].pooled_voices()).isfinite().all())
+    with pytest.raises(InputError, match="6 training persons: expected at least 8"):
         train_posterior(world[0].only(list(range(6))), world[1], aligner)
+
+
+def test_an_unknown_sex_is_named(world, aligner):
+    unknown = world[0].only(list(range(20)))
+    unknown.sexes[3] = "u"
+    with pytest.raises(InputError, match=r"P3: of unknown sex \(1 persons are\)"):
+        train_posterior(unknown, world[1], aligner)
 
 
 def test_widths_that_do_not_fit_and_numbers_that_are_not_finite_are_refused(world, aligner):

@@ -46,7 +46,7 @@ class Check(NamedTuple):
 
 
 def doctor(profile: str = "mini") -> int:
-    """Print the report; returns 0 if the profile ("mini" or "full") is usable, else 1.
+    """Print the report; returns 0 if the profile ("mini", "open" or "full") is usable, else 1.
 
     Example:
         >>> doctor() in (0, 1)  # doctest: +SKIP
@@ -64,9 +64,10 @@ def doctor(profile: str = "mini") -> int:
     wrong = [check.needed for check in checks if check.remedy]
     unusable = sum(wrong)
     verdict = f"not usable yet: {unusable} thing{'s' * (unusable > 1)} to mend"
-    print(f"\nThe {profile} profile is {verdict if unusable else 'ready: try python -m v2f_core demo'}.")
+    ready = "ready: try python -m v2f_core " + {"open": "own FOLDER"}.get(profile, "demo")
+    print(f"\nThe {profile} profile is {verdict if unusable else ready}.")
     if len(wrong) > unusable:
-        print("Optional parts are not used by default, or needed only for the other profile (--profile).")
+        print("Optional parts are not used by default, or needed only for another profile (--profile).")
     return 1 if unusable else 0
 
 
@@ -82,7 +83,7 @@ def examine(profile: str = "mini") -> Iterator[Check]:
     yield Check("Python and packages", "Python", running, "" if fits else "use Python 3.11, 3.12 or 3.13")
     yield from packages("Python and packages")
     yield device("Device")
-    for name, checks in (("mini", mini), ("full", full)):
+    for name, checks in (("mini", mini), ("open", free), ("full", full)):
         yield from (c._replace(needed=c.needed and name == profile) for c in checks(f"The {name} profile"))
 
 
@@ -165,6 +166,14 @@ def mini(section: str) -> Iterator[Check]:
     existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
     remedy = "" if os.access(existing, os.W_OK) else "no write permission; set V2F_CACHE to a folder of yours"
     yield Check(section, "cache folder", str(cache), remedy)
+
+
+def free(section: str) -> Iterator[Check]:
+    """The open profile's encoders; aligner, posterior and dataset are the user's own."""
+    profile = load_profile("open")
+    for name in (profile.encoder, "faces"):
+        yield part(section, profile, name)
+    yield Check(section, "generator", "none: this profile draws no faces")
 
 
 def full(section: str) -> Iterator[Check]:

@@ -25,6 +25,7 @@ from v2f_core.errors import InputError
 from v2f_core.evaluation import controls, tables
 from v2f_core.evaluation.attributes import AGE, TONE, read_labels
 from v2f_core.evaluation.controls import DRAWABLE, Bench, Stage2
+from v2f_core.evaluation.folds import ridge_rows
 from v2f_core.evaluation.judge import Judge
 from v2f_core.evaluation.leaks import Control, check_splits, control, judge_controls, shuffled_voice
 from v2f_core.evaluation.protocols import first_of_each_sex, photographs
@@ -70,7 +71,8 @@ def evaluate(
 ) -> Path:
     """Stage I's table, tables of all systems and controls, and a report; docs/evaluation.md describes the files.
 
-    Drawn faces are kept in the cache: a killed run goes on, and more systems can be added later.
+    A profile without a prior draws no faces: Stage I's table is all there is. Else drawn faces are kept in the cache: a
+    killed run goes on, and more systems can be added later.
 
     Args:
         out: folder for tables and report.
@@ -95,6 +97,8 @@ def evaluate(
     if tune and guidance is not None:
         raise InputError(f"guidance {guidance:g} is given, and tune would choose it; leave one out")
     check_writable(Path(out))
+    if settings.prior is None:
+        return identities_alone(settings, Path(out), limit, device)
     inputs = load(settings, limit, device)
     stage1 = stage1_table(inputs.aligner, inputs.training, inputs.test, {"CosReg": inputs.cosreg}, inputs.posterior)
     tables.save_identity_table(stage1, out)
@@ -175,6 +179,24 @@ def log_ratio(posterior: IdentityPosterior | None) -> tables.Ratio | None:
     if posterior is None:
         return None
     return lambda z, faces: posterior.log_ratio_of(torch.from_numpy(faces), torch.from_numpy(z)).double().numpy()
+
+
+def identities_alone(profile: Profile, out: Path, limit: int | None = None, device: str = "cpu") -> Path:
+    """Stage I's table of a profile that draws no faces, with ridge regression beside it; returns the file."""
+    aligner = Aligner.from_pretrained(profile.part("aligner"))
+    manifest = open_dataset(profile)
+    voices, faces = embed_dataset(profile, manifest, device)
+    training, test = (pair_up(manifest, voices, faces, split) for split in ("train", "test"))
+    if limit is not None:
+        test = test.only(first_of_each_sex(test.sexes, limit))
+    systems = controls.predictions(test, training, aligner) | ridge_rows(training, test)
+    gallery, ranked = test.gallery(), {}
+    if profile.posterior is not None and profile.posterior.is_dir():
+        fitted = IdentityPosterior.from_pretrained(profile.posterior, aligner, made_from(profile))
+        ranked = {"posterior, likelihood ratio": fitted.log_ratio(gallery, test.pooled_voices()).numpy()}
+    table = tables.identity_table(systems, gallery.numpy(), np.array(test.sexes), ranked=ranked)
+    tables.save_identity_table(table, out)
+    return out / "stage1.md"
 
 
 def make_bench(inputs: Inputs, profile: Profile, drawing: Drawing, draws: int, split: str, device: str) -> Bench:

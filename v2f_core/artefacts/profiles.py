@@ -1,4 +1,5 @@
-"""A profile says where each part is and how big: the miniature inside this package, or the full-size parts."""
+"""A profile says where each part is and how big: the miniature inside this package, the full-size parts, or the open
+encoders that any machine can install."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from v2f_core.artefacts.files import HASHES, damaged_files, pin_once, read_hashes
-from v2f_core.artefacts.weights import ORIGINS, from_caches, how_to_get
+from v2f_core.artefacts.weights import OPEN_FACES, ORIGINS, Packaged, from_caches, how_to_get
 from v2f_core.errors import InputError
 
 MINI_ASSETS = Path(__file__).parents[2] / "minivox" / "assets"
@@ -26,11 +27,11 @@ class Profile:
     """Where the parts of one size are, and its settings. The code never asks which profile it runs under.
 
     Attributes:
-        name: "mini" or "full".
-        image_size: side of a generated face, pixels.
-        dataset: root of the dataset, in HQ-VoxCeleb's and VoxCeleb's layout.
-        ast, ecapa, faces, prior, judge, aligner: folders, in the form of `ASTModel`, of speechbrain, of an insightface
-            pack, of Stable Diffusion, of the judge and of the aligner.
+        name: "mini", "open" or "full".
+        image_size: side of a generated face, pixels; 0 if the profile draws none.
+        dataset: root of the dataset, in HQ-VoxCeleb's and VoxCeleb's layout, or with your own table in it.
+        faces, aligner, ast, ecapa, prior, judge: folders, in the form of an insightface pack, of the aligner, of
+            `ASTModel`, of speechbrain, of Stable Diffusion and of the judge; None if the profile has none.
         scorer: folder of a second insightface pack, for scoring what the first conditioned; None if there is none.
         adapted: folder of Stage II, with ``aligner`` and, where adapters were trained, ``lora``; faces are drawn with
             it where it is there, else with Stage I's aligner and the prior as it is.
@@ -52,6 +53,9 @@ class Profile:
         stage2: settings of Stage II other than the defaults of `Stage2Settings`.
         published: the parts are others' published weights (`artefacts.origins`): taken from the hub's cache where
             they lie there whole; their hashes are written down at their first use.
+        packaged: the parts that lie inside another Python package.
+        own_data: the dataset is small and somebody's own: photographs with two faces of like size are refused (else the
+            largest is taken), and a file that has changed is embedded again.
 
     Example:
         >>> load_profile("mini").image_size, load_profile("full").image_size
@@ -61,12 +65,12 @@ class Profile:
     name: str
     image_size: int
     dataset: Path
-    ast: Path
-    ecapa: Path
     faces: Path
-    prior: Path
-    judge: Path
     aligner: Path
+    ast: Path | None = None
+    ecapa: Path | None = None
+    prior: Path | None = None
+    judge: Path | None = None
     scorer: Path | None = None
     adapted: Path | None = None
     posterior: Path | None = None
@@ -83,6 +87,8 @@ class Profile:
     finetune: Mapping[str, Any] = field(default_factory=dict)
     stage2: Mapping[str, Any] = field(default_factory=dict)
     published: bool = False
+    packaged: Mapping[str, Packaged] = field(default_factory=dict)
+    own_data: bool = False
 
     def part(self, name: str) -> Path:
         """The folder of a part, after a look that it is there and, where hashes are known, that it is undamaged.
@@ -100,7 +106,8 @@ class Profile:
             raise InputError(f"{name}: no such part of a profile; parts are {', '.join(PARTS + OPTIONAL)}")
         folder: Path | None = getattr(self, name)
         if folder is None:
-            raise InputError(f"{name}: the {self.name} profile has none; choose another profile")
+            reason = "draws no faces: no open generator knows its identities" if name == "prior" else "has none"
+            raise InputError(f"{name}: the {self.name} profile {reason}; choose another profile")
         theirs = self.published and name in ORIGINS
         if theirs:
             from_caches(name, folder)
@@ -108,6 +115,9 @@ class Profile:
             raise InputError(f"{folder}: the {self.name} profile's {name} is missing; {self.remedy(name)}")
         if theirs:
             pin_once(folder)
+        elif name in self.packaged:
+            if wrong := self.packaged[name].wrong(folder):
+                raise InputError(f"{folder / wrong}: missing or not as published; {self.remedy(name)}")
         elif damaged := damaged_files(folder):
             raise InputError(f"{damaged[0]}: differs from its hash in {HASHES}; {self.remedy(name)}")
         return folder
@@ -163,6 +173,8 @@ class Profile:
 
     def remedy(self, name: str) -> str:
         """What to do about a missing or damaged part, as the end of a sentence."""
+        if name in self.packaged:
+            return f"install it: {self.packaged[name].remedy}"
         if getattr(self, name).is_relative_to(MINI_ASSETS):
             return RESTORE if self.ships(name) else UNTRAINED
         if self.published and name in ORIGINS:
@@ -170,7 +182,7 @@ class Profile:
         stage = {"adapted": "stage2", "posterior": "posterior"}.get(name, "stage1")
         options = f"--profile {self.name} --encoder {self.encoder} --out {getattr(self, name)}"
         command = f"python -m v2f_core {stage} {options}"
-        return f"train it ({command}), or set V2F_FULL to the folder that holds it"
+        return f"train it ({command}), or set V2F_{self.name.upper()} to the folder that holds it"
 
 
 def cache_folder() -> Path:
@@ -237,8 +249,7 @@ def _mini() -> Profile:
 
 
 def _full() -> Profile:
-    chosen = os.environ.get("V2F_FULL")
-    root = Path(chosen).expanduser().absolute() if chosen else cache_folder() / "full"
+    root = _chosen_folder("full")
     return _parts_in(
         root,
         "full",
@@ -251,7 +262,45 @@ def _full() -> Profile:
     )
 
 
-PROFILES = {"mini": _mini, "full": _full}
+def _open() -> Profile:
+    root = _chosen_folder("open")
+    # chosen on validation persons of worlds unlike each other (benchmarks/worlds.py)
+    stage1 = {
+        "steps": 600,
+        "learning_rate": 1e-3,
+        "weight_decay": 0.1,
+        "hidden_width": 256,
+        "dropout": 0.3,
+        "temperature": 0.2,
+        "weight_am": 0.0,
+        "linear_start": True,
+        "windows": 4,
+        "evaluate_every": 25,
+        "patience": 6,
+    }
+    return Profile(
+        name="open",
+        image_size=0,
+        dataset=root / "dataset",
+        faces=OPEN_FACES.folder() or root / "faces",
+        aligner=root / "aligner",
+        posterior=root / "posterior",
+        ge2e=MINI_ASSETS / "ge2e",
+        encoder="ge2e",
+        clip_seconds=1.6,  # what GE2E was trained on
+        stage1=stage1,
+        packaged={"faces": OPEN_FACES},
+        own_data=True,
+    )
+
+
+def _chosen_folder(name: str) -> Path:
+    """Where a profile's own files are: V2F_<NAME>, else its folder in the cache."""
+    chosen = os.environ.get(f"V2F_{name.upper()}")
+    return Path(chosen).expanduser().absolute() if chosen else cache_folder() / name
+
+
+PROFILES = {"mini": _mini, "open": _open, "full": _full}
 
 
 def load_profile(name: str | None = None) -> Profile:
@@ -265,11 +314,11 @@ def load_profile(name: str | None = None) -> Profile:
     Example:
         >>> load_profile("medium")
         Traceback (most recent call last):
-        v2f_core.errors.InputError: medium: no such profile; choose mini or full (--profile or V2F_PROFILE)
+        v2f_core.errors.InputError: medium: no such profile; choose mini, open or full (--profile or V2F_PROFILE)
     """
     name = name or os.environ.get("V2F_PROFILE") or "mini"
     if name not in PROFILES:
-        raise InputError(f"{name}: no such profile; choose {' or '.join(PROFILES)} (--profile or V2F_PROFILE)")
+        raise InputError(f"{name}: no such profile; choose mini, open or full (--profile or V2F_PROFILE)")
     profile = PROFILES[name]()
     if chosen := os.environ.get("V2F_DATASET"):
         return replace(profile, dataset=Path(chosen).expanduser().absolute(), dataset_is_packed=False)

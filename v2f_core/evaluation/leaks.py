@@ -177,8 +177,8 @@ def contamination(training: Pairs, test: Pairs) -> list[tuple[str, str, str]]:
     shared = [(name, name, "the same name") for name in sorted(set(test.persons) & set(training.persons))]
     photos, sounds = (test.face_start, training.face_start), (test.voice_start, training.voice_start)
     for reason, same, ours, theirs, starts in (
-        ("the same photograph", SAME_PICTURE, test.face, training.face, photos),
-        ("the same recording", SAME_RECORDING, test.voice, training.voice, sounds),
+        ("the same photograph", SAME_PICTURE, test.face[:], training.face[:], photos),
+        ("the same recording", SAME_RECORDING, test.voice[:], training.voice[:], sounds),
     ):
         if ours.shape[1] != theirs.shape[1]:
             widths = f"{ours.shape[1]} and {theirs.shape[1]} wide"

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from v2f_core.artefacts.files import atomic_write, versions, write_json
 from v2f_core.artefacts.loading import check_config, checked_folder, read_tensors, refusing
 from v2f_core.errors import InputError
+from v2f_core.identity.ridge import Line
 from v2f_core.identity.sphere import normalise
 
 CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"
@@ -26,6 +27,8 @@ class Aligner(nn.Module):
         hidden_width: width of the two hidden layers, 1024 in the paper.
         identity_width: width of ẑ, 512 for ArcFace.
         dropout: share of hidden units dropped in training, 0.1 in the paper.
+        linear: our addition: v_spk is standardised by stored means and deviations, and what the MLP gives is added to a
+            linear map of it, which :meth:`start_from` fills. The MLP then starts at zero and learns what a line misses.
 
     Example:
         >>> import torch
@@ -36,7 +39,12 @@ class Aligner(nn.Module):
     """
 
     def __init__(
-        self, speaker_width: int = 768, hidden_width: int = 1024, identity_width: int = 512, dropout: float = 0.1
+        self,
+        speaker_width: int = 768,
+        hidden_width: int = 1024,
+        identity_width: int = 512,
+        dropout: float = 0.1,
+        linear: bool = False,
     ):
         super().__init__()
         self.settings = {
@@ -44,6 +52,7 @@ class Aligner(nn.Module):
             "hidden_width": hidden_width,
             "identity_width": identity_width,
             "dropout": dropout,
+            **({"linear": True} if linear else {}),
         }
         self.provenance: dict[str, Any] = {}
         self.speaker_width = speaker_width
@@ -58,6 +67,30 @@ class Aligner(nn.Module):
             nn.Dropout(dropout),
             nn.Linear(hidden_width, identity_width),
         )
+        self.linear: nn.Linear | None = None
+        if linear:
+            self.centre: Tensor
+            self.spread: Tensor
+            self.register_buffer("centre", torch.zeros(speaker_width))
+            self.register_buffer("spread", torch.ones(speaker_width))
+            self.linear = nn.Linear(speaker_width, identity_width)
+
+    @torch.no_grad()
+    def start_from(self, line: Line) -> None:
+        """Fill the linear map and the standardisation; the MLP gives zero until it is trained.
+
+        Raises:
+            InputError: this aligner has no linear map.
+        """
+        if self.linear is None:
+            raise InputError("this aligner has no linear map to start from; make it with linear=True")
+        for tensor, value in ((self.centre, line.centre), (self.spread, line.spread)):
+            tensor.copy_(value)
+        self.linear.weight.copy_(line.weight)
+        self.linear.bias.copy_(line.bias)
+        last: Any = self.net[-1]
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
 
     def forward(self, speaker_embedding: Float[Tensor, "*batch speaker"]) -> Float[Tensor, "*batch identity"]:
         """The unit identity ẑ that each speaker embedding v_spk predicts, float32.
@@ -70,10 +103,16 @@ class Aligner(nn.Module):
                 f"speaker embedding of width {speaker_embedding.shape[-1]}: this aligner was trained on "
                 f"{self.speaker_width}; use the speech encoder it was trained with"
             )
-        return normalise(self.net(speaker_embedding.to(next(self.parameters()).dtype)))
+        v = speaker_embedding.to(next(self.parameters()).dtype)
+        if self.linear is None:
+            return normalise(self.net(v))
+        v = (v - self.centre) / self.spread
+        return normalise(self.linear(v) + self.net(v))
 
     def save_pretrained(self, folder: str | Path, provenance: Mapping[str, Any] | None = None) -> None:
-        """Write ``model.safetensors`` (float16 on disk) and ``config.json``, each atomically.
+        """Write ``model.safetensors`` and ``config.json``, each atomically.
+
+        On disk weights are float16, but with a linear map, whose small numbers float16 would lose, float32.
 
         Args:
             folder: created if missing.
@@ -90,7 +129,8 @@ class Aligner(nn.Module):
             "versions": versions("torch", "v2f-core"),
         }
         with atomic_write(folder / WEIGHTS_NAME) as temporary:
-            save_file({name: value.half().contiguous() for name, value in self.state_dict().items()}, temporary)
+            dtype = torch.float16 if self.linear is None else torch.float32
+            save_file({name: value.to(dtype).contiguous() for name, value in self.state_dict().items()}, temporary)
         write_json(folder / CONFIG_NAME, {"class": "Aligner", **self.settings, "provenance": self.provenance})
 
     @classmethod
@@ -114,7 +154,7 @@ class Aligner(nn.Module):
         with refusing(folder, "an aligner's folder", remedy):
             settings = {name: config[name] for name in ("speaker_width", "hidden_width", "identity_width", "dropout")}
             with torch.device("meta"):  # random initial weights would advance the caller's generator
-                aligner = cls(**settings)
+                aligner = cls(**settings, linear=config.get("linear", False))
             aligner.load_state_dict({name: value.float() for name, value in weights.items()}, assign=True)
             aligner.provenance = dict(config.get("provenance", {}))
         return aligner.eval()

@@ -1,7 +1,8 @@
 """From a photo to a point on the hypersphere: detect the face, align it, embed it.
 
 A *pack* is a folder of ONNX nets as insightface publishes them (antelopev2, buffalo_l, …): an SCRFD detector and an
-ArcFace net, recognised by their shapes, not by their names. The miniature pack has the same form.
+ArcFace net, recognised by their shapes, not by their names. The miniature pack has the same form. OpenCV's pair, YuNet
+and SFace, is a pack too: SFace takes the same crop and gives 128 numbers.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from jaxtyping import Bool, Float, Float32, UInt8
 
 from v2f_core.artefacts.loading import read_onnx, refusing
 from v2f_core.errors import InputError
+from v2f_core.identity.yunet import YuNet, as_floats
 
 if TYPE_CHECKING:
     import onnx
 
-CROP = 112
+CROP, YUNET = 112, 12
 NARROWEST = 20  # length of a picture, in widths
 # chosen on training faces of MiniVox, upright and turned: of a clear face none is refused
 SURE, SURER, MARGIN = 0.99, 0.01, 1.3  # scores of the detector, and sides of a box
@@ -98,16 +100,18 @@ def _static(dim: Any) -> int | None:
 
 
 def _kind(model: onnx.ModelProto) -> str | None:
-    """'detector', 'arcface' or None, by insightface's rule: ≥ 5 outputs; a square input and 512 numbers out."""
+    """'detector', 'arcface' or None, by insightface's rule: ≥ 5 outputs; a square input and one vector out."""
     graph = model.graph
     weights = {tensor.name for tensor in graph.initializer}
-    inputs = [i for i in graph.input if i.name not in weights]
+    read = {name for node in graph.node for name in node.input} - weights
+    inputs = [i for i in graph.input if i.name in read]
     if len(graph.output) >= 5:
-        return "detector" if len(graph.output) in (9, 15) else None  # 6 or 10 outputs: no landmarks, cannot align
+        # 9 or 15 are SCRFD's, 12 YuNet's; with 6 or 10 there are no landmarks to align by
+        return "detector" if len(graph.output) in (9, YUNET, 15) else None
     shape = [_static(d) for d in inputs[0].type.tensor_type.shape.dim]
     out = [_static(d) for d in graph.output[0].type.tensor_type.shape.dim]
     square = len(shape) == 4 and shape[2] == shape[3] == CROP
-    return "arcface" if len(inputs) == 1 and square and out[-1:] in ([512], [None]) else None
+    return "arcface" if len(inputs) == 1 and square and out[-1:] in ([512], [128], [None]) else None
 
 
 def find_nets(folder: str | Path) -> tuple[Path, Path]:
@@ -128,7 +132,7 @@ def find_nets(folder: str | Path) -> tuple[Path, Path]:
     needed = {
         "detector": "face detector (an SCRFD net with landmarks, 9 or 15 outputs); "
         "copy det_10g.onnx of buffalo_l or scrfd_10g_bnkps.onnx of antelopev2 into it",
-        "arcface": "ArcFace net (input 3x112x112, output 512); "
+        "arcface": "ArcFace net (input 3x112x112, output 512 or 128); "
         "copy Arc2Face's arcface.onnx or w600k_r50.onnx of buffalo_l into it",
     }
     for kind, description in needed.items():
@@ -155,8 +159,31 @@ def _providers(device: str) -> list[Any]:
     return ["CPUExecutionProvider"]
 
 
+def _open(path: Path, providers: list[Any], options: Any) -> Any:
+    """A net of a pack as insightface runs it; YuNet, and nets with integer weights, by the same interface."""
+    import onnx
+    import onnxruntime
+    from insightface.model_zoo import get_model
+    from insightface.model_zoo.arcface_onnx import ArcFaceONNX
+
+    graph = (model := onnx.load(str(path))).graph
+    integers = any(node.op_type == "DequantizeLinear" for node in graph.node)
+    if not integers and len(graph.output) != YUNET:
+        return get_model(str(path), providers=providers, sess_options=options)
+    # a net that subtracts from its own input normalises it; insightface looks at the first nodes only
+    normalises = any(node.op_type == "Sub" and graph.input[0].name in node.input for node in graph.node)
+    content = as_floats(model).SerializeToString()
+    session = onnxruntime.InferenceSession(content, options, providers=providers)
+    if len(graph.output) == YUNET:
+        return YuNet(session)
+    net = ArcFaceONNX(str(path), session)
+    if normalises:
+        net.input_mean, net.input_std = 0.0, 1.0
+    return net
+
+
 class FacePack:
-    """A detector and an ArcFace net: images in, unit identities out.
+    """A detector and an ArcFace net: images in, unit identities out, as wide as the net makes them.
 
     Example:
         >>> FacePack.from_folder("my_pack")
@@ -168,6 +195,12 @@ class FacePack:
         detector.prepare(ctx_id=0, input_size=(640, 640))  # a net with a fixed input keeps its own size
         self._detector, self._arcface = detector, arcface
         self.arcface_path = arcface_path
+
+    @property
+    def dim(self) -> int:
+        """The width of an identity: 512 for ArcFace, 128 for SFace."""
+        width = self._arcface.output_shape[-1]
+        return width if isinstance(width, int) else 512
 
     @classmethod
     def from_folder(cls, folder: str | Path, device: str = "cpu") -> FacePack:
@@ -182,7 +215,6 @@ class FacePack:
             InputError: a net is missing or broken, or the device is of another kind.
         """
         import onnxruntime
-        from insightface.model_zoo import get_model
 
         detector, arcface = find_nets(folder)
         options = onnxruntime.SessionOptions()
@@ -194,8 +226,7 @@ class FacePack:
         options.log_severity_level = 3
         providers = _providers(device)
         with refusing(folder, "a face pack whose nets run", "fetch the pack again"):
-            nets = [get_model(str(path), providers=providers, sess_options=options) for path in (detector, arcface)]
-            pack = cls(nets[0], nets[1], arcface)
+            pack = cls(*(_open(path, providers, options) for path in (detector, arcface)), arcface)
             pack._find(np.zeros((128, 128, 3), np.uint8))
             if not np.isfinite(pack.embed_aligned(np.zeros((1, CROP, CROP, 3), np.uint8))).all():
                 raise ValueError("its identities are not finite")
@@ -232,11 +263,11 @@ class FacePack:
 
     def embed_aligned(
         self, crops: UInt8[np.ndarray, "batch 112 112 3"] | Sequence[UInt8[np.ndarray, "112 112 3"]], batch: int = 64
-    ) -> Float32[np.ndarray, "batch 512"]:
+    ) -> Float32[np.ndarray, "batch dim"]:
         """Unit identities of aligned RGB crops (Eq. 2 and 6 of the paper: z_arc = f_arc(x), normalised)."""
         net = self._arcface
         step = net.input_shape[0] if isinstance(net.input_shape[0], int) else batch  # some exports take one at a time
-        parts = [np.zeros((0, 512), np.float32)]
+        parts = [np.zeros((0, self.dim), np.float32)]
         for start in range(0, len(crops), step):
             pixels = np.stack(list(crops[start : start + step])).transpose(0, 3, 1, 2).astype(np.float32)
             parts.append(net.forward(np.ascontiguousarray(pixels)))  # forward subtracts and divides by 127.5
@@ -244,8 +275,8 @@ class FacePack:
         return raw / np.maximum(np.linalg.norm(raw, axis=1, keepdims=True), 1e-12)
 
     def embed(
-        self, images: Sequence[UInt8[np.ndarray, "height width 3"]]
-    ) -> tuple[Float32[np.ndarray, "batch 512"], Bool[np.ndarray, batch]]:
+        self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]]
+    ) -> tuple[Float32[np.ndarray, "batch dim"], Bool[np.ndarray, batch]]:
         """Unit identities of the largest face of each RGB image, and a mask of the images with a face.
 
         An image without a face gets the zero vector, whose cosine with everything is 0.
@@ -255,6 +286,6 @@ class FacePack:
             if faces := self.detect(image):
                 has_face[i] = True
                 crops.append(align(image, faces[0].landmarks))
-        identities = np.zeros((len(images), 512), np.float32)
+        identities = np.zeros((len(images), self.dim), np.float32)
         identities[has_face] = self.embed_aligned(crops)
         return identities, has_face

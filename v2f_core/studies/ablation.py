@@ -308,7 +308,7 @@ def stored_cosreg(training: Pairs, validation: Pairs, aligner: Aligner) -> Align
     """
     digest = hashlib.sha256(json.dumps(_settings(aligner), sort_keys=True).encode())
     for tensor in (training.voice, training.face, validation.voice, validation.face):
-        digest.update(tensor.numpy().tobytes())
+        digest.update(tensor[:].numpy().tobytes())
     folder = cache_folder() / f"cosreg-{digest.hexdigest()[:12]}"
     if not (folder / CONFIG_NAME).is_file():  # written last
         train_cosreg(training, validation, aligner).save_pretrained(folder)

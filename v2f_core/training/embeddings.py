@@ -30,6 +30,8 @@ from v2f_core.training.processes import first_process_first, join, own_device
 
 WINDOWS_AT_ONCE = 64
 READING = "0.2"  # how recordings and photographs are read: where that changes, stores are made anew
+NO_FACE = "no face found in it; expected one face, upright and unobscured"
+RIVAL = 0.25  # of the largest face's area: a bystander far behind is smaller
 
 Precision = Literal["fp32", "bf16"]  # of encoders; bf16 is several times as fast on a GPU that has it
 
@@ -40,6 +42,7 @@ def embed_dataset(
     device: str = "cpu",
     workers: int = 0,
     precision: Precision | None = None,
+    max_bad: float = 0.05,
 ) -> tuple[Embeddings, Embeddings]:
     """Voices and faces of a profile's whole dataset, from the cache; missing ones are extracted first.
 
@@ -49,6 +52,7 @@ def embed_dataset(
     Args:
         device, workers: where to compute, and processes that read files.
         precision: of the voices, see :func:`precision_of`; ArcFace is always in fp32.
+        max_bad: the share of bad files above which an error is raised.
     Raises:
         InputError: a part of the profile is missing or damaged, the store is of another precision, or too many files
             are bad.
@@ -60,14 +64,33 @@ def embed_dataset(
     length = f"{profile.clip_seconds}"
     if profile.ast_frames:
         length += f" {profile.ast_frames} {profile.ast_positions}"
-    made_from = [READING, folder_hash(speech), folder_hash(pack), length, *manifest.table.path]
-    folder = store_folder("embeddings", made_from)
+    items = list(manifest.table.path)
+    if profile.own_data:
+        items += [f"{stat.st_size} {stat.st_mtime_ns}" for stat in (path.stat() for path in existing(manifest))]
+    folder = store_folder("embeddings", [READING, folder_hash(speech), folder_hash(pack), length, *items])
     encoder = load_encoder(profile.encoder, speech, profile.ast_frames, profile.ast_positions).to(device)
     chosen = precision_of(folder / "voices", device, precision)
     seconds = profile.clip_seconds
-    voices = extract_voices(manifest, encoder, speech, folder / "voices", seconds, chosen, workers=workers)
+    voices = extract_voices(
+        manifest, encoder, speech, folder / "voices", seconds, chosen, workers=workers, max_bad=max_bad
+    )
     faces = FacePack.from_folder(pack, device)
-    return voices, extract_faces(manifest, faces, pack, folder / "faces", workers=workers)
+    settings = {"one_face": profile.own_data, "workers": workers, "max_bad": max_bad}
+    return voices, extract_faces(manifest, faces, pack, folder / "faces", **settings)
+
+
+def existing(manifest: Manifest) -> list[Path]:
+    """All files of a manifest.
+
+    Raises:
+        InputError: one of them is not there.
+    """
+    paths = manifest.absolute(manifest.table)
+    if lost := [path for path in paths if not path.is_file()]:
+        raise InputError(
+            f"{lost[0]}: no such file ({len(lost)} of {len(paths)} are missing); mend the table or the folder"
+        )
+    return paths
 
 
 def extract_voices(
@@ -95,17 +118,27 @@ def extract_voices(
     return extract(manifest.root, items, embed, folder, provenance, describe="voices", decode=read, **settings)
 
 
-def extract_faces(manifest: Manifest, pack: FacePack, weights: Path, folder: str | Path, **settings: Any) -> Embeddings:
-    """ArcFace identities of a dataset's pictures, in a store; as :func:`extract_voices`, with the pack's folder."""
+def extract_faces(
+    manifest: Manifest, pack: FacePack, weights: Path, folder: str | Path, one_face: bool = False, **settings: Any
+) -> Embeddings:
+    """ArcFace identities of a dataset's pictures, in a store; as :func:`extract_voices`, with the pack's folder.
+
+    The largest face is taken; with ``one_face`` a picture whose second face has `RIVAL` of its area or more is refused.
+    """
     provenance = {"what": "face identities", "weights_sha256": folder_hash(weights)}
     items = manifest.faces().path.tolist()
 
     def embed(pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> list[Tensor | InputError]:
-        identities = [pack.embed([picture]) for picture in pictures]
-        no_face = InputError("no face found in it; expected one face, upright and unobscured")
-        return [torch.from_numpy(identity) if found[0] else no_face for identity, found in identities]
+        return [_identity(pack, picture, one_face) for picture in pictures]
 
     return extract(manifest.root, items, embed, folder, provenance, describe="faces", decode=read_image, **settings)
+
+
+def _identity(pack: FacePack, picture: UInt8[np.ndarray, "_ _ 3"], one_face: bool) -> Tensor | InputError:
+    if one_face and len(faces := pack.detect(picture)) > 1 and faces[1].area >= RIVAL * faces[0].area:
+        return InputError(f"{len(faces)} faces in it; expected one person: cut it to that person's face")
+    identity, found = pack.embed([picture])
+    return torch.from_numpy(identity) if found[0] else InputError(NO_FACE)
 
 
 def voice_embedder(encoder: SpeechEncoder, precision: Precision = "fp32") -> Embedder:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from v2f_core.artefacts.store import Embeddings
+from v2f_core.artefacts.store import Embeddings, Rows, pick
 from v2f_core.data.manifest import Manifest
 from v2f_core.errors import InputError
 from v2f_core.identity.sphere import mean_direction
+
+AT_ONCE = 1 << 16  # rows that are looked at together
 
 
 @dataclass(frozen=True)
@@ -21,16 +25,17 @@ class Pairs:
     Attributes:
         persons: names; person i is class i.
         sexes: "f" or "m", one a person.
-        voice: speaker embeddings of all windows; those of person i lie in rows voice_start[i] to voice_start[i + 1].
+        voice: speaker embeddings of all windows, of many on disk; those of person i lie in rows voice_start[i] to
+            voice_start[i + 1].
         face: identities of all photos; those of person i lie in rows face_start[i] to face_start[i + 1].
         left_out: persons of the split without a usable voice or face.
     """
 
     persons: list[str]
     sexes: list[str]
-    voice: Float[Tensor, "windows speaker"]
+    voice: Float[Tensor, "windows speaker"] | Rows
     voice_start: Int[Tensor, " bounds"]
-    face: Float[Tensor, "photos identity"]
+    face: Float[Tensor, "photos identity"] | Rows
     face_start: Int[Tensor, " bounds"]
     left_out: list[str] = field(default_factory=list)
 
@@ -61,10 +66,10 @@ class Pairs:
         count = len(label)
         which = _random_rows(self.voice_start, label, windows, generator)
         kept = torch.randint(1, windows + 1, (count, 1), generator=generator) > torch.arange(windows)
-        weight = (kept / kept.sum(dim=1, keepdim=True)).to(self.voice)
+        weight = kept / kept.sum(dim=1, keepdim=True)
         photo = _random_rows(self.face_start, label, 1, generator)[:, 0]
         device = self.voice.device
-        voice = torch.einsum("bw,bwd->bd", weight, self.voice[which.to(device)])
+        voice = torch.einsum("bw,bwd->bd", weight.to(device), self.voice[which.to(device)])
         return voice, self.face[photo.to(device)], label.to(device)
 
     def check(self) -> None:
@@ -79,25 +84,30 @@ class Pairs:
                 "the losses compare persons"
             )
         for kind, rows, start in (("voice", self.voice, self.voice_start), ("face", self.face, self.face_start)):
-            used = rows[: int(start[-1])]
-            bad = (~(used.isfinite().all(dim=1) & used.any(dim=1))).nonzero().flatten().cpu()
+            count = int(start[-1])
+            parts = (rows[at : min(at + AT_ONCE, count)] for at in range(0, count, AT_ONCE))
+            wrong = torch.cat([(~(part.isfinite().all(dim=1) & part.any(dim=1))).cpu() for part in parts])
+            bad = wrong.nonzero().flatten()
             if len(bad):
                 person = self.persons[int(torch.searchsorted(start, bad[0], right=True)) - 1]
                 raise InputError(
-                    f"{person}: an embedding of the {kind} is zero, infinite or NaN ({len(bad)} of {len(used)} are); "
+                    f"{person}: an embedding of the {kind} is zero, infinite or NaN ({len(bad)} of {count} are); "
                     "extract them again, or leave the person out"
                 )
 
     def only(self, which: list[int]) -> Pairs:
         """Some of the persons, in the order given."""
-        voice, face = _cut(self.voice, self.voice_start), _cut(self.face, self.face_start)
         return Pairs(
             [self.persons[i] for i in which],
             [self.sexes[i] for i in which],
-            *_packed([voice[i] for i in which]),
-            *_packed([face[i] for i in which]),
+            *_rows_of(self.voice, self.voice_start, which),
+            *_rows_of(self.face, self.face_start, which),
             self.left_out,
         )
+
+    def pooled(self) -> Pairs:
+        """The same persons with one voice row each, their mean: all that an evaluation asks for, in memory."""
+        return replace(self, voice=self.pooled_voices(), voice_start=torch.arange(len(self.persons) + 1))
 
     def to(self, device: str | torch.device) -> Pairs:
         """The same pairs with their embeddings on a device; the bounds stay on the CPU."""
@@ -127,12 +137,25 @@ def pair_up(manifest: Manifest, voices: Embeddings, faces: Embeddings, split: st
     )
 
 
-def _cut(rows: Tensor, start: Tensor) -> list[Tensor]:
-    return list(rows.split(start.diff().tolist()))
+def everybody(manifest: Manifest, voices: Embeddings, faces: Embeddings) -> Pairs:
+    """The persons of all splits, as one.
+
+    Raises:
+        InputError: nobody has both.
+    """
+    splits = [split for split in ("train", "val", "test") if len(manifest.persons(split))]
+    whole = Manifest(manifest.root, manifest.table.assign(split=splits[0]), manifest.left_out)
+    return pair_up(whole, voices, faces, splits[0])
 
 
-def _packed(parts: list[Tensor]) -> tuple[Tensor, Tensor]:
-    return torch.cat(parts), torch.tensor([0, *map(len, parts)]).cumsum(0)
+def _cut(rows: Tensor | Rows, start: Tensor) -> Iterator[Tensor]:
+    return (rows[a:b] for a, b in pairwise(start.tolist()))
+
+
+def _rows_of(rows: Tensor | Rows, start: Tensor, which: list[int]) -> tuple[Tensor | Rows, Tensor]:
+    bounds = start.tolist()
+    places = [torch.arange(bounds[i], bounds[i + 1]) for i in which]
+    return pick(rows, torch.cat(places)), torch.tensor([0, *map(len, places)]).cumsum(0)
 
 
 def _random_rows(start: Tensor, label: Tensor, each: int, generator: torch.Generator) -> Tensor:
@@ -140,9 +163,9 @@ def _random_rows(start: Tensor, label: Tensor, each: int, generator: torch.Gener
     return start[label][:, None] + (torch.rand(len(label), each, generator=generator) * count).long()
 
 
-def _sort_by_person(rows: Tensor, owners: list[str], persons: list[str]) -> tuple[Tensor, Tensor]:
+def _sort_by_person(rows: Tensor | Rows, owners: list[str], persons: list[str]) -> tuple[Tensor | Rows, Tensor]:
     place = {person: i for i, person in enumerate(persons)}
     of = torch.tensor([place.get(owner, -1) for owner in owners])
     order = torch.argsort(of, stable=True)[(of == -1).sum() :]
     start = torch.cat([torch.zeros(1, dtype=torch.long), torch.bincount(of[order], minlength=len(persons)).cumsum(0)])
-    return rows[order], start
+    return pick(rows, order), start

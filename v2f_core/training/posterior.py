@@ -21,9 +21,10 @@ from v2f_core.training.pairs import Pairs
 
 # What is tried: the share of both sexes' common spread in each one's own; floors, shares of an axis' mean variance; …
 POOLED = (0.0, 0.5, 1.0)
-FLOORS = (1e-6, 1e-3, 1e-2, 1e-1)
+FLOORS = (1e-6, 1e-3, 1e-2, 1e-1, 1.0)
 PARTS, FEWEST = (1, 2, 4, 6), 50  # Gaussians in each sex, each with so many persons
 KAPPAS = tuple(np.linspace(0, 12, 25).tolist())
+FEWEST_OF_ALL, PERSONS_AN_AXIS = 8, 2  # with few persons only the first axes are told apart
 TOGETHER = 16  # persons whose voices and faces are scored together, of which only their own count
 EXPLAINED = 0.999  # of the photographs' squared length, by the axes that are kept
 
@@ -42,13 +43,13 @@ def train_posterior(
         aligner: g_φ.
         provenance: hashes of the encoder and the face net.
     Raises:
-        InputError: one sex alone, fewer training persons than an identity has dimensions, or an embedding that has
-            another width than the aligner's or is not finite.
+        InputError: one sex alone or an unknown one, fewer than eight training persons, or an embedding that has another
+            width than the aligner's or is not finite.
     """
     _check(training, validation, aligner)
     sex, start = _sex(training), training.face_start.numpy()
-    photos, owner = training.face.double().numpy(), np.repeat(np.arange(len(sex)), np.diff(start))
-    basis = principal_axes(photos)
+    photos, owner = training.face[:].double().numpy(), np.repeat(np.arange(len(sex)), np.diff(start))
+    basis = principal_axes(photos)[:, : max(1, len(sex) // PERSONS_AN_AXIS)]
     photos, heard = photos @ basis, _heard(aligner, training) @ basis
     photos /= np.linalg.norm(photos, axis=1, keepdims=True)
     persons = np.stack([photos[a:b].mean(axis=0) for a, b in pairwise(start)])
@@ -75,7 +76,7 @@ def train_posterior(
             (float((sex == 0).mean()), float((sex == 1).mean())),
         )
 
-    faces = validation.face.float()
+    faces = validation.face[:].float()
     prior = {grid: float(build(*grid).log_prior(faces).mean()) for grid in product(tried, POOLED, FLOORS)}
     shape = max(prior, key=prior.__getitem__)
     told = {kappa: float(own_ratio(build(*shape, kappa), validation).mean()) for kappa in KAPPAS}
@@ -143,6 +144,8 @@ def mixture(
 def _check(training: Pairs, validation: Pairs, aligner: Aligner) -> None:
     for name, pairs in (("training", training), ("validation", validation)):
         pairs.check()
+        if unknown := [person for person, sex in zip(pairs.persons, pairs.sexes, strict=True) if sex not in SEXES]:
+            raise InputError(f"{unknown[0]}: of unknown sex ({len(unknown)} persons are); expected f or m of each")
         if missing := sorted(set(SEXES) - set(pairs.sexes)):
             raise InputError(f"{name} persons of one sex alone (none is {missing[0]!r}): expected women and men")
         if pairs.face.shape[1] != aligner.settings["identity_width"]:
@@ -150,10 +153,10 @@ def _check(training: Pairs, validation: Pairs, aligner: Aligner) -> None:
                 f"identities of width {pairs.face.shape[1]}, an aligner for {aligner.settings['identity_width']}: "
                 "expected the face net that the aligner was trained on"
             )
-    if len(training.persons) <= training.face.shape[1]:
+    if len(training.persons) < FEWEST_OF_ALL:
         raise InputError(
-            f"{len(training.persons)} training persons for identities of {training.face.shape[1]} dimensions: expected "
-            "more persons than dimensions, else their spread cannot be told; draw with truncation 0"
+            f"{len(training.persons)} training persons: expected at least {FEWEST_OF_ALL}, else the spread of faces "
+            "cannot be told; draw with truncation 0"
         )
 
 

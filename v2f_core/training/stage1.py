@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 
 from v2f_core.artefacts.checkpoints import CHECKPOINT_NAME, HISTORY_NAME, History, resume_training, save_training
 from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.losses import AMSoftmax, ArcFaceLoss, IdentityLoss, InfoNCE
+from v2f_core.identity.ridge import fit_ridge
+from v2f_core.identity.sphere import cosines
 from v2f_core.training.guards import at_step, check_numbers, delayed_sigterm, descend, seeded
 from v2f_core.training.pairs import Pairs
 from v2f_core.training.processes import gather, in_any_process, seed_share, share_of, wait
@@ -47,8 +50,10 @@ class Stage1Settings:
     weight_info: float = 1.0  # λ_Info of Eq. 10: not in the paper
     weight_cosine: float = 0.0  # λ_cos, our addition; with the other two at 0 it is "w/ CosReg" of Table 4
     fixed_centroids: bool = False  # our addition: class vectors of Eq. 8 fixed at the persons' mean faces
+    linear_start: bool = False  # our addition: standardised inputs, and an MLP that adds to a ridge regression
     windows: int = 1  # a training example is the mean of up to this many windows of a person
     evaluate_every: int = 250
+    patience: int = 0  # our addition: stop after so many evaluations without a better one; 0 never stops
     checkpoint_every: int = 1_000
     seed: int = 0
 
@@ -57,7 +62,7 @@ class Stage1Settings:
             self,
             whole=("steps", "batch", "hidden_width", "windows", "evaluate_every", "checkpoint_every"),
             positive=("learning_rate", "scale", "temperature"),
-            not_negative=("weight_decay", "weight_am", "weight_info", "weight_cosine", "margin"),
+            not_negative=("weight_decay", "weight_am", "weight_info", "weight_cosine", "margin", "patience"),
         )
         if not 0 <= self.dropout < 1:
             raise InputError(f"dropout={self.dropout}: expected a share from 0 to below 1")
@@ -76,6 +81,9 @@ def train_stage1(
     device: str = "cpu",
 ) -> Aligner:
     """Train an aligner and keep the one with the lowest validation loss; continue an interrupted run.
+
+    With ``linear_start`` the ridge regression itself is kept, unless the validation persons' InfoNCE is lower by more
+    than its standard error over these persons: with few of them a better loss is soon found by chance.
 
     The same settings and seed give the same bytes on the same machine, also after a kill. After SIGTERM the current
     step is finished and a checkpoint is written. Under ``accelerate launch`` the processes share each batch; rows that
@@ -104,9 +112,15 @@ def train_stage1(
     device, own, writes = share_of(min(settings.batch, len(training.persons)), device)
     with seeded(settings.seed, device), delayed_sigterm() as terminated:  # initial weights and dropout
         generator = torch.Generator().manual_seed(settings.seed)  # batches: the same in every process
-        training, validation = training.to(device), validation.to(device)
+        validation.check()
+        training, validation = training.to(device), validation.pooled().to(device)
         widths = training.voice.shape[1], settings.hidden_width, training.face.shape[1]
-        aligner = Aligner(*widths, settings.dropout).to(device)
+        aligner = Aligner(*widths, settings.dropout, settings.linear_start)
+        if settings.linear_start:
+            pooled, centroids = training.pooled_voices().cpu(), training.centroids().cpu()
+            aligner.start_from(fit_ridge(pooled, centroids).ratio)
+        aligner.to(device)
+        of_line = person_losses(aligner, validation, settings.temperature) if settings.linear_start else None
         loss = identity_loss(training, settings, free=not settings.fixed_centroids).to(device)
         validation_loss = identity_loss(validation, settings, free=False).to(device)
         parameters = [*aligner.parameters(), *loss.parameters()]
@@ -116,6 +130,11 @@ def train_stage1(
         parts = {"aligner": aligner, "loss": loss, "history": history, "optimiser": optimiser, "schedule": schedule}
         start, stopped = resume_training(checkpoint, parts, generator, made_from), False
         wait()  # until every process has read the checkpoint
+        if settings.linear_start and start == 0:  # training may find nothing better
+            scores = validate(aligner, validation, validation_loss)
+            history.append({"step": 0, **scores})
+            if writes:
+                aligner.save_pretrained(folder, {**made_from, "step": 0, "validation": scores})
 
         steps = range(start + 1, settings.steps + 1)
         bar = tqdm(steps, "Stage I", settings.steps, initial=start, unit="step", mininterval=1.0, disable=not writes)
@@ -132,11 +151,19 @@ def train_stage1(
                     train = {f"train_{name}": value.item() for name, value in terms.items()}
                     history.append({"step": step, "lr": float(schedule.get_last_lr()[0]), **train, **scores})
                     bar.set_postfix(train=train["train_total"], val=scores["val_total"])
-                    if writes and scores["val_total"] < best:
-                        aligner.save_pretrained(folder, {**made_from, "step": step, "validation": scores})
                     if writes:
+                        clear = True
+                        if of_line is not None:
+                            gain = of_line - person_losses(aligner, validation, settings.temperature)
+                            clear = bool(gain.mean() > gain.std() / math.sqrt(len(gain)))
+                        if scores["val_total"] < best and clear:
+                            aligner.save_pretrained(folder, {**made_from, "step": step, "validation": scores})
                         history.write(folder / HISTORY_NAME)
             stopped = in_any_process(terminated(), device) and step < settings.steps
+            if settings.patience and history.rows and not stopped:
+                reached = min(history.rows, key=lambda row: row["val_total"])["step"]
+                if step - reached >= settings.patience * settings.evaluate_every:
+                    break
             if writes and (stopped or step % settings.checkpoint_every == 0):
                 save_training(checkpoint, step, parts, generator, made_from)
             if stopped:
@@ -160,6 +187,13 @@ def validate(aligner: Aligner, validation: Pairs, loss: IdentityLoss) -> dict[st
     won = (scores.diagonal()[:, None] > scores)[rivals].float().mean()
     losses = {f"val_{name}": value.item() for name, value in terms._asdict().items()}
     return {**losses, "val_matching_same_sex": float(won)}
+
+
+@torch.no_grad()
+def person_losses(aligner: Aligner, validation: Pairs, temperature: float) -> Float[torch.Tensor, " persons"]:
+    """InfoNCE (Eq. 9) of each person among the others' faces."""
+    scores = cosines(aligner.eval()(validation.pooled_voices()), validation.gallery()) / temperature
+    return torch.logsumexp(scores, dim=1) - scores.diagonal()
 
 
 def identity_loss(pairs: Pairs, settings: Stage1Settings, free: bool, trained: Aligner | None = None) -> IdentityLoss:

@@ -1,0 +1,134 @@
+"""Your own persons: from a folder to a table; what is bad is named; a person who withdraws is gone."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from v2f_core.app import own
+from v2f_core.artefacts.profiles import cache_folder, load_profile
+from v2f_core.artefacts.weights import OPEN_FACES
+from v2f_core.cli import main
+from v2f_core.data.voxceleb import open_dataset
+from v2f_core.errors import InputError
+
+TESTS = Path(__file__).parents[1]
+PERSONS = ("121", "1284", "1320", "2094", "3575", "4077", "4507", "5142", "61", "6930")
+
+
+@pytest.fixture
+def profile(tmp_path, monkeypatch):
+    """Ten made-up persons: a real clip each, and a drawn face in a tint of its own; the miniature's face pack."""
+    monkeypatch.setenv("V2F_CACHE", str(tmp_path / "cache"))
+    root, lines = tmp_path / "class", ["person,clip,photo,sex"]
+    (root / "clips").mkdir(parents=True)
+    with Image.open(TESTS / "contract" / "face.png") as image:
+        face = np.asarray(image.convert("RGB"), float)
+    for i, person in enumerate(PERSONS):
+        shutil.copy(TESTS / "data" / "real_voices" / f"{person}_0.flac", root / "clips")
+        tint = 1 - 0.3 * np.random.default_rng(i).random(3)
+        Image.fromarray((face * tint).astype(np.uint8)).save(root / f"{person}.png")
+        lines.append(f"{person},clips/{person}_0.flac,{person}.png,{'fm'[i % 2]}")
+    (root / "pairs.csv").write_text("\n".join(lines) + "\n")
+    mini = load_profile("mini")
+    return replace(mini, dataset=root, dataset_is_packed=False, encoder="ge2e", clip_seconds=1.6, own_data=True)
+
+
+def test_a_folder_becomes_a_table_beside_ridge_regression_and_a_card(profile, tmp_path, capsys):
+    page = own.own(profile, tmp_path / "out", deals=1, steps=2)
+    text = page.read_text()
+    assert text.startswith("# Stage I on 10 persons (5 f, 5 m)")
+    assert "No faces are drawn" in text
+    assert text in capsys.readouterr().out
+    table = pd.read_csv(tmp_path / "out" / "stage1.csv")
+    rows = {"mean face", "same-sex mean face", "shuffled voice", "full", "ridge regression", "ridge, likelihood ratio"}
+    assert set(table.system) == rows | {"chance"}
+    assert (table.n.dropna() == 10).all()
+    card = (profile.dataset / "CARD.md").read_text()
+    assert "consent" in card
+    assert "python -m v2f_core forget class NAME" in card
+    (profile.dataset / "CARD.md").write_text("filled in")
+    own.own(profile, tmp_path / "out", deals=1, steps=2)  # a card that is there stays
+    assert (profile.dataset / "CARD.md").read_text() == "filled in"
+
+
+def test_who_withdraws_is_in_no_file_and_no_store(profile):
+    manifest = open_dataset(profile)
+    own.embed_dataset(profile, manifest)
+    stores = [mark.parent for mark in cache_folder().rglob("provenance.json")]
+    assert len(stores) == 2
+    assert any(b"1284" in path.read_bytes() for store in stores for path in store.iterdir())
+    lines = own.forget(profile, "1284")
+    assert len(lines) == 5  # two files, a row, two stores
+    left = [path for folder in (profile.dataset, cache_folder()) for path in folder.rglob("*") if path.is_file()]
+    assert left
+    assert not any("1284" in path.name or b"1284" in path.read_bytes() for path in left if "minivox" not in str(path))
+    assert "1284" not in open_dataset(profile).persons().index
+    assert len(open_dataset(profile).persons()) == 9
+    with pytest.raises(InputError, match=r"1284: nobody in .* has this name"):
+        own.forget(profile, "1284")
+
+
+def test_bad_files_are_named_and_the_others_used(profile, tmp_path, capsys):
+    Image.new("RGB", (128, 128), "grey").save(profile.dataset / "121.png")
+    (profile.dataset / "clips" / "1284_0.flac").write_bytes(b"no sound")
+    text = own.own(profile, tmp_path / "out", deals=1, steps=2).read_text()
+    assert "# Stage I on 8 persons" in text
+    left = pd.read_csv(tmp_path / "out" / "left_out.csv").set_index("item").why
+    assert "no face found" in left["121.png"]
+    assert "1284_0.flac" in left["clips/1284_0.flac"]
+    assert capsys.readouterr().err.count("left out: ") == 2
+
+
+def test_a_changed_photograph_is_embedded_again(profile):
+    manifest = open_dataset(profile)
+    before = own.embed_dataset(profile, manifest)[1].of(["121.png"])[0]
+    shutil.copy(profile.dataset / "61.png", profile.dataset / "121.png")
+    after = own.embed_dataset(profile, manifest)[1]
+    assert not after.of(["121.png"])[0].allclose(before)
+    assert after.of(["121.png"])[0].allclose(after.of(["61.png"])[0])
+
+
+def test_a_missing_file_is_named(profile):
+    (profile.dataset / "121.png").unlink()
+    with pytest.raises(InputError, match=r"121\.png: no such file \(1 of 20 are missing\)"):
+        own.embed_dataset(profile, open_dataset(profile))
+
+
+def test_one_person_alone_and_a_missing_folder_are_one_line(profile, tmp_path, capsys, monkeypatch):
+    lines = (profile.dataset / "pairs.csv").read_text().splitlines()
+    (profile.dataset / "pairs.csv").write_text("\n".join(lines[:2]) + "\n")
+    with pytest.raises(InputError, match="1 person with a usable voice and face: expected at least 8"):
+        own.own(profile, tmp_path / "out")
+    with pytest.raises(SystemExit):
+        main(["own", str(tmp_path / "none")])
+    assert "none: no such folder; give one with pairs.csv, or with a folder for each person" in capsys.readouterr().err
+
+
+def test_the_miniature_has_nobody_who_could_withdraw():
+    with pytest.raises(InputError, match="synthetic persons; nobody can withdraw"):
+        own.forget(load_profile("mini"), "Ada")
+
+
+@pytest.mark.skipif(OPEN_FACES.folder() is None, reason="the extra is not installed: make open")
+def test_a_photograph_of_two_persons_is_refused_and_a_bystander_is_not(profile, tmp_path):
+    from skimage import data
+
+    astronaut = Image.fromarray(data.astronaut()).crop((100, 0, 356, 256))
+    both, crowd = Image.new("RGB", (512, 256)), Image.new("RGB", (512, 256))
+    for picture, small in ((both, 256), (crowd, 90)):
+        picture.paste(astronaut, (0, 0))
+        picture.paste(astronaut.resize((small, small)), (256, 0))
+    both.save(profile.dataset / "121.png")
+    crowd.save(profile.dataset / "1284.png")
+    table = "person,clip,photo\nA,clips/121_0.flac,121.png\nB,clips/1284_0.flac,1284.png\n"
+    (profile.dataset / "pairs.csv").write_text(table)
+    chosen = replace(load_profile("open"), dataset=profile.dataset)
+    faces = own.embed_dataset(chosen, open_dataset(chosen), max_bad=0.5)[1]
+    assert faces.items == ["1284.png"]
+    assert faces.vectors.shape == (1, 128)
+    assert "2 faces in it; expected one person" in dict(faces.skipped)["121.png"]

@@ -1,0 +1,77 @@
+"""Folds of persons: everybody is tested, by an aligner that never met them; ridge regression stands beside it."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from v2f_core.errors import InputError
+from v2f_core.evaluation.folds import RATIO, RIDGE, deal, fold_count, folds_table, leave_out
+from v2f_core.evaluation.tables import MATCHING
+from v2f_core.identity.aligner import Aligner
+from v2f_core.training.pairs import Pairs
+from v2f_core.training.stage1 import Stage1Settings
+
+SETTINGS = Stage1Settings(steps=1, hidden_width=8, weight_am=0.0, temperature=0.2, linear_start=True)
+
+
+def world(persons, sexes="fm", told=1.0):
+    """Voices of 8 numbers that tell a share of a face of 6, around a common mean."""
+    g = torch.Generator().manual_seed(0)
+    voices = torch.randn(persons, 8, generator=g)
+    faces = told * voices[:, :6] + torch.randn(persons, 6, generator=g) + 3
+    start = torch.arange(persons + 1)
+    sex = [sexes[i % len(sexes)] for i in range(persons)]
+    return Pairs([f"P{i:02d}" for i in range(persons)], sex, voices, start, normalize(faces, dim=1), start)
+
+
+@pytest.mark.parametrize(("sexes", "folds"), [("fm", 2), ("fffm", 5), ("u", 3)])
+def test_persons_are_dealt_evenly_within_each_sex(sexes, folds):
+    kinds = [sexes[i % len(sexes)] for i in range(23)]
+    fold = deal(kinds, folds, seed=1)
+    for sex in (set(kinds), *({sex} for sex in kinds)):
+        sizes = np.bincount(fold[[kind in sex for kind in kinds]], minlength=folds)
+        assert sizes.max() - sizes.min() <= 1
+    assert not np.array_equal(fold, deal(kinds, folds, seed=2))
+
+
+def test_everybody_is_tested_and_nobody_by_an_aligner_that_met_them(tmp_path):
+    pairs = world(12)
+    tidy, chance = leave_out(pairs, SETTINGS, deals=2, folder=tmp_path)
+    tested = tidy[(tidy.system == "full") & (tidy.metric == MATCHING) & (tidy.gallery == "all")]
+    assert tested.groupby("draw").person.apply(sorted).tolist() == [pairs.persons] * 2
+    learned = [Aligner.from_pretrained(folder).provenance["persons"] for folder in sorted(tmp_path.iterdir())]
+    assert learned == [4] * 6  # of eight others half validate
+    assert chance["all R@1"] == pytest.approx(1 / 4)
+    assert chance["within sex R@1"] == pytest.approx(1 / 2)
+
+
+def test_what_is_told_is_found_and_nothing_is_found_where_nothing_is_told():
+    for told, low, high in ((3.0, 0.75, 1.0), (0.0, 0.2, 0.8)):
+        table = folds_table(*leave_out(world(24, told=told), SETTINGS, deals=1)).set_index(["gallery", "system"])
+        for system in ("full", RATIO):
+            assert low <= table.loc[("all", system), MATCHING] <= high
+        assert table.loc[("all", "shuffled voice"), MATCHING] == pytest.approx(0.5, abs=0.2)
+        assert table.loc[("all", RIDGE), "n"] == 24
+        assert (table[f"{MATCHING} low"] <= table[f"{MATCHING} high"]).all() | table[f"{MATCHING} low"].isna().any()
+
+
+@pytest.mark.parametrize("sexes", ["f", "u"])
+def test_ten_persons_of_one_sex_or_of_none_that_is_known(sexes):
+    table = folds_table(*leave_out(world(10, sexes), SETTINGS, deals=1))
+    parts = [part.drop(columns="gallery").reset_index(drop=True) for _, part in table.groupby("gallery")]
+    assert len(parts) == 2
+    assert parts[0].equals(parts[1])  # within the sex is among all
+
+
+def test_one_man_among_women():
+    pairs = world(9)
+    pairs.sexes[:] = ["m", *["f"] * 8]
+    tidy, _ = leave_out(pairs, SETTINGS, deals=1)
+    assert set(tidy[tidy.gallery == "within sex"].person) == set(pairs.persons[1:])
+
+
+@pytest.mark.parametrize(("persons", "message"), [(1, "1 person with"), (7, "7 persons with")])
+def test_too_few_are_named(persons, message):
+    with pytest.raises(InputError, match=message):
+        fold_count(persons)

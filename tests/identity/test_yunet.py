@@ -1,0 +1,109 @@
+"""The open face nets: integer weights are the floats they stand for; detector and embedding are OpenCV's own."""
+
+import warnings
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from v2f_core.artefacts.weights import OPEN_FACES
+from v2f_core.identity.faces import FacePack, align, find_nets
+from v2f_core.identity.yunet import as_floats
+
+with_nets = pytest.mark.skipif(OPEN_FACES.folder() is None, reason="the extra is not installed: make open")
+
+
+@pytest.mark.parametrize(
+    ("stored", "scale", "settings"),
+    [
+        (np.int8([[1, -2, 3], [4, 5, -6]]), np.float32(0.5), {}),
+        (np.int8([[1, -2, 3], [4, 5, -6]]), np.float32([0.5, 2.0]), {"axis": 0}),
+        (np.int8([[1, -2, 3], [4, 5, -6]]), np.float32([[0.5, 2.0], [1.0, 3.0]]), {"axis": 1, "block_size": 2}),
+        (np.int8([1, 2, 3, 4]), np.float32([0.5, 2.0]), {"axis": 0, "block_size": 2}),
+    ],
+)
+def test_integer_weights_are_the_floats_that_they_stand_for(stored, scale, settings):
+    zero = np.ones_like(scale, np.int8)
+    weights = {"q": stored, "s": scale, "z": zero}
+    tensors = [numpy_helper.from_array(np.asarray(value), name) for name, value in weights.items()]
+    node = helper.make_node("DequantizeLinear", ["q", "s", "z"], ["w"], **settings)
+    graph = helper.make_graph([node], "net", [], [helper.make_tensor_value_info("w", TensorProto.FLOAT, None)], tensors)
+    found = numpy_helper.to_array(as_floats(helper.make_model(graph)).graph.initializer[-1])
+    expected = np.empty(stored.shape)
+    for place in np.ndindex(stored.shape):
+        at = place[settings["axis"]] // settings.get("block_size", 1) if settings else 0
+        part = (place[0], at) if scale.ndim == 2 else (at,) if scale.ndim else ()
+        expected[place] = (float(stored[place]) - 1) * scale[part]
+    np.testing.assert_allclose(found, expected)
+
+
+@pytest.fixture(scope="module")
+def pack():
+    return FacePack.from_folder(OPEN_FACES.folder())
+
+
+@pytest.fixture(scope="module")
+def photographs():
+    """Two photographs in the public domain, as packages ship them."""
+    from matplotlib import get_data_path
+    from PIL import Image
+    from skimage import data
+
+    with Image.open(Path(get_data_path()) / "sample_data" / "grace_hopper.jpg") as image:
+        return data.astronaut(), np.asarray(image.convert("RGB"))
+
+
+def theirs(photograph):
+    """OpenCV's detection, crop and embedding; its class for the last does not run these weights in OpenCV 5.0."""
+    detector, net = map(str, find_nets(OPEN_FACES.folder()))
+    bgr = np.ascontiguousarray(photograph[..., ::-1])
+    face = cv2.FaceDetectorYN.create(detector, "", bgr.shape[1::-1], 0.6, 0.3).detect(bgr)[1][0]
+    crop = cv2.FaceRecognizerSF.create(net, "").alignCrop(bgr, face)
+    runner = cv2.dnn.readNetFromONNX(net)
+    runner.setInput(cv2.dnn.blobFromImage(crop, 1.0, (112, 112), (0, 0, 0), swapRB=True, crop=False), "data")
+    feature = runner.forward()[0]
+    return face, crop, feature / np.linalg.norm(feature)
+
+
+@with_nets
+@pytest.mark.parametrize("which", [0, 1])
+def test_detection_crop_and_embedding_are_opencvs(pack, photographs, which):
+    photograph = photographs[which]
+    face, crop, feature = theirs(photograph)
+    (ours,) = pack.detect(photograph)
+    assert ours.score == pytest.approx(face[14], abs=1e-3)
+    np.testing.assert_allclose(ours.landmarks.ravel(), face[4:14], atol=0.05)
+    assert np.abs(align(photograph, ours.landmarks)[..., ::-1].astype(int) - crop).max() <= 2
+    identities, found = pack.embed([photograph])
+    assert found.all()
+    np.testing.assert_allclose(identities[0], feature, atol=1e-3)
+
+
+@with_nets
+def test_a_persons_pictures_are_nearer_to_each_other_than_to_another_person(pack, photographs):
+    astronaut, admiral = photographs
+    darker = (astronaut * 0.6).astype(np.uint8)
+    turned = cv2.warpAffine(astronaut, cv2.getRotationMatrix2D((223, 120), 15, 0.8), (512, 512))
+    z, found = pack.embed([astronaut, darker, turned, astronaut[:, ::-1].copy(), admiral])
+    assert found.all()
+    assert z.shape == (5, pack.dim) == (5, 128)
+    cosines = z @ z.T
+    assert cosines[:4, :4].min() > 0.6 > 0.4 > cosines[4, :4].max()
+
+
+@with_nets
+def test_a_face_that_fills_a_large_photograph_is_found(pack, photographs):
+    close = cv2.resize(photographs[0][40:200, 140:300], (2400, 2400))
+    (face,) = pack.detect(close)
+    assert 1000 < face.bbox[2] - face.bbox[0] < 2000
+    assert pack.detect(np.full((300, 400, 3), 127, np.uint8)) == []
+
+
+@with_nets
+def test_the_weights_are_those_whose_hashes_are_known():
+    assert OPEN_FACES.wrong(OPEN_FACES.folder()) == ""
+    with warnings.catch_warnings(record=True):
+        assert [onnx.load(str(net)).opset_import[0].version for net in find_nets(OPEN_FACES.folder())] == [21, 21]

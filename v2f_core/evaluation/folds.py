@@ -1,0 +1,128 @@
+"""Stage I measured on few persons: each person is tested by an aligner that was trained on other persons.
+
+The persons are dealt into folds, within each sex. The persons of a fold are the gallery, those of the others train and
+validate; then all is dealt anew. A person's value is the mean over the deals, and the interval resamples persons. It
+leaves out that the aligners share training persons: with few of them the truth is somewhat wider.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Int
+from torch.nn.functional import normalize
+
+from v2f_core.errors import InputError
+from v2f_core.evaluation import controls, protocols, tables
+from v2f_core.evaluation.systems import Faces, System
+from v2f_core.identity.ridge import fit_ridge
+from v2f_core.training.pairs import Pairs
+from v2f_core.training.stage1 import Stage1Settings, train_stage1
+
+FOLDS, SMALLEST = 5, 4  # how many folds, if each then has so many persons
+RIDGE, RATIO = "ridge regression", "ridge, likelihood ratio"
+
+
+def deal(sexes: Sequence[str], folds: int, seed: int) -> Int[np.ndarray, " persons"]:
+    """The number of each person's fold: sizes differ by one at most, within each sex too.
+
+    Example:
+        >>> deal(list("ffffmmmm"), 2, seed=0).tolist()
+        [1, 0, 0, 1, 0, 1, 0, 1]
+    """
+    generator = np.random.default_rng(seed)
+    order = generator.permutation(len(sexes))
+    order = order[np.argsort(np.array(sexes)[order], kind="stable")]
+    fold = np.empty(len(sexes), int)
+    fold[order] = np.arange(len(sexes)) % folds
+    return fold
+
+
+def fold_count(persons: int) -> int:
+    """How many folds so many persons are dealt into.
+
+    Raises:
+        InputError: there are too few for two.
+
+    Example:
+        >>> fold_count(9), fold_count(17), fold_count(500)
+        (2, 4, 5)
+    """
+    if persons < 2 * SMALLEST:
+        raise InputError(
+            f"{persons} person{'s' * (persons != 1)} with a usable voice and face: expected at least {2 * SMALLEST}; a "
+            "fold compares persons with each other, and others train"
+        )
+    return min(FOLDS, persons // SMALLEST)
+
+
+def leave_out(
+    pairs: Pairs, settings: Stage1Settings, deals: int = 4, folder: str | Path | None = None
+) -> tuple[pd.DataFrame, dict[str, float]]:
+    """The values of each person under Stage I, ridge regression and the controls, as a tidy frame; and chance.
+
+    Args:
+        pairs: all persons.
+        settings: of Stage I; its seed is that of the first deal too.
+        deals: how often persons are dealt into folds.
+        folder: for the aligners; else they are not kept.
+    Returns:
+        a frame for :func:`~v2f_core.evaluation.tables.summarise`, and chance in the galleries by "GALLERY R@K".
+    Raises:
+        InputError: fewer than eight persons, or an embedding that cannot be used.
+    """
+    count, frames, chances = fold_count(len(pairs.persons)), [], []
+    with tempfile.TemporaryDirectory() as scratch:
+        for number in range(deals):
+            fold = deal(pairs.sexes, count, settings.seed + number)
+            for part in range(count):
+                test = pairs.only(np.flatnonzero(fold == part).tolist())
+                own = Path(folder or scratch) / f"{number}_{part}"
+                others = pairs.only(np.flatnonzero(fold != part).tolist())
+                validating = deal(
+                    others.sexes, fold_count(len(others.persons)) if len(others.persons) > 7 else 2, number
+                )
+                training, validation = (
+                    others.only(np.flatnonzero(mask).tolist()) for mask in (validating > 0, validating == 0)
+                )
+                chosen = replace(settings, seed=settings.seed + number)
+                aligner = train_stage1(training, validation, chosen, own, {"fold": part, "deal": number})
+                galleries = protocols.galleries(test.sexes)
+                blank = np.zeros((len(test.persons), 0), np.float32)
+                gallery = Faces(test.gallery().numpy(), blank, blank, [None] * len(test.persons))
+                with torch.no_grad():
+                    predicted = controls.predictions(test, others, aligner, number) | ridge_rows(others, test)
+                systems = [System(name, "", z) for name, z in predicted.items()]
+                frames.append(tables.likeness(systems, gallery, test.persons, galleries).assign(draw=number))
+                chances += [
+                    {"gallery": where, "metric": f"R@{k}", "value": protocols.chance(labels, k)}
+                    for where, labels in galleries.items()
+                    for k in tables.KS
+                ]
+    chance = pd.DataFrame(chances).groupby(["gallery", "metric"]).value.mean()
+    return pd.concat(frames, ignore_index=True), {" ".join(key): value for key, value in chance.items()}
+
+
+def ridge_rows(training: Pairs, test: Pairs) -> dict[str, np.ndarray]:
+    """What ridge regression predicts for other persons: the mean face, and what ranks as the likelihood ratio does."""
+    ridge, voices = fit_ridge(training.pooled_voices(), training.centroids()), test.pooled_voices()
+    return {name: normalize(line(voices), dim=1).numpy() for name, line in ((RIDGE, ridge.mean), (RATIO, ridge.ratio))}
+
+
+def folds_table(tidy: pd.DataFrame, chance: Mapping[str, float], resamples: int = 4000) -> pd.DataFrame:
+    """The wide table of :func:`leave_out`, each row against ridge regression by likelihood ratio, and chance."""
+    rows = tidy[(tidy.metric != tables.RANK) & (tidy.by == tables.BY_Z)]
+    table = tables.wide(tables.summarise(rows, against=RATIO, resamples=resamples))
+    return pd.concat([table, *_chance(chance, list(table.gallery.unique()))], ignore_index=True).drop(columns="by")
+
+
+def _chance(chance: Mapping[str, float], galleries: Sequence[str]) -> Iterator[pd.DataFrame]:
+    for where in galleries:
+        recalls = {f"R@{k}": chance[f"{where} R@{k}"] for k in tables.KS}
+        yield pd.DataFrame([{"gallery": where, "by": tables.BY_Z, "system": "chance", tables.MATCHING: 0.5} | recalls])
