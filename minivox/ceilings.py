@@ -161,7 +161,7 @@ def bounds(test: Pairs, pool: Pairs) -> dict[str, Ceiling]:
     ``pool``. The best retrieval and matching, C_rank, need only the graph: they are over 1,600 persons of their own.
     """
     scores = log_likelihood(people(test), people(pool))
-    parts = pool.face.split(pool.face_start.diff().tolist())
+    parts = pool.face[:].split(pool.face_start.diff().tolist())
     best, _ = mean_and_sample(scores, np.stack([part.mean(dim=0).numpy() for part in parts]))
     size = len(test.persons)
     return {ALL: Ceiling(best.value, *_rank(size)), WITHIN: Ceiling(best.value, *_rank(size // 2, within=True))}

@@ -45,7 +45,7 @@ def rank_scores(training: Pairs, test: Pairs) -> Float[np.ndarray, "voices faces
 
     out = np.full((len(test.persons),) * 2, IMPOSSIBLE)
     learned, asked = voices(training), voices(test)
-    photos, owner = training.face.numpy(), np.repeat(np.arange(len(training.persons)), training.face_start.diff())
+    photos, owner = training.face[:].numpy(), np.repeat(np.arange(len(training.persons)), training.face_start.diff())
     gallery = test.gallery().numpy()
     of_photo, of_test = np.array(training.sexes)[owner], np.array(test.sexes)
     for sex in (world.FEMALE, world.MALE):

@@ -226,7 +226,7 @@ class FacePack:
         options.log_severity_level = 3
         providers = _providers(device)
         with refusing(folder, "a face pack whose nets run", "fetch the pack again"):
-            pack = cls(*(_open(path, providers, options) for path in (detector, arcface)), arcface)
+            pack = cls(_open(detector, providers, options), _open(arcface, providers, options), arcface)
             pack._find(np.zeros((128, 128, 3), np.uint8))
             if not np.isfinite(pack.embed_aligned(np.zeros((1, CROP, CROP, 3), np.uint8))).all():
                 raise ValueError("its identities are not finite")

@@ -75,8 +75,8 @@ def embed_dataset(
         manifest, encoder, speech, folder / "voices", seconds, chosen, workers=workers, max_bad=max_bad
     )
     faces = FacePack.from_folder(pack, device)
-    settings = {"one_face": profile.own_data, "workers": workers, "max_bad": max_bad}
-    return voices, extract_faces(manifest, faces, pack, folder / "faces", **settings)
+    seen = extract_faces(manifest, faces, pack, folder / "faces", profile.own_data, workers=workers, max_bad=max_bad)
+    return voices, seen
 
 
 def existing(manifest: Manifest) -> list[Path]:

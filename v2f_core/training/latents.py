@@ -113,7 +113,7 @@ class FacePairs:
     @cached_property
     def pairs(self) -> Pairs:
         """The same persons with z_arc alone, as in Stage I."""
-        return Pairs(**{**self.wide.__dict__, "face": self._split(self.wide.face)[0]})
+        return Pairs(**{**self.wide.__dict__, "face": self._split(self.wide.face[:])[0]})
 
     def draw(
         self, batch: int, windows: int, generator: torch.Generator
@@ -156,5 +156,5 @@ def pair_faces(
         InputError: nobody in the split has all of them.
     """
     rows, items = latents.of(faces.of(manifest.faces(split).path)[1])
-    joined = torch.cat([faces.of(items)[0], rows], dim=1)
+    joined = torch.cat([faces.of(items)[0][:], rows[:]], dim=1)
     return FacePairs(pair_up(manifest, voices, Embeddings(joined, items, [], {}), split), latent_shape)
