@@ -1,7 +1,8 @@
 """Opening a sound file: what its header promises, and what it holds, block by block.
 
 FFmpeg (through PyAV) reads all formats: it goes on behind the end of the first of several joined files, tells each
-frame's own rate, and prints nothing.
+frame's own rate, and prints nothing. It decodes Opus at 48 kHz, whatever was recorded. Opus itself can decode at the
+rate of the recording, which adds no resampling; libsndfile asks for that, so a single Opus recording is read by it.
 """
 
 from __future__ import annotations
@@ -99,11 +100,24 @@ class Decoder:
         if last:
             yield last[0], to_floats(np.concatenate(held))
 
+    def _blocks(self, sound: Any) -> Iterator[tuple[int, np.ndarray]]:
+        import soundfile
+
+        with sound:
+            try:
+                while len(block := sound.read(round(BLOCK_SECONDS * sound.samplerate), "float32", always_2d=True)):
+                    yield sound.samplerate, block
+            except soundfile.LibsndfileError:
+                self.doubts.append("is damaged; used what can be read")
+
     def _frames(self) -> Iterator[tuple[int, np.ndarray]]:
         try:
             import av
         except ImportError as error:
             raise InputError(f"{self.name}: reading sound needs PyAV; pip install av") from error
+        if _is_one_opus(self.file) and (sound := _open_with_soundfile(self.file)):
+            yield from self._blocks(sound)
+            return
         wav = _read_wav_header(self.file)
         setattr(self.file, "name", "recording")  # noqa: B010  # FFmpeg takes what stands before a colon for a protocol
         damaged, seconds, size = 0, 0.0, 0
@@ -149,6 +163,24 @@ class Decoder:
             raise InputError(f"{self.name}: has no sound that can be read; {FORMATS}")
         if damaged:
             self.doubts.append("is damaged; used what can be read")
+
+
+def _is_one_opus(file: FileIO | BytesIO) -> bool:
+    """Whether this is an OGG file of one Opus recording, with nothing joined to it."""
+    head = file.read(64)
+    heads = head.count(b"OpusHead") + (file.read().count(b"OpusHead") if b"OpusHead" in head else 0)
+    file.seek(0)
+    return head.startswith(b"OggS") and heads == 1
+
+
+def _open_with_soundfile(file: FileIO | BytesIO) -> Any:
+    import soundfile
+
+    try:
+        return soundfile.SoundFile(file)
+    except soundfile.LibsndfileError:
+        file.seek(0)
+        return None
 
 
 def _samples(frame: Any) -> np.ndarray:

@@ -29,7 +29,7 @@ from v2f_core.speech.encoders import SpeechEncoder, load_encoder
 from v2f_core.training.processes import first_process_first, join, own_device
 
 WINDOWS_AT_ONCE = 64
-READING = "0.2"  # how recordings and photographs are read: where that changes, stores are made anew
+READING = "0.3"  # how recordings and photographs are read: where that changes, stores are made anew
 NO_FACE = "no face found in it; expected one face, upright and unobscured"
 RIVAL = 0.25  # of the largest face's area: a bystander far behind is smaller
 
