@@ -1,4 +1,4 @@
-"""A folder to try `own` on: 24 real clips with synthetic portraits. The pairs are made up, so a voice tells sex at most.
+"""A folder to try `own` on: 24 real clips with synthetic portraits. Pairs are made up: a voice tells sex at most.
 
     python benchmarks/made_up_pairs.py class && python -m v2f_core own class
 
