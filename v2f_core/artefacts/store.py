@@ -121,11 +121,13 @@ class Embeddings:
             >>> Embeddings(torch.eye(3), ["a", "a", "b"], [], {}).of(["b"])
             (tensor([[0., 0., 1.]]), ['b'])
         """
-        rows: dict[str, list[int]] = {}
-        for row, item in enumerate(self.items):
-            rows.setdefault(item, []).append(row)
-        chosen = [row for path in paths for row in rows.get(path, [])]
-        return pick(self.vectors, torch.tensor(chosen, dtype=torch.long)), [self.items[row] for row in chosen]
+        numbers: dict[str, int] = {}
+        number = np.fromiter((numbers.setdefault(item, len(numbers)) for item in self.items), np.int64, len(self.items))
+        order, ends = np.argsort(number, kind="stable"), np.bincount(number, minlength=len(numbers)).cumsum()
+        wanted = [numbers[path] for path in paths if path in numbers]
+        parts = [order[ends[i - 1] if i else 0 : ends[i]] for i in wanted]
+        chosen = np.concatenate(parts) if parts else np.empty(0, np.int64)
+        return pick(self.vectors, torch.from_numpy(chosen)), [self.items[row] for row in chosen]
 
 
 def unread(path: Any) -> Any:
