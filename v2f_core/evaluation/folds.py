@@ -35,7 +35,7 @@ def deal(sexes: Sequence[str], folds: int, seed: int) -> Int[np.ndarray, " perso
 
     Example:
         >>> deal(list("ffffmmmm"), 2, seed=0).tolist()
-        [1, 0, 0, 1, 0, 1, 0, 1]
+        [0, 1, 0, 1, 0, 0, 1, 1]
     """
     generator = np.random.default_rng(seed)
     order = generator.permutation(len(sexes))

@@ -86,8 +86,10 @@ class Pairs:
             )
         for kind, rows, start in (("voice", self.voice, self.voice_start), ("face", self.face, self.face_start)):
             count = int(start[-1])
-            parts = (rows[at : min(at + AT_ONCE, count)] for at in range(0, count, AT_ONCE))
-            wrong = torch.cat([(~(part.isfinite().all(dim=1) & part.any(dim=1))).cpu() for part in parts])
+            wrong = torch.zeros(count, dtype=torch.bool)
+            for at in range(0, count, AT_ONCE):
+                part = rows[at : min(at + AT_ONCE, count)]
+                wrong[at : at + len(part)] = ~(part.isfinite().all(dim=1) & part.any(dim=1)).cpu()
             bad = wrong.nonzero().flatten()
             if len(bad):
                 person = self.persons[int(torch.searchsorted(start, bad[0], right=True)) - 1]
