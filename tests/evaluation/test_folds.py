@@ -41,9 +41,14 @@ def test_everybody_is_tested_and_nobody_by_an_aligner_that_met_them(tmp_path):
     tested = tidy[(tidy.system == "full") & (tidy.metric == MATCHING) & (tidy.gallery == "all")]
     assert tested.groupby("draw").person.apply(sorted).tolist() == [pairs.persons] * 2
     learned = [Aligner.from_pretrained(folder).provenance["persons"] for folder in sorted(tmp_path.iterdir())]
-    assert learned == [4] * 6  # of eight others half validate
+    assert learned == [6] * 6  # of eight others two validate
     assert chance["all R@1"] == pytest.approx(1 / 4)
     assert chance["within sex R@1"] == pytest.approx(1 / 2)
+
+
+def test_with_few_persons_stage_one_is_the_ridge_regression_of_all_the_others():
+    table = folds_table(*leave_out(world(16), SETTINGS, deals=1)).set_index(["gallery", "system"])
+    assert (table.xs("full", level="system")[f"{MATCHING} gain"] == 0).all()
 
 
 def test_what_is_told_is_found_and_nothing_is_found_where_nothing_is_told():

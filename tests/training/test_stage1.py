@@ -14,6 +14,7 @@ import torch
 from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.losses import AMSoftmax, InfoNCE, cosine_regression
+from v2f_core.identity.ridge import fit_ridge
 from v2f_core.identity.sphere import normalise
 from v2f_core.training.pairs import Pairs
 from v2f_core.training.stage1 import Stage1Settings, identity_loss, train_stage1, validate
@@ -272,3 +273,33 @@ def test_an_embedding_without_direction_is_named_before_the_first_step(which, pa
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(InputError):
         Stage1Settings(**wrong)
+
+
+def test_few_validation_persons_leave_the_ridge_regression_that_training_starts_from(tmp_path):
+    settings = replace(QUICK, linear_start=True, weight_am=0.0)
+    ridge = fit_ridge(TRAINING.pooled_voices(), TRAINING.centroids())
+    few = train(tmp_path / "few", settings, validation=VALIDATION.only(list(range(19))))
+    assert torch.allclose(few(TEST.pooled_voices()), normalise(ridge.ratio(TEST.pooled_voices())), atol=1e-6)
+    assert pd.read_csv(tmp_path / "few" / "history.csv").step.tolist() == [0]
+
+
+def test_where_a_line_is_not_enough_the_mlp_is_kept_and_patience_ends_the_training(tmp_path):
+    """Faces follow the sign of products of what is heard: no line tells them."""
+
+    def bent(pairs):
+        v = pairs.pooled_voices()
+        face = normalise(torch.stack([v[:, 0] * v[:, 1], v[:, 2] * v[:, 3], v[:, 4] * v[:, 5]], dim=1).sign() + 0.01)
+        start = torch.arange(len(v) + 1)
+        return replace(pairs, voice=v, voice_start=start, face=face, face_start=start)
+
+    training, validation = bent(world(2000, seed=5)), bent(world(200, seed=6))
+    settings = Stage1Settings(
+        steps=400, hidden_width=64, learning_rate=1e-2, linear_start=True, weight_am=0.0, temperature=0.5,
+        evaluate_every=20, patience=3, dropout=0.0,
+    )  # fmt: skip
+    aligner = train(tmp_path, settings, training, validation)
+    rows = pd.read_csv(tmp_path / "history.csv")
+    best = rows.step[rows.val_total.argmin()]
+    assert aligner.provenance["step"] == best > 0
+    assert rows.val_total.min() < rows.val_total[0] - 0.05
+    assert rows.step.iloc[-1] == min(400, best + 60)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -40,7 +40,7 @@ Embedder = Callable[[Sequence[Any]], Sequence["Tensor | InputError"]]
 
 
 class Rows:
-    """Rows of some shards, read from disk when they are asked for. Of each shard the asked pages alone are mapped.
+    """Rows of some shards, read from disk when they are asked for.
 
     Args:
         shards: the files, each with the place of its first number and its count of rows.
@@ -59,7 +59,7 @@ class Rows:
         device: str | torch.device = "cpu",
     ) -> None:
         self.shards, self.dtype, self.device = shards, dtype, torch.device(device)
-        self._ends = torch.tensor([count for _, _, count in shards]).cumsum(0)
+        self._ends = np.cumsum([count for _, _, count in shards])
         self.index = torch.arange(int(self._ends[-1])) if index is None else index
         self.shape = torch.Size([len(self.index), dim])
 
@@ -67,16 +67,25 @@ class Rows:
         return len(self.index)
 
     def __getitem__(self, which: Int[Tensor, "*batch"] | slice) -> Float[Tensor, "*batch dim"]:
-        """Some rows, in memory."""
+        """Some rows, in memory. Rows that lie together are read together; none stays in this process's memory."""
         wanted = self.index[which.cpu() if isinstance(which, Tensor) else which]
-        flat = wanted.flatten()
-        rows = np.empty((len(flat), self.shape[1]), np.float32)
-        shard_of = torch.searchsorted(self._ends, flat, right=True)
-        for number in shard_of.unique().tolist():
-            path, start, count = self.shards[number]
-            mapped = np.memmap(path, self.dtype, "r", start, (count, self.shape[1]))
-            mine = shard_of == number
-            rows[mine.numpy()] = mapped[(flat[mine] - (self._ends[number] - count)).numpy()]
+        places = wanted.flatten().numpy()
+        order = np.argsort(places, kind="stable")
+        sorted_, rows = places[order], np.empty((len(places), self.shape[1]), np.float32)
+        shard = np.searchsorted(self._ends, sorted_, side="right")
+        breaks = np.flatnonzero((np.diff(sorted_) != 1) | (np.diff(shard) != 0)) + 1
+        width = self.shape[1] * np.dtype(self.dtype).itemsize
+        with ExitStack() as files:
+            opened = -1
+            for run in np.split(np.arange(len(places)), breaks) if len(places) else ():
+                number = int(shard[run[0]])
+                path, start, count = self.shards[number]
+                if number != opened:
+                    files.close()
+                    file, opened = files.enter_context(path.open("rb", buffering=0)), number
+                file.seek(start + int(sorted_[run[0]] - (self._ends[number] - count)) * width)
+                block = np.fromfile(file, self.dtype, len(run) * self.shape[1])
+                rows[order[run]] = block.reshape(len(run), -1)
         return torch.from_numpy(rows).reshape(*wanted.shape, self.shape[1]).to(self.device)
 
     def pick(self, which: Int[Tensor, " chosen"]) -> Rows:
@@ -121,11 +130,13 @@ class Embeddings:
             >>> Embeddings(torch.eye(3), ["a", "a", "b"], [], {}).of(["b"])
             (tensor([[0., 0., 1.]]), ['b'])
         """
-        rows: dict[str, list[int]] = {}
-        for row, item in enumerate(self.items):
-            rows.setdefault(item, []).append(row)
-        chosen = [row for path in paths for row in rows.get(path, [])]
-        return pick(self.vectors, torch.tensor(chosen, dtype=torch.long)), [self.items[row] for row in chosen]
+        numbers: dict[str, int] = {}
+        number = np.fromiter((numbers.setdefault(item, len(numbers)) for item in self.items), np.int64, len(self.items))
+        order, ends = np.argsort(number, kind="stable"), np.bincount(number, minlength=len(numbers)).cumsum()
+        wanted = [numbers[path] for path in paths if path in numbers]
+        parts = [order[ends[i - 1] if i else 0 : ends[i]] for i in wanted]
+        chosen = np.concatenate(parts) if parts else np.empty(0, np.int64)
+        return pick(self.vectors, torch.from_numpy(chosen)), [self.items[row] for row in chosen]
 
 
 def unread(path: Any) -> Any:

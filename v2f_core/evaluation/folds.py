@@ -21,6 +21,7 @@ from torch.nn.functional import normalize
 from v2f_core.errors import InputError
 from v2f_core.evaluation import controls, protocols, tables
 from v2f_core.evaluation.systems import Faces, System
+from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.ridge import fit_ridge
 from v2f_core.training.pairs import Pairs
 from v2f_core.training.stage1 import Stage1Settings, train_stage1
@@ -34,7 +35,7 @@ def deal(sexes: Sequence[str], folds: int, seed: int) -> Int[np.ndarray, " perso
 
     Example:
         >>> deal(list("ffffmmmm"), 2, seed=0).tolist()
-        [1, 0, 0, 1, 0, 1, 0, 1]
+        [0, 1, 0, 1, 0, 0, 1, 1]
     """
     generator = np.random.default_rng(seed)
     order = generator.permutation(len(sexes))
@@ -85,14 +86,7 @@ def leave_out(
                 test = pairs.only(np.flatnonzero(fold == part).tolist())
                 own = Path(folder or scratch) / f"{number}_{part}"
                 others = pairs.only(np.flatnonzero(fold != part).tolist())
-                validating = deal(
-                    others.sexes, fold_count(len(others.persons)) if len(others.persons) > 7 else 2, number
-                )
-                training, validation = (
-                    others.only(np.flatnonzero(mask).tolist()) for mask in (validating > 0, validating == 0)
-                )
-                chosen = replace(settings, seed=settings.seed + number)
-                aligner = train_stage1(training, validation, chosen, own, {"fold": part, "deal": number})
+                aligner = _aligner_of(others, settings, number, own)
                 galleries = protocols.galleries(test.sexes)
                 blank = np.zeros((len(test.persons), 0), np.float32)
                 gallery = Faces(test.gallery().numpy(), blank, blank, [None] * len(test.persons))
@@ -107,6 +101,20 @@ def leave_out(
                 ]
     chance = pd.DataFrame(chances).groupby(["gallery", "metric"]).value.mean()
     return pd.concat(frames, ignore_index=True), {" ".join(key): value for key, value in chance.items()}
+
+
+def _aligner_of(persons: Pairs, settings: Stage1Settings, number: int, folder: Path) -> Aligner:
+    """An aligner trained on some persons, of whom a part validates.
+
+    Where the ridge regression that it started from was kept, it is fitted again to all of them: its λ needs no others.
+    """
+    part = deal(persons.sexes, min(FOLDS, len(persons.persons) // 2), number)
+    training, validation = (persons.only(np.flatnonzero(mask).tolist()) for mask in (part > 0, part == 0))
+    chosen = replace(settings, seed=settings.seed + number)
+    aligner = train_stage1(training, validation, chosen, folder, {"deal": number})
+    if settings.linear_start and aligner.provenance.get("step") == 0:
+        aligner.start_from(fit_ridge(persons.pooled_voices(), persons.centroids()).ratio)
+    return aligner
 
 
 def ridge_rows(training: Pairs, test: Pairs) -> dict[str, np.ndarray]:

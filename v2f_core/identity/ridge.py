@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-PENALTIES = tuple(10.0**exponent for exponent in torch.arange(-1, 6.01, 0.25).tolist())  # λ, times the persons' number
+PENALTIES = tuple(10.0**exponent for exponent in torch.arange(-3, 6.01, 0.25).tolist())  # λ, times the persons' number
 
 
 class Line(NamedTuple):

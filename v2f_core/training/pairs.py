@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -15,7 +16,7 @@ from v2f_core.data.manifest import Manifest
 from v2f_core.errors import InputError
 from v2f_core.identity.sphere import mean_direction
 
-AT_ONCE = 1 << 16  # rows that are looked at together
+AT_ONCE = 1 << 13  # rows that are looked at together
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,10 @@ class Pairs:
             )
         for kind, rows, start in (("voice", self.voice, self.voice_start), ("face", self.face, self.face_start)):
             count = int(start[-1])
-            parts = (rows[at : min(at + AT_ONCE, count)] for at in range(0, count, AT_ONCE))
-            wrong = torch.cat([(~(part.isfinite().all(dim=1) & part.any(dim=1))).cpu() for part in parts])
+            wrong = torch.zeros(count, dtype=torch.bool)
+            for at in range(0, count, AT_ONCE):
+                part = rows[at : min(at + AT_ONCE, count)]
+                wrong[at : at + len(part)] = ~(part.isfinite().all(dim=1) & part.any(dim=1)).cpu()
             bad = wrong.nonzero().flatten()
             if len(bad):
                 person = self.persons[int(torch.searchsorted(start, bad[0], right=True)) - 1]
@@ -165,7 +168,7 @@ def _random_rows(start: Tensor, label: Tensor, each: int, generator: torch.Gener
 
 def _sort_by_person(rows: Tensor | Rows, owners: list[str], persons: list[str]) -> tuple[Tensor | Rows, Tensor]:
     place = {person: i for i, person in enumerate(persons)}
-    of = torch.tensor([place.get(owner, -1) for owner in owners])
+    of = torch.from_numpy(np.fromiter((place.get(owner, -1) for owner in owners), np.int64, len(owners)))
     order = torch.argsort(of, stable=True)[(of == -1).sum() :]
     start = torch.cat([torch.zeros(1, dtype=torch.long), torch.bincount(of[order], minlength=len(persons)).cumsum(0)])
     return pick(rows, order), start

@@ -22,6 +22,8 @@ from v2f_core.training.guards import at_step, check_numbers, delayed_sigterm, de
 from v2f_core.training.pairs import Pairs
 from v2f_core.training.processes import gather, in_any_process, seed_share, share_of, wait
 
+JUDGES = 20  # validation persons whom a better loss than ridge regression's is believed
+
 
 @dataclass(frozen=True)
 class Stage1Settings:
@@ -83,7 +85,7 @@ def train_stage1(
     """Train an aligner and keep the one with the lowest validation loss; continue an interrupted run.
 
     With ``linear_start`` the ridge regression itself is kept, unless the validation persons' InfoNCE is lower by more
-    than its standard error over these persons: with few of them a better loss is soon found by chance.
+    than its standard error over these persons. Fewer than `JUDGES` cannot tell: the MLP is not trained then.
 
     The same settings and seed give the same bytes on the same machine, also after a kill. After SIGTERM the current
     step is finished and a checkpoint is written. Under ``accelerate launch`` the processes share each batch; rows that
@@ -134,10 +136,12 @@ def train_stage1(
             scores = validate(aligner, validation, validation_loss)
             history.append({"step": 0, **scores})
             if writes:
+                history.write(folder / HISTORY_NAME)
                 aligner.save_pretrained(folder, {**made_from, "step": 0, "validation": scores})
 
-        steps = range(start + 1, settings.steps + 1)
-        bar = tqdm(steps, "Stage I", settings.steps, initial=start, unit="step", mininterval=1.0, disable=not writes)
+        last = 0 if settings.linear_start and len(validation.persons) < JUDGES else settings.steps
+        steps = range(start + 1, last + 1)
+        bar = tqdm(steps, "Stage I", last, initial=start, unit="step", mininterval=1.0, disable=not writes)
         for step in bar:
             voice, face, label = training.draw(settings.batch, settings.windows, generator)
             seed_share(settings.seed, step)
