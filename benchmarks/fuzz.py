@@ -246,7 +246,9 @@ def weights(folder: Path) -> Trial:
     torch.save({"w": torch.ones(9)}, whole / "pickle" / "pytorch_model.bin")
 
     def drawn(prior: Prior) -> Any:
-        return prior.sample(z, 2, generator=torch.Generator().manual_seed(0))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # diffusers hands a tensor to numpy.array
+            return prior.sample(z, 2, generator=torch.Generator().manual_seed(0))
 
     def seen(place: Path) -> Any:
         pack = FacePack.from_folder(place)

@@ -66,7 +66,7 @@ class Prior(nn.Module):
         side, steps = unet.config.sample_size, scheduler.config.num_train_timesteps
         if not isinstance(side, int) or not 1 <= side <= MOST_SIDE or not 1 <= steps <= MOST_TIMESTEPS:
             raise InputError(
-                f"sample_size {side}, num_train_timesteps {steps}: expected whole numbers, such as 64 and 1000"
+                f"sample_size {side}, num_train_timesteps {steps}: expected numbers such as 64 and 1000; {AGAIN}"
             )
         width = text_encoder.config.hidden_size
         if width < IDENTITY_DIM:
