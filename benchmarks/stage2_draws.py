@@ -12,7 +12,8 @@ Everyone's faces start from the same noise under every system.
 - kept: the cosine of a drawn face with the identity that it was drawn for;
 - likeness, matching within sex by cosine and by log ratio: of a drawn face, against another photograph than the one
   that the true identity is read from;
-- diversity of a voice's faces, cosine of two voices' faces, kernel distance to photographs within sex.
+- diversity of a voice's faces, cosine of two voices' faces, kernel distance to training persons' photographs
+  within sex.
 
 Intervals are BCa over persons; those of the kernel distance are from a jackknife over persons.
 
@@ -165,7 +166,7 @@ class Bench(NamedTuple):
 
     def measure(self, source: Source) -> Iterator[dict[str, Any]]:
         """One row a measure."""
-        sex, truth, other = self.world.sex, self.world.photos[1], self.world.photos[2]
+        sex, truth = self.world.sex, self.world.photos[1]
         for name, critic in {"residual": denoise, "L_self": paper}.items():
             yield row(name, "", self.judged(source, critic), sex)
         seen = self.draw(source)
@@ -187,7 +188,9 @@ class Bench(NamedTuple):
         yield row("diversity", "", metrics.diversity(seen[whole]), sex[whole])
         between = draws.between_voices(seen[whole], sex[whole])
         yield {"measure": "cosine of two voices' faces", "value": between, "n": int(whole.sum())}
-        yield kernel_row(seen[whole], other[whole], sex[whole])
+        training = self.world.training
+        real = {s: training.gallery().numpy()[np.array(training.sexes) == s] for s in ("f", "m")}
+        yield kernel_row(seen[whole], sex[whole], real)
 
     @torch.no_grad()
     def judged(self, source: Source, critic: Critic) -> Float[np.ndarray, " n"]:
@@ -220,13 +223,13 @@ class Bench(NamedTuple):
 
 
 def kernel_row(
-    seen: Float[np.ndarray, "n draws 512"], real: Float[np.ndarray, "n 512"], sex: np.ndarray
+    seen: Float[np.ndarray, "n draws 512"], sex: np.ndarray, real: dict[str, Float[np.ndarray, "m 512"]]
 ) -> dict[str, Any]:
-    """Kernel distance to photographs within sex; a person who is left out is left out of both sets."""
+    """Kernel distance within sex to photographs of others: of the same persons it would be too small."""
 
     def distance(kept: np.ndarray) -> float:
-        parts = [kept & (sex == s) for s in ("f", "m")]
-        return float(np.mean([metrics.kernel_distance(seen[p].reshape(-1, 512), real[p]) for p in parts]))
+        parts = {s: seen[kept & (sex == s)].reshape(-1, 512) for s in real}
+        return float(np.mean([metrics.kernel_distance(part, real[s]) for s, part in parts.items()]))
 
     n, everyone = len(seen), np.arange(len(seen))
     value = distance(everyone >= 0)
