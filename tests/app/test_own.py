@@ -1,16 +1,16 @@
 """Your own persons: from a folder to a table; what is bad is named; a person who withdraws is gone."""
 
 import shutil
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
 from v2f_core.app import own
-from v2f_core.artefacts.profiles import cache_folder, load_profile
+from v2f_core.artefacts.profiles import MINI_ASSETS, cache_folder, load_profile
 from v2f_core.artefacts.weights import OPEN_FACES
 from v2f_core.cli import main
 from v2f_core.data.voxceleb import open_dataset
@@ -22,17 +22,16 @@ PERSONS = ("121", "1284", "1320", "2094", "3575", "4077", "4507", "5142", "61", 
 
 @pytest.fixture
 def profile(tmp_path, monkeypatch):
-    """Ten made-up persons: a real clip each, and a drawn face in a tint of its own; the miniature's face pack."""
+    """Ten made-up persons: a real clip each, and a portrait of MiniVox; the miniature's face pack."""
     monkeypatch.setenv("V2F_CACHE", str(tmp_path / "cache"))
     root, lines = tmp_path / "class", ["person,clip,photo,sex"]
     (root / "clips").mkdir(parents=True)
-    with Image.open(TESTS / "contract" / "face.png") as image:
-        face = np.asarray(image.convert("RGB"), float)
-    for i, person in enumerate(PERSONS):
-        shutil.copy(TESTS / "data" / "real_voices" / f"{person}_0.flac", root / "clips")
-        tint = 1 - 0.3 * np.random.default_rng(i).random(3)
-        Image.fromarray((face * tint).astype(np.uint8)).save(root / f"{person}.png")
-        lines.append(f"{person},clips/{person}_0.flac,{person}.png,{'fm'[i % 2]}")
+    with tarfile.open(MINI_ASSETS / "minivox" / "faces.tar") as portraits:
+        for i, person in enumerate(PERSONS):
+            shutil.copy(TESTS / "data" / "real_voices" / f"{person}_0.flac", root / "clips")
+            portrait = portraits.extractfile(f"vox1/origin_faces/Mini_{i:04d}/0.webp")
+            Image.open(portrait).convert("RGB").save(root / f"{person}.png")
+            lines.append(f"{person},clips/{person}_0.flac,{person}.png,{'fm'[i % 2]}")
     (root / "pairs.csv").write_text("\n".join(lines) + "\n")
     mini = load_profile("mini")
     return replace(mini, dataset=root, dataset_is_packed=False, encoder="ge2e", clip_seconds=1.6, own_data=True)
