@@ -25,6 +25,8 @@ TAG = re.compile(r"\\tag\{(.+?)\}")
 # linked to, but no pages
 ASIDE = (
     "benchmarks/results/fuzz.json",
+    "benchmarks/results/made_up_pairs.md",
+    "benchmarks/results/worlds.md",
     "docs/*.webp",
     "docs/thumbnails/*.webp",
     "notebooks/solutions/*.py",

@@ -145,7 +145,7 @@ def test_weights_that_lack_a_tensor_are_not_filled_up_with_random_ones(full, tmp
         lost = sorted(tensors)[-1]
         path.unlink()
         save_file({name: tensor for name, tensor in tensors.items() if name != lost}, path, {"format": "pt"})
-        with pytest.raises(InputError, match=f"{part}: its weights lack .* and 0 more"):
+        with pytest.raises(InputError, match=f"{part}: cannot be read as .*its weights lack .* and 0 more"):
             Prior.from_folder(folder)
 
 

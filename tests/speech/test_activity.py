@@ -105,7 +105,7 @@ def test_a_short_pause_stays():
 
 
 @settings(deadline=None, max_examples=10)
-@given(st.floats(-35, 10))
+@given(st.floats(-35, 10, allow_subnormal=False))  # which onnxruntime switches off in its threads
 def test_loudness_does_not_matter(gain):
     wave = np.concatenate([noise(1, -75, 1), voice(), noise(1, -75, 2)])
     one, other = measure(wave), measure(wave * np.float32(10 ** (gain / 20)))

@@ -60,6 +60,7 @@ def test_the_sex_of_the_estimate_is_the_speakers(profile, estimates):
 
 
 @pytest.mark.parametrize(("rate", "least"), [(8_000, 0.7), (48_000, 0.95)])
+@pytest.mark.filterwarnings("ignore:.*nothing above 4 kHz")
 def test_another_rate_gives_nearly_the_same_estimate(identify, estimates, tmp_path, rate, least):
     cosines = []
     for i in range(0, len(VOICES), 6):

@@ -209,7 +209,7 @@ class IdentityPosterior(nn.Module):
 
     @torch.no_grad()
     def log_ratio_of(
-        self, z: Float[Tensor, "faces dim"], estimate: Float[Tensor, "voices dim"]
+        self, z: Float[Tensor, "faces dim"], estimate: Float[Tensor, "voices width"]
     ) -> Float[Tensor, "voices faces"]:
         """:meth:`log_ratio` with other unit identities in ẑ's place, such as that of a drawn face.
 

