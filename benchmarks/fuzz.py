@@ -320,6 +320,8 @@ def weights(folder: Path) -> Trial:
 
 def change_a_setting(content: dict[str, Any], rng: np.random.Generator) -> str:
     """Change, misspell or leave out one value of a configuration."""
+    if not content:
+        return "nothing to change"
     name = sorted(content)[int(rng.integers(len(content)))]
     way = int(rng.integers(4))
     if way == 0:
