@@ -105,10 +105,9 @@ class Decoder:
         except ImportError as error:
             raise InputError(f"{self.name}: reading sound needs PyAV; pip install av") from error
         wav = _read_wav_header(self.file)
-        setattr(self.file, "name", "recording")  # noqa: B010  # FFmpeg takes what stands before a colon for a protocol
         damaged, seconds, size = 0, 0.0, 0
         try:
-            with av.open(self.file, metadata_errors="replace", options={"format_whitelist": FFMPEG}) as opened:
+            with av.open(_Bytes(self.file), metadata_errors="replace", options={"format_whitelist": FFMPEG}) as opened:
                 container: Any = opened
                 stream = container.streams.best("audio")
                 if stream is None:
@@ -140,7 +139,13 @@ class Decoder:
                     self.doubts.append(f"is compressed to {kilobits:.0f} kilobits a second, which takes from the voice")
         except InputError:  # a ValueError too
             raise
-        except (av.FFmpegError, ValueError, LookupError, NotImplementedError) as error:  # PyAV's own too
+        except (
+            av.FFmpegError,
+            OSError,
+            ValueError,
+            LookupError,
+            NotImplementedError,
+        ) as error:  # seeks and PyAV's own too
             if not seconds:
                 reason = getattr(error, "strerror", None) or error
                 raise InputError(f"{self.name}: not an audio file that can be read ({reason}); {FORMATS}") from error
@@ -149,6 +154,25 @@ class Decoder:
             raise InputError(f"{self.name}: has no sound that can be read; {FORMATS}")
         if damaged:
             self.doubts.append("is damaged; used what can be read")
+
+
+@dataclass
+class _Bytes:
+    """A file without its name, where FFmpeg takes what stands before a colon for a protocol."""
+
+    file: FileIO | BytesIO
+
+    def read(self, size: int) -> bytes | None:
+        return self.file.read(size)
+
+    def seek(self, place: int, whence: int = 0) -> int:
+        try:
+            return self.file.seek(place, whence)
+        except (OSError, ValueError):  # before the file's beginning; PyAV would print a traceback
+            return -1
+
+    def tell(self) -> int:
+        return self.file.tell()
 
 
 def _samples(frame: Any) -> np.ndarray:
