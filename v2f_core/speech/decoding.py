@@ -119,10 +119,9 @@ class Decoder:
             yield from self._blocks(sound)
             return
         wav = _read_wav_header(self.file)
-        setattr(self.file, "name", "recording")  # noqa: B010  # FFmpeg takes what stands before a colon for a protocol
         damaged, seconds, size = 0, 0.0, 0
         try:
-            with av.open(self.file, metadata_errors="replace", options={"format_whitelist": FFMPEG}) as opened:
+            with av.open(_Bytes(self.file), metadata_errors="replace", options={"format_whitelist": FFMPEG}) as opened:
                 container: Any = opened
                 stream = container.streams.best("audio")
                 if stream is None:
@@ -181,6 +180,25 @@ def _open_with_soundfile(file: FileIO | BytesIO) -> Any:
     except soundfile.LibsndfileError:
         file.seek(0)
         return None
+
+
+@dataclass
+class _Bytes:
+    """A file without its name, where FFmpeg takes what stands before a colon for a protocol."""
+
+    file: FileIO | BytesIO
+
+    def read(self, size: int) -> bytes | None:
+        return self.file.read(size)
+
+    def seek(self, place: int, whence: int = 0) -> int:
+        try:
+            return self.file.seek(place, whence)
+        except (OSError, ValueError):  # before the file's beginning; PyAV would print a traceback
+            return -1
+
+    def tell(self) -> int:
+        return self.file.tell()
 
 
 def _samples(frame: Any) -> np.ndarray:
