@@ -29,7 +29,8 @@ def profile(tmp_path, monkeypatch):
     with tarfile.open(MINI_ASSETS / "minivox" / "faces.tar") as portraits:
         for i, person in enumerate(PERSONS):
             shutil.copy(TESTS / "data" / "real_voices" / f"{person}_0.flac", root / "clips")
-            portrait = portraits.extractfile(f"vox1/origin_faces/Mini_{i:04d}/0.webp")
+            sitter = i + (i > 7)  # in number 8's portrait the detector sees a second face
+            portrait = portraits.extractfile(f"vox1/origin_faces/Mini_{sitter:04d}/0.webp")
             Image.open(portrait).convert("RGB").save(root / f"{person}.png")
             lines.append(f"{person},clips/{person}_0.flac,{person}.png,{'fm'[i % 2]}")
     (root / "pairs.csv").write_text("\n".join(lines) + "\n")
