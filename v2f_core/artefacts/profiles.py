@@ -264,7 +264,7 @@ def _full() -> Profile:
 
 def _open() -> Profile:
     root = _chosen_folder("open")
-    # chosen on validation persons of worlds unlike each other (benchmarks/worlds.py)
+    # chosen on worlds unlike each other (benchmarks/worlds.py); of four of them test values had been seen
     stage1 = {
         "steps": 600,
         "learning_rate": 1e-3,
