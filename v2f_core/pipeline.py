@@ -6,7 +6,6 @@ import logging
 import os
 import shutil
 import tempfile
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from v2f_core.artefacts.files import folder_hash
-from v2f_core.artefacts.loading import read_json, refusing
+from v2f_core.artefacts.loading import quiet, read_json, refusing
 from v2f_core.artefacts.model_card import write_card
 from v2f_core.artefacts.profiles import Profile, load_profile
 from v2f_core.diffusion.lora import fuse_lora
@@ -347,8 +346,7 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         if plain := isinstance(dtype, torch.dtype) and not {"variant", "device_map"} & kwargs.keys():
             prior = Prior.from_folder(folder, dtype=dtype)
             parts = {name: getattr(prior, name) for name in CLASSES}
-        with warnings.catch_warnings(), refusing(folder, "a saved Vox2FacePipeline", "save or download it again"):
-            warnings.simplefilter("ignore", FutureWarning)
+        with quiet(), refusing(folder, "a saved Vox2FacePipeline", "save or download it again"):
             pipe = super().from_pretrained(
                 folder,
                 speech_encoder=encoder,

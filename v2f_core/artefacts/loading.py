@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 MOST_BYTES = 16_000_000  # of a JSON file; a tokenizer's vocabulary has one
-LARGEST, MOST_LAYERS = 10**7, 1000  # numbers in a config: memory and time are taken before the weights are looked at
+LARGEST, MOST_LAYERS = 100_000, 1000  # numbers in a config: memory and time are taken before the weights are looked at
 
 
 @contextmanager
@@ -48,6 +50,27 @@ def refusing(path: str | Path, kind: str, remedy: str = "get it again") -> Itera
         if name == "OutOfMemoryError" or not (isinstance(error, Exception) or name == "PanicException"):
             raise
         raise InputError(f"{path}: cannot be read as {kind} ({one_line(error)}); {remedy}") from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No logs, bars or deprecation warnings of the libraries; what matters about a folder is checked here."""
+    from transformers.utils import logging as hf_logging
+
+    verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+        hf_logging.set_verbosity(verbosity)
+        if bars:
+            hf_logging.enable_progress_bar()
 
 
 def one_line(error: BaseException) -> str:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
-from v2f_core.artefacts.loading import check_config, check_finite, refusing
+from v2f_core.artefacts.loading import check_config, check_finite, quiet, refusing
 from v2f_core.errors import InputError
 from v2f_core.identity.sphere import check_unit
 
@@ -121,14 +121,14 @@ class Prior(nn.Module):
         for name, (kind, options) in nets.items():
             options |= {"use_safetensors": True, "output_loading_info": True, "local_files_only": True}
             check_config(folder / name / "config.json")
-            with refusing(folder / name, f"a {kind.__name__}", AGAIN):
+            with quiet(), refusing(folder / name, f"a {kind.__name__}", AGAIN):
                 parts[name], loading = kind.from_pretrained(folder / name, **options)
                 # the libraries give missing weights random values and only log it
                 if lacking := sorted(loading["missing_keys"]):
                     raise ValueError(f"its weights lack {lacking[0]} and {len(lacking) - 1} more")
         check_config(folder / "scheduler" / "scheduler_config.json")
         for name, kind in {"tokenizer": CLIPTokenizer, "scheduler": DPMSolverMultistepScheduler}.items():
-            with refusing(folder / name, f"a {kind.__name__}", AGAIN):
+            with quiet(), refusing(folder / name, f"a {kind.__name__}", AGAIN):
                 parts[name] = kind.from_pretrained(folder / name, local_files_only=True)
         with refusing(folder, "a prior", AGAIN):
             prior = cls(**parts).eval()

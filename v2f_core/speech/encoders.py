@@ -6,11 +6,9 @@ the same code: ``transformers`` for AST, ``speechbrain`` for ECAPA. Nothing is f
 
 from __future__ import annotations
 
-import logging
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -19,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from v2f_core.artefacts.files import atomic_write
-from v2f_core.artefacts.loading import check_config, check_finite, checked_folder, refusing
+from v2f_core.artefacts.loading import check_config, check_finite, checked_folder, quiet, refusing
 from v2f_core.artefacts.pickles import tensors_from_bin
 from v2f_core.errors import InputError
 from v2f_core.speech.audio import AudioWarning
@@ -91,7 +89,7 @@ class ASTEncoder(nn.Module):
         folder = checked_folder(folder, AST_FILES, "an AST").resolve()
         for name in ("config.json", "preprocessor_config.json"):
             check_config(folder / name)
-        with _quiet(), refusing(folder, "an AST"):
+        with quiet(), refusing(folder, "an AST"):
             model, loading = ASTModel.from_pretrained(
                 folder,
                 dtype=torch.float32,
@@ -199,11 +197,11 @@ class ECAPAEncoder(nn.Module):
         folder = checked_folder(folder, ECAPA_FILES, "an ECAPA").resolve()
         settings = read_hyperparams(folder / "hyperparams.yaml")
         for path in sorted(folder.glob("*.ckpt")):  # used here or not: another program may open it
-            with _quiet(), refusing(path, "a checkpoint of tensors alone"):
+            with quiet(), refusing(path, "a checkpoint of tensors alone"):
                 torch.load(path, map_location="cpu", weights_only=True)
         weights = tensors_from_bin(folder / "embedding_model.ckpt")
         check_finite(weights, folder / "embedding_model.ckpt")
-        with _quiet(), refusing(folder, "an ECAPA"):
+        with quiet(), refusing(folder, "an ECAPA"):
             features = Fbank(**settings.compute_features)
             norm = InputNormalization(**settings.mean_var_norm)
             with torch.device("meta"):  # no memory is taken before the sizes are known to be the checkpoint's
@@ -358,27 +356,6 @@ def kaldi_mel(bins: int, sample_rate: int) -> Float[Tensor, "mels bins"]:
 
 
 # --- other libraries' folders
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No logs, bars or deprecation warnings of the libraries; what matters about a folder is checked here."""
-    from transformers.utils import logging as hf_logging
-
-    verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
-    hf_logging.set_verbosity_error()
-    hf_logging.disable_progress_bar()
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
-        hf_logging.set_verbosity(verbosity)
-        if bars:
-            hf_logging.enable_progress_bar()
 
 
 def _check_length(waves: Tensor, least: int) -> None:
