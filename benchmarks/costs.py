@@ -19,7 +19,7 @@ from pathlib import Path
 import pandas as pd
 
 from v2f_core.errors import InputError
-from v2f_core.speech.audio import CLIP_SECONDS, OVERLAP
+from v2f_core.speech.audio import CLIP_SECONDS
 from v2f_core.training.stage2 import Stage2Settings
 
 PAPER = {"Stage I": 8.4, "Stage II, 20,000 steps": 34.2}  # hours on one A800 with 80 GB
@@ -57,7 +57,7 @@ class Job:
             >>> Job(clips=2, seconds=5.0).windows
             13.0
         """
-        hop = CLIP_SECONDS * (1 - OVERLAP)
+        hop = CLIP_SECONDS / 2  # clips overlap by half
         return self.clips * max(1.0, (self.seconds - CLIP_SECONDS) / hop + 0.5)
 
     @property

@@ -79,7 +79,7 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         guidance: classifier-free guidance scale, 3.0 in Arc2Face's sampler; the paper gives none.
         num_steps: of DPM-Solver++, 25 in the paper.
         clip_seconds: length of a window.
-        speech_folder, ast_frames, ast_positions: how the speech encoder was loaded, see ``load_encoder``.
+        speech_folder, ast_frames: how the speech encoder was loaded, see ``load_encoder``.
         profile: name of the profile that the parts are of; the model card states their terms by it.
         posterior: p(z | v), trained with this aligner; without one every face is of ẑ.
 
@@ -108,7 +108,6 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         clip_seconds: float = CLIP_SECONDS,
         speech_folder: str | Path | None = None,
         ast_frames: int | None = None,
-        ast_positions: str = "cut",
         profile: str | None = None,
         posterior: IdentityPosterior | None = None,
     ) -> None:
@@ -129,7 +128,6 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             num_steps=num_steps,
             clip_seconds=clip_seconds,
             ast_frames=ast_frames,
-            ast_positions=ast_positions,
             profile=profile,
         )
         if posterior is not None and posterior.aligner is not aligner:
@@ -167,7 +165,7 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             tokenizer=prior.tokenizer,
             unet=prior.unet,
             scheduler=prior.scheduler,
-            speech_encoder=load_encoder(chosen.encoder, speech_folder, chosen.ast_frames, chosen.ast_positions),
+            speech_encoder=load_encoder(chosen.encoder, speech_folder, chosen.ast_frames),
             aligner=aligner,
             encoder=chosen.encoder,
             guidance=chosen.guidance,
@@ -175,7 +173,6 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             clip_seconds=chosen.clip_seconds,
             speech_folder=speech_folder,
             ast_frames=chosen.ast_frames,
-            ast_positions=chosen.ast_positions,
             profile=chosen.name,
             posterior=posterior,
         )
@@ -336,11 +333,11 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         hub = ("revision", "token", "cache_dir", "force_download", "local_files_only")
         folder = _saved_folder(pretrained_model_name_or_path, {key: kwargs.pop(key) for key in hub if key in kwargs})
         config = _read_index(folder / "model_index.json")
-        shortened = config.get("ast_frames"), config.get("ast_positions", "cut")
         aligner, posterior = Aligner.from_pretrained(folder / "aligner"), None
         if (folder / "posterior").is_dir():
             posterior = IdentityPosterior.from_pretrained(folder / "posterior", aligner)
-        encoder, parts = load_encoder(config.get("encoder", "ast"), folder / "speech_encoder", *shortened), {}
+        kind, frames = config.get("encoder", "ast"), config.get("ast_frames")
+        encoder, parts = load_encoder(kind, folder / "speech_encoder", frames), {}
         dtype = kwargs.get("torch_dtype") or torch.float32
         # else in diffusers' own way, which checks less
         if plain := isinstance(dtype, torch.dtype) and not {"variant", "device_map"} & kwargs.keys():

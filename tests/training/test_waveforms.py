@@ -19,7 +19,6 @@ from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.sphere import normalise
 from v2f_core.speech.audio import read_clips
-from v2f_core.speech.augment import Augmentation
 from v2f_core.speech.encoders import load_encoder, unfreeze
 from v2f_core.training.embeddings import Embeddings, extract_voices
 from v2f_core.training.stage1 import Stage1Settings, identity_loss, validate
@@ -30,7 +29,6 @@ IDENTITY = Stage1Settings(
     checkpoint_every=2,
 )  # fmt: skip
 QUICK = WaveformSettings(unfreeze=1, learning_rate_encoder=1e-2, identity=IDENTITY)
-PLAIN = Augmentation(noise=(math.inf, math.inf), mask=0.0)
 
 
 @dataclass(frozen=True)
@@ -104,7 +102,7 @@ def test_a_step_draws_persons_with_their_own_recordings_and_faces(world):
 
 def test_two_steps_by_hand(tiny_profile, world, run, tmp_path):
     """L_id (Eq. 10) of single clips; AdamW with a rate of their own for the upper layers; both rates by a cosine."""
-    settings = replace(QUICK, augmentation=PLAIN, identity=replace(IDENTITY, steps=2, dropout=0.0))
+    settings = replace(QUICK, identity=replace(IDENTITY, steps=2, dropout=0.0))
     trained, training = run(tmp_path, settings), world[1]
     torch.manual_seed(0)
     encoder = load_encoder("ast", tiny_profile.ast)

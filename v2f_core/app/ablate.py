@@ -172,7 +172,7 @@ def claim(folder: Path, plan: Mapping[str, object]) -> None:
 def made_of(profile: Profile) -> dict[str, object]:
     """The settings of a profile that decide a run, and hashes of its weights (wherever the files are)."""
     weights = {part: hash_once(profile.part(part)) for part in (profile.encoder, "prior", "faces", "judge")}
-    clips = [profile.clip_seconds, profile.ast_frames, profile.ast_positions]
+    clips = [profile.clip_seconds, profile.ast_frames]
     stages = {"stage1": dict(profile.stage1), "stage2": dict(profile.stage2)}
     return {"dataset": str(profile.dataset), "clips": clips, **weights, **stages}
 

@@ -96,7 +96,7 @@ def stage1_from_waveforms(
     made: dict[str, Any] = {"dataset": manifest.root.name, "faces_sha256": folder_hash(profile.part("faces"))}
     made |= {"encoder_sha256": folder_hash(source), "aligner_sha256": aligner and folder_hash(aligner)}
     start = Aligner.from_pretrained(aligner) if aligner else None
-    encoder = load_encoder(profile.encoder, source, profile.ast_frames, profile.ast_positions)
+    encoder = load_encoder(profile.encoder, source, profile.ast_frames)
     train_from_waveforms(encoder, source, start, training, validation, settings, out, made, device, workers)
     print(f"speech encoder, aligner and history: {out}")
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from v2f_core.artefacts.files import HASHES, damaged_files, pin_once, read_hashes
 from v2f_core.artefacts.weights import OPEN_FACES, ORIGINS, Packaged, from_caches, how_to_get
@@ -42,8 +42,8 @@ class Profile:
         encoder: the speech encoder, of `ENCODERS`; ``aligner``, ``adapted`` and ``posterior`` were trained with it.
         own_voices: the speech encoder that people's own recordings go through (see :meth:`with_encoder`); None if it is
             that of the dataset.
-        ast_frames, ast_positions: how many 10 ms frames AST's position embeddings are shortened to, and how ("cut" or
-            "interpolate"); None leaves them as they were trained, and pads a clip to that length.
+        ast_frames: how many 10 ms frames AST's position embeddings are cut to; None leaves them as they were trained,
+            and pads a clip to that length.
         clip_seconds: length of the clips a recording is cut into (they overlap by half).
         guidance: classifier-free guidance scale of the sampler.
         steps: steps of DPM-Solver++.
@@ -79,7 +79,6 @@ class Profile:
     encoder: str = "ast"
     own_voices: str | None = None
     ast_frames: int | None = None
-    ast_positions: Literal["cut", "interpolate"] = "cut"
     clip_seconds: float = 1.25
     guidance: float = 3.0
     steps: int = 25

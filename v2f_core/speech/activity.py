@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int
+from scipy.ndimage import binary_opening
 
 from v2f_core.errors import InputError
 
@@ -162,10 +163,11 @@ def measure(wave: Float32[np.ndarray, " samples"]) -> Activity:
         return nothing
     loudest = float(np.sort(sounding)[-min(round(LOUDEST / step), len(sounding))])
     gain = np.float32(10 ** ((SPEAKING - loudest) / 20))  # a faint voice is found as well as a loud one
-    active = _without_runs(speech_probability(wave * gain) > 0.5, round(CLICK / step))
+    # an opening takes out the runs that are shorter than it
+    active = binary_opening(speech_probability(wave * gain) > 0.5, np.ones(round(CLICK / step)))
     active &= level > SILENT
     inside = np.logical_or.accumulate(active) & np.logical_or.accumulate(active[::-1])[::-1]
-    active |= inside & ~_without_runs(~active, round(GAP / step))
+    active |= inside & ~binary_opening(~active, np.ones(round(GAP / step)))
     if not active.any():
         return nothing
     power = (10 ** (level[active] / 10)).mean()
@@ -210,12 +212,3 @@ def _band(wave: np.ndarray, active: Bool[np.ndarray, " frames"]) -> float:
 def _runs(active: Bool[np.ndarray, " frames"]) -> Int[np.ndarray, "runs 2"]:
     """(first, one after the last) of each run."""
     return np.flatnonzero(np.diff(np.pad(active.astype(np.int8), 1))).reshape(-1, 2)
-
-
-def _without_runs(active: Bool[np.ndarray, " frames"], least: int) -> Bool[np.ndarray, " frames"]:
-    """The same without runs of fewer frames than ``least``."""
-    kept = active.copy()
-    for first, last in _runs(active):
-        if last - first < least:
-            kept[first:last] = False
-    return kept

@@ -10,7 +10,7 @@ more than half of the samples clipped               refused; more than 1 %: :cla
 damaged, or ends before its header says             what can be read is used, with an :class:`AudioWarning`
 several channels                                    the best one is heard; an :class:`AudioWarning` if two talk
 any rate from 8 to 192 kHz, also changing           resampled to 16 kHz
-hours long                                          streamed: memory stays bounded, clips are spread evenly
+hours long                                          the first hour is heard, with an :class:`AudioWarning`
 ==================================================  =========================================================
 
 :func:`hear`, for recordings that people bring, hears speech alone, at a speaking level, and gives an
@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain, groupby
 from pathlib import Path
 
@@ -35,8 +35,7 @@ from v2f_core.errors import InputError
 from v2f_core.speech.activity import SAMPLE_RATE, Activity, levels, measure
 from v2f_core.speech.decoding import Block, Decoder, open_recording, to_floats
 
-CLIP_SECONDS = 1.25  # the paper's clip
-OVERLAP = 0.5  # and its overlap
+CLIP_SECONDS = 1.25  # the paper's clip; clips overlap by half
 MIN_SECONDS = 0.3
 SILENCE_DBFS = -70.0
 RATES = (8_000, 192_000)
@@ -47,10 +46,7 @@ MOST_CHANNELS, CHANNEL_SECONDS = 8, 60.0  # of samples; of a recording, for the 
 SAME_SOUND = 0.5  # correlation of two channels' levels below which two persons talk
 LONGEST = 3600.0  # seconds of a recording that are heard
 MAX_WINDOWS = 256  # of a recording, spread evenly over its speech
-LEVEL = (
-    -30.0,
-    -22.0,
-)  # dB of speech in the telephone band, as MiniVox has it; beyond it the sound is turned up or down
+LEVEL = (-30.0, -22.0)  # dB of speech in the telephone band, as in MiniVox; beyond it the sound is turned up or down
 OFFSET = 0.001  # a constant in the samples that is taken off
 
 Voice = str | Path | bytes | memoryview | Shaped[Tensor, "..."] | Shaped[np.ndarray, "..."]
@@ -60,16 +56,10 @@ class AudioWarning(UserWarning):
     """A recording is usable but not as it should be, or it tells little of a voice."""
 
 
-def read_audio(path: str | Path, max_seconds: float = 600.0) -> Float32[Tensor, " samples"]:
-    """Read a recording as mono 16 kHz in [-1, 1].
+def read_audio(voice: str | Path | bytes) -> Float32[Tensor, " samples"]:
+    """Read a recording, or the bytes of one, as mono 16 kHz in [-1, 1]; of a longer one the first hour.
 
-    Args:
-        path: WAV, FLAC, OGG (Vorbis or Opus), MP3, M4A, MP4, WebM, AAC, AMR, WMA and others; told by content, not by
-            name.
-        max_seconds: read no more than this; a longer file gives an ``AudioWarning`` (:func:`read_clips` hears it all).
-
-    Returns:
-        The samples, float32, 16,000 a second.
+    WAV, FLAC, OGG (Vorbis or Opus), MP3, M4A, MP4, WebM, AAC, AMR, WMA and others are told by content, not by name.
 
     Raises:
         InputError: the file is missing, unreadable or unusable (the table at the top of this module).
@@ -82,9 +72,9 @@ def read_audio(path: str | Path, max_seconds: float = 600.0) -> Float32[Tensor, 
         >>> read_audio(path).shape
         torch.Size([16000])
     """
-    if not max_seconds >= MIN_SECONDS:
-        raise InputError(f"max_seconds={max_seconds}: expected at least {MIN_SECONDS}")
-    return torch.from_numpy(np.concatenate(list(stream(path, max_seconds))))
+    name = "recording" if isinstance(voice, bytes) else printable(voice)
+    with open_recording(voice if isinstance(voice, bytes) else Path(voice)) as file:
+        return torch.from_numpy(_mono(name, Decoder(name, file)))
 
 
 def hear(
@@ -113,38 +103,79 @@ def hear(
         >>> windows.shape, round(activity.speech), round(activity.band)
         (torch.Size([11, 20000]), 7, 8000)
     """
-    length, _ = _clip_samples(seconds, OVERLAP)
     if isinstance(voice, str | Path | bytes | memoryview):
         name = "recording" if isinstance(voice, bytes | memoryview) else printable(voice)
-        wave = np.concatenate(list(stream(voice if isinstance(voice, str | Path) else bytes(voice), LONGEST)))
+        wave = read_audio(bytes(voice) if isinstance(voice, memoryview) else voice).numpy()
     else:
-        name, samples = "samples", _as_array(voice)
-        if samples.ndim == 2 and samples.shape[1] == length:
+        name = "samples"
+        samples = voice.detach().cpu().numpy() if isinstance(voice, Tensor) else np.asarray(voice)
+        if samples.ndim == 2 and samples.shape[1] == _clip_samples(seconds):
             samples = to_floats(samples)
             if not np.abs(samples).max(initial=0) <= FLOAT_PEAK:  # NaN too
                 raise InputError("windows: hold NaN, or samples far beyond [-1, 1]")
             return torch.from_numpy(samples), None
-        block = SAMPLE_RATE, to_floats(_channels_last(samples))
-        wave = np.concatenate(list(_mono(name, [block], LONGEST)))
+        wave = _mono(name, [(SAMPLE_RATE, to_floats(_channels_last(samples)))])
     if abs(offset := wave.mean()) > OFFSET:
         wave = wave - offset
     activity = measure(wave)
     if activity.doubt:
         _warn(name, f"{activity.doubt}; what is drawn tells little of this voice")
     if activity.speech:
-        wave = np.concatenate(
-            [wave[round(start * SAMPLE_RATE) : round(end * SAMPLE_RATE)] for start, end in activity.kept]
-        )
+        kept = np.round(np.array(activity.kept) * SAMPLE_RATE).astype(int)
+        wave = np.concatenate([wave[start:end] for start, end in kept])
         gain = float(np.clip(activity.level, *LEVEL)) - activity.level
         wave = wave * np.float32(10 ** (gain / 20)) if gain else wave
-    windows = clips(torch.from_numpy(wave), seconds)
+    return _spread(torch.from_numpy(wave), seconds), activity
+
+
+def read_clips(path: str | Path, seconds: float = CLIP_SECONDS) -> Float32[Tensor, "clips clip_samples"]:
+    """The clips of a recording of a dataset, heard as it is; of more than 256 every second, fourth, … one.
+
+    Raises:
+        InputError: as :func:`read_audio` and :func:`clips`.
+    """
+    return _spread(read_audio(path), seconds)
+
+
+def clips(wave: Float32[Tensor, " samples"], seconds: float = CLIP_SECONDS) -> Float32[Tensor, "clips clip_samples"]:
+    """Cut a recording into clips that overlap by half, n = 1 + ⌊(samples − length) / hop⌋.
+
+    The tail that does not fill a last clip (less than one hop) is left out. A recording shorter than one clip
+    is repeated until it fills one: silence instead would move the spectrogram's statistics.
+
+    Raises:
+        InputError: no samples, or ``seconds`` is not positive.
+
+    Example:
+        >>> clips(torch.randn(32_000)).shape  # 2 s: clips from 0, 0.625 s
+        torch.Size([2, 20000])
+        >>> clips(torch.arange(3.0), seconds=5 / 16_000)
+        tensor([[0., 1., 2., 0., 1.]])
+    """
+    return _overlapping(wave, seconds).contiguous()
+
+
+def _spread(wave: Float32[Tensor, " samples"], seconds: float) -> Float32[Tensor, "clips clip_samples"]:
+    windows = _overlapping(wave, seconds)
     while len(windows) > MAX_WINDOWS:
         windows = windows[::2]
-    return windows, activity
+    return windows.contiguous()
 
 
-def _as_array(samples: Shaped[Tensor, ...] | Shaped[np.ndarray, ...]) -> Shaped[np.ndarray, ...]:
-    return samples.detach().cpu().numpy() if isinstance(samples, Tensor) else np.asarray(samples)
+def _overlapping(wave: Float32[Tensor, " samples"], seconds: float) -> Float32[Tensor, "clips clip_samples"]:
+    """Views of the recording's memory."""
+    length = _clip_samples(seconds)
+    if len(wave) == 0:
+        raise InputError("a recording without samples cannot be cut into clips")
+    if len(wave) < length:
+        wave = wave.repeat(-(-length // len(wave)))[:length]
+    return wave.unfold(0, length, max(1, round(length / 2)))
+
+
+def _clip_samples(seconds: float) -> int:
+    if not seconds > 0:
+        raise InputError(f"seconds={seconds}: expected seconds > 0")
+    return max(1, round(seconds * SAMPLE_RATE))
 
 
 def _channels_last(samples: Shaped[np.ndarray, ...]) -> Shaped[np.ndarray, "frames channels"]:
@@ -159,105 +190,18 @@ def _channels_last(samples: Shaped[np.ndarray, ...]) -> Shaped[np.ndarray, "fram
     )
 
 
-def clips(
-    wave: Float32[Tensor, " samples"], seconds: float = CLIP_SECONDS, overlap: float = OVERLAP
-) -> Float32[Tensor, "clips clip_samples"]:
-    """Cut a recording into overlapping clips, n = 1 + ⌊(samples − length) / hop⌋ with hop = length · (1 − overlap).
-
-    The tail that does not fill a last clip (less than one hop) is left out. A recording shorter than one clip
-    is repeated until it fills one: silence instead would move the spectrogram's statistics.
-
-    Raises:
-        InputError: no samples, or ``seconds`` or ``overlap`` out of range.
-
-    Example:
-        >>> clips(torch.randn(32_000)).shape  # 2 s: clips from 0, 0.625 s
-        torch.Size([2, 20000])
-        >>> clips(torch.arange(3.0), seconds=5 / 16_000, overlap=0.0)
-        tensor([[0., 1., 2., 0., 1.]])
-    """
-    length, hop = _clip_samples(seconds, overlap)
-    if len(wave) == 0:
-        raise InputError("a recording without samples cannot be cut into clips")
-    if len(wave) < length:
-        wave = wave.repeat(-(-length // len(wave)))[:length]
-    return wave.unfold(0, length, hop).contiguous()
-
-
-def read_clips(
-    path: str | Path,
-    seconds: float = CLIP_SECONDS,
-    overlap: float = OVERLAP,
-    max_clips: int = 256,
-) -> Float32[Tensor, "clips clip_samples"]:
-    """The clips of a whole recording, however long: ``clips(read_audio(path))``, thinned when there are too many.
-
-    The file is streamed. Whenever more than ``max_clips`` are held, every second one is dropped and the stride
-    doubles: the result is evenly spaced from first to last and holds between half of ``max_clips`` and ``max_clips``.
-
-    Args:
-        path, seconds, overlap: as in :func:`read_audio` and :func:`clips`.
-        max_clips: how many clips may be held.
-    Raises:
-        InputError: as :func:`read_audio` and :func:`clips`.
-
-    Example:
-        >>> import soundfile, tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "noise.flac"
-        >>> soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, 16_000 * 60), 16_000)
-        >>> read_clips(path, max_clips=64).shape  # 95 clips fit: every second one is kept
-        torch.Size([48, 20000])
-    """
-    length, hop = _clip_samples(seconds, overlap)
-    if max_clips < 1:
-        raise InputError(f"max_clips={max_clips}: expected at least 1")
-    kept: list[np.ndarray] = []
-    stride, index, rest = 1, 0, np.empty(0, np.float32)
-    for block in stream(path):
-        rest = np.concatenate([rest, block])
-        start = 0
-        for start in range(0, len(rest) - length + 1, hop):
-            if index % stride == 0:
-                kept.append(rest[start : start + length].copy())
-            if len(kept) > max_clips:
-                kept, stride = kept[::2], 2 * stride
-            index += 1
-        if len(rest) >= length:
-            rest = rest[start + hop :]
-    if not kept:
-        return clips(torch.from_numpy(rest), seconds, overlap)
-    return torch.from_numpy(np.stack(kept))
-
-
-def _clip_samples(seconds: float, overlap: float) -> tuple[int, int]:
-    if not (seconds > 0 and 0 <= overlap < 1):
-        raise InputError(f"seconds={seconds}, overlap={overlap}: expected seconds > 0 and 0 <= overlap < 1")
-    length = max(1, round(seconds * SAMPLE_RATE))
-    return length, max(1, round(length * (1 - overlap)))
-
-
-def stream(voice: str | Path | bytes, max_seconds: float = float("inf")) -> Iterator[Float32[np.ndarray, " samples"]]:
-    """A recording in blocks of mono 16 kHz, about half a second each; judged when its end is reached.
-
-    Raises:
-        InputError: as :func:`read_audio`.
-    """
-    name = "recording" if isinstance(voice, bytes) else printable(voice)
-    with open_recording(voice if isinstance(voice, bytes) else Path(voice)) as file:
-        yield from _mono(name, Decoder(name, file), max_seconds)
-
-
-def _mono(name: str, blocks: Iterable[Block], max_seconds: float) -> Iterator[Float32[np.ndarray, " samples"]]:
+def _mono(name: str, blocks: Iterable[Block]) -> Float32[np.ndarray, " samples"]:
     """Blocks of any rate and number of channels, checked, at 16 kHz, and the best channel of them."""
-    tally = _Tally(name, max_seconds)
+    tally = _Tally(name)
     resampled = (
         part
         for (rate, channels), run in groupby(tally.checked(blocks), lambda block: (block[0], block[1].shape[1]))
         for part in _resampled((samples for _, samples in run), rate, channels)
     )
-    for mono in _best_channel(name, resampled):
-        yield tally.heard(mono)
-    tally.judge(*((blocks.promised, blocks.doubts) if isinstance(blocks, Decoder) else (0.0, [])))
+    wave = np.concatenate([np.empty(0, np.float32), *_best_channel(name, resampled)])
+    wave = np.clip(wave, -1.0, 1.0, out=wave)  # a resampled full-scale wave overshoots a little
+    tally.judge(wave, *((blocks.promised, blocks.doubts) if isinstance(blocks, Decoder) else (0.0, [])))
+    return wave
 
 
 def _resampled(
@@ -274,14 +218,12 @@ def _resampled(
         yield from blocks
         return
     resampler = soxr.ResampleStream(rate, 2 * SAMPLE_RATE, channels, "float32", "HQ")
-    half = len(LOW_PASS) // 2
-    rest = np.zeros((half, channels), np.float32)
+    half = np.zeros((len(LOW_PASS) // 2, channels), np.float32)
+    rest = half
     for block in chain(blocks, [None]):
         last = block is None
         fresh = resampler.resample_chunk(np.zeros((0, channels), np.float32) if block is None else block, last=last)
-        rest = np.concatenate(
-            [rest, fresh.reshape(-1, channels), np.zeros((half if last else 0, channels), np.float32)]
-        )
+        rest = np.concatenate([rest, fresh.reshape(-1, channels), half[: len(half) if last else 0]])
         count = max(0, (len(rest) - len(LOW_PASS)) // 2 + 1)
         if count:
             part = rest[: 2 * (count - 1) + len(LOW_PASS)]
@@ -311,19 +253,18 @@ def _best_channel(
 
 
 def _choose_channel(name: str, samples: Float32[np.ndarray, "samples channels"]) -> int:
-    first = samples[:, :1]
-    if np.abs(samples - first).max() < 1e-4:
+    if np.abs(samples - samples[:, :1]).max() < 1e-4:
         return 0
-    found = [measure(np.ascontiguousarray(channel)) for channel in samples.T]
+    channels = [np.ascontiguousarray(channel) for channel in samples.T]
+    found = [measure(channel) for channel in channels]
     most = max(activity.speech for activity in found)
     if most == 0:
         return int(samples.var(0).argmax())
     talking = [i for i, activity in enumerate(found) if activity.speech >= most / 2]
     best = max(talking, key=lambda i: found[i].snr)
-    level = [levels(np.ascontiguousarray(samples[:, i])) for i in talking]
-    own = level[talking.index(best)]
-    if any(np.corrcoef(own, other)[0, 1] < SAME_SOUND for other in level):
-        _warn(name, f"its channels hold different voices; channel {best + 1} of {samples.shape[1]} is heard")
+    own = levels(channels[best])
+    if any(np.corrcoef(own, levels(channels[i]))[0, 1] < SAME_SOUND for i in talking):
+        _warn(name, f"its channels hold different voices; channel {best + 1} of {len(channels)} is heard")
     return best
 
 
@@ -336,20 +277,18 @@ class _Tally:
     """Counts over a recording's blocks, and the verdicts that need the whole of it."""
 
     name: str
-    max_seconds: float
     seconds: float = 0.0
     samples: int = 0  # over all channels
     clipped: int = 0
-    mono: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])  # count, sum, sum of squares at 16 kHz
 
     def checked(self, blocks: Iterable[Block]) -> Iterator[Block]:
         """Count blocks, refuse those that hold no sound, and end where enough was heard."""
         for rate, block in blocks:
             if not RATES[0] <= rate <= RATES[1]:
                 raise InputError(f"{self.name}: {rate} samples a second; expected 8,000 to 192,000, convert it first")
-            left = round((self.max_seconds - self.seconds) * rate) if self.max_seconds < float("inf") else len(block)
+            left = round((LONGEST - self.seconds) * rate)
             if len(block) > left:
-                _warn(self.name, f"only the first {self.max_seconds:g} s were read")
+                _warn(self.name, f"only the first {LONGEST:g} s were read")
                 block = block[:left]
             if len(block) == 0:
                 return
@@ -364,37 +303,25 @@ class _Tally:
             self.samples += block.size
             yield rate, block
 
-    def heard(self, mono: Float32[np.ndarray, " samples"]) -> Float32[np.ndarray, " samples"]:
-        """Count what is heard; a resampled full-scale wave overshoots a little, but the contract is [-1, 1]."""
-        mono = np.clip(mono, -1.0, 1.0)
-        for i, value in enumerate((len(mono), mono.sum(), mono @ mono)):
-            self.mono[i] += float(value)
-        return mono
-
-    def judge(self, promised: float, doubts: list[str]) -> None:
+    def judge(self, wave: Float32[np.ndarray, " samples"], promised: float, doubts: list[str]) -> None:
         """Refuse or warn: too short, silent, clipped, cut off, damaged."""
-        promised = min(promised, self.max_seconds)
+        promised = min(promised, LONGEST)
         cut_off = self.seconds < promised - max(0.1, 0.05 * promised)  # codecs' lengths are not exact
         if self.seconds < MIN_SECONDS:
             way_out = f"its header promises {promised:.2f} s, get a complete copy" if cut_off else "record a longer one"
             raise InputError(
                 f"{self.name}: {self.seconds:.2f} s of audio; expected at least {MIN_SECONDS} s; {way_out}"
             )
-        count, total, squares = self.mono
-        # the variance: an offset alone makes no sound
-        if squares / count - (total / count) ** 2 < 10 ** (SILENCE_DBFS / 10):
-            raise InputError(
-                f"{self.name}: silent (below {SILENCE_DBFS:g} dBFS); expected speech, check the microphone"
-            )
+        if wave.var() < 10 ** (SILENCE_DBFS / 10):  # the variance: an offset alone makes no sound
+            silence = f"silent (below {SILENCE_DBFS:g} dBFS)"
+            raise InputError(f"{self.name}: {silence}; expected speech, check the microphone")
         share = self.clipped / self.samples
         if share > CLIPPED_REFUSE:
             raise InputError(f"{self.name}: {share:.0%} of the samples are clipped; record again at a lower level")
         if share > CLIPPED_WARN:
-            _warn(self.name, f"{share:.0%} of the samples are clipped")
+            doubts = [f"{share:.0%} of the samples are clipped", *doubts]
         if cut_off:
-            _warn(
-                self.name,
-                f"ends after {self.seconds:.1f} s, its header promises {promised:.1f} s; used what is there",
-            )
+            ends = f"ends after {self.seconds:.1f} s, its header promises {promised:.1f} s; used what is there"
+            doubts = [ends, *doubts]
         for doubt in doubts:
             _warn(self.name, doubt)

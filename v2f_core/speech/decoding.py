@@ -28,6 +28,7 @@ FFMPEG = (
     "aac,ac3,aiff,amr,ape,asf,au,avi,caf,eac3,flac,flv,matroska,mov,mp3,mpeg,mpegts,nistsphere,ogg,tta,voc,w64,wav,wv"
 )
 EXACT = ("aiff", "au", "flac", "matroska,webm", "mp3", "mov,mp4,m4a,3gp,3g2,mj2")  # whose lengths are no guess
+DAMAGED = "is damaged; used what can be read"
 COARSE, MIN_KILOBITS = ("aac", "mp3"), 40  # codecs that spare the high band; a second and channel
 
 Block = tuple[int, Float32[np.ndarray, "frames channels"]]
@@ -48,15 +49,14 @@ def open_recording(path: Path | bytes) -> FileIO | BytesIO:
         return BytesIO(path)
     name = printable(path)
     try:
-        if path.is_dir():
-            raise InputError(f"{name}: a folder, expected one recording; {FORMATS}")
-        if not path.exists():
-            raise InputError(f"{name}: no such file; {FORMATS}")
         if not path.is_file():
-            raise InputError(f"{name}: not a regular file; {FORMATS}")
+            what = "a folder" if path.is_dir() else "not a regular file" if path.exists() else "no such file"
+            raise InputError(f"{name}: {what}; {FORMATS}")
         if path.stat().st_size == 0:
             raise InputError(f"{name}: empty (0 bytes); {FORMATS}")
         return path.open("rb", buffering=0)
+    except InputError:  # a ValueError too
+        raise
     except (OSError, ValueError) as error:  # such as a name that is too long, or one with a zero byte in it
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{name}: cannot be read ({reason}); check its name and its permissions") from error
@@ -100,34 +100,22 @@ class Decoder:
         if last:
             yield last[0], to_floats(np.concatenate(held))
 
-    def _blocks(self, sound: Any) -> Iterator[tuple[int, np.ndarray]]:
-        import soundfile
-
-        with sound:
-            try:
-                while len(block := sound.read(round(BLOCK_SECONDS * sound.samplerate), "float32", always_2d=True)):
-                    yield sound.samplerate, block
-            except soundfile.LibsndfileError:
-                self.doubts.append("is damaged; used what can be read")
-
     def _frames(self) -> Iterator[tuple[int, np.ndarray]]:
         try:
             import av
         except ImportError as error:
             raise InputError(f"{self.name}: reading sound needs PyAV; pip install av") from error
         if _is_one_opus(self.file) and (sound := _open_with_soundfile(self.file)):
-            yield from self._blocks(sound)
+            yield from self._opus(sound)
             return
         wav = _read_wav_header(self.file)
-        damaged, seconds, size = 0, 0.0, 0
+        damaged, seconds, size = False, 0.0, 0
         try:
             with av.open(_Bytes(self.file), metadata_errors="replace", options={"format_whitelist": FFMPEG}) as opened:
                 container: Any = opened
                 stream = container.streams.best("audio")
-                if stream is None:
-                    raise InputError(f"{self.name}: has no sound that can be read; {FORMATS}")
-                if stream.codec_context is None:
-                    raise InputError(f"{self.name}: its sound is in a code that FFmpeg does not know; {FORMATS}")
+                if stream is None or stream.codec_context is None:
+                    raise InputError(f"{self.name}: has no sound in a code that FFmpeg knows; {FORMATS}")
                 if wav is not None:
                     self.promised, self.doubts = wav
                 elif container.format.name in EXACT:
@@ -136,14 +124,14 @@ class Decoder:
                 while True:
                     try:
                         packet = next(packets, None)
-                        if packet is None:
-                            break
-                        frames = packet.decode()
-                    except av.EOFError:
-                        break
+                        frames = packet.decode() if packet else None
                     except av.InvalidDataError:
-                        damaged += 1
+                        damaged = True
                         continue
+                    except av.EOFError:
+                        frames = None
+                    if frames is None:
+                        break
                     size += packet.size
                     for frame in frames:
                         seconds += frame.samples / frame.sample_rate
@@ -157,11 +145,21 @@ class Decoder:
             if not seconds:
                 reason = getattr(error, "strerror", None) or error
                 raise InputError(f"{self.name}: not an audio file that can be read ({reason}); {FORMATS}") from error
-            damaged += 1  # from here on nothing can be read
+            damaged = True  # from here on nothing can be read
         if not seconds:
             raise InputError(f"{self.name}: has no sound that can be read; {FORMATS}")
         if damaged:
-            self.doubts.append("is damaged; used what can be read")
+            self.doubts.append(DAMAGED)
+
+    def _opus(self, sound: Any) -> Iterator[tuple[int, np.ndarray]]:
+        import soundfile
+
+        with sound:
+            try:
+                while len(block := sound.read(round(BLOCK_SECONDS * sound.samplerate), "float32", always_2d=True)):
+                    yield sound.samplerate, block
+            except soundfile.LibsndfileError:
+                self.doubts.append(DAMAGED)
 
 
 def _is_one_opus(file: FileIO | BytesIO) -> bool:

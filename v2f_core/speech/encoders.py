@@ -1,19 +1,19 @@
 """Speech encoders: from 1.25 s clips to speaker embeddings v_spk. AST is the paper's, ECAPA a common verifier.
 
 Each is loaded from a folder in its library's own layout, so that the miniature and the published weights run through
-the same code: ``transformers`` for AST, ``speechbrain`` for ECAPA. Nothing is fetched from a hub.
+the same code. Nothing is fetched from a hub.
 """
 
 from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from v2f_core.artefacts.files import atomic_write
@@ -25,8 +25,6 @@ from v2f_core.speech.ge2e import GE2E_FILES, GE2EEncoder, tone
 from v2f_core.speech.hyperparams import read_hyperparams
 
 HOP, WINDOW, FFT = 160, 400, 512  # 10 ms, 25 ms: Kaldi's filter bank at 16 kHz
-Positions = Literal["cut", "interpolate"]
-Change = Callable[[Tensor], Tensor]  # of a log-mel spectrogram in training, see `v2f_core.speech.augment`
 AST_FILES = ("config.json", "model.safetensors", "preprocessor_config.json")
 ECAPA_FILES = (
     "hyperparams.yaml",
@@ -37,9 +35,8 @@ ECAPA_FILES = (
 )
 
 
-@runtime_checkable
 class SpeechEncoder(Protocol):
-    """The interface of a speech encoder for the rest of the package; both classes below are also ``nn.Module``."""
+    """The interface of a speech encoder for the rest of the package."""
 
     dim: int
     sample_rate: int
@@ -57,13 +54,12 @@ class ASTEncoder(nn.Module):
     Args:
         model: an ``ASTModel``.
         extractor: its ``ASTFeatureExtractor``, for the settings alone: the filter bank below is batched.
-        max_frames: shorten the position embeddings to this many 10 ms frames. The published model pads every clip
-            to 1,024 frames (10 s); 128 hold a 1.25 s clip and cost a tenth. None: as the model was trained.
-        positions: how they are shortened: "cut" keeps the first ones, so that a frame has the position it had;
-            "interpolate" squeezes all of them together, so that a clip spans what ten seconds did.
+        max_frames: cut the position embeddings to this many 10 ms frames, the first ones, so that a frame has the
+            position it had. The published model pads every clip to 1,024 frames (10 s); 128 hold a 1.25 s clip and cost
+            a tenth. None: as the model was trained.
     """
 
-    def __init__(self, model: Any, extractor: Any, max_frames: int | None = None, positions: Positions = "cut") -> None:
+    def __init__(self, model: Any, extractor: Any, max_frames: int | None = None) -> None:
         super().__init__()
         self.model = model.eval().requires_grad_(False)
         self.frames = int(extractor.max_length)
@@ -73,17 +69,13 @@ class ASTEncoder(nn.Module):
         self.dim = int(model.config.hidden_size)
         self.sample_rate = int(extractor.sampling_rate)
         if max_frames is not None:
-            self._shorten_positions(max_frames, positions)
+            self._cut_positions(max_frames)
         self.mel: Tensor
         self.register_buffer("mel", kaldi_mel(int(extractor.num_mel_bins), self.sample_rate), persistent=False)
 
     @classmethod
-    def from_folder(cls, folder: str | Path, max_frames: int | None = None, positions: Positions = "cut") -> ASTEncoder:
-        """Load ``config.json``, ``model.safetensors`` and ``preprocessor_config.json``.
-
-        Raises:
-            InputError: a file is missing, or is not what an AST needs.
-        """
+    def from_folder(cls, folder: str | Path, max_frames: int | None = None) -> ASTEncoder:
+        """Load ``config.json``, ``model.safetensors`` and ``preprocessor_config.json``, or raise an ``InputError``."""
         from transformers import ASTFeatureExtractor, ASTModel
 
         folder = checked_folder(folder, AST_FILES, "an AST").resolve()
@@ -105,28 +97,20 @@ class ASTEncoder(nn.Module):
             sizes = extractor.num_mel_bins, extractor.max_length
             if sizes != (model.config.num_mel_bins, model.config.max_length):
                 raise ValueError(f"{sizes[0]} mels and {sizes[1]} frames in preprocessor_config.json alone")
-            encoder = cls(model, extractor, max_frames, positions)
+            encoder = cls(model, extractor, max_frames)
             check_finite({"v_spk of a tone": encoder.embed(tone())}, folder)
         return encoder
 
-    def features(
-        self, waves: Float[Tensor, "batch samples"], change: Change | None = None
-    ) -> Float[Tensor, "batch frames mels"]:
-        """The normalised log-mel spectrogram, padded or cut to ``self.frames``; equals ``ASTFeatureExtractor``.
-
-        ``change`` is applied before it is padded and normalised.
-        """
+    def features(self, waves: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch frames mels"]:
+        """The normalised log-mel spectrogram, padded or cut to ``self.frames``; equals ``ASTFeatureExtractor``."""
         _check_length(waves, WINDOW)
         fbank = log_mel(waves, self.mel)[:, : self.frames]
-        fbank = change(fbank) if change else fbank
         fbank = nn.functional.pad(fbank, (0, 0, 0, self.frames - fbank.shape[1]))
         return (fbank - self.mean) / self.std
 
-    def forward(
-        self, waves: Float[Tensor, "batch samples"], change: Change | None = None
-    ) -> Float[Tensor, "batch dim"]:
-        """v_spk, with gradient for unfrozen parameters; ``change`` alters the spectrogram, see `features`."""
-        return self.model(self.features(waves, change)).last_hidden_state[:, 0]
+    def forward(self, waves: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch dim"]:
+        """v_spk, with gradient for unfrozen parameters."""
+        return self.model(self.features(waves)).last_hidden_state[:, 0]
 
     @torch.no_grad()
     def embed(self, waves: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch dim"]:
@@ -147,7 +131,7 @@ class ASTEncoder(nn.Module):
             )
         return self(waves)
 
-    def _shorten_positions(self, max_frames: int, positions: Positions) -> None:
+    def _cut_positions(self, max_frames: int) -> None:
         embeddings = self.model.embeddings
         rows, columns = embeddings.get_shape(self.model.config)
         keep = (max_frames - self.model.config.patch_size) // self.model.config.time_stride + 1
@@ -155,11 +139,7 @@ class ASTEncoder(nn.Module):
             raise InputError(f"max_frames={max_frames}: expected 16 to {self.frames}")
         table = embeddings.position_embeddings
         grid = table[:, 2:].unflatten(1, (rows, columns))  # the first two are [CLS]'s and the distillation token's
-        if positions == "cut":
-            grid = grid[:, :, :keep]
-        else:
-            grid = nn.functional.interpolate(grid.movedim(3, 1), (rows, keep), mode="bilinear").movedim(1, 3)
-        table = torch.cat([table[:, :2], grid.flatten(1, 2)], 1)
+        table = torch.cat([table[:, :2], grid[:, :, :keep].flatten(1, 2)], 1)
         embeddings.position_embeddings = nn.Parameter(table, requires_grad=False)
         self.frames = max_frames
 
@@ -183,9 +163,8 @@ class ECAPAEncoder(nn.Module):
     def from_folder(cls, folder: str | Path) -> ECAPAEncoder:
         """Load speechbrain's folder: ``hyperparams.yaml``, three ``.ckpt`` files, ``label_encoder.txt``.
 
-        speechbrain's own loader could run code: checkpoints are pickles, and the YAML can name any Python class. So the
-        nets are built here, from the YAML's numbers alone (:func:`~v2f_core.speech.hyperparams.read_hyperparams`), and
-        checkpoints must load with ``weights_only=True``.
+        speechbrain's own loader could run code. So the nets are built here, from the YAML's numbers alone
+        (:func:`~v2f_core.speech.hyperparams.read_hyperparams`), and checkpoints must load with ``weights_only=True``.
 
         Raises:
             InputError: a file is missing, unsafe, or does not fit.
@@ -202,28 +181,21 @@ class ECAPAEncoder(nn.Module):
         weights = tensors_from_bin(folder / "embedding_model.ckpt")
         check_finite(weights, folder / "embedding_model.ckpt")
         with quiet(), refusing(folder, "an ECAPA"):
-            features = Fbank(**settings.compute_features)
-            norm = InputNormalization(**settings.mean_var_norm)
+            features = Fbank(**settings["compute_features"])
+            norm = InputNormalization(**settings["mean_var_norm"])
             with torch.device("meta"):  # no memory is taken before the sizes are known to be the checkpoint's
-                model = ECAPA_TDNN(**settings.embedding_model)
+                model = ECAPA_TDNN(**settings["embedding_model"])
             model.load_state_dict(weights, assign=True)
             parts = {"compute_features": features, "mean_var_norm": norm, "embedding_model": model.float()}
             encoder = cls(nn.ModuleDict(parts))
             check_finite({"v_spk of a tone": encoder.embed(tone())}, folder)
         return encoder
 
-    def forward(
-        self, waves: Float[Tensor, "batch samples"], change: Change | None = None
-    ) -> Float[Tensor, "batch dim"]:
-        """v_spk, with gradient for unfrozen parameters; equals ``EncoderClassifier.encode_batch``.
-
-        ``change`` alters the log-mel spectrogram before its mean is subtracted.
-        """
+    def forward(self, waves: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch dim"]:
+        """v_spk, with gradient for unfrozen parameters; equals ``EncoderClassifier.encode_batch``."""
         _check_length(waves, 5 * HOP)  # the attention's statistics need a few frames
         lengths = torch.ones(len(waves), device=waves.device)
-        features = self.parts["compute_features"](waves)
-        features = change(features) if change else features
-        features = self.parts["mean_var_norm"](features, lengths)
+        features = self.parts["mean_var_norm"](self.parts["compute_features"](waves), lengths)
         return self.parts["embedding_model"](features, lengths).squeeze(1)
 
     @torch.no_grad()
@@ -235,13 +207,13 @@ class ECAPAEncoder(nn.Module):
 Encoder = ASTEncoder | ECAPAEncoder | GE2EEncoder
 
 
-def load_encoder(kind: str, folder: str | Path, frames: int | None = None, positions: Positions = "cut") -> Encoder:
+def load_encoder(kind: str, folder: str | Path, frames: int | None = None) -> Encoder:
     """Load a speech encoder, ``"ast"``, ``"ecapa"`` or ``"ge2e"``, from a folder in its library's own layout.
 
     Args:
         kind: which encoder.
         folder: its files.
-        frames, positions: the length that an AST is shortened to and how, see :class:`ASTEncoder`.
+        frames: the length that an AST is cut to, see :class:`ASTEncoder`.
 
     Raises:
         InputError: another kind, or a folder that does not hold it.
@@ -252,7 +224,7 @@ def load_encoder(kind: str, folder: str | Path, frames: int | None = None, posit
         v2f_core.errors.InputError: speech encoder 'wav2vec': expected 'ast', 'ecapa' or 'ge2e'
     """
     if kind == "ast":
-        return ASTEncoder.from_folder(folder, frames, positions)
+        return ASTEncoder.from_folder(folder, frames)
     if kind == "ecapa":
         return ECAPAEncoder.from_folder(folder)
     if kind == "ge2e":
@@ -283,15 +255,14 @@ def layers(encoder: Encoder) -> list[nn.ModuleList]:
 def unfreeze(encoder: Encoder, count: int) -> nn.ModuleList:
     """Make the top ``count`` layers trainable and no other parameter; return these layers.
 
-    The whole encoder stays in evaluation mode. Call ``.train()`` on the returned layers alone, so that the frozen part
-    has no dropout and keeps its batch statistics.
+    Call ``.train()`` on the returned layers alone: the frozen part keeps its batch statistics and has no dropout.
 
     Raises:
         InputError: the encoder has fewer layers.
     """
     stack = layers(encoder)
     if not 0 <= count <= len(stack):
-        raise InputError(f"unfreeze={count}: this encoder has {len(stack)} layers; expected 0 to {len(stack)}")
+        raise InputError(f"unfreeze={count}: this encoder has {len(stack)} layers")
     encoder.eval().requires_grad_(False)
     return nn.ModuleList(stack[len(stack) - count :]).requires_grad_(True)
 
@@ -299,11 +270,8 @@ def unfreeze(encoder: Encoder, count: int) -> nn.ModuleList:
 def save_encoder(encoder: Encoder, source: str | Path, folder: str | Path) -> None:
     """Write an encoder's folder with its present weights, as float32; copy all other files from ``source``.
 
-    Args:
-        encoder: loaded from ``source``, then trained. An AST's positions, at full length, and an ECAPA's speaker
-            classes and mean embedding are copied from ``source`` too: they are never trained.
-        source: the folder that it was loaded from.
-        folder: made if missing.
+    ``source`` is the folder that the encoder was loaded from. An AST's positions, at full length, and an ECAPA's
+    speaker classes and mean embedding are copied from there too: they are never trained.
     """
     source, folder = Path(source), Path(folder)
     weights = "embedding_model.ckpt" if isinstance(encoder, ECAPAEncoder) else "model.safetensors"
@@ -312,19 +280,19 @@ def save_encoder(encoder: Encoder, source: str | Path, folder: str | Path) -> No
         if file != weights:
             with atomic_write(folder / file) as temporary:
                 shutil.copyfile(source / file, temporary)
+    if isinstance(encoder, ASTEncoder):
+        positions = ASTEncoder.from_folder(source).model.embeddings.position_embeddings
+        state = {**encoder.model.state_dict(), "embeddings.position_embeddings": positions.detach()}
+    else:
+        net: Any = encoder.parts["embedding_model"] if isinstance(encoder, ECAPAEncoder) else encoder
+        state = net.state_dict()
+    state = {key: value.contiguous().cpu() for key, value in state.items()}
     with atomic_write(folder / weights) as temporary:
-        if isinstance(encoder, ASTEncoder | GE2EEncoder):
-            from safetensors.torch import save_file
-
-            state = encoder.state_dict()
-            if isinstance(encoder, ASTEncoder):
-                positions = ASTEncoder.from_folder(source).model.embeddings.position_embeddings
-                state = {**encoder.model.state_dict(), "embeddings.position_embeddings": positions.detach()}
-            save_file({key: value.contiguous().cpu() for key, value in state.items()}, temporary, {"format": "pt"})
+        if weights.endswith(".safetensors"):
+            save_file(state, temporary, {"format": "pt"})
         else:
-            state = encoder.parts["embedding_model"].state_dict()
             with temporary.open("wb") as opened:  # given a path, torch writes the file's name into the file
-                torch.save({key: value.cpu() for key, value in state.items()}, opened)
+                torch.save(state, opened)
 
 
 # --- Kaldi's log-mel filter bank, batched: the input of an AST
@@ -353,9 +321,6 @@ def kaldi_mel(bins: int, sample_rate: int) -> Float[Tensor, "mels bins"]:
 
     banks, _ = get_mel_banks(bins, FFT, sample_rate, 20.0, 0.0, 100.0, -500.0, 1.0)
     return nn.functional.pad(banks, (0, 1))  # Kaldi leaves out the last bin
-
-
-# --- other libraries' folders
 
 
 def _check_length(waves: Tensor, least: int) -> None:

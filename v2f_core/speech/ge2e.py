@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -17,9 +16,6 @@ from torch import Tensor, nn
 
 from v2f_core.artefacts.loading import check_config, check_finite, checked_folder, read_tensors, refusing
 from v2f_core.errors import InputError
-
-if TYPE_CHECKING:
-    from v2f_core.speech.encoders import Change
 
 GE2E_FILES = ("config.json", "model.safetensors")
 MELS, WIDTH, LAYERS, SAMPLE_RATE = 40, 256, 3, 16_000
@@ -85,10 +81,8 @@ class GE2EEncoder(nn.Module):
         spectrum = torch.stft(waves, FFT, HOP, window=window, center=True, pad_mode="constant", return_complex=True)
         return (self.mel @ spectrum.abs().square()).transpose(1, 2)
 
-    def forward(
-        self, waves: Float[Tensor, "batch samples"], change: Change | None = None
-    ) -> Float[Tensor, "batch dim"]:
-        """v_spk with gradient, for parameters that were unfrozen; ``change`` alters the spectrogram's logarithm."""
+    def forward(self, waves: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch dim"]:
+        """v_spk with gradient, for parameters that were unfrozen."""
         if waves.shape[1] < FFT:
             raise InputError(f"clips of {waves.shape[1]} samples: expected at least {FFT}")
         if self.level is not None:
@@ -96,8 +90,6 @@ class GE2EEncoder(nn.Module):
         starts = partials(waves.shape[1])
         whole = (starts[-1] + PARTIAL) * HOP
         mel = self.features(nn.functional.pad(waves, (0, max(0, whole - waves.shape[1]))))
-        if change:
-            mel = change(mel.clamp_min(1e-10).log()).exp()
         parts = torch.stack([mel[:, start : start + PARTIAL] for start in starts], 1)
         last = self.lstm(parts.flatten(0, 1))[1][0][-1]
         heard = nn.functional.normalize(torch.relu(self.linear(last)), dim=1).unflatten(0, (len(waves), len(starts)))

@@ -63,12 +63,12 @@ def embed_dataset(
         speech, pack = profile.part(profile.encoder), profile.part("faces")
     length = f"{profile.clip_seconds}"
     if profile.ast_frames:
-        length += f" {profile.ast_frames} {profile.ast_positions}"
+        length += f" {profile.ast_frames} cut"
     items = list(manifest.table.path)
     if profile.own_data:
         items += [f"{stat.st_size} {stat.st_mtime_ns}" for stat in (path.stat() for path in existing(manifest))]
     folder = store_folder("embeddings", [READING, folder_hash(speech), folder_hash(pack), length, *items])
-    encoder = load_encoder(profile.encoder, speech, profile.ast_frames, profile.ast_positions).to(device)
+    encoder = load_encoder(profile.encoder, speech, profile.ast_frames).to(device)
     chosen = precision_of(folder / "voices", device, precision)
     seconds = profile.clip_seconds
     voices = extract_voices(

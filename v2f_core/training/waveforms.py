@@ -1,7 +1,6 @@
 """Stage I from waveforms: train the aligner and the top layers of the speech encoder together with L_id (Eq. 10).
 
-The paper says only that top layers may be trained. Every step reads clips of 1.25 s, adds noise, masks parts of their
-spectrograms, and embeds them anew.
+The paper says only that top layers may be trained. Every step reads clips of 1.25 s and embeds them anew.
 """
 
 from __future__ import annotations
@@ -27,7 +26,6 @@ from v2f_core.data.manifest import Manifest
 from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
 from v2f_core.speech.audio import CLIP_SECONDS, read_clips
-from v2f_core.speech.augment import Augmentation
 from v2f_core.speech.encoders import ASTEncoder, Encoder, SpeechEncoder, save_encoder, unfreeze
 from v2f_core.training.embeddings import voice_embedder
 from v2f_core.training.guards import at_step, check_numbers, delayed_sigterm, descend, seeded
@@ -49,7 +47,6 @@ class WaveformSettings:
     unfreeze: int = 1  # layers from the top, see `speech.encoders.layers`; 0 trains the aligner alone
     learning_rate_encoder: float = 1e-5  # decays with the aligner's
     weight_decay_encoder: float = 0.01
-    augmentation: Augmentation = field(default_factory=Augmentation)
     # the rest; `windows` has no effect, since a training example is one clip
     identity: Stage1Settings = field(default_factory=partial(Stage1Settings, checkpoint_every=100))
 
@@ -79,7 +76,6 @@ class Batch(NamedTuple):
     paths: list[Path]
     place: Float[Tensor, " batch"]  # which clip of a recording: 0 is the first, almost 1 the last
     face: Float[Tensor, "batch identity"]
-    generator: torch.Generator  # for noise and masks
 
 
 @dataclass(frozen=True)
@@ -116,7 +112,7 @@ class Recordings:
         paths = [self.paths[i][int(u * len(self.paths[i]))] for i, u in zip(label.tolist(), which, strict=True)]
         start = self.pairs.face_start
         face = self.pairs.face[start[label] + (photo * start.diff()[label]).long()]
-        return Batch(label, paths, place, face, generator)
+        return Batch(label, paths, place, face)
 
     def read(self, paths: Sequence[Path], workers: int = 0) -> Iterator[Float[Tensor, "clips samples"]]:
         """The clips of each recording, one recording after the other."""
@@ -148,7 +144,7 @@ def train_from_waveforms(
 ) -> Aligner:
     """Train aligner and top layers, or continue an interrupted run; keep those of the lowest validation loss.
 
-    Validation uses all clips, without noise and masks, also before the first step. Seeds, kills and SIGTERM as in
+    Validation uses all clips, also before the first step. Seeds, kills and SIGTERM as in
     :func:`~v2f_core.training.stage1.train_stage1`.
 
     Args:
@@ -212,11 +208,10 @@ def train_from_waveforms(
             nets.train()  # the encoder's frozen part stays in evaluation mode
             batch = training.draw(identity.batch, identity.seed, step)
             clips = islice(stream, len(batch.paths))
-            waves = torch.stack([rows[int(u * len(rows))] for rows, u in zip(clips, batch.place, strict=True)])
-            waves = settings.augmentation.of_waves(waves, batch.generator).to(device)
-            change = settings.augmentation.of_spectrum(batch.generator)
+            heard = [rows[int(u * len(rows))] for rows, u in zip(clips, batch.place, strict=True)]
+            voice = encoder(torch.stack(heard).to(device))
             with at_step(step, [pairs.persons[i] for i in batch.label.tolist()]):
-                terms = loss(trained(encoder(waves, change)), batch.face.to(device), batch.label.to(device))._asdict()
+                terms = loss(trained(voice), batch.face.to(device), batch.label.to(device))._asdict()
                 descend(optimiser, own + upper, terms["total"], terms)
                 schedule.step()
                 history.count(terms)
