@@ -252,15 +252,14 @@ def scan(
     root: Annotated[
         Path | None, typer.Argument(help="HQ-VoxCeleb's and VoxCeleb's folder; else the profile's.")
     ] = None,
-    hashes: Annotated[bool, typer.Option(help="Hash every file; a stopped run goes on.")] = True,
     max_bad: Annotated[
         float, typer.Option(min=0, max=1, help="Stop if more than this share of the files is unusable.")
     ] = 0.05,
 ) -> None:
-    """Look a dataset through: who is in it, who is not and why, the split; writes manifest.parquet into it."""
+    """Look a dataset through: who is in it, who is not and why, the split; writes manifest.csv into it."""
     from v2f_core.data.voxceleb import scan, summary
 
-    for line in summary(scan(root or open_profile("full").dataset, hashes, max_bad)):
+    for line in summary(scan(root or open_profile("full").dataset, max_bad)):
         print(line)
 
 

@@ -14,7 +14,7 @@ import torch
 from v2f_core.artefacts import store
 from v2f_core.artefacts.checkpoints import load_checkpoint
 from v2f_core.artefacts.profiles import MINI_ASSETS
-from v2f_core.data.manifest import Manifest, from_csv, from_parquet
+from v2f_core.data.manifest import Manifest, from_csv
 from v2f_core.diffusion.lora import WEIGHTS_NAME, load_lora
 from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
@@ -129,14 +129,13 @@ def test_a_pickle_in_place_of_a_run_s_files_is_not_run(parts, mark, tmp_path):
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / "provenance.json").write_text('{"items": 1}')
     for trap in pickles(mark):
-        for name in (WEIGHTS_NAME, "store/00000.safetensors", "checkpoint.pt", "mine.csv", "manifest.parquet"):
+        for name in (WEIGHTS_NAME, "store/00000.safetensors", "checkpoint.pt", "mine.csv"):
             shutil.copy(trap, tmp_path / name)
         for load in (
             lambda: load_lora(prior, tmp_path),
             lambda: store.load(tmp_path / "store"),
             lambda: load_checkpoint(tmp_path / "checkpoint.pt", {}),
             lambda: from_csv(tmp_path / "mine.csv"),
-            lambda: from_parquet(tmp_path / "manifest.parquet"),
         ):
             with pytest.raises(InputError):
                 load()

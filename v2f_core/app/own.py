@@ -161,25 +161,13 @@ def forget(profile: Profile, person: str) -> list[str]:
 def _without(root: Path, person: str, files: set[str]) -> list[tuple[Path, int]]:
     """Take a person's rows out of the tables in a dataset's root; each table with the number of rows."""
     changed = []
-    for path in (root / name for name in (*LISTS, "manifest.hashes.csv", "left_out.csv", "split.csv")):
-        if not path.is_file():
-            continue
-        if path.suffix == ".parquet":
-            table = pd.read_parquet(path)
-            kept = table[table.person != person]
-            count = len(table) - len(kept)
-            if count:
-                with atomic_write(path) as temporary:
-                    kept.to_parquet(temporary, index=False)
-        else:
-            lines = path.read_text(encoding="utf-8-sig").splitlines(keepends=True)
-            kept_lines = [line for line in lines if not _names(line, person, files)]
-            count = len(lines) - len(kept_lines)
-            if count:
-                with atomic_write(path) as temporary:
-                    temporary.write_text("".join(kept_lines), encoding="utf-8")
-        if count:
-            changed.append((path, count))
+    for path in (root / name for name in (*LISTS, "left_out.csv", "split.csv")):
+        lines = path.read_text(encoding="utf-8-sig").splitlines(keepends=True) if path.is_file() else []
+        kept = [line for line in lines if not _names(line, person, files)]
+        if len(kept) < len(lines):
+            with atomic_write(path) as temporary:
+                temporary.write_text("".join(kept), encoding="utf-8")
+            changed.append((path, len(lines) - len(kept)))
     return changed
 
 

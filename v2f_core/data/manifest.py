@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = ("person", "sex", "split", "kind", "session", "path")
-EXTRA = ("nationality", "bytes", "sha256")  # added by a scan
 VALUES = {"sex": ("f", "m", "u"), "split": ("train", "val", "test"), "kind": ("face", "voice")}
 
 
@@ -27,8 +25,7 @@ class Manifest:
     Attributes:
         root: the folder that the table's paths start from.
         table: columns person (a name), sex (f, m, u: unknown), split (train, val, test), kind (face, voice), session
-            (of a voice, the video it was cut from; else empty) and path (POSIX form, relative to root); sorted. After a
-            scan also nationality, bytes and sha256.
+            (of a voice, the video it was cut from; else empty) and path (POSIX form, relative to root); sorted.
         left_out: columns item and why: persons and files in the root that are not used.
 
     Example:
@@ -43,7 +40,7 @@ class Manifest:
 
     root: Path
     table: pd.DataFrame
-    left_out: pd.DataFrame = field(default_factory=lambda: _nothing_left_out())
+    left_out: pd.DataFrame = field(default_factory=lambda: listed([]))
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "table", check(self.table))
@@ -69,16 +66,9 @@ class Manifest:
         return [self.root / path for path in rows.path]
 
     def save(self, path: str | Path) -> None:
-        """Write the table as Parquet or CSV, whole or not at all; the readers expect it in the root.
-
-        Raises:
-            InputError: the folder cannot be written to.
-        """
+        """Write the table as CSV; :func:`from_csv` expects it in the root."""
         with atomic_write(path) as temporary:
-            if temporary.suffix == ".parquet":
-                self.table.to_parquet(temporary, index=False)
-            else:
-                self.table.to_csv(temporary, index=False, lineterminator="\n")
+            self.table.to_csv(temporary, index=False, lineterminator="\n")
 
     def _rows(self, kind: str, split: str | None) -> pd.DataFrame:
         if split is not None and split not in VALUES["split"]:
@@ -107,32 +97,14 @@ def from_csv(path: str | Path) -> Manifest:
     path = Path(path)
     with refusing(path, "a table", f"expected a CSV of {', '.join(COLUMNS)}"):
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    with named(path):
         return Manifest(path.parent, table if "session" in table else table.assign(session=""))
 
 
-def from_parquet(path: str | Path) -> Manifest:
-    """A manifest that :meth:`Manifest.save` wrote as Parquet into the dataset's root.
-
-    Raises:
-        InputError: the file is missing or no Parquet, or its contents break a rule of :func:`check`.
-    """
+def listed(items: Iterable[tuple[str, str]]) -> pd.DataFrame:
+    """Unused items, and why each is not used, as a table."""
     import pandas as pd
 
-    path = Path(path)
-    with refusing(path, "Parquet", "write it again with a scan"):
-        table = pd.read_parquet(path)
-    with named(path):
-        return Manifest(path.parent, table)
-
-
-@contextmanager
-def named(path: Path) -> Iterator[None]:
-    """Put the file's name before the message of an `InputError` in the block."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+    return pd.DataFrame(sorted(items), columns=["item", "why"], dtype=str)
 
 
 def check(table: pd.DataFrame) -> pd.DataFrame:
@@ -152,10 +124,7 @@ def check(table: pd.DataFrame) -> pd.DataFrame:
     """
     if missing := [column for column in COLUMNS if column not in table]:
         raise InputError(f"no column {missing[0]!r}; expected {', '.join(COLUMNS)}")
-    extra = [column for column in EXTRA if column in table]
-    table = table[[*COLUMNS, *extra]].astype({column: str for column in (*COLUMNS, *extra) if column != "bytes"})
-    if "bytes" in extra:
-        table = table.astype({"bytes": "int64"})
+    table = table[list(COLUMNS)].astype(str)
     for column, allowed in VALUES.items():
         wrong = table[~table[column].isin(allowed)]
         if len(wrong):
@@ -186,9 +155,3 @@ def plain_path(path: str) -> str:
         ('a/b.png', '')
     """
     return PurePosixPath(path).as_posix() if path else ""
-
-
-def _nothing_left_out() -> pd.DataFrame:
-    import pandas as pd
-
-    return pd.DataFrame(columns=["item", "why"], dtype=str)

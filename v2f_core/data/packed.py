@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 import tarfile
 import tempfile
 from pathlib import Path
@@ -29,6 +28,8 @@ def unpack(cache: str | Path | None = None, packed: str | Path = MINI_ASSETS / "
     Raises:
         InputError: archives or hashes are missing or damaged; the cache cannot be written to.
     """
+    from tqdm import tqdm
+
     packed, target = Path(packed), unpacked_folder(cache, packed)
     if target.is_dir():
         return target
@@ -41,7 +42,8 @@ def unpack(cache: str | Path | None = None, packed: str | Path = MINI_ASSETS / "
         with tempfile.TemporaryDirectory(prefix=".minivox-", dir=cache, ignore_cleanup_errors=True) as temporary:
             whole = Path(temporary) / "whole"
             whole.mkdir()
-            _extract([packed / name for name in ARCHIVES], whole)
+            for name in tqdm(ARCHIVES, desc="unpacking MiniVox", unit="archive"):
+                _extract(packed / name, whole)
             try:
                 whole.rename(target)
             except OSError:
@@ -75,19 +77,13 @@ def _expected(packed: Path) -> dict[str, str]:
     return {name: hashes[f"{packed.name}/{name}"] for name in ARCHIVES}
 
 
-def _extract(archives: list[Path], target: Path) -> None:
-    from tqdm import tqdm
-
-    total = sum(path.stat().st_size for path in archives)
-    with tqdm(total=total, desc="unpacking MiniVox", unit="B", unit_scale=True, file=sys.stderr) as bar:
-        for path in archives:
-            with tarfile.open(path, "r:") as archive:
-                for entry in archive:
-                    try:
-                        if not entry.isreg():
-                            raise tarfile.SpecialFileError(entry)
-                        archive.extract(entry, target, filter="data")
-                    except tarfile.FilterError as error:
-                        message = f"{path}: holds {entry.name}, which is no plain file below it; {RESTORE}"
-                        raise InputError(message) from error
-                    bar.update(entry.size)
+def _extract(path: Path, target: Path) -> None:
+    with tarfile.open(path, "r:") as archive:
+        for entry in archive:
+            try:
+                if not entry.isreg():
+                    raise tarfile.SpecialFileError(entry)
+                archive.extract(entry, target, filter="data")
+            except tarfile.FilterError as error:
+                message = f"{path}: holds {entry.name}, which is no plain file below it; {RESTORE}"
+                raise InputError(message) from error

@@ -1,4 +1,4 @@
-"""Readers of HQ-VoxCeleb's and VoxCeleb's folders, with SF2F's split, and of a table of your own pairs.
+"""Readers of HQ-VoxCeleb's and VoxCeleb's folders, with SF2F's split, and of recordings and photographs of your own.
 
 vox1/origin_faces/<Name>/*.jpg     (or masked_faces)
 vox1/wav/<id>/<video>/*.wav        (vox2/aac/<id>/<video>/*.m4a, and the other places in SOUND_FOLDERS)
@@ -6,31 +6,27 @@ vox1_meta.csv                      VoxCeleb's, tab-separated: VoxCeleb1 ID, VGGF
 full_vox2_meta.csv                 HQ-VoxCeleb's, comma-separated: …, Name, …, VoxCeleb2ID, …, Gender_y, Set
 split.csv                          (optional: name,split)
 
-MiniVox is unpacked into the same layout. A scan writes ``manifest.parquet`` into the root; later steps read it instead
-of the folders.
+MiniVox is unpacked into the same layout. A scan writes ``manifest.csv`` into the root; later steps read it instead of
+the folders.
 """
 
 from __future__ import annotations
 
-import csv
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from v2f_core.artefacts.files import is_plain_name, sha256
+from v2f_core.artefacts.files import is_plain_name
 from v2f_core.artefacts.loading import refusing
 from v2f_core.artefacts.profiles import Profile
-from v2f_core.data.manifest import COLUMNS, VALUES, Manifest, from_csv, from_parquet, named, plain_path
+from v2f_core.data.manifest import COLUMNS, VALUES, Manifest, from_csv, listed, plain_path
 from v2f_core.data.packed import unpack
 from v2f_core.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
-    from tqdm import tqdm
 
 PICTURES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 RECORDINGS = frozenset({".wav", ".ogg", ".flac", ".m4a", ".mp3"})
@@ -49,19 +45,18 @@ HEADINGS = {
     "name": ("VGGFace1 ID", "Name"),
     "identifier": ("VoxCeleb1 ID", "VoxCeleb2 ID"),
     "sex": ("Gender", "Gender_y"),
-    "nationality": ("Nationality",),
 }
-ALSO_IN = "also in"
+ALSO_IN, SAME = "also in", "the same file as"
 FEW = 100  # persons below which your own pairs are split in fifths, so that a test has some
-THREADS, QUEUE = 8, 1024  # files hashed in parallel, and files handed over at once
+
+LeftOut = list[tuple[str, str]]  # items, and why
 
 
 def open_dataset(profile: Profile) -> Manifest:
     """The manifest of a profile's dataset; a packed one is unpacked first.
 
-    The first of manifest.parquet (written by :func:`scan`), manifest.csv (see :func:`~v2f_core.data.manifest.from_csv`)
-    and pairs.csv (see :func:`from_pairs`) is read; without them, the folders in HQ-VoxCeleb's layout, or one folder a
-    person (see :func:`from_folders`).
+    Read are manifest.csv (see :func:`~v2f_core.data.manifest.from_csv`), else pairs.csv (see :func:`from_pairs`), else
+    the folders in HQ-VoxCeleb's layout, or one folder a person (see :func:`from_folders`).
 
     Raises:
         InputError: the dataset is missing, damaged or cannot be unpacked.
@@ -71,16 +66,17 @@ def open_dataset(profile: Profile) -> Manifest:
         >>> open_dataset(load_profile("mini")).persons("test").sex.value_counts().to_dict()  # doctest: +SKIP
         {'f': 100, 'm': 100}
     """
+    root = profile.dataset
     if profile.dataset_is_packed:
-        return read_layout(unpack(packed=profile.dataset))
-    if not profile.dataset.is_dir():
-        raise InputError(f"{profile.dataset}: the {profile.name} profile's dataset is missing; put or link it there")
+        return read_layout(unpack(packed=root))
+    if not root.is_dir():
+        raise InputError(f"{root}: the {profile.name} profile's dataset is missing; put or link it there")
     for name, read in LISTS.items():
-        if (profile.dataset / name).is_file():
-            return read(profile.dataset / name)
-    if not any((profile.dataset / part).is_dir() for part in METADATA) and any(people_in(profile.dataset)):
-        return from_folders(profile.dataset)
-    return read_layout(profile.dataset)
+        if (root / name).is_file():
+            return read(root / name)
+    if not any((root / part).is_dir() for part in METADATA) and any(people_in(root)):
+        return from_folders(root)
+    return read_layout(root)
 
 
 # --- the folders
@@ -112,83 +108,63 @@ def read_layout(root: str | Path, max_bad: float = 0.05) -> Manifest:
         [['Ada', 'train', 'face'], ['Ada', 'train', 'voice']]
     """
     import pandas as pd
-    from tqdm import tqdm
 
     root = Path(root)
     rows: list[tuple[str, ...]] = []
-    unpaired: list[tuple[str, str]] = []
-    unusable: list[tuple[str, str]] = []
+    unpaired: LeftOut = []
+    unusable: LeftOut = []
     taken: dict[str, tuple[str, str]] = {}  # name → part and split
-    known: dict[tuple[int, int], str] = {}  # a file's device and inode → its first name
-    with tqdm(desc=f"files of {root.name}", unit="file", delay=2.0) as bar:
-        for part in parts_of(root):
-            speakers = read_speakers(root, part)
-            faces = _files(root, [_face_folder(root / part)], PICTURES, unpaired, unusable, known, bar)
-            voices = _files(root, _sound_folders(root, part), RECORDINGS, unpaired, unusable, known, bar)
-            split = _read_split(root / "split.csv") or sf2f_split(speaker.name for speaker in speakers)
-            unknown = {
-                "face": faces.keys() - {speaker.name for speaker in speakers},
-                "voice": voices.keys() - {speaker.identifier for speaker in speakers},
-            }
-            for kind, names in unknown.items():
-                unpaired += [(f"{part}/{name}", f"a {kind}, but not in {METADATA[part]}") for name in names]
-            for name, identifier, sex, _ in speakers:
-                if why := _why_left_out(name, identifier, faces, voices, split, taken):
-                    unpaired.append((f"{part}/{name}", why))
-                    continue
-                taken[name] = part, split[name]
-                person = (name, sex, split[name])
-                rows += [(*person, "face", "", path) for path in faces[name]]
-                rows += [(*person, "voice", Path(path).parent.name, path) for path in voices[identifier]]
+    known: dict[tuple[int, int], str] = {}
+    for part in parts_of(root):
+        speakers = read_speakers(root, part)
+        faces = _by_person(root, [_face_folder(root / part)], PICTURES, unusable, known)
+        voices = _by_person(root, _sound_folders(root, part), RECORDINGS, unusable, known)
+        split = _read_split(root / "split.csv") or sf2f_split(speaker.name for speaker in speakers)
+        for kind, files, names in (
+            ("face", faces, {speaker.name for speaker in speakers}),
+            ("voice", voices, {speaker.identifier for speaker in speakers}),
+        ):
+            unpaired += [(f"{part}/{name}", f"a {kind}, but not in {METADATA[part]}") for name in files.keys() - names]
+        for name, identifier, sex in speakers:
+            why = ""
+            if name not in faces:
+                why = "a voice, but no face" if identifier in voices else "neither face nor voice"
+            elif identifier not in voices:
+                why = f"a face, but no voice ({identifier})"
+            elif name not in split:
+                why = "not in split.csv"
+            elif name in taken:
+                why = f"{ALSO_IN} {taken[name][0]} ({taken[name][1]} there, {split[name]} here); taken once"
+            if why:
+                unpaired.append((f"{part}/{name}", why))
+                continue
+            taken[name] = part, split[name]
+            person = (name, sex, split[name])
+            rows += [(*person, "face", "", path) for path in faces[name]]
+            rows += [(*person, "voice", Path(path).parent.name, path) for path in voices[identifier]]
     if not rows:
         # a folder in no table shows the mistake: "wav", for example, if the ids' folders lie one level too deep
-        layout = "(expected <Name>/ in the folders of faces and <id>/ in those of voices)"
-        hints = (f": {item} is {why} {layout}" for item, why in unpaired if ", but not in" in why)
-        raise InputError(
-            f"{root}: nobody in it has both a face and a voice{next(hints, '')}; check folders and metadata"
-        )
-    total = len(rows) + len(unusable)
-    if len(unusable) > max_bad * total:
-        first = f"{unusable[0][0]}: {unusable[0][1]}"
+        hints = (f": {item} is {why} (expected <Name>/ or <id>/)" for item, why in unpaired if ", but not in" in why)
+        hint = next(hints, "")
+        raise InputError(f"{root}: nobody in it has both a face and a voice{hint}; check folders and metadata")
+    bad = [f"{item}: {why}" for item, why in unusable if not why.startswith(SAME)]
+    total = len(rows) + len(bad)
+    if len(bad) > max_bad * total:
         way_out = "mend them, or allow more (scan --max-bad)"
-        raise InputError(f"{root}: {len(unusable)} of {total} files unusable ({first}); {way_out}")
-    left_out = pd.DataFrame(sorted(unpaired + unusable), columns=["item", "why"])
-    return Manifest(root, pd.DataFrame(rows, columns=list(COLUMNS)), left_out)
+        raise InputError(f"{root}: {len(bad)} of {total} files unusable ({bad[0]}); {way_out}")
+    return Manifest(root, pd.DataFrame(rows, columns=list(COLUMNS)), listed(unpaired + unusable))
 
 
 def parts_of(root: Path) -> list[str]:
     """The folders of "vox1" and "vox2" that exist in a dataset's root.
 
     Raises:
-        InputError: there is neither; if they are one level up or down, the message names that folder.
+        InputError: there is neither.
     """
-    if not root.is_dir():
-        raise InputError(f"{root}: no such folder; give the root of HQ-VoxCeleb's layout, with vox1 or vox2 in it")
     if parts := [part for part in METADATA if (root / part).is_dir()]:
         return parts
-    folders = (root.absolute().parent, *sorted(path for path in root.iterdir() if path.is_dir()))
-    nearby = (f": perhaps {folder}" for folder in folders if any((folder / part).is_dir() for part in METADATA))
-    raise InputError(f"{root}: no vox1 or vox2 folder in it; give the root of HQ-VoxCeleb's layout{next(nearby, '')}")
-
-
-def _why_left_out(
-    name: str,
-    identifier: str,
-    faces: dict[str, list[str]],
-    voices: dict[str, list[str]],
-    split: dict[str, str],
-    taken: dict[str, tuple[str, str]],
-) -> str:
-    """Why a speaker is not used; "" if there is no reason."""
-    if name not in faces:
-        return "a voice, but no face" if identifier in voices else "neither face nor voice"
-    if identifier not in voices:
-        return f"a face, but no voice ({identifier})"
-    if name not in split:
-        return "not in split.csv"
-    if name in taken:
-        return f"{ALSO_IN} {taken[name][0]} ({taken[name][1]} there, {split[name]} here); taken once"
-    return ""
+    wrong = "no vox1 or vox2 folder in it" if root.is_dir() else "no such folder"
+    raise InputError(f"{root}: {wrong}; give the root of HQ-VoxCeleb's layout, with vox1 or vox2 in it")
 
 
 def _face_folder(part: Path) -> Path:
@@ -210,34 +186,32 @@ def _sound_folders(root: Path, part: str) -> list[Path]:
     return existing
 
 
-def _files(
+def _by_person(
     root: Path,
-    folders: list[Path],
+    folders: Iterable[Path],
     suffixes: frozenset[str],
-    repeated: list[tuple[str, str]],
-    unusable: list[tuple[str, str]],
+    left_out: LeftOut,
     known: dict[tuple[int, int], str],
-    bar: tqdm,
 ) -> dict[str, list[str]]:
-    """The usable files of each person (a folder's first level), relative to the root.
+    """The usable files below some folders, relative to the root, by the folder of the first level that they are in.
 
-    A file with several names, by links, is used under its first: it shows one person, and is in one split.
+    A file with several names, by links, is used under its first: it shows one person, and is in one split. ``known``
+    maps each file's device and inode to that name.
     """
+    from tqdm import tqdm
+
     files: dict[str, list[str]] = {}
     for folder in folders:
-        for path, why in _walk(folder):
-            bar.update()
+        for path, why in tqdm(_walk(folder), desc=f"files of {folder.name}", unit="file", delay=2.0):
             name = path.relative_to(root).as_posix()
-            if why or path.suffix.lower() not in suffixes:
-                item = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-                unusable.append((item, why or f"not one of {' '.join(sorted(suffixes))}"))
-                continue
-            found = path.stat()
-            first = known.setdefault((found.st_dev, found.st_ino), name)
-            if first != name:
-                repeated.append((name, f"the same file as {first}"))
-            elif found.st_size == 0:
-                unusable.append((name, "empty"))
+            if not why and path.suffix.lower() not in suffixes:
+                why = f"not one of {' '.join(sorted(suffixes))}"
+            if not why:
+                status = path.stat()
+                first = known.setdefault((status.st_dev, status.st_ino), name)
+                why = f"{SAME} {first}" if first != name else "empty" if status.st_size == 0 else ""
+            if why:
+                left_out.append((name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"), why))
             else:
                 files.setdefault(_composed(path.relative_to(folder).parts[0]), []).append(name)
     return files
@@ -272,12 +246,11 @@ def _walk(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[tuple[Path, st
 
 
 class Speaker(NamedTuple):
-    """A row of a table of persons; nationality is "" if the table has no such column."""
+    """A row of a table of persons."""
 
     name: str
     identifier: str
     sex: str
-    nationality: str = ""
 
 
 def read_speakers(root: str | Path, part: str) -> list[Speaker]:
@@ -296,11 +269,11 @@ def read_speakers(root: str | Path, part: str) -> list[Speaker]:
     table = _read_table(path if path.is_file() else inside)
     table.columns = ["".join(column.split()) for column in table.columns]
     columns = []
-    for field, headings in HEADINGS.items():
+    for headings in HEADINGS.values():
         present = [name for heading in headings if (name := heading.replace(" ", "")) in table]
-        if not present and field != "nationality":
+        if not present:
             raise InputError(f"{path}: no column {' or '.join(headings)}; expected VoxCeleb's own metadata")
-        columns.append(table[present[0]].str.strip().tolist() if present else [""] * len(table))
+        columns.append(table[present[0]].str.strip())
     return [Speaker(_composed(name), *rest) for name, *rest in zip(*columns, strict=True)]
 
 
@@ -333,8 +306,7 @@ def _read_table(path: Path) -> pd.DataFrame:
     import pandas as pd
 
     with refusing(path, "a table", "expected text separated by tabs, semicolons or commas"):
-        text = path.read_text(encoding="utf-8-sig")
-        heading = text.partition("\n")[0]
+        heading = path.read_text(encoding="utf-8-sig").partition("\n")[0]
         separator = next((sign for sign in "\t;" if sign in heading), ",")
         return pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
 
@@ -388,9 +360,9 @@ def from_pairs(path: str | Path) -> Manifest:
             f"{path}: no column {missing[0]!r}; expected clip, face or photo, person and, if known, split, sex, session"
         )
     table = table.apply(lambda column: column.str.strip())
-    for column in ("clip", "face"):
-        table[column] = table[column].str.replace("\\", "/", regex=False)
     table["person"] = table.person.map(_composed)
+    for column in ("clip", "face"):
+        table[column] = table[column].str.replace("\\", "/", regex=False).map(plain_path)
     empty = table[(table.person == "") | ((table["clip"] == "") & (table["face"] == ""))]
     if len(empty):
         raise InputError(
@@ -398,18 +370,16 @@ def from_pairs(path: str | Path) -> Manifest:
         )
     for column, default in (("sex", "u"), ("session", "")):
         table[column] = table[column].replace("", default) if column in table else default
-    for column in ("clip", "face"):
-        table[column] = table[column].map(plain_path)
     if "split" not in table:
-        sexes = dict(zip(table.person, table.sex, strict=True))
-        table["split"] = table.person.map(small_split(sexes) if len(sexes) < FEW else sf2f_split(sorted(sexes)))
-    doubled = table[table.duplicated()]
-    rows = [(f"row {row + 2} of {path.name}", "the same as an earlier row") for row in doubled.index]
-    left_out = pd.DataFrame(rows, columns=["item", "why"], dtype=str)
+        table["split"] = table.person.map(_own_split(dict(zip(table.person, table.sex, strict=True))))
+    doubled = [
+        (f"row {row + 2} of {path.name}", "the same as an earlier row") for row in table[table.duplicated()].index
+    ]
     faces = table[table["face"] != ""].assign(kind="face", session="", path=lambda rows: rows["face"])
     voices = table[table["clip"] != ""].assign(kind="voice", path=lambda rows: rows["clip"])
-    with named(path):
-        return Manifest(path.parent, pd.concat([faces, voices])[list(COLUMNS)].drop_duplicates(), left_out)
+    files = pd.concat([faces, voices])[list(COLUMNS)].drop_duplicates()
+    with refusing(path, "pairs"):
+        return Manifest(path.parent, files, listed(doubled))
 
 
 def from_folders(root: str | Path) -> Manifest:
@@ -426,7 +396,7 @@ def from_folders(root: str | Path) -> Manifest:
         >>> root = Path(tempfile.mkdtemp())
         >>> for name in ("Ada/hello.wav", "Ada/me.jpg"):
         ...     (root / name).parent.mkdir(exist_ok=True)
-        ...     _ = (root / name).write_bytes(b"content is not read")
+        ...     _ = (root / name).write_bytes(name.encode())
         >>> from_folders(root).table[["person", "kind", "path"]].values.tolist()
         [['Ada', 'face', 'Ada/me.jpg'], ['Ada', 'voice', 'Ada/hello.wav']]
     """
@@ -434,34 +404,31 @@ def from_folders(root: str | Path) -> Manifest:
 
     root = Path(root)
     rows: list[tuple[str, str, str]] = []
-    unusable: list[tuple[str, str]] = []
-    kinds = dict.fromkeys(PICTURES, "face") | dict.fromkeys(RECORDINGS, "voice")
+    left_out: LeftOut = []
+    known: dict[tuple[int, int], str] = {}
     for folder in people_in(root):
-        for path in sorted(path for path in folder.iterdir() if not path.name.startswith(".")):
-            name, kind = path.relative_to(root).as_posix(), kinds.get(path.suffix.lower())
-            if path.is_dir() or kind is None:
-                unusable.append((name, f"not one of {' '.join(sorted(kinds))}"))
-            elif path.stat().st_size == 0:
-                unusable.append((name, "empty"))
-            else:
-                rows.append((_composed(folder.name), kind, name))
+        for paths in _by_person(root, [folder], PICTURES | RECORDINGS, left_out, known).values():
+            kinds = ["face" if Path(path).suffix.lower() in PICTURES else "voice" for path in paths]
+            rows += [(_composed(folder.name), kind, path) for kind, path in zip(kinds, paths, strict=True)]
     if not rows:
-        raise InputError(
-            f"{root}: neither {' nor '.join(LISTS)}, nor a folder for each person with recordings and photos"
-        )
+        lists = " nor ".join(LISTS)
+        raise InputError(f"{root}: neither {lists}, nor a folder for each person with recordings and photos")
     table = pd.DataFrame(rows, columns=["person", "kind", "path"]).assign(sex="u", session="")
-    sexes = dict.fromkeys(sorted(set(table.person)), "u")
-    table["split"] = table.person.map(small_split(sexes) if len(sexes) < FEW else sf2f_split(sexes))
+    table["split"] = table.person.map(_own_split(dict.fromkeys(sorted(set(table.person)), "u")))
     has = table.groupby("person").kind.agg(set)
-    unusable += [(name, f"a {next(iter(kind))} alone") for name, kind in has.items() if len(kind) == 1]
-    with named(root):
-        return Manifest(root, table, pd.DataFrame(sorted(unusable), columns=["item", "why"], dtype=str))
+    left_out += [(name, f"a {next(iter(kind))} alone") for name, kind in has.items() if len(kind) == 1]
+    with refusing(root, "a dataset"):
+        return Manifest(root, table, listed(left_out))
 
 
 def people_in(root: Path) -> list[Path]:
     """The folders below a root that hold recordings or photographs themselves."""
     folders = [path for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith(".")]
     return [path for path in folders if any(file.suffix.lower() in PICTURES | RECORDINGS for file in path.iterdir())]
+
+
+def _own_split(sexes: Mapping[str, str]) -> dict[str, str]:
+    return small_split(sexes) if len(sexes) < FEW else sf2f_split(sorted(sexes))
 
 
 def small_split(sexes: Mapping[str, str]) -> dict[str, str]:
@@ -478,36 +445,22 @@ def small_split(sexes: Mapping[str, str]) -> dict[str, str]:
     return {name: split[name] for name in sexes}
 
 
-LISTS = {"manifest.parquet": from_parquet, "manifest.csv": from_csv, "pairs.csv": from_pairs}
+LISTS = {"manifest.csv": from_csv, "pairs.csv": from_pairs}
 
 
 # --- a scan
 
 
-def scan(root: str | Path, hashes: bool = True, max_bad: float = 0.05) -> Manifest:
-    """Read a dataset in HQ-VoxCeleb's layout and write manifest.parquet and left_out.csv into its root.
+def scan(root: str | Path, max_bad: float = 0.05) -> Manifest:
+    """Read a dataset in HQ-VoxCeleb's layout and write manifest.csv and left_out.csv into its root.
 
-    Hashing a million files takes hours: each hash is written to a log at once, and a stopped scan continues.
-
-    Args:
-        root: folder that holds vox1 or vox2 or both.
-        hashes: whether to compute the files' SHA-256; sizes are always written.
-        max_bad: see :func:`read_layout`.
     Raises:
         InputError: as :func:`read_layout`; the root cannot be written to.
     """
-    root = Path(root)
     manifest = read_layout(root, max_bad=max_bad)
-    nations = {row.name: row.nationality for part in reversed(parts_of(root)) for row in read_speakers(root, part)}
-    stats = [(root / path).stat() for path in manifest.table.path]
-    table = manifest.table.assign(nationality=manifest.table.person.map(nations), bytes=[s.st_size for s in stats])
-    if hashes:
-        files = [(path, s.st_size, s.st_mtime_ns) for path, s in zip(table.path, stats, strict=True)]
-        table["sha256"] = _hashes(root, files)
-    scanned = Manifest(root, table, manifest.left_out)
-    scanned.save(root / "manifest.parquet")
-    scanned.left_out.to_csv(root / "left_out.csv", index=False, lineterminator="\n")
-    return scanned
+    manifest.save(manifest.root / "manifest.csv")
+    manifest.left_out.to_csv(manifest.root / "left_out.csv", index=False, lineterminator="\n")
+    return manifest
 
 
 def summary(manifest: Manifest) -> Iterator[str]:
@@ -533,8 +486,6 @@ def summary(manifest: Manifest) -> Iterator[str]:
         # SF2F counts a name in both vox1 and vox2 twice
         second = doubled.why.str.extract(r"(\w+) here\)")[0].value_counts()
         yield compare_split({split: len(manifest.persons(split)) + int(second.get(split, 0)) for split in PUBLISHED})
-    if manifest.table.path.str.endswith(".m4a").any() and find_spec("av") is None:
-        yield "there are m4a recordings, but PyAV is not installed: pip install av, or convert them to WAV with ffmpeg"
 
 
 def compare_split(counts: dict[str, int]) -> str:
@@ -546,31 +497,3 @@ def compare_split(counts: dict[str, int]) -> str:
     if counts == PUBLISHED:
         return f"SF2F's split: {ours}, as published"
     return f"SF2F's split: {ours}, but {theirs} was published: the metadata's rows are not in their published order"
-
-
-def _hashes(root: Path, files: list[tuple[str, int, int]]) -> list[str]:
-    """The SHA-256 of each (path, bytes, time of change); an earlier scan's is used if all three are the same."""
-    from tqdm import tqdm
-
-    log = root / "manifest.hashes.csv"
-    known: dict[tuple[str, int, int], str] = {}
-    if log.is_file():
-        with log.open(newline="", encoding="utf-8") as lines:
-            for row in csv.reader(lines):  # without a last line that was cut off
-                if len(row) == 4 and row[1].isdigit() and row[2].isdigit() and re.fullmatch("[0-9a-f]{64}", row[3]):
-                    known[row[0], int(row[1]), int(row[2])] = row[3]
-    todo = [file for file in files if file not in known]
-    try:
-        out = log.open("a", newline="", encoding="utf-8", buffering=1)  # writes each line at once
-    except OSError as error:
-        raise InputError(f"{log}: cannot be written ({error.strerror}); make the dataset's root writable") from error
-    bar = tqdm(total=sum(file[1] for file in todo), desc="hashes", unit="B", unit_scale=True, delay=2.0)
-    with out, ThreadPoolExecutor(THREADS) as pool, bar:
-        out.write("\n" * bool(known))  # in case the last line was cut off
-        for start in range(0, len(todo), QUEUE):
-            chunk = todo[start : start + QUEUE]
-            for file, digest in zip(chunk, pool.map(lambda file: sha256(root / file[0]), chunk), strict=True):
-                known[file] = digest
-                csv.writer(out).writerow([*file, digest])
-                bar.update(file[1])
-    return [known[file] for file in files]
