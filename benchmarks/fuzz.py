@@ -210,7 +210,7 @@ def weights(folder: Path) -> Trial:
     from transformers.utils import logging as transformers_logging
 
     from v2f_core.artefacts import checkpoints, store
-    from v2f_core.artefacts.pickles import tensors_from_bin
+    from v2f_core.artefacts.loading import tensors_from_bin
     from v2f_core.artefacts.profiles import load_profile
     from v2f_core.diffusion.lora import add_lora, load_lora, save_lora
     from v2f_core.diffusion.prior import Prior

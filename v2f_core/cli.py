@@ -75,17 +75,14 @@ def extract(
     profile: ProfileName = None,
     device: Device = "cpu",
     encoder: EncoderName = None,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that read the files.")] = 0,
-    precision: Annotated[
-        Literal["fp32", "bf16"] | None, typer.Option(help="Of the speech encoder; else bf16 on cuda, fp32 elsewhere.")
-    ] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Threads that read the files.")] = 0,
 ) -> None:
     """Embed every voice and face of the profile's dataset once, into the cache; goes on where it was stopped."""
     one_thread(profile)
     chosen = open_profile(profile, device, encoder)
     from v2f_core.app.train import extract
 
-    extract(chosen, device, workers, precision)
+    extract(chosen, device, workers)
 
 
 @app.command()
@@ -102,19 +99,18 @@ def stage1(
     aligner: Annotated[
         Path | None, typer.Option(help="With --unfreeze: an aligner's folder to start from; else a new one.")
     ] = None,
-    workers: Annotated[int, typer.Option(min=0, help="With --unfreeze: processes that read the recordings.")] = 0,
 ) -> None:
     """Stage I: train the aligner on stored embeddings, extracted first if need be, or from waveforms; goes on where it
     was stopped."""
-    if unfreeze is None and (aligner or workers):
-        raise InputError("--aligner and --workers belong to --unfreeze; give it too (0 trains the aligner alone)")
+    if unfreeze is None and aligner:
+        raise InputError("--aligner belongs to --unfreeze; give it too (0 trains the aligner alone)")
     chosen = open_profile(profile, device, encoder)
     from v2f_core.app import train
 
     if unfreeze is None:
         train.stage1(chosen, out, steps, seed, device)
     else:
-        train.stage1_from_waveforms(chosen, out, unfreeze, aligner, steps, seed, device, workers)
+        train.stage1_from_waveforms(chosen, out, unfreeze, aligner, steps, seed, device)
 
 
 @app.command()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,8 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from v2f_core.artefacts.files import folder_hash
 from v2f_core.artefacts.loading import quiet, read_json, refusing
-from v2f_core.artefacts.model_card import write_card
 from v2f_core.artefacts.profiles import Profile, load_profile
+from v2f_core.artefacts.weights import write_card
 from v2f_core.diffusion.lora import fuse_lora
 from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
@@ -283,14 +282,14 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         self, save_directory: str | os.PathLike[Any], *args: Any, push_to_hub: bool = False, **kwargs: Any
     ) -> None:
         """Write the diffusion parts in Stable Diffusion's layout, ``aligner`` and ``speech_encoder`` beside them, and a
-        model card.
+        README.md of what it is and by whose terms. ``hf upload owner/name FOLDER`` passes it on.
 
         Raises:
             InputError: the speech encoder was not loaded from a folder, so that there is none to copy; adapters are
-                loaded that are not part of the weights; or ``push_to_hub``, for which there is :meth:`push_to_hub`.
+                loaded that are not part of the weights; or ``push_to_hub``.
         """
         if push_to_hub:
-            raise InputError("push_to_hub=True: expected pipe.push_to_hub('owner/name'), which saves and uploads")
+            raise InputError("push_to_hub=True: not done here; save into a folder, then hf upload owner/name FOLDER")
         if self.speech_folder is None:
             raise InputError("the speech encoder has no folder to copy; give speech_folder when making the pipeline")
         if self.get_list_adapters():
@@ -304,23 +303,7 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         if self.posterior is not None:
             self.posterior.save_pretrained(folder / "posterior")
         shutil.copytree(self.speech_folder, folder / "speech_encoder", dirs_exist_ok=True)
-        write_card(folder, str(save_directory), self.aligner.provenance)
-
-    def push_to_hub(self, repo_id: str, private: bool | None = None, token: str | None = None, **options: Any) -> str:
-        """Upload the pipeline with its model card, to ``owner/name``; returns the upload's address.
-
-        ``options`` are those of ``huggingface_hub.upload_folder``, such as ``create_pr``.
-
-        Raises:
-            InputError: see :meth:`save_pretrained`.
-        """
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
-            repo_id = huggingface_hub.create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
-            write_card(Path(folder), repo_id, self.aligner.provenance)
-            options = {"commit_message": f"Upload {type(self).__name__}", **options}
-            upload = huggingface_hub.upload_folder(repo_id=repo_id, folder_path=folder, token=token, **options)
-            return str(upload)
+        write_card(folder, self.config.profile, self.config.encoder)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[Any], **kwargs: Any) -> Any:

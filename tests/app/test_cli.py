@@ -81,8 +81,8 @@ def test_a_device_that_is_not_there_is_refused(command, monkeypatch, capsys):
 
 
 def test_options_of_unfreezing_need_it(capsys):
-    assert call("stage1", "--workers", 2) == 2
-    assert "belong to --unfreeze" in capsys.readouterr().err
+    assert call("stage1", "--aligner", "runs/stage1") == 2
+    assert "belongs to --unfreeze" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [["generate", "voice.wav", "-n", "0"], ["generate", "voice.wav", "--seed", "-1"]])

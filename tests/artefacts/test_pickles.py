@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from v2f_core.artefacts.pickles import arrays_from_pickle, tensors_from_bin, to_safetensors
+from v2f_core.artefacts.loading import arrays_from_pickle, tensors_from_bin, to_safetensors
 from v2f_core.errors import InputError
 
 

@@ -1,6 +1,7 @@
 """The store of embeddings: nothing is lost, nothing made twice, and every bad item listed."""
 
 import json
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -8,7 +9,6 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
-from workers import read_or_be_killed
 
 from v2f_core.artefacts import store as stores
 from v2f_core.errors import InputError
@@ -117,17 +117,17 @@ def test_a_store_of_other_weights_or_items_is_not_mixed_in(tmp_path):
         run(tmp_path, Embedder())
 
 
-def test_a_worker_that_is_really_killed_is_named_and_a_rerun_goes_on(tmp_path):
-    (tmp_path / "mine").touch()
-    folder, items = tmp_path / "store", [str(i) for i in range(20)]
-    how = {"batch": 3, "shard": 4, "decode": read_or_be_killed, "workers": 1}
-    with pytest.raises(InputError, match=r"1 workers: one died .*finished shards are kept"):
-        stores.extract(tmp_path, items, Embedder(), folder, WEIGHTS, **how)
-    done = {int(path.stem) for path in folder.glob("[0-9]*.safetensors")}
-    assert done <= {0, 1}  # file 9 belongs to the third shard
-    resumed = stores.extract(tmp_path, items, again := Embedder(), folder, WEIGHTS, **how)
-    assert again.seen == [str(i) for i in range(20) if i // 4 not in done]
-    assert torch.equal(resumed.vectors, run(tmp_path / "whole", Embedder()).vectors)
+def test_threads_that_read_ahead_change_nothing(tmp_path):
+    def read(path):
+        time.sleep(0.001 * (int(path.name) % 3))  # so that files are done in another order
+        if path.name == "7":
+            raise InputError("damaged")
+        return path
+
+    one, four = (run(tmp_path / str(n), Embedder(), decode=read, workers=n, max_bad=0.1) for n in (0, 4))
+    assert torch.equal(one.vectors, four.vectors)
+    assert (one.items, one.skipped) == (four.items, four.skipped)
+    assert [item for item, _ in four.skipped] == ["7"]
 
 
 def test_a_store_of_version_0_1_is_read(tmp_path):

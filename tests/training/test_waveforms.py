@@ -37,8 +37,8 @@ class Eventful(Recordings):
 
     event: Callable = lambda number, clips: clips
 
-    def read(self, paths, workers=0):
-        for number, clips in enumerate(super().read(paths, workers)):
+    def read(self, paths):
+        for number, clips in enumerate(super().read(paths)):
             yield self.event(number, clips)
 
 

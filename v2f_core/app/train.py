@@ -16,7 +16,7 @@ from v2f_core.identity.faces import FacePack
 from v2f_core.pipeline import made_from
 from v2f_core.speech.encoders import load_encoder
 from v2f_core.studies.critics import BALANCED, CRITICS
-from v2f_core.training.embeddings import Precision, embed_dataset
+from v2f_core.training.embeddings import embed_dataset
 from v2f_core.training.latents import pair_faces, stored_latents
 from v2f_core.training.pairs import pair_up
 from v2f_core.training.posterior import train_posterior
@@ -26,13 +26,13 @@ from v2f_core.training.stage2 import from_profile, train_stage2
 from v2f_core.training.waveforms import Recordings, WaveformSettings, train_from_waveforms
 
 
-def extract(profile: Profile, device: str = "cpu", workers: int = 0, precision: Precision | None = None) -> None:
+def extract(profile: Profile, device: str = "cpu", workers: int = 0) -> None:
     """Embed every voice and face of the profile's dataset once, into the cache.
 
     Raises:
         InputError: see :func:`~v2f_core.training.embeddings.embed_dataset`.
     """
-    stores = embed_dataset(profile, open_dataset(profile), device, workers, precision)
+    stores = embed_dataset(profile, open_dataset(profile), device, workers)
     if join(device)[0] == 0:  # the first process speaks for all
         for name, embeddings in zip(("voices", "faces"), stores, strict=True):
             print(f"{name}: {len(embeddings.vectors)} embeddings, {len(embeddings.skipped)} files skipped")
@@ -81,7 +81,6 @@ def stage1_from_waveforms(
     steps: int | None = None,
     seed: int = 0,
     device: str = "cpu",
-    workers: int = 0,
 ) -> None:
     """Train the aligner (from its folder, or a new one) and ``unfreeze`` upper layers of the encoder from waveforms.
 
@@ -91,13 +90,13 @@ def stage1_from_waveforms(
     check_writable(out)
     settings = WaveformSettings.from_profile(profile, unfreeze, seed=seed, **({"steps": steps} if steps else {}))
     manifest, source = open_dataset(profile), profile.part(profile.encoder)
-    stores = embed_dataset(profile, manifest, device, workers)
+    stores = embed_dataset(profile, manifest, device)
     training, validation = (Recordings.of(manifest, *stores, split, profile.clip_seconds) for split in ("train", "val"))
     made: dict[str, Any] = {"dataset": manifest.root.name, "faces_sha256": folder_hash(profile.part("faces"))}
     made |= {"encoder_sha256": folder_hash(source), "aligner_sha256": aligner and folder_hash(aligner)}
     start = Aligner.from_pretrained(aligner) if aligner else None
     encoder = load_encoder(profile.encoder, source, profile.ast_frames)
-    train_from_waveforms(encoder, source, start, training, validation, settings, out, made, device, workers)
+    train_from_waveforms(encoder, source, start, training, validation, settings, out, made, device)
     print(f"speech encoder, aligner and history: {out}")
 
 

@@ -1,16 +1,25 @@
-"""The one door for models that others made: a file loads whole, with finite numbers, or is refused in one line."""
+"""The one door for models that others made: a file loads whole, with finite numbers, or is refused in one line.
+
+A pickle can run any program. Torch's ``.bin`` and ``.ckpt`` files are loaded with ``weights_only=True``. Pickles of
+NumPy arrays (the published VGGFace2 weights) are read by an unpickler that knows arrays and no other class or function.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 import math
+import pickle
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from v2f_core.artefacts.files import atomic_write
 from v2f_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,6 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 MOST_BYTES = 16_000_000  # of a JSON file; a tokenizer's vocabulary has one
+REFUSED = "refused; get it again from its publisher"
 LARGEST, MOST_LAYERS = 100_000, 1000  # numbers in a config: memory and time are taken before the weights are looked at
 
 
@@ -209,3 +219,86 @@ def read_onnx(path: str | Path) -> onnx.ModelProto:
             raise ValueError("no input or no output")
         check_finite({name: torch.tensor(value) for name, value in weights.items()}, path)
         return model
+
+
+# --- pickles
+
+_MULTIARRAY: Any = np._core.multiarray  # type: ignore[attr-defined]
+_ARRAYS: dict[tuple[str, str], Any] = {
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("collections", "OrderedDict"): OrderedDict,
+    # how the oldest protocols store an array's bytes
+    ("_codecs", "encode"): lambda text, _="latin1": text.encode("latin1"),
+}
+for _core in ("numpy.core", "numpy._core"):  # NumPy 1's name and NumPy 2's
+    _ARRAYS[f"{_core}.multiarray", "_reconstruct"] = _MULTIARRAY._reconstruct
+    _ARRAYS[f"{_core}.multiarray", "scalar"] = _MULTIARRAY.scalar
+    _ARRAYS[f"{_core}.numeric", "_frombuffer"] = np._core.numeric._frombuffer  # type: ignore[attr-defined]
+
+
+class _ArraysOnly(pickle.Unpickler):
+    def find_class(self, module_name: str, global_name: str) -> Any:
+        if (module_name, global_name) not in _ARRAYS:
+            raise pickle.UnpicklingError(f"{module_name}.{global_name} is no part of an array")
+        return _ARRAYS[module_name, global_name]
+
+
+def arrays_from_pickle(path: str | Path) -> dict[str, np.ndarray]:
+    """The NumPy arrays of a pickled dictionary.
+
+    Raises:
+        InputError: the file is missing, or holds anything but a dictionary of arrays of numbers. Any other class or
+            function is refused before it runs.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "weights.pkl"
+        >>> _ = path.write_bytes(pickle.dumps({"fc.bias": np.zeros(2)}))
+        >>> arrays_from_pickle(path)
+        {'fc.bias': array([0., 0.])}
+    """
+    with refusing(path, "a pickle of arrays alone", REFUSED), Path(path).open("rb") as file:
+        arrays = dict(_ArraysOnly(file, encoding="latin1").load())  # Python 2 wrote the published VGGFace2 weights
+        for name, array in arrays.items():
+            if not isinstance(name, str) or not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
+                raise ValueError(f"{name} is no array of numbers")
+        return arrays
+
+
+def tensors_from_bin(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of an old torch checkpoint (``.bin``, ``.ckpt``, ``.pth``).
+
+    Raises:
+        InputError: the file is missing, damaged or cut off, or holds more than tensors.
+    """
+    import torch
+
+    with refusing(path, "a checkpoint of tensors alone", REFUSED), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about pickles of an unusual form: they load, or they raise
+        tensors = dict(torch.load(path, map_location="cpu", weights_only=True))
+        if not all(isinstance(value, torch.Tensor) for value in tensors.values()):
+            raise ValueError("expected a dictionary of tensors")
+        return tensors
+
+
+def to_safetensors(source: Path, target: Path) -> None:
+    """Write the numbers of a torch checkpoint, or of a pickle of arrays (``.pkl``), as safetensors.
+
+    A ``.pkl`` is the published VGGFace2 net: its batch norms get torchvision's count of batches, which is zero.
+
+    Raises:
+        InputError: as :func:`arrays_from_pickle` and :func:`tensors_from_bin`; the target cannot be written.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    if source.suffix == ".pkl":
+        tensors = {name: torch.from_numpy(np.array(value)) for name, value in arrays_from_pickle(source).items()}
+        for name in [name for name in tensors if name.endswith("running_mean")]:
+            tensors[name.replace("running_mean", "num_batches_tracked")] = torch.tensor(0)
+    else:
+        tensors = tensors_from_bin(source)
+    with atomic_write(target) as temporary:
+        # transformers asks for the format
+        save_file({name: value.contiguous().clone() for name, value in tensors.items()}, temporary, {"format": "pt"})

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from v2f_core.artefacts.files import HASHES, damaged_files, pin_once, read_hashes
-from v2f_core.artefacts.weights import OPEN_FACES, ORIGINS, Packaged, from_caches, how_to_get
+from v2f_core.artefacts.weights import OPEN_FACES, ORIGINS, Packaged, how_to_get, missing
 from v2f_core.errors import InputError
 
 MINI_ASSETS = Path(__file__).parents[2] / "minivox" / "assets"
@@ -51,8 +51,8 @@ class Profile:
         finetune: those of Stage I from waveforms other than the defaults of `WaveformSettings`; under "identity" what
             differs from ``stage1``.
         stage2: settings of Stage II other than the defaults of `Stage2Settings`.
-        published: the parts are others' published weights (`artefacts.origins`): taken from the hub's cache where
-            they lie there whole; their hashes are written down at their first use.
+        published: the parts are others' published weights, brought by ``fetch``; their hashes are written down at their
+            first use.
         packaged: the parts that lie inside another Python package.
         own_data: the dataset is small and somebody's own: photographs with two faces of like size are refused (else the
             largest is taken), and a file that has changed is embedded again.
@@ -107,12 +107,11 @@ class Profile:
         if folder is None:
             reason = "draws no faces: no open generator knows its identities" if name == "prior" else "has none"
             raise InputError(f"{name}: the {self.name} profile {reason}; choose another profile")
-        theirs = self.published and name in ORIGINS
-        if theirs:
-            from_caches(name, folder)
         if not folder.is_dir() or not any(folder.iterdir()):
             raise InputError(f"{folder}: the {self.name} profile's {name} is missing; {self.remedy(name)}")
-        if theirs:
+        if self.published and name in ORIGINS:
+            if lacking := ", ".join(target for _, target in missing(name, folder)):
+                raise InputError(f"{folder}: lacks {lacking} of what is published for it; {how_to_get(name)}")
             pin_once(folder)
         elif name in self.packaged:
             if wrong := self.packaged[name].wrong(folder):

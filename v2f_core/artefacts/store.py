@@ -2,17 +2,18 @@
 
 A store is a folder of shards, ``00000.safetensors`` and so on. A shard has the embeddings of a fixed slice of items.
 Its header names the item of each row, and the skipped items with the reason. A shard is written whole or not at all, so
-that a later run makes the missing shards only, with the same bytes. Neither several processes (``accelerate launch``)
-nor workers that read files change a byte. ``provenance.json`` names what the store was made from, ``skipped.csv`` the
-bad items.
+that a later run makes the missing shards only, with the same bytes, also in several processes (``accelerate launch``).
+``provenance.json`` names what the store was made from, ``skipped.csv`` the bad items.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -24,17 +25,16 @@ import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from v2f_core.artefacts.files import atomic_write
+from v2f_core.artefacts.files import atomic_write, write_json
 from v2f_core.artefacts.loading import read_header, read_json, refusing
 from v2f_core.errors import InputError
 
 PROVENANCE_NAME, SKIPPED_NAME = "provenance.json", "skipped.csv"
 DAMAGED = "delete it and extract again, the rest is kept"
 IN_MEMORY = 1 << 28  # bytes of a store that is read whole
-PREFETCHED = 4  # files that each worker keeps ready
+PREFETCHED = 4  # files that each thread keeps ready
 
-# Reads one file. A worker process imports it, so it must be a function of a module, or a partial of one.
-Decoder = Callable[[Path], Any]
+Decoder = Callable[[Path], Any]  # reads one file
 # Maps the contents of some files to the embeddings of each (a file may have several), or to why it has none.
 Embedder = Callable[[Sequence[Any]], Sequence["Tensor | InputError"]]
 
@@ -139,11 +139,6 @@ class Embeddings:
         return pick(self.vectors, torch.from_numpy(chosen)), [self.items[row] for row in chosen]
 
 
-def unread(path: Any) -> Any:
-    """The decoder for embedders that read the files themselves: the path, unchanged."""
-    return path
-
-
 def extract(
     root: Path,
     items: Sequence[str],
@@ -154,7 +149,7 @@ def extract(
     shard: int = 256,
     max_bad: float = 0.05,
     describe: str = "embedding",
-    decode: Decoder = unread,
+    decode: Decoder = Path,
     workers: int = 0,
 ) -> Embeddings:
     """Embed all items into a store; items that an earlier run embedded are kept.
@@ -171,11 +166,10 @@ def extract(
         shard: files per shard: the most work that a kill can lose.
         max_bad: the share of bad items above which the run stops.
         describe: label of the progress bar.
-        decode: reads a file.
-        workers: processes that read files; 0 reads in this one.
+        decode: reads a file; without one ``embed`` gets the paths.
+        workers: threads that read files ahead.
     Raises:
-        InputError: the store was made from something else, too many items are bad, a worker died, or the folder cannot
-            be written to.
+        InputError: the store was made from something else, too many items are bad, or the folder cannot be written to.
 
     Example:
         >>> import tempfile
@@ -199,7 +193,7 @@ def extract(
     skipped = [bad for path in shards.keys() - missing.keys() for bad in _header(path)["skipped"]]
     contents = read_ahead([root / item for part in missing.values() for item in part], decode, workers)
     progress = tqdm(total=share, desc=describe, unit="file", mininterval=1.0, disable=process > 0)
-    with naming_dead_workers(workers), progress as bar:
+    with progress as bar:
         for path, part in shards.items():
             if path in missing:
                 skipped += _write_shard(path, root, part, contents, embed, batch)
@@ -259,54 +253,26 @@ def files_in(folder: str | Path) -> set[str]:
     return {item for header in headers for item in (*header["rows"], *(item for item, _ in header["skipped"]))}
 
 
-def read_ahead(paths: Sequence[Path], decode: Decoder, workers: int = 0) -> Iterator[Any]:
-    """The content of each file, or the ``InputError`` that ``decode`` raised, in the order of the files.
+def read_ahead(paths: Iterable[Path], decode: Decoder, workers: int = 0) -> Iterator[Any]:
+    """The content of each file, or the ``InputError`` that ``decode`` raised, in the order of the files."""
 
-    Raises:
-        InputError: a worker died.
-    """
-    from torch.utils.data import DataLoader
-
-    # spawned: a forked process may hang on the locks of this one's threads
-    options: dict[str, Any] = {"multiprocessing_context": "spawn", "prefetch_factor": PREFETCHED} if workers else {}
-    options["generator"] = torch.Generator()  # the loader would draw a seed from the global generator
-    files: Any = _Files(paths, decode)
-    loader: Any = DataLoader(files, batch_size=None, collate_fn=unread, num_workers=workers, **options)
-    with naming_dead_workers(workers):
-        yield from loader
-
-
-@contextmanager
-def naming_dead_workers(workers: int) -> Iterator[None]:
-    """Raise an InputError for a reading process that died; PyTorch's signal handler reports it at any moment.
-
-    Raises:
-        InputError: a reading process died.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        line = " ".join(str(error).split())
-        way_out = "run it again with fewer workers; finished shards are kept"
-        raise InputError(f"{workers} workers: one died ({line}), perhaps for want of memory; {way_out}") from error
-
-
-class _Files:
-    """A torch dataset of files."""
-
-    def __init__(self, paths: Sequence[Path], decode: Decoder) -> None:
-        self.paths, self.decode = paths, decode
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> Any:
+    def read(path: Path) -> Any:
         try:
-            return self.decode(self.paths[index])
+            return decode(path)
         except InputError as error:
             return error
+
+    if workers == 0:
+        yield from map(read, paths)
+        return
+    waiting: deque[Future[Any]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        for path in paths:
+            waiting.append(pool.submit(read, path))
+            if len(waiting) > PREFETCHED * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _write_shard(
@@ -361,8 +327,7 @@ def _write_provenance(folder: Path, provenance: dict[str, Any]) -> None:
     """Start a store, or refuse a store that was started from something else."""
     path = folder / PROVENANCE_NAME
     if not path.exists():
-        with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(provenance, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(path, provenance)
         return
     before = read_json(path, f"delete {folder} and extract again")
     if changed := sorted(name for name in before.keys() | provenance if before.get(name) != provenance.get(name)):

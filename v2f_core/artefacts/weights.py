@@ -9,21 +9,16 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import re
 import shutil
-import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from v2f_core.artefacts.files import atomic_write, pin, sha256, write_json
-from v2f_core.artefacts.loading import read_onnx, refusing
-from v2f_core.artefacts.pickles import to_safetensors
+from v2f_core.artefacts.files import SYNTHETIC, atomic_write, folder_hash, pin, sha256, write_json
+from v2f_core.artefacts.loading import one_line, read_onnx, refusing, to_safetensors
 from v2f_core.errors import InputError
 
-SPARE = 200  # megabytes to leave free on the disk
 # the input that face nets from Caffe expect: pixels 0 to 255 in BGR, minus these means
 VGGFACE2_JUDGE = {
     "architecture": "resnet50_caffe",
@@ -35,12 +30,9 @@ VGGFACE2_JUDGE = {
 }
 
 
-# --- what is published
-
-
 @dataclass(frozen=True)
 class Origin:
-    """A publisher's repository, archive or form, and the files of it that belong into a part's folder.
+    """A publisher's repository or page, and the files of it that belong into a part's folder.
 
     Attributes:
         name: the hub's id; else the archive's or file's own name.
@@ -48,8 +40,7 @@ class Origin:
         megabytes: size of the whole download, as its publisher shows it.
         files: path in our folder → path in the repository or archive. A pickle is stored as safetensors.
         consent: terms to agree to before a download; "" if there are none.
-        archive: address of a zip that holds the files.
-        form: page of a publisher that no program can download from.
+        form: page from which the files are downloaded by hand; "" for a repository of the hub.
     """
 
     name: str
@@ -57,22 +48,21 @@ class Origin:
     megabytes: int
     files: Mapping[str, str]
     consent: str = ""
-    archive: str = ""
     form: str = ""
 
     @property
     def page(self) -> str:
         """The publisher's page."""
-        return self.form or self.archive or f"https://huggingface.co/{self.name}"
+        return self.form or f"https://huggingface.co/{self.name}"
 
 
 def _same(files: str) -> dict[str, str]:
     return {file: file for file in files.split()}
 
 
-_RELEASES = "https://github.com/deepinsight/insightface/releases/download/v0.7"
+_RELEASES = "https://github.com/deepinsight/insightface/releases/tag/v0.7"
+_VGGFACE2 = "https://github.com/cydonia999/VGGFace2-pytorch"
 _RESEARCH = "non-commercial research only"
-_INSIGHTFACE = f"InsightFace's models are for {_RESEARCH}"
 _ARC2FACE, _MIT = "FoivosPar/Arc2Face", "MIT as stated"
 _WEBFACE = (
     "Arc2Face states MIT; its face nets were trained on WebFace42M, which is given out for non-commercial research"
@@ -98,7 +88,7 @@ ORIGINS: Mapping[str, tuple[Origin, ...]] = {
     "ast": (Origin("MIT/ast-finetuned-audioset-10-10-0.4593", "BSD-3-Clause", 346, _AST),),
     "ecapa": (Origin("speechbrain/spkrec-ecapa-voxceleb", "Apache-2.0", 89, _ECAPA),),
     "faces": (
-        Origin("antelopev2", _RESEARCH, 361, _FACES, _INSIGHTFACE, archive=f"{_RELEASES}/antelopev2.zip"),
+        Origin("antelopev2", _RESEARCH, 361, _FACES, form=_RELEASES),
         # Arc2Face was conditioned on this net, not on antelopev2's own glintr100
         Origin(_ARC2FACE, _MIT, 261, _same("arcface.onnx"), _WEBFACE),
     ),
@@ -106,13 +96,9 @@ ORIGINS: Mapping[str, tuple[Origin, ...]] = {
         Origin(_ARC2FACE, _MIT, 3932, _UNET, _WEBFACE),
         Origin("stable-diffusion-v1-5/stable-diffusion-v1-5", "CreativeML Open RAIL-M", 337, _REST_OF_PRIOR, _OPENRAIL),
     ),
-    "judge": (
-        Origin(
-            "resnet50_ft_weight.pkl", "not stated", 164, _JUDGE, form="https://github.com/cydonia999/VGGFace2-pytorch"
-        ),
-    ),
+    "judge": (Origin("resnet50_ft_weight.pkl", "not stated", 164, _JUDGE, form=_VGGFACE2),),
     # a face net that the generator was not conditioned on
-    "scorer": (Origin("buffalo_l", _RESEARCH, 326, _SCORER, _INSIGHTFACE, archive=f"{_RELEASES}/buffalo_l.zip"),),
+    "scorer": (Origin("buffalo_l", _RESEARCH, 326, _SCORER, form=_RELEASES),),
 }
 
 
@@ -175,27 +161,24 @@ def missing(part: str, folder: str | Path) -> list[tuple[Origin, str]]:
 
 
 def how_to_get(part: str) -> str:
-    """The command or form to get a part with, its size and licences, as the end of a sentence.
+    """The command to get a part with, what is downloaded by hand before, sizes and licences, as the end of a sentence.
 
     Example:
         >>> how_to_get("ast")
         'python -m v2f_core fetch ast (346 MB; BSD-3-Clause)'
         >>> how_to_get("judge")[:60]
-        'get resnet50_ft_weight.pkl (164 MB; licence not stated) from'
+        'get resnet50_ft_weight.pkl from https://github.com/cydonia99'
     """
-    first, command = ORIGINS[part][0], f"python -m v2f_core fetch {part}"
     size = sum(origin.megabytes for origin in ORIGINS[part])
     licences = ", ".join(dict.fromkeys(origin.licence for origin in ORIGINS[part]))
-    if first.form:
-        return f"get {first.name} ({size} MB; licence {licences}) from {first.form}, then {command} --local ITS_FOLDER"
+    command = f"python -m v2f_core fetch {part}"
+    if by_hand := [f"get {origin.name} from {origin.form} and unpack it" for origin in ORIGINS[part] if origin.form]:
+        command = f"{by_hand[0]}, then {command} --local ITS_FOLDER"
     return f"{command} ({size} MB; {licences})"
 
 
-# --- fetching it
-
-
 def fetch(
-    part: str, folder: str | Path, agree: Callable[[Origin], bool], local: str | Path | None = None, online: bool = True
+    part: str, folder: str | Path, agree: Callable[[Origin], bool], local: str | Path | None = None
 ) -> list[str]:
     """Complete a part's folder; a stopped download continues.
 
@@ -203,194 +186,119 @@ def fetch(
         part: a name in :data:`ORIGINS`.
         folder: where the part belongs. SHA256.json in its parent gets every file's hash.
         agree: called once for each publisher with terms, before any of its files is downloaded; True is consent.
-        local: a folder that holds published files, under their publisher's name, unpacked or as a zip.
-        online: whether files that are in no cache may be downloaded.
+        local: a folder that holds published files as their publishers name them.
     Returns:
         One line for each file: where it came from.
     Raises:
-        InputError: no such part; ``local`` is no folder; a file is given out by hand, is damaged, has changed since its
-            first use, or is not available offline; consent was not given; access is restricted; the disk is full or
-            cannot be written to.
+        InputError: no such part; ``local`` is no folder; a file is downloaded by hand alone, is damaged, has changed
+            since its first use, or cannot be had; consent was not given.
     """
     if part not in ORIGINS:
         raise InputError(f"{part}: nothing is published under this name; choose {', '.join(ORIGINS)}")
     if local is not None and not Path(local).expanduser().is_dir():
         raise InputError(f"{local}: no such folder; give --local one that holds files as their publishers name them")
-    folder = Path(folder)
-    report, downloads = [], []
-    for origin, target in missing(part, folder):
-        if source := _at_hand(origin, target, local, folder.parent):
-            _place(source, folder / target)
-            report.append(f"{target}: from {source}")
-        else:
-            downloads.append((origin, target))
-    _check_downloads(part, downloads, folder, agree, online)
-    for origin, target in downloads:
-        _place(_download(origin, target, folder.parent), folder / target)
-        report.append(f"{target}: from {origin.page}")
+    folder, report = Path(folder), []
+    sources = [(origin, target, _at_hand(origin, target, local)) for origin, target in missing(part, folder)]
+    for origin in {origin.name: origin for origin, _, source in sources if source is None}.values():
+        if origin.form:
+            raise InputError(f"{part}: {origin.name} is downloaded by hand; {how_to_get(part)}")
+        if origin.consent and not agree(origin):
+            raise InputError(f"{part}: {origin.name} is not downloaded without consent to its terms: {origin.consent}")
+    for origin, target, source in sources:
+        _place(source or _download(origin, origin.files[target]), folder / target)
+        report.append(f"{target}: from {source or origin.page}")
     if part == "judge" and not (folder / "config.json").exists():
         write_json(folder / "config.json", VGGFACE2_JUDGE)
     pin(folder)
-    shutil.rmtree(folder.parent / ".downloads", ignore_errors=True)
     return report
 
 
-def from_caches(part: str, folder: str | Path) -> None:
-    """Fill a part's empty folder if the hub's and insightface's caches hold all of its files.
-
-    Raises:
-        InputError: the folder holds some of the part's files, but not all. The rest is not guessed from other files:
-            antelopev2's own ArcFace is not the net that Arc2Face was trained with.
-    """
-    folder = Path(folder)
-    lacking = missing(part, folder)
-    if folder.is_dir() and any(folder.iterdir()):
-        if lacking:
-            names = ", ".join(target for _, target in lacking)
-            raise InputError(f"{folder}: lacks {names} of what is published for it; {how_to_get(part)}")
-    elif all(_at_hand(origin, target) for origin, target in lacking):
-        fetch(part, folder, agree=lambda _: False, online=False)
-
-
-def _at_hand(origin: Origin, target: str, local: str | Path | None = None, root: Path | None = None) -> Path | None:
-    """A published file's path in a local folder or a cache, if it is there."""
+def _at_hand(origin: Origin, target: str, local: str | Path | None) -> Path | None:
+    """A published file's path in a local folder, or where insightface keeps its packs, if it is there."""
     path = Path(origin.files[target])
-    folders = [Path("~/.insightface/models").expanduser() / origin.name] if origin.archive else []
+    folders = [Path("~/.insightface/models").expanduser() / origin.name] if origin.form else []
     if local is not None:
         base = Path(local).expanduser()
         folders = [base / origin.name, base / origin.name.rpartition("/")[2], base, *folders]
-        if origin.archive and root and (base / f"{origin.name}.zip").is_file():
-            return _unzip(base / f"{origin.name}.zip", path.name, root / ".downloads" / origin.name)
-    for folder in folders:
-        for candidate in (folder / path, folder / origin.name / path.name):  # as antelopev2.zip unpacks
-            if candidate.is_file():
-                return candidate
-    if origin.archive or origin.form:
-        return None
-    from huggingface_hub import constants, try_to_load_from_cache
-
-    cached = try_to_load_from_cache(origin.name, path.as_posix(), cache_dir=constants.HF_HUB_CACHE)
-    return Path(cached) if isinstance(cached, str) else None
+    # antelopev2.zip unpacks into a folder of its name
+    candidates = [folder / place for folder in folders for place in (path, Path(origin.name) / path.name)]
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
-def _check_downloads(
-    part: str, downloads: list[tuple[Origin, str]], folder: Path, agree: Callable[[Origin], bool], online: bool
-) -> None:
-    """Refuse a download that is impossible or not allowed, before it begins."""
-    from huggingface_hub import is_offline_mode
-
-    if not downloads:
-        return
-    for origin, target in downloads:
-        if origin.form:
-            raise InputError(f"{part}: {origin.files[target]} is given out by hand; {how_to_get(part)}")
-        if not online or is_offline_mode():
-            raise InputError(
-                f"{part}: {origin.files[target]} of {origin.name} is not here, and nothing may be downloaded "
-                f"(HF_HUB_OFFLINE); copy it into a folder and give that as --local, or go online: {how_to_get(part)}"
-            )
-    origins = {origin.name: origin for origin, _ in downloads}.values()
-    needed = sum(origin.megabytes for origin in origins) + SPARE
-    disk = next(path for path in folder.absolute().parents if path.exists())
-    free = shutil.disk_usage(disk).free / 1e6
-    if free < needed:
-        raise InputError(f"{disk}: {free:.0f} MB free, {part} takes {needed} MB; free some, or set V2F_FULL elsewhere")
-    for origin in origins:
-        if origin.consent and not agree(origin):
-            raise InputError(f"{part}: {origin.name} is not downloaded without consent to its terms: {origin.consent}")
-
-
-def _download(origin: Origin, target: str, root: Path) -> Path:
-    """Download a published file into the hub's cache, or its archive; an interrupted download continues."""
+def _download(origin: Origin, path: str) -> Path:
+    """A file in the hub's cache, downloaded where it is not there."""
     import huggingface_hub
-    from huggingface_hub.file_download import http_get
-
-    path = origin.files[target]
-    if not origin.archive:
-        with _download_errors(f"{origin.name}/{path}", origin.page):
-            return Path(huggingface_hub.hf_hub_download(origin.name, path))
-    archive = root / ".downloads" / f"{origin.name}.zip"
-    if not archive.is_file():
-        archive.parent.mkdir(parents=True, exist_ok=True)
-        part = archive.with_suffix(".part")
-        with _download_errors(origin.archive, origin.page), part.open("ab") as file:
-            http_get(origin.archive, file, resume_size=file.tell(), displayed_filename=archive.name)
-        part.replace(archive)
-    return _unzip(archive, Path(path).name, root / ".downloads" / origin.name)
-
-
-@contextmanager
-def _download_errors(file: str, page: str) -> Iterator[None]:
-    """Turn an error of the hub's library, or of the HTTP library below it, into one line with the way out."""
-    from huggingface_hub import errors
 
     try:
-        yield
-    except Exception as error:  # the HTTP library's errors share no other base
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        again = "run it again, it goes on from here"
-        messages: list[tuple[type[Exception], str]] = [  # a kind before its base
-            (errors.GatedRepoError, f"access is restricted; agree to its terms on {page}, then run 'hf auth login'"),
-            (errors.LocalEntryNotFoundError, "the hub cannot be reached; run it again, or give --local"),
-            (errors.RepositoryNotFoundError, f"no longer published there; look at {page}"),
-            (errors.EntryNotFoundError, f"no longer published there; look at {page}"),
-            (errors.HfHubHTTPError, f"the server answers with an error ({reason}); run it again later"),
-            (Exception, f"the download broke off ({reason}); {again}"),
-        ]
-        message = next(text for kind, text in messages if isinstance(error, kind))
-        if isinstance(error, OSError) and error.errno:
-            message = f"cannot be written ({reason}); free room, then {again}"
-        raise InputError(f"{file}: {message}") from error
-
-
-def _unzip(archive: Path, name: str, folder: Path) -> Path:
-    """Extract one file of a zip, in any of its folders, into ``folder``."""
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            members = [member for member in opened.namelist() if Path(member).name == name]
-            if not members:
-                raise InputError(f"{archive}: holds no {name}; expected {archive.stem} as its publisher packed it")
-            with atomic_write(folder / name) as temporary, opened.open(members[0]) as source:
-                temporary.write_bytes(source.read())
-    except (zipfile.BadZipFile, EOFError) as error:
-        raise InputError(f"{archive}: damaged or cut off; delete it and fetch it again") from error
-    return folder / name
+        return Path(huggingface_hub.hf_hub_download(origin.name, path))
+    except Exception as error:  # the hub's errors and those of its HTTP library share no other base
+        ways_out = "run it again, it goes on from here; or give --local"
+        if isinstance(error, huggingface_hub.errors.GatedRepoError):
+            ways_out = f"agree to its terms on {origin.page}, then run 'hf auth login'"
+        raise InputError(f"{origin.name}/{path}: cannot be had ({one_line(error)}); {ways_out}") from error
 
 
 def _place(source: Path, target: Path) -> None:
-    """Link or copy a published file to its place; a pickle is rewritten as safetensors."""
-    real = source.resolve()
-    # the hub's cache names large files by their SHA-256
-    if re.fullmatch("[0-9a-f]{64}", real.name) and sha256(real) != real.name:
-        raise InputError(f"{real}: damaged (its SHA-256 is not its name); delete it and fetch it again")
+    """Link or copy a published file to its place, if it is whole; a pickle is rewritten as safetensors."""
     if source.suffix in (".bin", ".pkl"):
-        # the hub's cache names files by their hashes, so the kind is that of the link
         return to_safetensors(source, target)
-    _check_whole(real, target.suffix)
-    try:
-        with atomic_write(target) as temporary:
-            temporary.unlink()
-            try:
-                os.link(real, temporary)
-            except OSError:  # another disk, or one without links
-                shutil.copyfile(real, temporary)
-    except OSError as error:
-        raise InputError(
-            f"{real}: cannot be copied to {target} ({error.strerror}); check the rights of both"
-        ) from error
-
-
-def _check_whole(path: Path, suffix: str) -> None:
-    """Refuse a file that is cut off or of another kind, before its hash is written down."""
-    with refusing(path, f"a whole {suffix}", "delete it and fetch it again"):
-        if suffix == ".safetensors":
+    with refusing(source, f"a whole {target.suffix}", "delete it and fetch it again"):
+        if target.suffix == ".safetensors":
             from safetensors import safe_open
 
-            with safe_open(path, "np"):
+            with safe_open(source, "np"):
                 pass
-        elif suffix == ".onnx":
-            read_onnx(path)
-        elif suffix == ".ckpt":
+        elif target.suffix == ".onnx":
+            read_onnx(source)
+        elif target.suffix == ".ckpt":
             import torch
 
-            torch.load(path, map_location="cpu", weights_only=True)
+            torch.load(source, map_location="cpu", weights_only=True)
+    with atomic_write(target) as temporary:
+        temporary.unlink()
+        try:
+            os.link(source.resolve(), temporary)
+        except OSError:  # another disk, or one without links
+            shutil.copyfile(source, temporary)
+
+
+# --- what is passed on
+
+CARD = """# {title}
+
+A `Vox2FacePipeline`: from a recorded voice, an identity; from the identity, faces.
+
+**{synthetic}** Two people who sound alike get the same faces. Hair, skin and all else that a voice does not determine
+are invented by the prior. It must not be used to identify, trace, judge or expose anybody, to present a face as the
+speaker's, or on a voice without its owner's consent.
+
+```python
+from v2f_core import Vox2FacePipeline
+
+pipe = Vox2FacePipeline.from_pretrained("{folder}")
+faces = pipe("voice.wav", num_images=4).images
+```
+
+Licence: {terms}
+
+SHA-256 of its parts:
+
+{parts}
+"""
+
+
+def write_card(folder: Path, profile: str | None, encoder: str) -> None:
+    """Write the README.md of a saved pipeline: its use and limits, its licence, the hashes of its parts."""
+    terms = "unknown to the program that wrote this; name each part's origin here before you share it."
+    if profile == "mini":
+        terms = "Apache-2.0. All parts are v2f-core's miniatures, or were trained from them on synthetic persons"
+        terms += "; but the speech encoder is Resemblyzer's, trained on real people." if encoder == "ge2e" else "."
+    elif profile == "full":
+        origins = [f"{o.name}: {o.licence} ({o.page})" for o in (*ORIGINS.get(encoder, ()), *ORIGINS["prior"])]
+        terms = "the publishers' terms hold for the parts and for weights trained from them. " + "; ".join(origins)
+    parts = [f"- {path.name}: `{folder_hash(path)}`" for path in sorted(folder.iterdir()) if path.is_dir()]
+    text = CARD.format(
+        title=folder.name, synthetic=SYNTHETIC, folder=folder, terms=terms, parts="\n".join(parts)
+    )
+    with atomic_write(folder / "README.md") as temporary:
+        temporary.write_text(text, encoding="utf-8")

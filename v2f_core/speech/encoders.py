@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import warnings
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -17,8 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from v2f_core.artefacts.files import atomic_write
-from v2f_core.artefacts.loading import check_config, check_finite, checked_folder, quiet, refusing
-from v2f_core.artefacts.pickles import tensors_from_bin
+from v2f_core.artefacts.loading import check_config, check_finite, checked_folder, quiet, refusing, tensors_from_bin
 from v2f_core.errors import InputError
 from v2f_core.speech.audio import AudioWarning
 from v2f_core.speech.ge2e import GE2E_FILES, GE2EEncoder, tone
@@ -35,6 +34,7 @@ ECAPA_FILES = (
 )
 
 
+@runtime_checkable
 class SpeechEncoder(Protocol):
     """The interface of a speech encoder for the rest of the package."""
 

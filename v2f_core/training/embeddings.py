@@ -50,7 +50,7 @@ def embed_dataset(
     Processes of a launcher share the work.
 
     Args:
-        device, workers: where to compute, and processes that read files.
+        device, workers: where to compute, and threads that read files.
         precision: of the voices, see :func:`precision_of`; ArcFace is always in fp32.
         max_bad: the share of bad files above which an error is raised.
     Raises:

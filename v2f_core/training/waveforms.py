@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import islice
@@ -33,7 +33,7 @@ from v2f_core.training.pairs import Pairs, pair_up
 from v2f_core.training.processes import STRIDE
 from v2f_core.training.stage1 import Stage1Settings, identity_loss, validate
 
-RECORDINGS_AT_ONCE = 16  # embedded together
+RECORDINGS_AT_ONCE, READERS = 16, 2  # embedded together; threads that read ahead
 
 
 @dataclass(frozen=True)
@@ -114,16 +114,16 @@ class Recordings:
         face = self.pairs.face[start[label] + (photo * start.diff()[label]).long()]
         return Batch(label, paths, place, face)
 
-    def read(self, paths: Sequence[Path], workers: int = 0) -> Iterator[Float[Tensor, "clips samples"]]:
+    def read(self, paths: Iterable[Path]) -> Iterator[Float[Tensor, "clips samples"]]:
         """The clips of each recording, one recording after the other."""
-        for clips in read_ahead(paths, partial(read_clips, seconds=self.seconds), workers):
+        for clips in read_ahead(paths, partial(read_clips, seconds=self.seconds), READERS):
             if isinstance(clips, InputError):
                 raise clips
             yield clips
 
-    def embedded_by(self, encoder: SpeechEncoder, workers: int = 0) -> Pairs:
+    def embedded_by(self, encoder: SpeechEncoder) -> Pairs:
         """The pairs, with every window embedded by this encoder."""
-        stream, rows = self.read([path for paths in self.paths for path in paths], workers), []
+        stream, rows = self.read([path for paths in self.paths for path in paths]), []
         embed: Any = voice_embedder(encoder)
         while clips := list(islice(stream, RECORDINGS_AT_ONCE)):
             rows += [windows.cpu() for windows in embed(clips)]
@@ -140,7 +140,6 @@ def train_from_waveforms(
     folder: str | Path,
     provenance: Mapping[str, Any],
     device: str = "cpu",
-    workers: int = 0,
 ) -> Aligner:
     """Train aligner and top layers, or continue an interrupted run; keep those of the lowest validation loss.
 
@@ -153,7 +152,6 @@ def train_from_waveforms(
         training, validation: persons of two splits.
         folder: gets ``ast/`` or ``ecapa/`` and ``aligner/``, as a profile has them, ``history.csv``, ``checkpoint.pt``.
         provenance: hashes of the inputs.
-        workers: processes that read recordings.
     Returns:
         the best aligner, as written to ``folder``.
     Raises:
@@ -186,7 +184,7 @@ def train_from_waveforms(
 
         def evaluate(step: int) -> float:
             encoder.eval()
-            embedded = validation.embedded_by(encoder, workers) if upper else validation.pairs
+            embedded = validation.embedded_by(encoder) if upper else validation.pairs
             scores, best = validate(trained, embedded.to(device), validation_loss), history.best("val_total")
             history.append({"step": step, **history.means(), **scores})
             if scores["val_total"] < best:
@@ -202,7 +200,7 @@ def train_from_waveforms(
             evaluate(0)
         steps = range(start + 1, identity.steps + 1)
         draws = (training.draw(identity.batch, identity.seed, step) for step in steps)
-        stream = training.read([path for batch in draws for path in batch.paths], workers)
+        stream = training.read([path for batch in draws for path in batch.paths])
         bar = tqdm(steps, "Stage I", identity.steps, initial=start, unit="step", mininterval=1.0)
         for step in bar:
             nets.train()  # the encoder's frozen part stays in evaluation mode
