@@ -27,24 +27,23 @@ def assets(tmp_path, monkeypatch):
     monkeypatch.setenv("V2F_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("V2F_FULL", str(tmp_path / "big"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(doctor, "packages", lambda section: [])
+    monkeypatch.setattr(doctor, "packages", list)
     files.damaged_files.cache_clear()
     files.pin_once.cache_clear()
     return folder
 
 
-def section(name):
-    return {check.name: check for check in doctor.examine() if check.section == name}
+def parts(profile):
+    return {check.name: check for check in doctor.parts(profile)}
 
 
 def test_all_is_well(assets, capsys):
     assert doctor.doctor() == 0
     out = capsys.readouterr().out
     assert "The mini profile is ready" in out
-    assert "needed only for another profile" in out
     own = {"ge2e", "aligner_ge2e", "posterior_ge2e"}  # what people's own recordings go through
-    assert {*PARTS, *own, "MiniVox"} <= set(section("The mini profile"))
-    assert {*PARTS, "scorer", "adapted", "posterior", "ge2e", "dataset"} == set(section("The full profile"))
+    assert {*PARTS, *own, "dataset"} <= set(parts("mini"))
+    assert {*PARTS, "scorer", "adapted", "posterior", "ge2e", "dataset", "cache folder"} == set(parts("full"))
 
 
 def test_a_missing_or_damaged_part_or_dataset_makes_the_miniature_unusable(assets, capsys):
@@ -57,36 +56,36 @@ def test_a_missing_or_damaged_part_or_dataset_makes_the_miniature_unusable(asset
     assert "not usable yet: 3 things to mend" in out
     assert "missing  prior" in out
     assert "damaged  judge" in out
-    assert "missing  MiniVox" in out
+    assert "damaged  dataset" in out
     assert out.count("get it again") == 3
 
 
 def test_a_dataset_is_looked_at_from_outside(assets, tmp_path, monkeypatch):
     data = tmp_path / "data"
     monkeypatch.setenv("V2F_DATASET", str(data))
-    assert "put or link HQ-VoxCeleb's faces" in section("The full profile")["dataset"].remedy
+    assert "put or link HQ-VoxCeleb's faces" in parts("full")["dataset"].remedy
     (data / "HQ-VoxCeleb" / "vox1").mkdir(parents=True)
-    line = section("The full profile")["dataset"]  # one level too deep
-    assert (line.found, line.remedy.endswith(f"perhaps {data / 'HQ-VoxCeleb'}")) == (str(data), True)
+    line = parts("full")["dataset"]  # one level too deep
+    assert (line.found, "no vox1 or vox2 folder in it" in line.remedy) == (str(data), True)
     (data / "pairs.csv").touch()  # a dataset of one's own
-    assert section("The full profile")["dataset"].found.startswith("pairs.csv in ")
+    assert parts("full")["dataset"].found.startswith("pairs.csv in ")
 
 
 def test_full_size_weights_are_named_and_found_and_their_change_is_noticed(assets, tmp_path):
-    full = section("The full profile")
-    assert not any(check.needed for check in full.values())
+    full = parts("full")
+    assert {name for name, check in full.items() if not check.needed} >= {"ecapa", "judge", "scorer", "adapted"}
     assert str(tmp_path / "big" / "ast") in full["ast"].remedy
     ast = tmp_path / "big" / "ast"
     ast.mkdir(parents=True)
     (ast / "model.safetensors").write_text("weights")
-    assert section("The full profile")["ast"].remedy.startswith("lacks config.json, preprocessor_config.json of what")
+    assert "lacks config.json, preprocessor_config.json of what is published" in parts("full")["ast"].remedy
     for name in ("config.json", "preprocessor_config.json"):
         (ast / name).write_text("{}")
-    line = section("The full profile")["ast"]
-    assert (line.remedy, "SHA-256 as at first use" in line.found) == ("", True)
+    line = parts("full")["ast"]
+    assert (line.remedy, line.found.startswith("0.0 MB")) == ("", True)
     (ast / "model.safetensors").write_text("other")
     files.pin_once.cache_clear()
-    remedy = section("The full profile")["ast"].remedy
+    remedy = parts("full")["ast"].remedy
     assert remedy.startswith(f"{ast / 'model.safetensors'}: not what it was at its first use")
 
 
@@ -107,7 +106,8 @@ def test_a_package_that_is_missing_too_old_or_broken_is_named(monkeypatch):
     lines = ["numpy>=1", "numpy>=99", "no-such-thing>=2", 'ruff ; extra == "test"']
     monkeypatch.setattr(doctor, "requires", lambda _: lines)
     monkeypatch.setattr(doctor, "FRAGILE", ("no_such_module",))
-    fine, old, missing, broken = doctor.packages("A")
+    python, fine, old, missing, broken = doctor.packages()
+    assert python.name == "Python"
     assert (fine.name, fine.remedy) == ("numpy", "")
     assert old.remedy == 'pip install "numpy>=99"'
     assert (missing.found, missing.remedy) == ("", 'pip install "no-such-thing>=2"')
@@ -132,7 +132,7 @@ def test_packages_that_were_not_made_for_each_other_are_mended_with_pip(monkeypa
     monkeypatch.setattr(
         doctor, "version", lambda name: torch_there if name == "torch" and torch_there else absent(name)
     )
-    audio, cv2, soundfile = doctor.packages("A")
+    _, audio, cv2, soundfile = doctor.packages()
     assert audio.found == "fails: compiled with different CUDA versions"
     wanted = [Requirement(line) for line in re.findall(r'"([^"]+)"', audio.remedy)]
     assert [(r.name, str(r.specifier)) for r in wanted] == [

