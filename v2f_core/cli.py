@@ -42,15 +42,11 @@ def generate(
     truncation: Annotated[
         float, typer.Option(min=0, max=1, help="1: each face another person whom the voice allows; 0: all its mean.")
     ] = 1.0,
-    encoder: Annotated[
-        Literal["ast", "ecapa", "ge2e"] | None,
-        typer.Option(help="What hears the voice; else the profile's for people's own recordings."),
-    ] = None,
+    encoder: EncoderName = None,
     profile: ProfileName = None,
     device: Device = "cpu",
 ) -> None:
     """Faces for a recorded voice: PNGs, a contact sheet, and a JSON with the identity."""
-    one_thread(profile)
     chosen = open_profile(profile, device)
     from v2f_core.app.generate import generate
 
@@ -63,7 +59,6 @@ def demo(
     profile: ProfileName = None,
 ) -> None:
     """The main job on the built-in data: voices to faces, a gallery and a table."""
-    one_thread(profile)
     chosen = open_profile(profile)
     from v2f_core.app.demo import demo
 
@@ -78,7 +73,6 @@ def extract(
     workers: Annotated[int, typer.Option(min=0, help="Threads that read the files.")] = 0,
 ) -> None:
     """Embed every voice and face of the profile's dataset once, into the cache; goes on where it was stopped."""
-    one_thread(profile)
     chosen = open_profile(profile, device, encoder)
     from v2f_core.app.train import extract
 
@@ -104,7 +98,7 @@ def stage1(
     was stopped."""
     if unfreeze is None and aligner:
         raise InputError("--aligner belongs to --unfreeze; give it too (0 trains the aligner alone)")
-    chosen = open_profile(profile, device, encoder)
+    chosen = open_profile(profile, device, encoder, threads=None)
     from v2f_core.app import train
 
     if unfreeze is None:
@@ -122,7 +116,6 @@ def posterior(
     encoder: EncoderName = None,
 ) -> None:
     """p(z | v) for an aligner, from stored embeddings: a minute at most, and the same every time."""
-    one_thread(profile)
     chosen = open_profile(profile, device, encoder)
     from v2f_core.app.train import posterior
 
@@ -149,7 +142,7 @@ def stage2(
     """Stage II: aligner and LoRA together, with the prior as critic; goes on where it was stopped."""
     if mode == "contrast" and gradient_checkpointing:  # it would compute again with adapters that were frozen before
         raise InputError("--mode contrast and --gradient-checkpointing do not go together; leave one out")
-    chosen = open_profile(profile, device, encoder)
+    chosen = open_profile(profile, device, encoder, threads=None)
     from v2f_core.app.train import stage2
 
     stage2(chosen, out, aligner, mode, steps, gradient_checkpointing, seed, device)
@@ -174,11 +167,11 @@ def evaluate(
     encoder: EncoderName = None,
 ) -> None:
     """Every system beside its controls: tables and a page to look at; goes on where it was stopped."""
-    one_thread(profile)
+    chosen = open_profile(profile, device, encoder)
     from v2f_core.app.evaluate import chosen_rows, evaluate
 
-    rows, chosen = chosen_rows(systems), open_profile(profile, device, encoder)
-    page = evaluate(out, chosen, rows, draws, steps, guidance, limit, stage2 or (), labels, seed, tune, device)
+    rows = chosen_rows(systems)
+    page = evaluate(out, chosen, rows, draws, steps, guidance, limit, stage2 or [], labels, seed, tune, device)
     print(f"tables and report: {page}")
 
 
@@ -190,12 +183,11 @@ def ablate(
     steps: Steps = None,
     persons: Annotated[int, typer.Option(min=10, help="Persons at most, women and men alike.")] = 1000,
     split: Annotated[Literal["test", "val"], typer.Option(help="Whose: val while you still choose.")] = "test",
-    jobs: Annotated[int, typer.Option(min=1, help="Runs at the same time.")] = 1,
     profile: ProfileName = None,
     device: Device = "cpu",
 ) -> None:
     """A table of ablations over seeds: trained, drawn, measured; goes on where it was stopped."""
-    chosen = open_profile(profile, device)
+    chosen = open_profile(profile, device, threads=None)
     from v2f_core.app.ablate import SHOWN, Plan, ablate
     from v2f_core.show.plots import forest
     from v2f_core.studies import ablation
@@ -203,7 +195,7 @@ def ablate(
 
     plan = Plan(chosen, out, steps, persons, split=split, device=device)
     name = table if split == "test" else f"{table}_{split}"
-    summary = ablation.save(ablate(table, seeds, plan, jobs), name, out / "results", SHOWN)
+    summary = ablation.save(ablate(table, seeds, plan), name, out / "results", SHOWN)
     forest(summary, SHOWN, WITHOUT).savefig(out / "results" / f"{name}.png")
     print(ablation.markdown(summary, SHOWN))
     print(f"results: {out / 'results'}")
@@ -220,7 +212,6 @@ def own(
     device: Device = "cpu",
 ) -> None:
     """Your own recordings and photographs: from a folder to Stage I's table, each person tested by others' aligners."""
-    one_thread(profile)
     chosen = own_profile(folder, profile, device)
     from v2f_core.app.own import own
 
@@ -298,20 +289,11 @@ def fetch(
         raise InputError("; ".join(dict.fromkeys(failures)))
 
 
-def one_thread(profile: str | None) -> None:
-    """Let small nets compute with one thread: two only wait for each other. The full profile's are large.
-
-    It must be called before torch is imported. The user's own OMP_NUM_THREADS is kept.
-
-    Example:
-        >>> one_thread("full")  # its nets want every core
-    """
-    if (profile or os.environ.get("V2F_PROFILE") or "mini") != "full":
-        os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-
-def open_profile(name: str | None, device: str = "cpu", encoder: str | None = None) -> Profile:
+def open_profile(name: str | None, device: str = "cpu", encoder: str | None = None, threads: int | None = 1) -> Profile:
     """The profile, with another speech encoder if one is named, after a look that the device is there.
+
+    The small nets of all profiles but the full one compute with one thread: two only wait for each other. It is set
+    before torch is imported, and the user's own OMP_NUM_THREADS is kept. Trainings (``threads=None``) take all.
 
     Raises:
         InputError: there is no such profile, or this machine's torch cannot use the device.
@@ -319,6 +301,8 @@ def open_profile(name: str | None, device: str = "cpu", encoder: str | None = No
     from v2f_core.artefacts.profiles import load_profile
 
     profile = load_profile(name).with_encoder(encoder)
+    if threads and profile.name != "full":
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     if device != "cpu":
         import torch
 

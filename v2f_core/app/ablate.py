@@ -9,12 +9,9 @@ of the validation persons' faces.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -88,31 +85,17 @@ class Kit(NamedTuple):
     arcface: nn.Module
 
 
-def ablate(name: str, seeds: int, plan: Plan, jobs: int = 1) -> pd.DataFrame:
+def ablate(name: str, seeds: int, plan: Plan) -> pd.DataFrame:
     """Run the missing runs of a table; returns the tidy rows of all, :data:`v2f_core.studies.ablation.COLUMNS`.
 
-    Args:
-        name: of the table.
-        seeds: number of seeds, from 0.
-        plan: see :class:`Plan`.
-        jobs: runs at the same time, each in a process with its share of the cores.
+    Seed 0 comes first: it chooses the guidance of all seeds.
+
     Raises:
         InputError: no such table; a part of the profile cannot be used; a loss was not finite.
     """
     rows = table(name)
     check_writable(plan.folder)
-    first = [(row, 0) for row in rows]  # these choose the guidance of all seeds
-    rest = [(row, seed) for seed in range(1, seeds) for row in rows]
-    open_kit(plan)  # writes the stores that all runs read, before several processes would
-    for part in (first, rest):
-        if jobs == 1:
-            for row, seed in part:
-                measured(row, seed, plan)
-        else:
-            threads = max(1, (os.cpu_count() or 1) // jobs)
-            with ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
-                list(pool.map(measured, *zip(*part, strict=True), [plan] * len(part)))
-    return pd.concat([measured(row, seed, plan) for row, seed in first + rest], ignore_index=True)
+    return pd.concat([measured(row, seed, plan) for seed in range(seeds) for row in rows], ignore_index=True)
 
 
 def measured(row: Ablation, seed: int, plan: Plan) -> pd.DataFrame:

@@ -14,14 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from tqdm import tqdm
-from transformers.utils import logging
 
 from v2f_core.app.evaluate import stage1_table
-from v2f_core.app.generate import draw_faces, provenance, save_gallery, waveform
+from v2f_core.app.generate import draw_faces, line, provenance, save_gallery
 from v2f_core.artefacts.files import check_writable, png_text, safe_name, staged
 from v2f_core.artefacts.profiles import MINI_ASSETS, Profile, load_profile
 from v2f_core.data.manifest import Manifest
@@ -29,7 +27,6 @@ from v2f_core.data.voxceleb import open_dataset
 from v2f_core.evaluation import tables
 from v2f_core.identity.photos import read_image
 from v2f_core.pipeline import Vox2FacePipeline, hear
-from v2f_core.show.plots import GalleryRow
 from v2f_core.speech.audio import read_clips
 from v2f_core.training.embeddings import embed_dataset
 from v2f_core.training.pairs import Pairs, pair_up
@@ -64,7 +61,6 @@ def demo(out: str | Path = "outputs/demo", profile: str | Profile | None = None,
     Raises:
         InputError: the profile, its parts, its dataset or the folder cannot be used.
     """
-    logging.disable_progress_bar()  # of loading weights
     settings, out = profile if isinstance(profile, Profile) else load_profile(profile), Path(out)
     check_writable(out)
     began = time.perf_counter()
@@ -102,11 +98,7 @@ def draw(
 ) -> None:
     """Draw the faces of each speaker, and write them as labelled PNGs and as a gallery.
 
-    Args:
-        heard_by: the pipeline and its provenance for the dataset's speakers (True) and for others (False).
-        shown: one line each.
-        folder: for the pictures.
-        seed: of the first face of the first voice.
+    ``heard_by`` has the pipeline and its provenance for the dataset's speakers (True) and for others (False).
     """
     rows = []
     for number, speaker in enumerate(tqdm(shown, desc="faces", unit="voice", file=sys.stderr)):
@@ -116,9 +108,7 @@ def draw(
         for i, (s, image) in enumerate(zip(seeds, result.images, strict=True)):
             image.save(folder / f"{safe_name(speaker.name)}_{i}.png", pnginfo=png_text({**fields, "seed": s}))
         photo = None if speaker.photo is None else read_image(speaker.photo)
-        pictures = [np.asarray(image) for image in (*([estimate] if estimate else []), *result.images)]
-        captions = ["ẑ, the point estimate"] if estimate else []
-        rows.append(GalleryRow(speaker.label, waveform(speaker.windows), pictures, photo, captions))
+        rows.append(line(speaker.label, speaker.windows, result, estimate, photo))
     made = {"dataset": heard_by[True][1], "others": heard_by[False][1]}
     save_gallery(rows, folder / "gallery.png", made, "Faces drawn from voices: no likeness of any person")
 

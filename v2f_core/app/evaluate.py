@@ -17,7 +17,7 @@ from minivox.dataset import factors
 from minivox.readable import from_true_voices, rank_scores
 from v2f_core.app.report import Evaluation, write_report
 from v2f_core.artefacts.files import check_writable, folder_hash
-from v2f_core.artefacts.profiles import Profile, cache_folder, load_profile
+from v2f_core.artefacts.profiles import Profile, cache_folder
 from v2f_core.data.manifest import Manifest
 from v2f_core.data.voxceleb import open_dataset
 from v2f_core.diffusion.prior import Prior
@@ -56,15 +56,15 @@ class Inputs(NamedTuple):
 
 
 def evaluate(
-    out: str | Path = "outputs/evaluate",
-    profile: str | Profile | None = None,
-    systems: Collection[str] | None = None,
+    out: Path,
+    profile: Profile,
+    systems: Collection[str] = (controls.NO_DSC,),
     draws: int = 1,
     steps: int = 10,
     guidance: float | None = None,
     limit: int | None = None,
-    stage2: Sequence[str | Path] = (),
-    labels: str | Path | None = None,
+    stage2: Sequence[Path] = (),
+    labels: Path | None = None,
     seed: int = 0,
     tune: bool = False,
     device: str = "cpu",
@@ -76,8 +76,8 @@ def evaluate(
 
     Args:
         out: folder for tables and report.
-        profile: name of a profile, or a profile.
-        systems: the rows with drawn faces, of `controls.DRAWABLE`; Stage I alone when None, no row when empty.
+        profile: whose weights and dataset.
+        systems: the rows with drawn faces, of `controls.DRAWABLE`.
         draws: faces a person and system.
         steps, guidance: of the sampler; guidance is the profile's when None.
         limit: the largest number of test persons, half of each sex.
@@ -92,40 +92,37 @@ def evaluate(
         InputError: the profile, its parts, its dataset or the folder cannot be used; a control is off chance; both
             ``guidance`` and ``tune`` are given.
     """
-    settings = profile if isinstance(profile, Profile) else load_profile(profile)
-    drawn = (controls.NO_DSC,) if systems is None else chosen_rows(",".join(systems) or "none")
     if tune and guidance is not None:
         raise InputError(f"guidance {guidance:g} is given, and tune would choose it; leave one out")
-    check_writable(Path(out))
-    if settings.prior is None:
-        return identities_alone(settings, Path(out), limit, device)
-    inputs = load(settings, limit, device)
+    check_writable(out)
+    if profile.prior is None:
+        return identities_alone(profile, out, limit, device)
+    inputs = load(profile, limit, device)
     stage1 = stage1_table(inputs.aligner, inputs.training, inputs.test, {"CosReg": inputs.cosreg}, inputs.posterior)
     tables.save_identity_table(stage1, out)
-    drawing = Drawing(steps, settings.guidance if guidance is None else guidance, seed)
-    bench = make_bench(inputs, settings, drawing, draws, "test", device)
+    drawing = Drawing(steps, profile.guidance if guidance is None else guidance, seed)
+    bench = make_bench(inputs, profile, drawing, draws, "test", device)
     in_world = known(inputs.test) and known(inputs.training)
-    parts = [name.removesuffix("_sha256") for name in bench.hashes]
-    scorers = {name: settings.part(name) for name in parts}
+    scorers = {name: profile.part(name) for name in (key.removesuffix("_sha256") for key in bench.hashes)}
     notes = _notes(inputs) + check_splits(inputs.training, inputs.test, scorers, all_known=known(inputs.test))
     judged = _controls(inputs, bench)
-    trained = [Stage2.from_folder(folder, settings.part("prior"), device) for folder in stage2]
+    trained = [Stage2.from_folder(folder, profile.part("prior"), device) for folder in stage2]
     net = None
-    if controls.NO_ARCFACE in drawn:
+    if controls.NO_ARCFACE in systems:
         stores = (inputs.manifest, inputs.voices, inputs.faces)
-        net = stored_speech_condition(settings, *stores, bench.prior, bench.scorer.pack, bench.folder)
+        net = stored_speech_condition(profile, *stores, bench.prior, bench.scorer.pack, bench.folder)
 
     def rows(of: Bench) -> Iterator[System]:
-        return controls.rows(of, inputs.aligner, inputs.cosreg, drawn, net, trained)
+        return controls.rows(of, inputs.aligner, inputs.cosreg, systems, net, trained)
 
     if tune:
-        scores = controls.tuned(make_bench(inputs, settings, drawing, 1, "val", device), rows)
+        scores = controls.tuned(make_bench(inputs, profile, drawing, 1, "val", device), rows)
         bench = replace(bench, guidance=controls.best_scales(scores))
         notes.append(_tuning_note(scores, bench.guidance, len(inputs.validation.persons)))
     evaluation = Evaluation(
         bench=bench,
         manifest=inputs.manifest,
-        profile=settings,
+        profile=profile,
         systems=list(rows(bench)),
         controls=judged,
         labels=labels_of(inputs.manifest, labels),
@@ -133,7 +130,7 @@ def evaluate(
         notes=notes,
         ratio=log_ratio(inputs.posterior),
     )
-    return write_report(evaluation, Path(out))
+    return write_report(evaluation, out)
 
 
 def chosen_rows(text: str) -> tuple[str, ...]:
@@ -191,8 +188,7 @@ def identities_alone(profile: Profile, out: Path, limit: int | None = None, devi
         test = test.only(first_of_each_sex(test.sexes, limit))
     systems = controls.predictions(test, training, aligner) | ridge_rows(training, test)
     gallery, ranked = test.gallery(), {}
-    if profile.posterior is not None and profile.posterior.is_dir():
-        fitted = IdentityPosterior.from_pretrained(profile.posterior, aligner, made_from(profile))
+    if (fitted := posterior_for(profile, aligner)) is not None:
         ranked = {"posterior, likelihood ratio": fitted.log_ratio(gallery, test.pooled_voices()).numpy()}
     table = tables.identity_table(systems, gallery.numpy(), np.array(test.sexes), ranked=ranked)
     tables.save_identity_table(table, out)

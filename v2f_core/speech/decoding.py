@@ -101,10 +101,8 @@ class Decoder:
             yield last[0], to_floats(np.concatenate(held))
 
     def _frames(self) -> Iterator[tuple[int, np.ndarray]]:
-        try:
-            import av
-        except ImportError as error:
-            raise InputError(f"{self.name}: reading sound needs PyAV; pip install av") from error
+        import av
+
         if _is_one_opus(self.file) and (sound := _open_with_soundfile(self.file)):
             yield from self._opus(sound)
             return
