@@ -133,10 +133,7 @@ def open_kit(plan: Plan) -> Kit:
 
 
 def claim(folder: Path, plan: Mapping[str, object]) -> None:
-    """Write the settings of a folder's run into its plan.json.
-
-    Raises:
-        InputError: the folder holds a run with other settings.
+    """Write the settings of a folder's run into its plan.json; a folder of other settings is refused.
 
     Example:
         >>> import tempfile

@@ -50,17 +50,7 @@ class Speaker:
 
 
 def demo(out: str | Path = "outputs/demo", profile: str | Profile | None = None, seed: int = 0) -> Path:
-    """Write ``gallery.png``, ``table.csv``, ``table.md`` and every generated face into a folder.
-
-    Args:
-        out: folder; created if missing.
-        profile: name of a profile, or a profile.
-        seed: of the first face of each voice.
-    Returns:
-        the gallery's path.
-    Raises:
-        InputError: the profile, its parts, its dataset or the folder cannot be used.
-    """
+    """Write ``gallery.png``, ``table.csv``, ``table.md`` and every generated face into a folder."""
     settings, out = profile if isinstance(profile, Profile) else load_profile(profile), Path(out)
     check_writable(out)
     began = time.perf_counter()

@@ -79,18 +79,16 @@ def evaluate(
         profile: whose weights and dataset.
         systems: the rows with drawn faces, of `controls.DRAWABLE`.
         draws: faces a person and system.
-        steps, guidance: of the sampler; guidance is the profile's when None.
+        steps, guidance, seed: of the sampler; guidance is the profile's when None.
         limit: the largest number of test persons, half of each sex.
         stage2: folders of trained Stages II, each a row.
         labels: CSV of ages and skin tones; MiniVox has its own.
-        seed: of the noise.
         tune: choose each row's guidance on the validation persons, from `controls.GUIDANCES`.
         device: for embedding, drawing and scoring.
     Returns:
         the page.
     Raises:
-        InputError: the profile, its parts, its dataset or the folder cannot be used; a control is off chance; both
-            ``guidance`` and ``tune`` are given.
+        InputError: an input cannot be used; a control is off chance; both ``guidance`` and ``tune`` are given.
     """
     if tune and guidance is not None:
         raise InputError(f"guidance {guidance:g} is given, and tune would choose it; leave one out")
@@ -135,9 +133,6 @@ def evaluate(
 
 def chosen_rows(text: str) -> tuple[str, ...]:
     """The names of rows from the command line: separated by commas, or "all", or "none".
-
-    Raises:
-        InputError: no drawable row has such a name.
 
     Example:
         >>> chosen_rows("CosReg, oracle"), chosen_rows("none")

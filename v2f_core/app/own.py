@@ -36,8 +36,7 @@ def own(
         profile: whose dataset and encoders; "open" needs no download.
         out: folder for the tables.
         deals: how often persons are dealt into folds.
-        steps: of Stage I, in place of the profile's.
-        seed: of weights, batches and folds.
+        steps, seed: of Stage I, in place of the profile's; of weights, batches and folds.
         device: where to embed.
     Returns:
         the table as Markdown.

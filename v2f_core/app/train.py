@@ -8,6 +8,7 @@ from typing import Any
 from minivox.ceilings import informed
 from v2f_core.artefacts.files import check_writable, folder_hash
 from v2f_core.artefacts.profiles import Profile
+from v2f_core.data.manifest import Manifest
 from v2f_core.data.voxceleb import open_dataset
 from v2f_core.diffusion.prior import Prior
 from v2f_core.identity.aligner import Aligner
@@ -18,7 +19,7 @@ from v2f_core.speech.encoders import load_encoder
 from v2f_core.studies.critics import BALANCED, CRITICS
 from v2f_core.training.embeddings import embed_dataset
 from v2f_core.training.latents import pair_faces, stored_latents
-from v2f_core.training.pairs import pair_up
+from v2f_core.training.pairs import Pairs, pair_up
 from v2f_core.training.posterior import train_posterior
 from v2f_core.training.processes import first_process_first, join, own_device
 from v2f_core.training.stage1 import Stage1Settings, train_stage1
@@ -27,11 +28,7 @@ from v2f_core.training.waveforms import Recordings, WaveformSettings, train_from
 
 
 def extract(profile: Profile, device: str = "cpu", workers: int = 0) -> None:
-    """Embed every voice and face of the profile's dataset once, into the cache.
-
-    Raises:
-        InputError: see :func:`~v2f_core.training.embeddings.embed_dataset`.
-    """
+    """Embed every voice and face of the profile's dataset once, into the cache."""
     stores = embed_dataset(profile, open_dataset(profile), device, workers)
     if join(device)[0] == 0:  # the first process speaks for all
         for name, embeddings in zip(("voices", "faces"), stores, strict=True):
@@ -39,34 +36,28 @@ def extract(profile: Profile, device: str = "cpu", workers: int = 0) -> None:
 
 
 def stage1(profile: Profile, out: Path, steps: int | None = None, seed: int = 0, device: str = "cpu") -> None:
-    """Train the aligner on stored embeddings, extracted first if need be; ``steps`` in place of the profile's.
-
-    Raises:
-        InputError: a part or the dataset cannot be used; see :func:`~v2f_core.training.stage1.train_stage1`.
-    """
+    """Train the aligner on stored embeddings, extracted first if need be; ``steps`` in place of the profile's."""
     check_writable(out)
-    manifest = open_dataset(profile)
-    voices, faces = embed_dataset(profile, manifest, device)
-    training, validation = (pair_up(manifest, voices, faces, split) for split in ("train", "val"))
+    manifest, training, validation = paired(profile, device)
     settings = Stage1Settings(**{**profile.stage1, "seed": seed} | ({"steps": steps} if steps else {}))
-    hashes = {f"{part}_sha256": folder_hash(profile.part(part)) for part in (profile.encoder, "faces")}
-    made = {"dataset": manifest.root.name, **hashes}
+    made = {"dataset": manifest.root.name, **made_from(profile)}
     train_stage1(training, validation, settings, out, made, device)
     if join(device)[0] == 0:
         print(f"aligner and history: {out}")
 
 
-def posterior(profile: Profile, out: Path, aligner: Path | None = None, device: str = "cpu") -> None:
-    """Train p(z | v) for an aligner (without a folder the profile's of Stage I), on stored embeddings.
-
-    Raises:
-        InputError: a part or the dataset cannot be used; see :func:`~v2f_core.training.posterior.train_posterior`.
-    """
-    check_writable(out)
-    trained = Aligner.from_pretrained(aligner or profile.part("aligner"))
+def paired(profile: Profile, device: str) -> tuple[Manifest, Pairs, Pairs]:
+    """The profile's dataset, embedded now or before, with the pairs of its training and validation persons."""
     manifest = open_dataset(profile)
     voices, faces = embed_dataset(profile, manifest, device)
-    training, validation = (pair_up(manifest, voices, faces, split) for split in ("train", "val"))
+    return manifest, pair_up(manifest, voices, faces, "train"), pair_up(manifest, voices, faces, "val")
+
+
+def posterior(profile: Profile, out: Path, aligner: Path | None = None, device: str = "cpu") -> None:
+    """Train p(z | v) for an aligner (without a folder the profile's of Stage I), on stored embeddings."""
+    check_writable(out)
+    trained = Aligner.from_pretrained(aligner or profile.part("aligner"))
+    manifest, training, validation = paired(profile, device)
     fitted = train_posterior(training, validation, trained, {"dataset": manifest.root.name, **made_from(profile)})
     fitted.save_pretrained(out)
     nats = fitted.provenance["validation"]["nats that a voice tells"]
@@ -82,11 +73,7 @@ def stage1_from_waveforms(
     seed: int = 0,
     device: str = "cpu",
 ) -> None:
-    """Train the aligner (from its folder, or a new one) and ``unfreeze`` upper layers of the encoder from waveforms.
-
-    Raises:
-        InputError: a part or the dataset cannot be used.
-    """
+    """Train the aligner (from its folder, or a new one) and ``unfreeze`` upper layers of the encoder from waveforms."""
     check_writable(out)
     settings = WaveformSettings.from_profile(profile, unfreeze, seed=seed, **({"steps": steps} if steps else {}))
     manifest, source = open_dataset(profile), profile.part(profile.encoder)
@@ -113,9 +100,6 @@ def stage2(
     """Train aligner and LoRA together, with the prior as critic.
 
     ``mode`` names a critic and takes a λ_self that suits it; without one, the paper's with the profile's λ_self.
-
-    Raises:
-        InputError: a part or the dataset cannot be used; see :func:`~v2f_core.training.stage2.train_stage2`.
     """
     check_writable(out)
     changes: dict[str, Any] = {"seed": seed, "gradient_checkpointing": gradient_checkpointing}
@@ -123,7 +107,7 @@ def stage2(
     changes |= {"weight_self": BALANCED[mode]} if mode else {}
     settings = from_profile(profile, **changes)
     process, own = join(device)[0], own_device(device)
-    with first_process_first():  # a part at its first use is fetched from caches, and its hashes are written down
+    with first_process_first():  # the hashes of a part are written down at its first use
         start = profile.part("aligner") if aligner is None else aligner
         parts = {part: profile.part(part) for part in ("prior", "faces")}
     prior, pack = Prior.from_folder(parts["prior"], own), FacePack.from_folder(parts["faces"], own)

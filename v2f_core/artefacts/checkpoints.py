@@ -69,11 +69,7 @@ def save_training(
 def resume_training(
     path: str | Path, parts: Mapping[str, Any], generator: torch.Generator, made_from: Mapping[str, Any]
 ) -> int:
-    """Restore the parts from a checkpoint of :func:`save_training`; return its step, or 0 if there is no checkpoint.
-
-    Raises:
-        InputError: see :func:`load_checkpoint`; or a part has another size, as a part of another model has.
-    """
+    """Restore the parts from a checkpoint of :func:`save_training`; return its step, or 0 if there is no checkpoint."""
     state = load_checkpoint(path, made_from)
     if state is None:
         return 0

@@ -125,11 +125,7 @@ def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
 
 @contextmanager
 def staged(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder; move its files into ``folder`` if the block ends without an error, else delete them.
-
-    Raises:
-        InputError: the folder cannot be written to.
-    """
+    """Yield a temporary folder; move its files into ``folder`` if the block ends without an error, else delete them."""
     existed = folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -145,11 +141,7 @@ def staged(folder: Path) -> Iterator[Path]:
 
 
 def check_writable(folder: Path) -> None:
-    """Check that a folder can be created or written to, without creating it.
-
-    Raises:
-        InputError: there is no permission, or the path is a file.
-    """
+    """Raise an ``InputError`` if a folder cannot be created or written to; it is not created."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
         raise InputError(f"{existing}: a file, not a folder; choose another folder with --out")
@@ -178,9 +170,6 @@ def versions(*packages: str) -> dict[str, str]:
 
 def png_fields(provenance: dict[str, Any]) -> dict[str, str]:
     """The text chunks of a generated picture, for matplotlib's ``metadata=``: that it is synthetic, and its provenance.
-
-    Args:
-        provenance: weights, seed and settings that the picture was drawn with.
 
     Example:
         >>> png_fields({"seed": 7})["v2f_core"]
@@ -216,10 +205,7 @@ def sha256(path: str | Path) -> str:
 def folder_hash(folder: str | Path) -> str:
     """One SHA-256 for all files of a folder: of their sorted relative names and contents.
 
-    A training's checkpoint and curves beside the weights do not count: they contain the time of the run.
-
-    Raises:
-        InputError: the folder is missing.
+    A training's checkpoint beside the weights does not count: it contains the time of the run.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -232,11 +218,7 @@ def folder_hash(folder: str | Path) -> str:
 
 
 def read_hashes(table: Path) -> dict[str, str]:
-    """SHA256.json as relative path → SHA-256; empty if there is no such file.
-
-    Raises:
-        InputError: it is not JSON, perhaps because a line was deleted by hand.
-    """
+    """SHA256.json as relative path → SHA-256; empty if there is no such file."""
     if not table.is_file():
         return {}
     try:
@@ -259,9 +241,7 @@ def damaged_files(folder: Path) -> tuple[Path, ...]:
 
 
 def pin(folder: str | Path) -> None:
-    """Write the SHA-256 of a folder's files into SHA256.json beside it, after a comparison with the hashes there.
-
-    If the folder is read-only, nothing is written.
+    """Compare a folder's files with the hashes in SHA256.json beside it, and add those of new files, if it is writable.
 
     Raises:
         InputError: a file differs from its hash, or SHA256.json cannot be read.

@@ -35,12 +35,7 @@ LARGEST, MOST_LAYERS = 100_000, 1000  # numbers in a config: memory and time are
 def refusing(path: str | Path, kind: str, remedy: str = "get it again") -> Iterator[None]:
     """Turn whatever a library raises in the block into one line; an `InputError` gets the path, if it lacks it.
 
-    Args:
-        path: the file or folder.
-        kind: what was expected there.
-        remedy: the way out.
-    Raises:
-        InputError: anything was raised.
+    ``kind`` is what was expected in the file or folder, ``remedy`` the way out.
 
     Example:
         >>> with refusing("prior/unet", "a UNet"):
@@ -94,11 +89,7 @@ def one_line(error: BaseException) -> str:
 
 
 def checked_folder(folder: str | Path, files: tuple[str, ...], kind: str, remedy: str = "copy it whole") -> Path:
-    """The folder, after a look that its files are there.
-
-    Raises:
-        InputError: there is no such folder, or it lacks a file.
-    """
+    """The folder; an ``InputError`` if it or one of its files is not there."""
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; expected {kind} folder with {', '.join(files)}")
@@ -154,11 +145,7 @@ def check_config(path: str | Path) -> dict[str, Any]:
 
 
 def read_tensors(path: str | Path, remedy: str = "get it again") -> dict[str, Tensor]:
-    """The tensors of a safetensors file.
-
-    Raises:
-        InputError: it is missing or damaged, or holds NaN or infinite numbers.
-    """
+    """The tensors of a safetensors file; an ``InputError`` if one is NaN or infinite."""
     from safetensors.torch import load_file
 
     with refusing(path, "safetensors", remedy):
@@ -168,11 +155,7 @@ def read_tensors(path: str | Path, remedy: str = "get it again") -> dict[str, Te
 
 
 def read_header(path: str | Path, key: str, remedy: str = "get it again") -> dict[str, Any]:
-    """The JSON under a key of a safetensors file's metadata; the tensors are not read.
-
-    Raises:
-        InputError: the file is missing or damaged, or has no such header.
-    """
+    """The JSON under a key of a safetensors file's metadata; the tensors are not read."""
     from safetensors import safe_open
 
     with refusing(path, f"a file with the header {key!r}", remedy), safe_open(path, "pt") as file:
@@ -184,9 +167,6 @@ def read_header(path: str | Path, key: str, remedy: str = "get it again") -> dic
 
 def check_finite(weights: Mapping[str, Tensor] | nn.Module, path: str | Path, remedy: str = "get it again") -> None:
     """Refuse weights that are NaN or infinite: what they compute is NaN, and a picture of it is black.
-
-    Raises:
-        InputError: names the first such tensor.
 
     Example:
         >>> import torch
@@ -204,11 +184,7 @@ def check_finite(weights: Mapping[str, Tensor] | nn.Module, path: str | Path, re
 
 
 def read_onnx(path: str | Path) -> onnx.ModelProto:
-    """An ONNX net with all of its weights in the file.
-
-    Raises:
-        InputError: it is missing or no ONNX net, or its weights are NaN, infinite, or in other files.
-    """
+    """An ONNX net with all of its weights in the file; none may be NaN, infinite, or in other files."""
     import onnx
     import torch
 
@@ -245,11 +221,7 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def arrays_from_pickle(path: str | Path) -> dict[str, np.ndarray]:
-    """The NumPy arrays of a pickled dictionary.
-
-    Raises:
-        InputError: the file is missing, or holds anything but a dictionary of arrays of numbers. Any other class or
-            function is refused before it runs.
+    """The NumPy arrays of a pickled dictionary. Any other class or function is refused before it runs.
 
     Example:
         >>> import tempfile
@@ -267,11 +239,7 @@ def arrays_from_pickle(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def tensors_from_bin(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of an old torch checkpoint (``.bin``, ``.ckpt``, ``.pth``).
-
-    Raises:
-        InputError: the file is missing, damaged or cut off, or holds more than tensors.
-    """
+    """The tensors of an old torch checkpoint (``.bin``, ``.ckpt``, ``.pth``), which may hold nothing else."""
     import torch
 
     with refusing(path, "a checkpoint of tensors alone", REFUSED), warnings.catch_warnings():
@@ -286,9 +254,6 @@ def to_safetensors(source: Path, target: Path) -> None:
     """Write the numbers of a torch checkpoint, or of a pickle of arrays (``.pkl``), as safetensors.
 
     A ``.pkl`` is the published VGGFace2 net: its batch norms get torchvision's count of batches, which is zero.
-
-    Raises:
-        InputError: as :func:`arrays_from_pickle` and :func:`tensors_from_bin`; the target cannot be written.
     """
     import torch
     from safetensors.torch import save_file

@@ -40,14 +40,10 @@ Embedder = Callable[[Sequence[Any]], Sequence["Tensor | InputError"]]
 
 
 class Rows:
-    """Rows of some shards, read from disk when they are asked for.
+    """Rows of some shards, read from disk when they are asked for, and given as float32 on a device.
 
-    Args:
-        shards: the files, each with the place of its first number and its count of rows.
-        dim: width of a row.
-        dtype: as numbers are stored; rows are given as float32.
-        index: the number of each row among those of all shards; None: all, in their order.
-        device: where rows are given.
+    ``shards`` are files, each with the place of its first number and its count of rows; ``index`` chooses rows among
+    those of all shards.
     """
 
     def __init__(
@@ -244,11 +240,7 @@ def load(folder: str | Path, in_memory: int = IN_MEMORY) -> Embeddings:
 
 
 def files_in(folder: str | Path) -> set[str]:
-    """The items that a store holds or has skipped; read from its headers alone.
-
-    Raises:
-        InputError: a shard is damaged.
-    """
+    """The items that a store holds or has skipped; read from its headers alone."""
     headers = [_header(path) for path in sorted(Path(folder).glob("[0-9]*.safetensors"))]
     return {item for header in headers for item in (*header["rows"], *(item for item, _ in header["skipped"]))}
 

@@ -32,23 +32,14 @@ VGGFACE2_JUDGE = {
 
 @dataclass(frozen=True)
 class Origin:
-    """A publisher's repository or page, and the files of it that belong into a part's folder.
+    """A publisher's repository or page, and the files of it that belong into a part's folder."""
 
-    Attributes:
-        name: the hub's id; else the archive's or file's own name.
-        licence: as its publisher states it.
-        megabytes: size of the whole download, as its publisher shows it.
-        files: path in our folder → path in the repository or archive. A pickle is stored as safetensors.
-        consent: terms to agree to before a download; "" if there are none.
-        form: page from which the files are downloaded by hand; "" for a repository of the hub.
-    """
-
-    name: str
-    licence: str
-    megabytes: int
-    files: Mapping[str, str]
-    consent: str = ""
-    form: str = ""
+    name: str  # the hub's id; else the archive's or file's own name
+    licence: str  # as its publisher states it
+    megabytes: int  # of the whole download, as its publisher shows it
+    files: Mapping[str, str]  # path in our folder → path in the repository or archive
+    consent: str = ""  # terms to agree to before a download
+    form: str = ""  # page from which the files are downloaded by hand; "" for a repository of the hub
 
     @property
     def page(self) -> str:
@@ -104,19 +95,12 @@ ORIGINS: Mapping[str, tuple[Origin, ...]] = {
 
 @dataclass(frozen=True)
 class Packaged:
-    """Weights that lie inside another Python package, which is never imported.
-
-    Attributes:
-        package: its name.
-        inside: folder in it.
-        files: name → SHA-256.
-        remedy: the command that installs it.
-    """
+    """Weights that lie inside another Python package, which is never imported."""
 
     package: str
-    inside: str
-    files: Mapping[str, str]
-    remedy: str
+    inside: str  # folder in it
+    files: Mapping[str, str]  # name → SHA-256
+    remedy: str  # the command that installs it
 
     def folder(self) -> Path | None:
         """Where the weights lie; None if the package is not installed."""
