@@ -2,7 +2,7 @@
 
     python benchmarks/finetune.py --steps 100    # writes results/finetune.csv; four minutes of one core
 
-On the embedded MiniVox: Stage I on stored embeddings first; from its aligner on, from waveforms with noise and masks,
+On the embedded MiniVox: Stage I on stored embeddings first; from its aligner on, from waveforms,
 the aligner alone (0 layers) and with the top layer, for as many steps each; both are read back from their files.
 """
 

@@ -26,9 +26,7 @@ app = typer.Typer(
 NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 Device = Annotated[Literal["cpu", "cuda", "mps"], typer.Option(help="Where to compute.")]
 ProfileName = Annotated[str | None, typer.Option(help="mini, open or full; else V2F_PROFILE, else mini.")]
-EncoderName = Annotated[
-    Literal["ast", "ecapa", "ge2e"] | None, typer.Option(help="Speech encoder; else the profile's.")
-]
+EncoderName = Annotated[Literal["ast", "ecapa", "ge2e"] | None, typer.Option(help="Of speech; else the profile's.")]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same result.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Training steps; else the profile's.")]
 
@@ -39,9 +37,7 @@ def generate(
     num_images: Annotated[int, typer.Option("-n", "--num-images", min=1, help="How many faces.")] = 4,
     seed: Seed = 0,
     out: Annotated[Path, typer.Option(help="Folder for the faces.")] = Path("outputs/generate"),
-    truncation: Annotated[
-        float, typer.Option(min=0, max=1, help="1: each face another person whom the voice allows; 0: all its mean.")
-    ] = 1.0,
+    truncation: Annotated[float, typer.Option(min=0, max=1, help="1: faces of p(z | v); 0: all of its mean.")] = 1.0,
     encoder: EncoderName = None,
     profile: ProfileName = None,
     device: Device = "cpu",
@@ -87,15 +83,10 @@ def stage1(
     profile: ProfileName = None,
     device: Device = "cpu",
     encoder: EncoderName = None,
-    unfreeze: Annotated[
-        int | None, typer.Option(min=0, help="Train from waveforms, and so many upper layers of the encoder with it.")
-    ] = None,
-    aligner: Annotated[
-        Path | None, typer.Option(help="With --unfreeze: an aligner's folder to start from; else a new one.")
-    ] = None,
+    unfreeze: Annotated[int | None, typer.Option(min=0, help="From waveforms, with so many upper layers.")] = None,
+    aligner: Annotated[Path | None, typer.Option(help="With --unfreeze: the folder of one to start from.")] = None,
 ) -> None:
-    """Stage I: train the aligner on stored embeddings, extracted first if need be, or from waveforms; goes on where it
-    was stopped."""
+    """Stage I: the aligner, on stored embeddings or from waveforms; goes on where it was stopped."""
     if unfreeze is None and aligner:
         raise InputError("--aligner belongs to --unfreeze; give it too (0 trains the aligner alone)")
     chosen = open_profile(profile, device, encoder, threads=None)
@@ -131,9 +122,7 @@ def stage2(
         typer.Option(help="Which L_self, with a λ_self that suits it; else the paper's with the profile's λ_self."),
     ] = None,
     steps: Steps = None,
-    gradient_checkpointing: Annotated[
-        bool, typer.Option("--gradient-checkpointing", help="Less memory, a third more time, the same step.")
-    ] = False,
+    gradient_checkpointing: Annotated[bool, typer.Option("--gradient-checkpointing", help="Less memory.")] = False,
     seed: Seed = 0,
     profile: ProfileName = None,
     device: Device = "cpu",
@@ -151,9 +140,7 @@ def stage2(
 @app.command()
 def evaluate(
     out: Annotated[Path, typer.Option(help="Folder for tables and report.")] = Path("outputs/evaluate"),
-    systems: Annotated[
-        str, typer.Option(help="Which rows get faces: names with commas between, all, or none.")
-    ] = "w/o DSC (Stage I)",
+    systems: Annotated[str, typer.Option(help="Rows with faces: names, all, or none.")] = "w/o DSC (Stage I)",
     draws: Annotated[int, typer.Option(min=1, help="Faces a person and row.")] = 1,
     steps: Annotated[int, typer.Option(min=1, help="Solver steps of a face.")] = 10,
     guidance: Annotated[float | None, typer.Option(help="Guidance scale; else the profile's.")] = None,
@@ -229,19 +216,13 @@ def forget(
 
     for line in forget(chosen, person):
         print(f"removed: {line}")
-    print(
-        "Copies and backups are yours to remove. Whatever was trained before still rests on this person: train again."
-    )
+    print("Copies and backups are yours to remove. What was trained before still rests on this person: train again.")
 
 
 @app.command()
 def scan(
-    root: Annotated[
-        Path | None, typer.Argument(help="HQ-VoxCeleb's and VoxCeleb's folder; else the profile's.")
-    ] = None,
-    max_bad: Annotated[
-        float, typer.Option(min=0, max=1, help="Stop if more than this share of the files is unusable.")
-    ] = 0.05,
+    root: Annotated[Path | None, typer.Argument(help="HQ-VoxCeleb's and VoxCeleb's; else the profile's.")] = None,
+    max_bad: Annotated[float, typer.Option(min=0, max=1, help="Stop if more of the files are unusable.")] = 0.05,
 ) -> None:
     """Look a dataset through: who is in it, who is not and why, the split; writes manifest.csv into it."""
     from v2f_core.data.voxceleb import scan, summary
@@ -262,13 +243,9 @@ def doctor(
 
 @app.command()
 def fetch(
-    parts: Annotated[
-        list[str] | None, typer.Argument(help="ast, ecapa, faces, prior, judge, scorer; else all.")
-    ] = None,
+    parts: Annotated[list[str] | None, typer.Argument(help="ast, ecapa, faces, prior, judge, scorer; or all.")] = None,
     local: Annotated[Path | None, typer.Option(help="Folder with published files, downloaded by hand.")] = None,
-    accept: Annotated[
-        bool, typer.Option("--accept", help="Agree to the publishers' terms without being asked.")
-    ] = False,
+    accept: Annotated[bool, typer.Option("--accept", help="Agree to the terms without being asked.")] = False,
 ) -> None:
     """Bring the full profile's weights: from a folder, the hub's cache, or a download; goes on where it was stopped."""
     from v2f_core.artefacts.weights import ORIGINS, fetch
@@ -314,11 +291,7 @@ def open_profile(name: str | None, device: str = "cpu", encoder: str | None = No
 
 
 def own_profile(folder: Path, name: str, device: str = "cpu") -> Profile:
-    """A profile with a folder of one's own as its dataset.
-
-    Raises:
-        InputError: there is no such folder or profile, or the device is not there.
-    """
+    """A profile with a folder of one's own as its dataset."""
     from dataclasses import replace
 
     if not folder.is_dir():
@@ -331,9 +304,6 @@ def main(arguments: list[str] | None = None) -> None:
 
     OMP_WAIT_POLICY is set to PASSIVE, unless the user chose otherwise: PyTorch's waiting threads then sleep. Spinning,
     they take the cores from those that work, and twice the time is gone.
-
-    Raises:
-        SystemExit: always, with the exit code.
 
     Example:
         >>> main(["doctor", "--help"])

@@ -18,7 +18,8 @@ from v2f_core.artefacts.profiles import PARTS
 def assets(tmp_path, monkeypatch):
     """Whole assets, nothing unpacked, no full-size weights."""
     folder = tmp_path / "assets"
-    names = [f"{part}/weights" for part in PARTS] + [f"minivox/{kind}.tar" for kind in ("faces", "voices", "tables")]
+    names = [f"{part}/weights" for part in (*PARTS, "ge2e", "aligner_ge2e", "posterior_ge2e")]
+    names += [f"minivox/{kind}.tar" for kind in ("faces", "voices", "tables")]
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(name)
