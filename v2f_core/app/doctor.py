@@ -27,19 +27,12 @@ OLDEST_TORCH, NEWEST_TORCH = 8, 11
 
 
 class Check(NamedTuple):
-    """One line of the report.
+    """One line of the report."""
 
-    Attributes:
-        name: of the package, device or part.
-        found: its version, size or place; "" if it is missing.
-        remedy: the command or change that helps; "" if nothing is wrong.
-        needed: whether the profile cannot work without it.
-    """
-
-    name: str
-    found: str
-    remedy: str = ""
-    needed: bool = True
+    name: str  # of the package, device or part
+    found: str  # its version, size or place; "" if it is missing
+    remedy: str = ""  # the command or change that helps; "" if nothing is wrong
+    needed: bool = True  # whether the profile cannot work without it
 
 
 def doctor(profile: str = "mini") -> int:

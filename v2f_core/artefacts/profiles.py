@@ -25,36 +25,7 @@ OF_AN_ENCODER = ("aligner", "posterior", "adapted")  # the parts that were train
 class Profile:
     """Where the parts of one size are, and its settings. The code never asks which profile it runs under.
 
-    Attributes:
-        name: "mini", "open" or "full".
-        image_size: side of a generated face, pixels; 0 if the profile draws none.
-        dataset: root of the dataset, in HQ-VoxCeleb's and VoxCeleb's layout, or with your own table in it.
-        faces, aligner, ast, ecapa, prior, judge: folders, in the form of an insightface pack, of the aligner, of
-            `ASTModel`, of speechbrain, of Stable Diffusion and of the judge; None if the profile has none.
-        scorer: folder of a second insightface pack, for scoring what the first conditioned; None if there is none.
-        adapted: folder of Stage II, with ``aligner`` and, where adapters were trained, ``lora``; faces are drawn with
-            it where it is there, else with Stage I's aligner and the prior as it is.
-        ge2e: folder of a third speech encoder, with published weights, in the form of `GE2EEncoder`.
-        posterior: folder of p(z | v), trained with the aligner; faces are drawn from it where it is there, else all
-            are of the point estimate.
-        dataset_is_packed: ``dataset`` holds the archives that the root is unpacked from at first use.
-        encoder: the speech encoder, of `ENCODERS`; ``aligner``, ``adapted`` and ``posterior`` were trained with it.
-        own_voices: the speech encoder that people's own recordings go through (see :meth:`with_encoder`); None if it is
-            that of the dataset.
-        ast_frames: how many 10 ms frames AST's position embeddings are cut to; None leaves them as they were trained,
-            and pads a clip to that length.
-        clip_seconds: length of the clips a recording is cut into (they overlap by half).
-        guidance: classifier-free guidance scale of the sampler.
-        steps: steps of DPM-Solver++.
-        stage1: settings of Stage I other than the defaults of `Stage1Settings`.
-        finetune: those of Stage I from waveforms other than the defaults of `WaveformSettings`; under "identity" what
-            differs from ``stage1``.
-        stage2: settings of Stage II other than the defaults of `Stage2Settings`.
-        published: the parts are others' published weights, brought by ``fetch``; their hashes are written down at their
-            first use.
-        packaged: the parts that lie inside another Python package.
-        own_data: the dataset is small and somebody's own: photographs with two faces of like size are refused (else the
-            largest is taken), and a file that has changed is embedded again.
+    A part is a folder; None if the profile has none.
 
     Example:
         >>> load_profile("mini").image_size, load_profile("full").image_size
@@ -62,30 +33,32 @@ class Profile:
     """
 
     name: str
-    image_size: int
-    dataset: Path
-    faces: Path
+    image_size: int  # side of a generated face, pixels; 0 if the profile draws none
+    dataset: Path  # root, in HQ-VoxCeleb's and VoxCeleb's layout, or with your own table or folders in it
+    faces: Path  # an insightface pack, or YuNet and SFace
     aligner: Path
-    ast: Path | None = None
+    ast: Path | None = None  # speech encoders, as transformers and speechbrain save them
     ecapa: Path | None = None
-    prior: Path | None = None
+    prior: Path | None = None  # Stable Diffusion's layout
     judge: Path | None = None
-    scorer: Path | None = None
-    adapted: Path | None = None
-    posterior: Path | None = None
-    ge2e: Path | None = None
-    dataset_is_packed: bool = False
-    encoder: str = "ast"
-    own_voices: str | None = None
-    ast_frames: int | None = None
-    clip_seconds: float = 1.25
-    guidance: float = 3.0
-    steps: int = 25
-    stage1: Mapping[str, Any] = field(default_factory=dict)
-    finetune: Mapping[str, Any] = field(default_factory=dict)
-    stage2: Mapping[str, Any] = field(default_factory=dict)
-    published: bool = False
-    packaged: Mapping[str, Packaged] = field(default_factory=dict)
+    scorer: Path | None = None  # a second insightface pack, for scoring what the first conditioned
+    adapted: Path | None = None  # Stage II: aligner, and lora; where it is there, faces are drawn with it
+    posterior: Path | None = None  # p(z | v) for the aligner; where it is there, faces are drawn from it
+    ge2e: Path | None = None  # a third speech encoder, with published weights
+    dataset_is_packed: bool = False  # it holds archives, which are unpacked at first use
+    encoder: str = "ast"  # of `ENCODERS`, with which aligner, adapted and posterior were trained
+    own_voices: str | None = None  # the encoder of people's own recordings, where it is another
+    ast_frames: int | None = None  # of 10 ms, that AST's positions are cut to; None pads clips to all of them
+    clip_seconds: float = 1.25  # clips overlap by half
+    guidance: float = 3.0  # classifier-free, of the sampler
+    steps: int = 25  # of DPM-Solver++
+    stage1: Mapping[str, Any] = field(default_factory=dict)  # what differs from `Stage1Settings`,
+    finetune: Mapping[str, Any] = field(default_factory=dict)  # from `WaveformSettings` ("identity": from stage1),
+    stage2: Mapping[str, Any] = field(default_factory=dict)  # and from `Stage2Settings`
+    published: bool = False  # others' weights, brought by fetch; their hashes are written down at their first use
+    packaged: Mapping[str, Packaged] = field(default_factory=dict)  # parts that lie inside another Python package
+    # a small dataset of somebody's own: photographs of two faces of like size are refused, where else the largest face
+    # is taken, and a file that has changed is embedded again
     own_data: bool = False
 
     def part(self, name: str) -> Path:

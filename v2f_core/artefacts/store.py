@@ -105,19 +105,12 @@ def pick(rows: Float[Tensor, "rows dim"] | Rows, which: Int[Tensor, " chosen"]) 
 
 @dataclass(frozen=True)
 class Embeddings:
-    """The content of a store.
+    """The content of a store. A recording has a row for each window."""
 
-    Attributes:
-        vectors: one embedding a row, float32; of a large store on disk (see :class:`Rows`).
-        items: the item of each row: its file's path in the manifest. A recording has a row for each window.
-        skipped: (item, reason) of the items without an embedding.
-        provenance: what the store was made from.
-    """
-
-    vectors: Float[Tensor, "rows dim"] | Rows
-    items: list[str]
-    skipped: list[tuple[str, str]]
-    provenance: dict[str, Any]
+    vectors: Float[Tensor, "rows dim"] | Rows  # of a large store on disk
+    items: list[str]  # the file of each row: its path in the manifest
+    skipped: list[tuple[str, str]]  # items without an embedding, and the reason
+    provenance: dict[str, Any]  # what the store was made from
 
     def of(self, paths: Iterable[str]) -> tuple[Float[Tensor, "rows dim"] | Rows, list[str]]:
         """The rows of some items, in the order of the items, and the item of each row. Skipped items have none.

@@ -19,11 +19,7 @@ def unpack(cache: str | Path | None = None, packed: str | Path = MINI_ASSETS / "
     """Unpack MiniVox into the cache, unless it is there already, and return the folder.
 
     The folder's name is a hash of the archives, so that versions never mix. It appears whole or not at all, also when
-    two processes unpack at once.
-
-    Args:
-        cache: folder to unpack into; default `v2f_core.artefacts.profiles.cache_folder`.
-        packed: the folder of the archives; SHA256.json in its parent has their hashes.
+    two processes unpack at once. SHA256.json in the parent of ``packed`` has the hashes of the archives.
 
     Raises:
         InputError: archives or hashes are missing or damaged; the cache cannot be written to.
@@ -57,11 +53,7 @@ def unpack(cache: str | Path | None = None, packed: str | Path = MINI_ASSETS / "
 
 
 def unpacked_folder(cache: str | Path | None = None, packed: str | Path = MINI_ASSETS / "minivox") -> Path:
-    """The folder that `unpack` returns, whether it exists yet or not.
-
-    Raises:
-        InputError: archives or their hashes are missing.
-    """
+    """The folder that `unpack` returns, whether it exists yet or not."""
     version = hashlib.sha256("".join(_expected(Path(packed)).values()).encode()).hexdigest()[:12]
     return Path(cache or cache_folder()) / f"minivox-{version}"
 

@@ -40,23 +40,14 @@ MIN_SPEECH, MIN_SNR, MIN_BAND = 1.0, 15.0, 7000.0
 
 @dataclass(frozen=True)
 class Activity:
-    """What was found in a recording; times in seconds.
-
-    Attributes:
-        seconds: its length.
-        kept: the stretches with speech in them, as (start, end), with margins; all of it if there is no speech.
-        speech: how much speech there is.
-        snr: dB of speech over its background; NaN without speech.
-        level: dB of the speech; NaN without speech.
-        band: Hz that the speech reaches; NaN without speech.
-    """
+    """What was found in a recording; times in seconds, and NaN where there is no speech."""
 
     seconds: float
-    kept: tuple[tuple[float, float], ...]
-    speech: float
-    snr: float
-    level: float
-    band: float
+    kept: tuple[tuple[float, float], ...]  # starts and ends, with margins; all of it if there is no speech
+    speech: float  # how much there is
+    snr: float  # dB of speech over its background
+    level: float  # dB of the speech
+    band: float  # Hz that the speech reaches
 
     @property
     def left_out(self) -> tuple[float, float, float]:

@@ -64,19 +64,12 @@ def open_recording(path: Path | bytes) -> FileIO | BytesIO:
 
 @dataclass
 class Decoder:
-    """Decodes an open file.
+    """Decodes an open file."""
 
-    Attributes:
-        name: for messages.
-        file: as :func:`open_recording` gives it.
-        promised: seconds that the header promises; 0 where it promises nothing.
-        doubts: what is wrong with the file; complete when all blocks were read.
-    """
-
-    name: str
+    name: str  # for messages
     file: FileIO | BytesIO
-    promised: float = 0.0
-    doubts: list[str] = field(default_factory=list)
+    promised: float = 0.0  # seconds, by the header; 0 where it promises nothing
+    doubts: list[str] = field(default_factory=list)  # what is wrong; complete when all blocks were read
 
     def __iter__(self) -> Iterator[Block]:
         """Blocks of (samples a second, samples of (frames, channels)), half a second each; a new one at each change.
