@@ -79,7 +79,7 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         num_steps: of DPM-Solver++, 25 in the paper.
         clip_seconds: length of a window.
         speech_folder, ast_frames: how the speech encoder was loaded, see ``load_encoder``.
-        profile: name of the profile that the parts are of; the model card states their terms by it.
+        profile: name of the profile that the parts are of; the README states their terms by it.
         posterior: p(z | v), trained with this aligner; without one every face is of ẑ.
 
     Example:
