@@ -45,12 +45,15 @@ class GE2EEncoder(nn.Module):
     kind, dim, sample_rate = "ge2e", WIDTH, SAMPLE_RATE
 
     def __init__(self, level: float | None = LEVEL_DBFS) -> None:
+        from torchaudio.functional import melscale_fbanks
+
         super().__init__()
         self.level = level
         self.lstm = nn.LSTM(MELS, WIDTH, LAYERS, batch_first=True)
         self.linear = nn.Linear(WIDTH, WIDTH)
         self.mel: Tensor
-        self.register_buffer("mel", slaney_mel(MELS, FFT, SAMPLE_RATE), persistent=False)
+        mel = melscale_fbanks(FFT // 2 + 1, 0.0, SAMPLE_RATE / 2, MELS, SAMPLE_RATE, norm="slaney", mel_scale="slaney")
+        self.register_buffer("mel", mel.T, persistent=False)
         self.eval().requires_grad_(False)
 
     @classmethod
@@ -129,22 +132,3 @@ def at_level(waves: Float[Tensor, "batch samples"], dbfs: float) -> Float[Tensor
 def tone() -> Float[Tensor, "1 samples"]:
     """A clip of 1.25 s that every encoder is tried with when it is loaded."""
     return 0.1 * torch.arange(20_000.0).sin()[None]
-
-
-def slaney_mel(bins: int, fft: int, sample_rate: int) -> Float[Tensor, "mels frequencies"]:
-    """Triangular filters of equal area from 0 Hz to half the sample rate, evenly spaced on Slaney's mel scale.
-
-    The scale is linear up to 1 kHz, 200/3 Hz a mel, and logarithmic above, 27 mels for a factor of 6.4 (Slaney,
-    Auditory Toolbox, 1998). Equals ``librosa.filters.mel``.
-
-    Example:
-        >>> slaney_mel(40, 400, 16_000).shape
-        torch.Size([40, 201])
-    """
-    above = 15 + 27 * torch.tensor(sample_rate / 2 / 1000, dtype=torch.float64).log() / math.log(6.4)
-    mels = torch.linspace(0, float(above), bins + 2, dtype=torch.float64)
-    edges = torch.where(mels < 15, mels * 200 / 3, 1000 * ((mels - 15) * math.log(6.4) / 27).exp())
-    hertz = torch.linspace(0, sample_rate / 2, fft // 2 + 1, dtype=torch.float64)
-    low, centre, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
-    triangles = torch.minimum((hertz - low) / (centre - low), (high - hertz) / (high - centre)).clamp_min(0)
-    return (triangles * 2 / (high - low)).float()
