@@ -208,9 +208,10 @@ def _shown(e: Evaluation) -> list[GalleryRow]:
         pictures = [read_image(path) for path in (drawn.paths[i], *(gallery.paths[j] for j in near)) if path]
         names = [f"photograph{', true' * int(j == i)}" for j in near]
         captions = [f"drawn, cosine {cosines[i]:.2f}", *names]
+        photo = gallery.paths[i]
         label = f"{test.persons[i]}\n{int(ranks[i])} of {len(scores)}"
         wave = np.zeros(1, np.float32)
         with suppress(InputError):
             wave = read_audio(e.manifest.root / voices[test.persons[i]]).numpy()
-        rows.append(GalleryRow(label, wave, pictures, read_image(gallery.paths[i]), captions))
+        rows.append(GalleryRow(label, wave, pictures, read_image(photo) if photo else None, captions))
     return rows

@@ -115,14 +115,14 @@ class Decoder:
                 while True:
                     try:
                         packet = next(packets, None)
-                        frames = packet.decode() if packet else None
+                        if packet is None:
+                            break
+                        frames = packet.decode()
+                    except av.EOFError:
+                        break
                     except av.InvalidDataError:
                         damaged = True
                         continue
-                    except av.EOFError:
-                        frames = None
-                    if frames is None:
-                        break
                     size += packet.size
                     for frame in frames:
                         seconds += frame.samples / frame.sample_rate
