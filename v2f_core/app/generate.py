@@ -63,12 +63,10 @@ def generate(
     the recording's hash is added to it. Doubts about the recording are printed on stderr and stand in the JSON.
 
     Args:
-        voice: the recording.
-        num_images: how many faces.
+        voice, num_images: the recording, and how many faces.
         seed: with the recording's hash it gives each face its seed, so that two recordings get different persons.
         out: folder; made if missing.
-        profile: name of a profile, or a profile.
-        device: where to draw.
+        profile, device: a profile or the name of one, and where to draw.
         truncation: 1 draws another identity for each face from p(z | v), 0 shows the point estimate on all.
         encoder: the speech encoder; without one the profile's for people's own recordings, and the profile's for
             recordings of its dataset.
@@ -159,11 +157,7 @@ def draw_faces(
 
 
 def listen(path: Path, seconds: float) -> tuple[Float32[Tensor, "windows clip"], dict[str, Any], list[str]]:
-    """A recording's windows, what was measured in it, and its doubts as lines, which are printed on stderr too.
-
-    Raises:
-        InputError: the recording cannot be used.
-    """
+    """A recording's windows, what was measured in it, and its doubts as lines, which are printed on stderr too."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", AudioWarning)
         windows, activity = hear(path, seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 import time
@@ -58,9 +59,8 @@ def own(
     settings = Stage1Settings(**{**profile.stage1, "seed": seed} | ({"steps": steps} if steps else {}))
     table = folds.folds_table(*folds.leave_out(pairs, settings, deals))
     tables.write(out, "stage1.csv", table)
-    took = (
-        f"{embedded:.0f} s to embed, {time.perf_counter() - started - embedded:.0f} s to train, {peak()} MB of memory"
-    )
+    trained = time.perf_counter() - started - embedded
+    took = f"{embedded:.0f} s to embed, {trained:.0f} s to train, {peak()} MB of memory"
     tables.write(out, "stage1.md", report(pairs, table, deals, took))
     if not (manifest.root / CARD).exists():
         write_card(manifest, pairs)
@@ -125,14 +125,9 @@ remove: train again, and delete what was trained before.
 
 
 def forget(profile: Profile, person: str) -> list[str]:
-    """Remove a person's files, the rows that name them, and every store of embeddings that holds one of them.
+    """Remove a person's files, the rows that name them, and every store of embeddings that holds one of them, whole.
 
-    A store is removed whole: the others' embeddings are made again.
-
-    Returns:
-        what was removed, a line each.
-    Raises:
-        InputError: nobody in the dataset has this name, or the dataset is packed.
+    Returns what was removed, a line each. The others' embeddings are made again.
     """
     if profile.dataset_is_packed:
         raise InputError(f"{profile.dataset}: a packed dataset of synthetic persons; nobody can withdraw from it")
@@ -171,7 +166,6 @@ def _without(root: Path, person: str, files: set[str]) -> list[tuple[Path, int]]
 
 
 def _names(line: str, person: str, files: set[str]) -> bool:
-    cells = [
-        cell.strip().strip('"').replace("\\", "/") for cell in line.replace(";", ",").replace("\t", ",").split(",")
-    ]
+    parts = re.split("[,;\t]", line)
+    cells = [part.strip().strip('"').replace("\\", "/") for part in parts]
     return person in cells or any(cell in files for cell in cells)

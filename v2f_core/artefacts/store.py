@@ -146,17 +146,14 @@ def extract(
     Connected processes share the shards and wait for each other.
 
     Args:
-        root: folder that the items' paths start from.
-        items: relative paths.
+        root, items: the folder that the items' paths start from, and these.
         embed: maps what ``decode`` read from a batch of files to their embeddings, or to an ``InputError``.
         folder: the store; made if missing.
         provenance: what determines the embeddings (hash of the weights, settings). A hash of the items is added.
-        batch: files per call of ``embed``.
-        shard: files per shard: the most work that a kill can lose.
+        batch, shard: files per call of ``embed``, and per shard: the most work that a kill can lose.
         max_bad: the share of bad items above which the run stops.
         describe: label of the progress bar.
-        decode: reads a file; without one ``embed`` gets the paths.
-        workers: threads that read files ahead.
+        decode, workers: reads a file (without one ``embed`` gets the paths), and threads that do so ahead.
     Raises:
         InputError: the store was made from something else, too many items are bad, or the folder cannot be written to.
 
@@ -203,11 +200,7 @@ def extract(
 
 
 def load(folder: str | Path, in_memory: int = IN_MEMORY) -> Embeddings:
-    """Read a store; if its vectors have more bytes than ``in_memory`` they stay on disk.
-
-    Raises:
-        InputError: the store is missing or damaged, or not all of its items are embedded.
-    """
+    """Read a store, if all of its items are embedded; vectors of more than ``in_memory`` bytes stay on disk."""
     folder, again = Path(folder), f"delete {folder} and extract again"
     if not (folder / PROVENANCE_NAME).is_file():
         raise InputError(f"{folder}: no stored embeddings; make them with 'python -m v2f_core extract'")

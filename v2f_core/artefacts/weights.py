@@ -165,15 +165,13 @@ def fetch(part: str, folder: str | Path, agree: Callable[[Origin], bool], local:
     """Complete a part's folder; a stopped download continues.
 
     Args:
-        part: a name in :data:`ORIGINS`.
-        folder: where the part belongs. SHA256.json in its parent gets every file's hash.
+        part, folder: a name in :data:`ORIGINS`, and where it belongs. SHA256.json beside it gets every file's hash.
         agree: called once for each publisher with terms, before any of its files is downloaded; True is consent.
         local: a folder that holds published files as their publishers name them.
     Returns:
         One line for each file: where it came from.
     Raises:
-        InputError: no such part; ``local`` is no folder; a file is downloaded by hand alone, is damaged, has changed
-            since its first use, or cannot be had; consent was not given.
+        InputError: a file cannot be had, is damaged, or has changed since its first use; consent was not given.
     """
     if part not in ORIGINS:
         raise InputError(f"{part}: nothing is published under this name; choose {', '.join(ORIGINS)}")

@@ -22,11 +22,9 @@ VALUES = {"sex": ("f", "m", "u"), "split": ("train", "val", "test"), "kind": ("f
 class Manifest:
     """A dataset: its root, a table with one row a file, and a list of unused persons and files.
 
-    Attributes:
-        root: the folder that the table's paths start from.
-        table: columns person (a name), sex (f, m, u: unknown), split (train, val, test), kind (face, voice), session
-            (of a voice, the video it was cut from; else empty) and path (POSIX form, relative to root); sorted.
-        left_out: columns item and why: persons and files in the root that are not used.
+    The table has the columns person (a name), sex (f, m, u: unknown), split (train, val, test), kind (face, voice),
+    session (of a voice, the video it was cut from; else empty) and path (POSIX form, relative to root), and is sorted.
+    ``left_out`` has the columns item and why.
 
     Example:
         >>> import pandas as pd
@@ -81,9 +79,6 @@ def from_csv(path: str | Path) -> Manifest:
     """A dataset of your own: a CSV with the columns of `Manifest.table`, paths relative to the CSV's folder.
 
     The session column may be left out.
-
-    Raises:
-        InputError: the file is missing, is no CSV, or its contents break a rule of :func:`check`.
 
     Example:
         >>> import tempfile

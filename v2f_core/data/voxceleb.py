@@ -60,11 +60,6 @@ def open_dataset(profile: Profile) -> Manifest:
 
     Raises:
         InputError: the dataset is missing, damaged or cannot be unpacked.
-
-    Example:
-        >>> from v2f_core.artefacts.profiles import load_profile
-        >>> open_dataset(load_profile("mini")).persons("test").sex.value_counts().to_dict()  # doctest: +SKIP
-        {'f': 100, 'm': 100}
     """
     root = profile.dataset
     if profile.dataset_is_packed:
@@ -90,12 +85,9 @@ def read_layout(root: str | Path, max_bad: float = 0.05) -> Manifest:
     name in both is used once, from vox1, so that nobody is in two splits. Faces are origin_faces' or, without that
     folder, masked_faces'.
 
-    Args:
-        root: folder that holds vox1 or vox2 or both.
-        max_bad: the share of unusable files (empty, of a wrong kind) above which an error is raised.
     Raises:
-        InputError: the root or its metadata is missing or malformed; nobody has both a face and a voice; too many files
-            are unusable.
+        InputError: the root or its metadata is missing or malformed; nobody has both a face and a voice; more than a
+            share of ``max_bad`` of the files is unusable (empty, of a wrong kind).
 
     Example:
         >>> import tempfile
@@ -156,11 +148,7 @@ def read_layout(root: str | Path, max_bad: float = 0.05) -> Manifest:
 
 
 def parts_of(root: Path) -> list[str]:
-    """The folders of "vox1" and "vox2" that exist in a dataset's root.
-
-    Raises:
-        InputError: there is neither.
-    """
+    """The folders of "vox1" and "vox2" that exist in a dataset's root, of which there must be one."""
     if parts := [part for part in METADATA if (root / part).is_dir()]:
         return parts
     wrong = "no vox1 or vox2 folder in it" if root.is_dir() else "no such folder"
@@ -254,13 +242,10 @@ class Speaker(NamedTuple):
 
 
 def read_speakers(root: str | Path, part: str) -> list[Speaker]:
-    """The rows of vox1's or vox2's table, in the table's order: SF2F's split depends on it.
+    """The rows of the table of a part ("vox1" or "vox2"), in their order: SF2F's split depends on it.
 
-    Args:
-        root: the dataset; the table is in it or in the part's folder.
-        part: "vox1" or "vox2".
     Raises:
-        InputError: the table is missing, cannot be read, or lacks a column.
+        InputError: the table, in the root or in the part's folder, is missing, cannot be read, or lacks a column.
     """
     path, inside = Path(root) / METADATA[part], Path(root) / part / METADATA[part]
     if not path.is_file() and not inside.is_file():
@@ -282,9 +267,6 @@ def sf2f_split(names: Iterable[str]) -> dict[str, str]:
 
     Rows without faces or voices count too. That is why the published counts of 3,638 identities are 370 and 378, and
     not 364 each.
-
-    Args:
-        names: in the order of the metadata's rows.
 
     Example:
         >>> list(sf2f_split([f"{i:02d}" for i in range(12)]).values())[7:]
@@ -338,8 +320,8 @@ def from_pairs(path: str | Path) -> Manifest:
     A row that is there twice is in ``left_out``.
 
     Raises:
-        InputError: the file is missing or no table; a column is missing; a row has no person, or neither clip nor face;
-            the contents break a rule of :func:`~v2f_core.data.manifest.check`.
+        InputError: a column is missing; a row has no person, or neither clip nor face; the table breaks a rule of
+            :func:`~v2f_core.data.manifest.check`.
 
     Example:
         >>> import tempfile
@@ -356,18 +338,15 @@ def from_pairs(path: str | Path) -> Manifest:
     if "face" not in table:
         table = table.rename(columns={"photo": "face"})
     if missing := [column for column in ("clip", "face", "person") if column not in table]:
-        raise InputError(
-            f"{path}: no column {missing[0]!r}; expected clip, face or photo, person and, if known, split, sex, session"
-        )
+        wanted = "clip, face or photo, person and, if known, split, sex, session"
+        raise InputError(f"{path}: no column {missing[0]!r}; expected {wanted}")
     table = table.apply(lambda column: column.str.strip())
     table["person"] = table.person.map(_composed)
     for column in ("clip", "face"):
         table[column] = table[column].str.replace("\\", "/", regex=False).map(plain_path)
     empty = table[(table.person == "") | ((table["clip"] == "") & (table["face"] == ""))]
     if len(empty):
-        raise InputError(
-            f"{path}: row {empty.index[0] + 2} lacks a person, or both clip and face; fill it or remove it"
-        )
+        raise InputError(f"{path}: row {empty.index[0] + 2} lacks a person, or both clip and face; fill or remove it")
     for column, default in (("sex", "u"), ("session", "")):
         table[column] = table[column].replace("", default) if column in table else default
     if "split" not in table:
@@ -452,11 +431,7 @@ LISTS = {"manifest.csv": from_csv, "pairs.csv": from_pairs}
 
 
 def scan(root: str | Path, max_bad: float = 0.05) -> Manifest:
-    """Read a dataset in HQ-VoxCeleb's layout and write manifest.csv and left_out.csv into its root.
-
-    Raises:
-        InputError: as :func:`read_layout`; the root cannot be written to.
-    """
+    """Read a dataset in HQ-VoxCeleb's layout and write manifest.csv and left_out.csv into its root."""
     manifest = read_layout(root, max_bad=max_bad)
     manifest.save(manifest.root / "manifest.csv")
     manifest.left_out.to_csv(manifest.root / "left_out.csv", index=False, lineterminator="\n")

@@ -52,8 +52,7 @@ class ASTEncoder(nn.Module):
     ``MIT/ast-finetuned-audioset-10-10-0.4593``. Parameters are frozen; unfreeze some to train through :meth:`forward`.
 
     Args:
-        model: an ``ASTModel``.
-        extractor: its ``ASTFeatureExtractor``, for the settings alone: the filter bank below is batched.
+        model, extractor: an ``ASTModel``, and its ``ASTFeatureExtractor`` for the settings alone.
         max_frames: cut the position embeddings to this many 10 ms frames, the first ones, so that a frame has the
             position it had. The published model pads every clip to 1,024 frames (10 s); 128 hold a 1.25 s clip and cost
             a tenth. None: as the model was trained.
@@ -145,11 +144,7 @@ class ASTEncoder(nn.Module):
 
 
 class ECAPAEncoder(nn.Module):
-    """ECAPA-TDNN, a speaker verifier; v_spk is its 192-d output (full size: ``speechbrain/spkrec-ecapa-voxceleb``).
-
-    Args:
-        parts: ``compute_features``, ``mean_var_norm`` and ``embedding_model`` of a speechbrain ``EncoderClassifier``.
-    """
+    """ECAPA-TDNN, a speaker verifier; v_spk is its 192-d output (full size: ``speechbrain/spkrec-ecapa-voxceleb``)."""
 
     sample_rate = 16_000
 
@@ -210,10 +205,7 @@ Encoder = ASTEncoder | ECAPAEncoder | GE2EEncoder
 def load_encoder(kind: str, folder: str | Path, frames: int | None = None) -> Encoder:
     """Load a speech encoder, ``"ast"``, ``"ecapa"`` or ``"ge2e"``, from a folder in its library's own layout.
 
-    Args:
-        kind: which encoder.
-        folder: its files.
-        frames: the length that an AST is cut to, see :class:`ASTEncoder`.
+    ``frames`` is the length that an AST is cut to, see :class:`ASTEncoder`.
 
     Raises:
         InputError: another kind, or a folder that does not hold it.
@@ -256,9 +248,6 @@ def unfreeze(encoder: Encoder, count: int) -> nn.ModuleList:
     """Make the top ``count`` layers trainable and no other parameter; return these layers.
 
     Call ``.train()`` on the returned layers alone: the frozen part keeps its batch statistics and has no dropout.
-
-    Raises:
-        InputError: the encoder has fewer layers.
     """
     stack = layers(encoder)
     if not 0 <= count <= len(stack):

@@ -30,10 +30,7 @@ class GE2EEncoder(nn.Module):
 
     A clip is heard in partial utterances of 1.6 s, 0.77 s apart, and v_spk is the normalised mean of their embeddings.
     A shorter clip is filled up with silence. The spectrogram is of power, not of its logarithm, so that the level
-    matters: every clip is brought to one level first.
-
-    Args:
-        level: a clip's root mean square, dB below full scale; None leaves clips as they are.
+    matters: every clip is brought to one level first, a root mean square of ``level`` dB (None leaves it as it is).
 
     Example:
         >>> encoder = GE2EEncoder()
@@ -58,11 +55,7 @@ class GE2EEncoder(nn.Module):
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> GE2EEncoder:
-        """Load ``config.json`` and ``model.safetensors``, of any precision, in float32.
-
-        Raises:
-            InputError: a file is missing, damaged, or is not what a GE2E needs.
-        """
+        """Load ``config.json`` and ``model.safetensors``, of any precision, in float32."""
         folder = checked_folder(folder, GE2E_FILES, "a GE2E")
         config, weights = check_config(folder / "config.json"), read_tensors(folder / "model.safetensors")
         with refusing(folder, "a GE2E"):
