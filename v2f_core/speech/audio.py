@@ -1,20 +1,7 @@
 """From a recording to speech clips: any common file or samples, mono 16 kHz, clips of 1.25 s.
 
-What is refused, and what is mended:
-
-==================================================  =========================================================
-missing, folder, unreadable, empty, not audio       refused
-shorter than 0.3 s, silent (below -70 dBFS)         refused: there is no voice to hear
-NaN or infinite samples, floats far beyond [-1, 1]  refused: the file is damaged or was scaled wrongly
-more than half of the samples clipped               refused; more than 1 %: :class:`AudioWarning`
-damaged, or ends before its header says             what can be read is used, with an :class:`AudioWarning`
-several channels                                    the best one is heard; an :class:`AudioWarning` if two talk
-any rate from 8 to 192 kHz, also changing           resampled to 16 kHz
-hours long                                          the first hour is heard, with an :class:`AudioWarning`
-==================================================  =========================================================
-
-:func:`hear`, for recordings that people bring, hears speech alone, at a speaking level, and gives an
-:class:`AudioWarning` where there is little of it, in noise, or in a narrow band.
+docs/recordings.md says what is mended, what is told of by an :class:`AudioWarning`, and what is refused. :func:`hear` is
+for recordings that people bring; those of datasets are read as they are.
 """
 
 from __future__ import annotations
@@ -62,7 +49,7 @@ def read_audio(voice: str | Path | bytes) -> Float32[Tensor, " samples"]:
     WAV, FLAC, OGG (Vorbis or Opus), MP3, M4A, MP4, WebM, AAC, AMR, WMA and others are told by content, not by name.
 
     Raises:
-        InputError: the file is missing, unreadable or unusable (the table at the top of this module).
+        InputError: the file is missing, unreadable, no sound, silent, too short or damaged.
 
     Example:
         >>> import soundfile, tempfile
@@ -88,12 +75,11 @@ def hear(
 
     Args:
         voice: a recording's path, or its bytes; samples at 16 kHz as a tensor or an array of (samples,), (channels,
-            samples) or (samples, channels), floats in [-1, 1] or integers; or windows already cut, (windows, clip
-            samples), which are given back.
+            samples) or (samples, channels), floats in [-1, 1] or integers; or windows already cut, which are given back.
         seconds: length of a window.
     Returns:
-        the windows, at most 256, and what was measured; None for windows already cut. An ``AudioWarning`` in one line
-        tells of too little speech, too much noise, a narrow band, and whatever is wrong with a file.
+        at most 256 windows, and what was measured; None for windows already cut. An ``AudioWarning`` in one line tells
+        of too little speech, too much noise, a narrow band, and whatever is wrong with a file.
     Raises:
         InputError: the recording cannot be used.
 
@@ -129,11 +115,7 @@ def hear(
 
 
 def read_clips(path: str | Path, seconds: float = CLIP_SECONDS) -> Float32[Tensor, "clips clip_samples"]:
-    """The clips of a recording of a dataset, heard as it is; of more than 256 every second, fourth, … one.
-
-    Raises:
-        InputError: as :func:`read_audio` and :func:`clips`.
-    """
+    """The clips of a dataset's recording, heard as it is; of more than 256 every second, fourth, … one."""
     return _spread(read_audio(path), seconds)
 
 
@@ -313,8 +295,8 @@ class _Tally:
                 f"{self.name}: {self.seconds:.2f} s of audio; expected at least {MIN_SECONDS} s; {way_out}"
             )
         if wave.var() < 10 ** (SILENCE_DBFS / 10):  # the variance: an offset alone makes no sound
-            silence = f"silent (below {SILENCE_DBFS:g} dBFS)"
-            raise InputError(f"{self.name}: {silence}; expected speech, check the microphone")
+            below = f"silent (below {SILENCE_DBFS:g} dBFS)"
+            raise InputError(f"{self.name}: {below}; expected speech, check the microphone")
         share = self.clipped / self.samples
         if share > CLIPPED_REFUSE:
             raise InputError(f"{self.name}: {share:.0%} of the samples are clipped; record again at a lower level")
