@@ -1,7 +1,7 @@
 """From a recording to speech clips: any common file or samples, mono 16 kHz, clips of 1.25 s.
 
-docs/recordings.md says what is mended, what is told of by an :class:`AudioWarning`, and what is refused. :func:`hear` is
-for recordings that people bring; those of datasets are read as they are.
+docs/recordings.md says what is mended, what is told of by an :class:`AudioWarning`, and what is refused. People's own
+recordings go through :func:`hear`; those of datasets are read as they are.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def hear(
 
     Args:
         voice: a recording's path, or its bytes; samples at 16 kHz as a tensor or an array of (samples,), (channels,
-            samples) or (samples, channels), floats in [-1, 1] or integers; or windows already cut, which are given back.
+            samples) or (samples, channels), floats in [-1, 1] or integers; or windows already cut, given back as such.
         seconds: length of a window.
     Returns:
         at most 256 windows, and what was measured; None for windows already cut. An ``AudioWarning`` in one line tells
