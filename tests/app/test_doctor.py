@@ -29,8 +29,7 @@ def assets(tmp_path, monkeypatch):
     monkeypatch.setenv("V2F_FULL", str(tmp_path / "big"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(doctor, "packages", list)
-    files.damaged_files.cache_clear()
-    files.pin_once.cache_clear()
+    files.check_hashes_once.cache_clear()
     return folder
 
 
@@ -85,9 +84,9 @@ def test_full_size_weights_are_named_and_found_and_their_change_is_noticed(asset
     line = parts("full")["ast"]
     assert (line.remedy, line.found.startswith("0.0 MB")) == ("", True)
     (ast / "model.safetensors").write_text("other")
-    files.pin_once.cache_clear()
+    files.check_hashes_once.cache_clear()
     remedy = parts("full")["ast"].remedy
-    assert remedy.startswith(f"{ast / 'model.safetensors'}: not what it was at its first use")
+    assert remedy.startswith(f"{ast / 'model.safetensors'}: missing, or differs from its hash")
 
 
 def test_the_full_profile_is_asked_for_its_own_parts(assets, capsys):

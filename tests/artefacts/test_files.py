@@ -12,7 +12,7 @@ from v2f_core.artefacts.files import (
     check_writable,
     folder_hash,
     is_plain_name,
-    pin,
+    check_hashes,
     safe_name,
     sha256,
     staged,
@@ -93,15 +93,15 @@ def test_a_file_that_changes_after_its_first_use_is_noticed(tmp_path):
     folder = tmp_path / "ast"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
-    pin(folder)
+    check_hashes(folder, "delete its line", add=True)
     table = tmp_path / "SHA256.json"
     assert json.loads(table.read_text()) == {"ast/config.json": sha256(folder / "config.json")}
     (folder / "config.json").write_text("other")
-    with pytest.raises(InputError, match=r"config\.json: not what it was at its first use .* delete its line"):
-        pin(folder)
+    with pytest.raises(InputError, match=r"config\.json: missing, or differs from its hash .*; delete its line"):
+        check_hashes(folder, "delete its line", add=True)
     table.write_text("{,}")
     with pytest.raises(InputError, match=r"SHA256\.json: cannot be read as JSON .*delete it to have every file's hash"):
-        pin(folder)
+        check_hashes(folder, "delete its line", add=True)
 
 
 @pytest.mark.parametrize("name", ["../x", "/x", "a\\b", "..", "", "con", "x" * 300, "new\nline", "ends. ", "ünï?"])

@@ -133,7 +133,7 @@ def test_a_file_that_is_not_what_it_was_is_refused(tmp_path, published):
     weights.fetch("ast", folder, agree=refuse, local=published)
     (folder / "config.json").unlink()
     (published / AST / "config.json").write_text("another")
-    with pytest.raises(InputError, match=r"config\.json: not what it was at its first use .* delete its line"):
+    with pytest.raises(InputError, match=r"config\.json: missing, or differs from its hash .* delete its line"):
         weights.fetch("ast", folder, agree=refuse, local=published)
 
 

@@ -229,41 +229,23 @@ def read_hashes(table: Path) -> dict[str, str]:
         ) from error
 
 
-@cache
-def damaged_files(folder: Path) -> tuple[Path, ...]:
-    """The files of a folder that are missing or differ from the hashes in SHA256.json beside it; cached."""
-    hashes = {folder.parent / name: digest for name, digest in read_hashes(folder.parent / HASHES).items()}
-    return tuple(
-        path
-        for path, digest in hashes.items()
-        if path.is_relative_to(folder) and (not path.is_file() or sha256(path) != digest)
-    )
-
-
-def pin(folder: str | Path) -> None:
-    """Compare a folder's files with the hashes in SHA256.json beside it, and add those of new files, if it is writable.
+def check_hashes(folder: Path, remedy: str, add: bool = False) -> None:
+    """Compare a folder's files with the hashes in SHA256.json beside it; ``add`` writes those of new files into it.
 
     Raises:
-        InputError: a file differs from its hash, or SHA256.json cannot be read.
+        InputError: a file is missing or differs from its hash, or SHA256.json cannot be read.
     """
-    folder = Path(folder)
     table = folder.parent / HASHES
     known = read_hashes(table)
-    hashes = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
-        entry = path.relative_to(folder.parent).as_posix()
-        hashes[entry] = sha256(path)
-        if known.get(entry, hashes[entry]) != hashes[entry]:
-            raise InputError(
-                f"{path}: not what it was at its first use ({table} says so); delete it and fetch it again, or, if you "
-                "trust the change, delete its line there"
-            )
-    if hashes.keys() <= known.keys() or not os.access(folder.parent, os.W_OK):
-        return
-    write_json(table, dict(sorted({**known, **hashes}.items())))
+    for name, digest in known.items():
+        path = folder.parent / name
+        if path.is_relative_to(folder) and (not path.is_file() or sha256(path) != digest):
+            raise InputError(f"{path}: missing, or differs from its hash in {table}; {remedy}")
+    paths = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")] if add else []
+    new = [path for path in paths if path.relative_to(folder.parent).as_posix() not in known]
+    if new and os.access(folder.parent, os.W_OK):
+        hashes = {path.relative_to(folder.parent).as_posix(): sha256(path) for path in new}
+        write_json(table, dict(sorted({**known, **hashes}.items())))
 
 
-@cache
-def pin_once(folder: Path) -> None:
-    """:func:`pin`, once a process: hashing gigabytes takes seconds."""
-    pin(folder)
+check_hashes_once = cache(check_hashes)  # in a process: hashing gigabytes takes seconds

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from v2f_core.artefacts.files import HASHES, damaged_files, pin_once, read_hashes
-from v2f_core.artefacts.weights import OPEN_FACES, ORIGINS, Packaged, how_to_get, missing
+from v2f_core.artefacts.files import HASHES, check_hashes_once, read_hashes
+from v2f_core.artefacts.weights import CHANGED, OPEN_FACES, ORIGINS, Packaged, how_to_get, missing
 from v2f_core.errors import InputError
 
 MINI_ASSETS = Path(__file__).parents[2] / "minivox" / "assets"
@@ -84,12 +84,12 @@ class Profile:
         if self.published and name in ORIGINS:
             if lacking := ", ".join(target for _, target in missing(name, folder)):
                 raise InputError(f"{folder}: lacks {lacking} of what is published for it; {how_to_get(name)}")
-            pin_once(folder)
+            check_hashes_once(folder, CHANGED, add=True)
         elif name in self.packaged:
             if wrong := self.packaged[name].wrong(folder):
                 raise InputError(f"{folder / wrong}: missing or not as published; {self.remedy(name)}")
-        elif damaged := damaged_files(folder):
-            raise InputError(f"{damaged[0]}: differs from its hash in {HASHES}; {self.remedy(name)}")
+        else:
+            check_hashes_once(folder, self.remedy(name))
         return folder
 
     def with_encoder(self, encoder: str | None) -> Profile:

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from v2f_core.artefacts.files import SYNTHETIC, atomic_write, folder_hash, pin, sha256, write_json
+from v2f_core.artefacts.files import SYNTHETIC, atomic_write, check_hashes, folder_hash, sha256, write_json
 from v2f_core.artefacts.loading import one_line, read_onnx, refusing, to_safetensors
 from v2f_core.errors import InputError
 
+CHANGED = "delete it and fetch it again, or, if you trust the change, delete its line there"
 # the input that face nets from Caffe expect: pixels 0 to 255 in BGR, minus these means
 VGGFACE2_JUDGE = {
     "architecture": "resnet50_caffe",
@@ -189,7 +190,7 @@ def fetch(part: str, folder: str | Path, agree: Callable[[Origin], bool], local:
         report.append(f"{target}: from {source or origin.page}")
     if part == "judge" and not (folder / "config.json").exists():
         write_json(folder / "config.json", VGGFACE2_JUDGE)
-    pin(folder)
+    check_hashes(folder, CHANGED, add=True)
     return report
 
 
