@@ -9,10 +9,10 @@ from safetensors import SafetensorError
 
 from v2f_core.artefacts.files import (
     atomic_write,
+    check_hashes,
     check_writable,
     folder_hash,
     is_plain_name,
-    check_hashes,
     safe_name,
     sha256,
     staged,
