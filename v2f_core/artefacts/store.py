@@ -13,7 +13,6 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -63,26 +62,18 @@ class Rows:
         return len(self.index)
 
     def __getitem__(self, which: Int[Tensor, "*batch"] | slice) -> Float[Tensor, "*batch dim"]:
-        """Some rows, in memory. Rows that lie together are read together; none stays in this process's memory."""
+        """Some rows, in memory. A shard is mapped while it is read: none stays in this process's memory."""
         wanted = self.index[which.cpu() if isinstance(which, Tensor) else which]
-        places = wanted.flatten().numpy()
-        order = np.argsort(places, kind="stable")
-        sorted_, rows = places[order], np.empty((len(places), self.shape[1]), np.float32)
-        shard = np.searchsorted(self._ends, sorted_, side="right")
-        breaks = np.flatnonzero((np.diff(sorted_) != 1) | (np.diff(shard) != 0)) + 1
-        width = self.shape[1] * np.dtype(self.dtype).itemsize
-        with ExitStack() as files:
-            opened = -1
-            for run in np.split(np.arange(len(places)), breaks) if len(places) else ():
-                number = int(shard[run[0]])
-                path, start, count = self.shards[number]
-                if number != opened:
-                    files.close()
-                    file, opened = files.enter_context(path.open("rb", buffering=0)), number
-                file.seek(start + int(sorted_[run[0]] - (self._ends[number] - count)) * width)
-                block = np.fromfile(file, self.dtype, len(run) * self.shape[1])
-                rows[order[run]] = block.reshape(len(run), -1)
-        return torch.from_numpy(rows).reshape(*wanted.shape, self.shape[1]).to(self.device)
+        places, dim = wanted.flatten().numpy(), self.shape[1]
+        rows = np.empty((len(places), dim), np.float32)
+        shard = np.searchsorted(self._ends, places, side="right")
+        order = np.argsort(shard, kind="stable")
+        for part in np.split(order, np.flatnonzero(np.diff(shard[order])) + 1) if len(places) else ():
+            number = int(shard[part[0]])
+            path, start, count = self.shards[number]
+            values = np.memmap(path, self.dtype, "r", start, (count, dim))
+            rows[part] = values[places[part] - (self._ends[number] - count)]
+        return torch.from_numpy(rows).reshape(*wanted.shape, dim).to(self.device)
 
     def pick(self, which: Int[Tensor, " chosen"]) -> Rows:
         """Some rows, still on disk."""
