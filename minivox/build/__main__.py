@@ -29,7 +29,7 @@ STAGES = {
     "ge2e": "the real speech encoder GE2E, from its published package",
     "voice_report": "how well voices tell persons apart, and how well their traits are heard",
     "minivox": "MiniVox: portraits, recordings, tables",
-    "large": "MiniVox-L: 2,890 persons to train Stage I on, 1,000 to test small differences on; not packed",
+    "large": "MiniVox-L: 2,890 persons to train Stage I on, 1,000 to test small differences on",
     "arcface": "the ArcFace miniature",
     "detector": "the face detector",
     "judge": "the classifier that scores faces independently",
@@ -38,6 +38,7 @@ STAGES = {
     "speech_models": "AST and ECAPA",
     "aligner": "Stage I: from voices to identities",
     "posterior": "p(z | v) for that aligner",
+    "large_embeddings": "MiniVox-L's embeddings, which ship; its files do not",
     "other_ears": "an aligner and p(z | v) for ECAPA and for GE2E",
     "pack": "archives, models and their hashes, into the package's assets",
 }

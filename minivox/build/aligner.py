@@ -12,8 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from v2f_core.artefacts.files import folder_hash
 from v2f_core.artefacts.profiles import load_profile
+from v2f_core.artefacts.store import Embeddings
+from v2f_core.data.manifest import Manifest
 from v2f_core.data.voxceleb import read_layout
 from v2f_core.identity.faces import FacePack
 from v2f_core.speech.encoders import load_encoder
@@ -26,7 +27,7 @@ SEEDS = range(4)
 
 def run(work: Path, tiny: bool = False) -> None:
     """Write work/aligner/assets/aligner/, the aligner that ships, with its history."""
-    fit("ast", Inputs.of(work, "ast", work / "large", work / "aligner", tiny), work / "aligner", "MiniVox-L v1", tiny)
+    fit("ast", Inputs.of(work, "ast", work / "large", tiny), work / "aligner", "MiniVox-L v1", tiny)
 
 
 class Inputs(NamedTuple):
@@ -37,16 +38,22 @@ class Inputs(NamedTuple):
     hashes: dict[str, str]
 
     @classmethod
-    def of(cls, work: Path, encoder: str, root: Path, folder: Path, tiny: bool) -> Inputs:
-        """Embed a dataset by one of the speech encoders of the scratch folder into the stores of a folder."""
-        speech = work / ("ge2e/assets" if encoder == "ge2e" else f"speech_models/assets/{encoder}")
-        pack, seconds = work / "detector" / "pack", load_profile("mini").clip_seconds
-        manifest, bad = read_layout(root), 1.0 if tiny else 0.05
-        voices = extract_voices(manifest, load_encoder(encoder, speech), speech, folder / "voices", seconds)
-        faces = extract_faces(manifest, FacePack.from_folder(pack), pack, folder / "faces", max_bad=bad)
+    def of(cls, work: Path, encoder: str, root: Path, tiny: bool) -> Inputs:
+        """The persons of a dataset of the scratch folder, with their voices by one of its speech encoders."""
+        manifest, voices, faces = embedded(work, encoder, root, tiny)
         training, validation = (pair_up(manifest, voices, faces, split) for split in ("train", "val"))
-        hashes = {f"{encoder}_sha256": folder_hash(speech), "faces_sha256": folder_hash(pack)}
-        return cls(training, validation, hashes)
+        hashes = {f"{encoder}_sha256": voices.provenance["weights_sha256"]}
+        return cls(training, validation, hashes | {"faces_sha256": faces.provenance["weights_sha256"]})
+
+
+def embedded(work: Path, encoder: str, root: Path, tiny: bool) -> tuple[Manifest, Embeddings, Embeddings]:
+    """A dataset of the scratch folder, its voices by one of the speech encoders there, and its faces; embedded once."""
+    speech = work / ("ge2e/assets" if encoder == "ge2e" else f"speech_models/assets/{encoder}")
+    pack, seconds = work / "detector" / "pack", load_profile("mini").clip_seconds
+    manifest, bad, folder = read_layout(root), 1.0 if tiny else 0.05, work / "embedded" / root.name
+    voices = extract_voices(manifest, load_encoder(encoder, speech), speech, folder / encoder, seconds, max_bad=bad)
+    faces = extract_faces(manifest, FacePack.from_folder(pack), pack, folder / "faces", max_bad=bad)
+    return manifest, voices, faces
 
 
 def fit(encoder: str, inputs: Inputs, folder: Path, dataset: str, tiny: bool = False) -> Path:

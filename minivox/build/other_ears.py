@@ -15,5 +15,5 @@ def run(work: Path, tiny: bool = False) -> None:
     """Write ``aligner_ENCODER`` and ``posterior_ENCODER`` of each into work/other_ears/ENCODER/assets/."""
     for encoder in ENCODERS[1:]:  # AST's have stages of their own
         folder = work / "other_ears" / encoder
-        inputs = aligner.Inputs.of(work, encoder, work / "minivox", folder, tiny)
+        inputs = aligner.Inputs.of(work, encoder, work / "minivox", tiny)
         posterior.fit(encoder, inputs, aligner.fit(encoder, inputs, folder, "MiniVox v1", tiny), folder, tiny)

@@ -13,7 +13,7 @@ from v2f_core.training.posterior import train_posterior
 def run(work: Path, tiny: bool = False) -> None:
     """Write work/posterior/assets/posterior/, the posterior that ships."""
     folder = work / "posterior"
-    inputs = Inputs.of(work, "ast", work / "minivox", folder, tiny)
+    inputs = Inputs.of(work, "ast", work / "minivox", tiny)
     fit("ast", inputs, work / "aligner" / "assets" / "aligner", folder, tiny)
 
 

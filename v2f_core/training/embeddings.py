@@ -19,7 +19,7 @@ from torch import Tensor
 from v2f_core.artefacts.files import folder_hash
 from v2f_core.artefacts.loading import read_json
 from v2f_core.artefacts.profiles import Profile, cache_folder
-from v2f_core.artefacts.store import PROVENANCE_NAME, Embedder, Embeddings, extract
+from v2f_core.artefacts.store import PROVENANCE_NAME, Embedder, Embeddings, extract, load
 from v2f_core.data.manifest import Manifest
 from v2f_core.errors import InputError
 from v2f_core.identity.faces import FacePack
@@ -31,6 +31,7 @@ from v2f_core.training.processes import first_process_first, join, own_device
 WINDOWS_AT_ONCE = 64
 READING = "0.3"  # how recordings and photographs are read: where that changes, stores are made anew
 NO_FACE = "no face found in it; expected one face, upright and unobscured"
+READY = "embeddings"  # a dataset's folder of stores, named as the profile's parts are
 RIVAL = 0.25  # of the largest face's area: a bystander far behind is smaller
 
 Precision = Literal["fp32", "bf16"]  # of encoders; bf16 is several times as fast on a GPU that has it
@@ -47,7 +48,7 @@ def embed_dataset(
     """Voices and faces of a profile's whole dataset, from the cache; missing ones are extracted first.
 
     The folder of a store is named after the weights and files that it was made from, so that stores are never mixed up.
-    Processes of a launcher share the work.
+    Processes of a launcher share the work. A dataset may bring its embeddings along, in its folder `READY`.
 
     Args:
         device, workers: where to compute, and threads that read files.
@@ -61,6 +62,8 @@ def embed_dataset(
     device = own_device(device)
     with first_process_first():
         speech, pack = profile.part(profile.encoder), profile.part("faces")
+    if (manifest.root / READY).is_dir():
+        return _ready(manifest, profile.encoder, speech), _ready(manifest, "faces", pack)
     length = f"{profile.clip_seconds}"
     if profile.ast_frames:
         length += f" {profile.ast_frames} cut"
@@ -77,6 +80,14 @@ def embed_dataset(
     faces = FacePack.from_folder(pack, device)
     seen = extract_faces(manifest, faces, pack, folder / "faces", profile.own_data, workers=workers, max_bad=max_bad)
     return voices, seen
+
+
+def _ready(manifest: Manifest, part: str, weights: Path) -> Embeddings:
+    """A store that came with a dataset, if these weights made it."""
+    store = load(manifest.root / READY / part)
+    if store.provenance.get("weights_sha256") != folder_hash(weights):
+        raise InputError(f"{manifest.root / READY / part}: made by other weights than {weights}; take those")
+    return store
 
 
 def existing(manifest: Manifest) -> list[Path]:
