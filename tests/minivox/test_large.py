@@ -45,7 +45,9 @@ def two_persons(tmp_path):
     stores = {}
     for name, kind in KINDS.items():
         items = [f"Ada.{kind}", f"Eve.{kind}"][: 1 if kind == "face" else 2]
-        vectors = torch.eye(4)[: len(items)]
+        if kind == "voice":
+            items = [*items, "Eve.voice"]  # a second window
+        vectors = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1]])[: len(items)]
         hashes = {"weights_sha256": folder_hash(load_profile().part(name))}
         stores[name] = Embeddings(vectors, items, [], hashes)
     large.pack(table, factors, stores, tmp_path / "assets" / "minivox_large")
@@ -62,7 +64,7 @@ def unpacked_by(folder, cache, encoder="ast"):
 def test_an_unpacked_set_is_a_dataset_with_its_embeddings(two_persons, tmp_path, encoder):
     profile, manifest = unpacked_by(two_persons, tmp_path / "cache", encoder)
     voices, faces = embed_dataset(profile, manifest)
-    torch.testing.assert_close(voices.of(["Eve.voice"])[0], torch.eye(4)[1:2], atol=0.01, rtol=0)
+    torch.testing.assert_close(voices.of(["Eve.voice"])[0], torch.tensor([[0, 0.5, 0.5]]), atol=0.01, rtol=0)
     assert [item for item, _ in faces.skipped] == ["Eve.face"]
     pairs = pair_up(manifest, voices, faces, "test")
     assert (pairs.persons, pairs.left_out) == (["Ada"], ["Eve"])
@@ -104,9 +106,10 @@ def test_shipped_embeddings_are_those_of_the_files(shipped):
     for encoder in ("ast", "ecapa", "ge2e"):
         known = embed_dataset(replace(profile, encoder=encoder), manifest)[0].of(voices)[0]
         net = load_encoder(encoder, profile.part(encoder))
-        again = torch.cat([net.embed(read_clips(minivox.root / path, profile.clip_seconds)) for path in voices])
-        assert float(F.cosine_similarity(known, again).min()) > 0.995
+        windows = [net.embed(read_clips(minivox.root / path, profile.clip_seconds)) for path in voices]
+        again = torch.stack([rows.mean(dim=0) for rows in windows])
+        assert float(F.cosine_similarity(known, again).min()) > 0.99
     pictures = [read_image(minivox.root / path) for path in faces]
     identities, _ = FacePack.from_folder(profile.part("faces")).embed(pictures)
     known = embed_dataset(profile, manifest)[1].of(faces)[0]
-    assert float(F.cosine_similarity(known, torch.from_numpy(identities)).min()) > 0.995
+    assert float(F.cosine_similarity(known, torch.from_numpy(identities)).min()) > 0.99
