@@ -2,7 +2,7 @@
 
     python benchmarks/posterior.py --posterior runs/posterior       # identities; a minute of one core
     python benchmarks/posterior.py --posterior runs/posterior --faces 2      # and two drawn faces a voice; an hour
-    V2F_DATASET=build/large python benchmarks/posterior.py …        # the 1,000 test persons of MiniVox-L
+    V2F_DATASET=$(python -m minivox.large) python benchmarks/posterior.py …    # the 1,000 test persons of MiniVox-L
 
 Everything is of test persons, of whom nothing was trained or chosen. Intervals are BCa over persons. Skill is the way
 from a random face of the speaker's sex (0) to the exact posterior of the known world (1), both over the training

@@ -25,6 +25,7 @@ from v2f_core.artefacts.loading import read_header, read_tensors, refusing
 from v2f_core.artefacts.profiles import ENCODERS, HASHES, MINI_ASSETS, RESTORE, cache_folder
 from v2f_core.artefacts.store import Embeddings, extract
 from v2f_core.errors import InputError
+from v2f_core.identity.sphere import normalise
 from v2f_core.training.embeddings import READY
 
 PACKED = MINI_ASSETS / "minivox_large"
@@ -106,7 +107,8 @@ def unpack(cache: str | Path | None = None, packed: Path = PACKED) -> Path:
         for name, kind in KINDS.items():
             of = {part.partition(".")[2]: value for part, value in tensors.items() if part.startswith(f"{name}.")}
             paths = table.path[table.kind == kind].tolist()
-            known = {paths[file]: vector for file, vector in zip(of["file"].tolist(), expand(of), strict=True)}
+            vectors = normalise(expand(of)) if kind == "face" else expand(of)
+            known = {paths[file]: vector for file, vector in zip(of["file"].tolist(), vectors, strict=True)}
             provenance = {"what": f"MiniVox-L by {name}", "weights_sha256": nets[name]}
             extract(
                 Path(),

@@ -18,6 +18,7 @@ from v2f_core.data.voxceleb import open_dataset
 from v2f_core.errors import InputError
 from v2f_core.identity.faces import FacePack
 from v2f_core.identity.photos import read_image
+from v2f_core.identity.sphere import check_unit
 from v2f_core.speech.audio import read_clips
 from v2f_core.speech.encoders import load_encoder
 from v2f_core.training.embeddings import embed_dataset
@@ -66,6 +67,7 @@ def test_an_unpacked_set_is_a_dataset_with_its_embeddings(two_persons, tmp_path,
     voices, faces = embed_dataset(profile, manifest)
     torch.testing.assert_close(voices.of(["Eve.voice"])[0], torch.tensor([[0, 0.5, 0.5]]), atol=0.01, rtol=0)
     assert [item for item, _ in faces.skipped] == ["Eve.face"]
+    check_unit(faces.vectors)
     pairs = pair_up(manifest, voices, faces, "test")
     assert (pairs.persons, pairs.left_out) == (["Ada"], ["Eve"])
     assert large.unpack(tmp_path / "cache", two_persons) == manifest.root  # made once
