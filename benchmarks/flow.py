@@ -1,6 +1,6 @@
 """Would a flow on the sphere draw better identities than the Gaussian family that ships?
 
-    V2F_DATASET=$(python -m minivox.large) python benchmarks/flow.py --posterior runs/posterior  # half an hour of a core
+    V2F_DATASET=$(python -m minivox.large) python benchmarks/flow.py --posterior runs/posterior  # half an hour
 
 Conditional flow matching along geodesics (Lipman et al. 2023; Chen & Lipman 2024). From a start x₀ to a photograph x₁
 the path is x_t = exp_{x₀}(t · log_{x₀} x₁), and a network learns its velocity, told t and what was heard. Starts are
