@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int, Shaped
+from scipy.linalg import LinAlgWarning
 from scipy.stats import hypergeom, kstest
 from sklearn.linear_model import Ridge, RidgeCV
 from sklearn.model_selection import GroupKFold, cross_val_predict
@@ -140,6 +142,7 @@ class Reader:
     ) -> Reader:
         """From training persons' photographs."""
         folds = GroupKFold(5)
+        warnings.filterwarnings("ignore", category=LinAlgWarning)  # MiniVox-L's identities lie within 100 axes
         ridge = RidgeCV(np.logspace(-3, 2, 11), cv=list(folds.split(photos, groups=owner))).fit(photos, values)
         guess = cross_val_predict(Ridge(ridge.alpha_), photos, values, groups=owner, cv=folds)
         return cls(ridge, float((values - guess).std()))

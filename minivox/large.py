@@ -71,7 +71,8 @@ def pack(table: pd.DataFrame, factors: pd.DataFrame, stores: Mapping[str, Embedd
     """
     from safetensors.torch import save_file
 
-    tensors, hashes = {}, {}
+    tensors: dict[str, Tensor] = {}
+    hashes: dict[str, str] = {}
     for name, kind in KINDS.items():
         place = {path: row for row, path in enumerate(table.path[table.kind == kind])}
         file = torch.tensor([place[path] for path in stores[name].items])

@@ -249,9 +249,10 @@ CARD = """# {title}
 
 A `Vox2FacePipeline`: from a recorded voice, an identity; from the identity, faces.
 
-**{synthetic}** Two people who sound alike get the same faces. Hair, skin and all else that a voice does not determine
-are invented by the prior. It must not be used to identify, trace, judge or expose anybody, to present a face as the
-speaker's, or on a voice without its owner's consent.
+**{synthetic}** Each face is a draw from p(z | v), somebody who could have this voice; with `truncation=0`, or without a
+posterior, all are of the mean. Hair, skin and all else that a voice does not determine are invented. It must not be
+used to identify, trace, judge or expose anybody, to present a face as the speaker's, or on a voice without its owner's
+consent.
 
 ```python
 from v2f_core import Vox2FacePipeline
