@@ -26,7 +26,7 @@ app = typer.Typer(
 NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 Device = Annotated[Literal["cpu", "cuda", "mps"], typer.Option(help="Where to compute.")]
 ProfileName = Annotated[str | None, typer.Option(help="mini, open or full; else V2F_PROFILE, else mini.")]
-EncoderName = Annotated[Literal["ast", "ecapa", "ge2e"] | None, typer.Option(help="Of speech; else the profile's.")]
+EncoderName = Annotated[Literal["ast", "ecapa", "ge2e"] | None, typer.Option(help="Speech encoder; or the profile's.")]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same result.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Training steps; else the profile's.")]
 
@@ -37,7 +37,7 @@ def generate(
     num_images: Annotated[int, typer.Option("-n", "--num-images", min=1, help="How many faces.")] = 4,
     seed: Seed = 0,
     out: Annotated[Path, typer.Option(help="Folder for the faces.")] = Path("outputs/generate"),
-    truncation: Annotated[float, typer.Option(min=0, max=1, help="1: faces of p(z | v); 0: all of its mean.")] = 1.0,
+    truncation: Annotated[float, typer.Option(min=0, max=1, help="1: draws of p(z | v); 0: all its mean.")] = 1.0,
     encoder: EncoderName = None,
     profile: ProfileName = None,
     device: Device = "cpu",
