@@ -69,9 +69,9 @@ class Job:
 def work(job: Job) -> dict[str, tuple[float, str, str]]:
     """Each line of the bill: how many, and the row of gpu.csv that says how many a second (what, how)."""
     return {
-        "voices: AST": (job.windows, "AST, clips of 1.25 s", "bf16"),
+        "voices: AST": (job.windows, "AST, clips of 1.25 s", "fp32"),
         "photos: ArcFace": (job.faces, "ArcFace, crops of 112 px", "fp32"),
-        "photos: latents": (job.faces, "VAE, latents", "bf16"),
+        "photos: latents": (job.faces, "VAE, latents", "fp32"),
         "Stage I": (job.stage1_steps, "Stage I", "fp32"),
         "Stage II": (job.stage2_steps, "Stage II", f"bf16, {job.mode}"),
         "Stage II: looks": (1 + job.stage2_steps / Stage2Settings.evaluate_every, "Stage II, look", "fp32, paper"),

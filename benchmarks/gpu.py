@@ -4,10 +4,10 @@
     python benchmarks/gpu.py --tiny              # anywhere, in a minute: that it runs; the figures mean nothing.
                                                  # Without CUDA it does no more than this either.
 
-Extraction: AST-base on clips of 1.25 s, the VAE on 512 px, in fp32 and bf16; ArcFace, by torch, in fp32. Stage I at
-batch 128. Stage II's own step in bf16, LoRA r = 16 on UNet and text encoder of Stable Diffusion 1.5's size, f_arc of an
-iResNet-100's: every critic at the paper's batch of 16, then more batches, with and without gradient checkpointing; one
-look at the validation faces, as there is every 500 steps. Generation: 4 images, 25 steps, guidance 3.
+Extraction in fp32: AST-base on clips of 1.25 s, the VAE on 512 px, ArcFace by torch. Stage I at batch 128. Stage II's
+own step in bf16, LoRA r = 16 on UNet and text encoder of Stable Diffusion 1.5's size, f_arc of an iResNet-100's: every
+critic at the paper's batch of 16, then more batches, with and without gradient checkpointing; one look at the
+validation faces, as there is every 500 steps. Generation: 4 images, 25 steps, guidance 3.
 
 What does not fit into memory, or fails, is a row that says so. The table is written after each row, so that a machine
 that is taken away leaves what it had measured.
@@ -41,12 +41,10 @@ from v2f_core.identity.sphere import normalise
 from v2f_core.speech.encoders import ASTEncoder
 from v2f_core.studies.critics import CRITICS
 from v2f_core.training import stage1, stage2
-from v2f_core.training.embeddings import WINDOWS_AT_ONCE, Precision, autocast, voice_embedder
+from v2f_core.training.embeddings import WINDOWS_AT_ONCE, voice_embedder
 from v2f_core.training.latents import FacePairs
 from v2f_core.training.stage1 import Stage1Settings
 from v2f_core.training.stage2 import Stage2Settings
-
-PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 
 
 def measured(call: Callable[[], Any], size: Size, device: str) -> tuple[float, float | None]:
@@ -72,19 +70,12 @@ def extraction(size: Size, device: str) -> Iterator[dict[str, Any]]:
 
     encoder = ASTEncoder(ASTModel(ASTConfig(**size.ast)), ASTFeatureExtractor(), max_frames=128).to(device)
     clips = 0.1 * torch.randn(WINDOWS_AT_ONCE, 20_000)
-    for precision in PRECISIONS:
-        embed = voice_embedder(encoder, precision)
-        yield row("AST, clips of 1.25 s", precision, len(clips), "clips/s", size, device, lambda e=embed: e([clips]))
+    embed = voice_embedder(encoder)
+    yield row("AST, clips of 1.25 s", "fp32", len(clips), "clips/s", size, device, lambda: embed([clips]))
     prior = random_prior(size, device)
     pictures = torch.rand(16, 3, *(prior.latent_shape[1] * 8,) * 2, device=device) * 2 - 1
-    for precision in PRECISIONS:
-
-        @torch.no_grad()
-        def encode(precision: Precision = precision) -> None:
-            with autocast(precision, prior.device):
-                prior.encode(pictures)
-
-        yield row("VAE, latents", precision, len(pictures), "images/s", size, device, encode)
+    encode = torch.no_grad()(lambda: prior.encode(pictures))
+    yield row("VAE, latents", "fp32", len(pictures), "images/s", size, device, encode)
     arcface, crops = IResNet(size.arcface).to(device), torch.rand(64, 3, 112, 112, device=device) * 2 - 1
     embed_faces = torch.no_grad()(lambda: arcface(crops))
     yield row("ArcFace, crops of 112 px", "fp32", len(crops), "images/s", size, device, embed_faces)
@@ -158,7 +149,7 @@ def generation(size: Size, device: str) -> Iterator[dict[str, Any]]:
     """Four faces of one identity."""
     prior = random_prior(size, device)
     identity = normalise(torch.randn(1, 512, device=device)).expand(4, -1)
-    for precision, kind in zip(PRECISIONS, (torch.float32, torch.bfloat16), strict=True):
+    for precision, kind in {"fp32": torch.float32, "bf16": torch.bfloat16}.items():
         for net in (prior.unet, prior.vae, prior.text_encoder):
             net.to(kind)
         what = f"{precision}, 25 steps, guidance 3"

@@ -38,7 +38,6 @@ from jaxtyping import Float
 from posterior import World, row
 from torch import nn
 
-from minivox.ceilings import informed
 from v2f_core.app.evaluate import log_ratio
 from v2f_core.artefacts.files import atomic_write, folder_hash
 from v2f_core.artefacts.profiles import Profile, load_profile
@@ -119,7 +118,7 @@ class Bench(NamedTuple):
         _, faces = validation.first(len(validation.pairs.persons))
         some = {"test": world.test.only(rows), "sex": world.sex[rows], "photos": [z[rows] for z in world.photos]}
         arcface = differentiable_arcface(pack.arcface_path)
-        pairs = training, informed(validation, training)
+        pairs = training, validation
         return cls(
             profile,
             World(**{**world.__dict__, **some}),

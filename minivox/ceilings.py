@@ -12,12 +12,10 @@ E[z | u] is a weighted mean over a pool of persons, with weights p(u | face of t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, Int
 
 from minivox import world
@@ -26,7 +24,6 @@ from v2f_core.evaluation.protocols import ALL, WITHIN
 from v2f_core.evaluation.tables import Ceiling
 
 if TYPE_CHECKING:
-    from v2f_core.training.latents import FacePairs
     from v2f_core.training.pairs import Pairs
 
 POOL = "ceiling"  # persons drawn for the ceilings alone
@@ -174,22 +171,6 @@ def _rank(gallery: int, within: bool = False, persons: int = 1600) -> tuple[floa
     group = np.array([within and person.sex == world.MALE for person in drawn]).astype(int)
     hits = recall(scores, group, min(10, gallery), gallery)
     return hits.value, matching(scores, group[:, None] == group).value
-
-
-def bayes(training: Pairs, asked: Pairs) -> Float[np.ndarray, "n dim"]:
-    """The Bayes ẑ of some persons: the unit mean of the training faces, weighted by their likelihood given the true
-    voice parameters u. No prediction from the voice has a higher expected cosine."""
-    scores = log_likelihood(people(asked), people(training))
-    mean = expected_identity(scores, training.centroids().numpy())
-    return (mean / np.linalg.norm(mean, axis=1, keepdims=True)).astype(np.float32)
-
-
-def informed(validation: FacePairs, training: FacePairs) -> FacePairs:
-    """The validation persons with their Bayes ẑ, if all are of MiniVox's world; else as they are."""
-    if not (known(validation.wide) and known(training.wide)):
-        return validation
-    ideal = torch.from_numpy(bayes(training.pairs, validation.pairs))
-    return replace(validation, bayes=ideal.to(validation.wide.face.device))
 
 
 def _logsumexp(x: np.ndarray) -> np.ndarray:

@@ -35,6 +35,8 @@ from v2f_core.speech.audio import CLIP_SECONDS, Voice, hear
 from v2f_core.speech.encoders import Encoder, load_encoder
 
 logger = logging.getLogger(__name__)
+PARTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
+SETTINGS = ("encoder", "guidance", "num_steps", "clip_seconds", "ast_frames", "profile")
 WINDOWS_AT_ONCE, IMAGES_AT_ONCE = 64, 8  # bound the memory of a long recording and of a request for many faces
 # the classes that model_index.json may ask for; a scheduler may be any of diffusers'
 CLASSES = {
@@ -47,34 +49,25 @@ CLASSES = {
 
 @dataclass
 class Vox2FaceOutput(BaseOutput):
-    """Faces of a voice.
+    """Faces of a voice."""
 
-    Attributes:
-        images: PIL images, RGB.
-        identity: ẑ, the predicted point on the sphere of faces, float32 of norm 1.
-        identities: whom each image shows: draws from p(z | v), or ẑ for all.
-        truncation: 0 where all images show ẑ, 1 where each shows an honest draw.
-        windows: how many 1.25 s windows of the recording were heard.
-    """
-
-    images: list[Image]
-    identity: Float32[Tensor, 512]
-    identities: Float32[Tensor, "images 512"]
-    truncation: float
-    windows: int
+    images: list[Image]  # RGB
+    identity: Float32[Tensor, 512]  # ẑ, the predicted point on the sphere of faces
+    identities: Float32[Tensor, "images 512"]  # whom each image shows: draws from p(z | v), or ẑ for all
+    truncation: float  # 0 where all images show ẑ, 1 where each shows an honest draw
+    windows: int  # how many windows of the recording were heard
 
 
 class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     """a → v_spk → z ~ p(z | v) → P(z) → DPM-Solver++ → VAE decode (Eq. 5, where z is ẑ: truncation 0).
 
-    The diffusers and transformers parts are registered as usual: another ``pipe.scheduler``, adapters, offloading and
+    The diffusers and transformers parts are registered as usual: another ``pipe.scheduler``, adapters and
     ``save_pretrained`` work. Beside them stand the speech encoder and the aligner, in folders of their own.
 
     Args:
         vae, text_encoder, tokenizer, unet, scheduler: of a :class:`~v2f_core.diffusion.prior.Prior`.
-        speech_encoder: hears a window, gives v_spk.
+        speech_encoder, encoder: hears a window, gives v_spk; and its kind, "ast", "ecapa" or "ge2e".
         aligner: g_φ.
-        encoder: the speech encoder's kind, "ast", "ecapa" or "ge2e".
         guidance: classifier-free guidance scale, 3.0 in Arc2Face's sampler; the paper gives none.
         num_steps: of DPM-Solver++, 25 in the paper.
         clip_seconds: length of a window.
@@ -89,8 +82,6 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         ((128, 128), torch.Size([512]))
     """
 
-    model_cpu_offload_seq = "speech_encoder->aligner->text_encoder->unet->vae"
-
     def __init__(
         self,
         vae: AutoencoderKL,
@@ -98,7 +89,7 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         tokenizer: CLIPTokenizer,
         unet: UNet2DConditionModel,
         scheduler: SchedulerMixin,
-        # both are needed; but what has no default diffusers takes for a part that it loads and saves itself
+        # both are needed; but what has no default diffusers takes for a part that it saves itself
         speech_encoder: Encoder | None = None,
         aligner: Aligner | None = None,
         encoder: str = "ast",
@@ -120,6 +111,8 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
                 f"speech encoder of width {speech_encoder.dim}, aligner for {aligner.speaker_width}: "
                 "expected an aligner that was trained on this encoder"
             )
+        if posterior is not None and posterior.aligner is not aligner:
+            raise InputError("posterior: it holds another aligner than the pipeline; expected one for both")
         self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler)
         self.register_to_config(
             encoder=encoder,
@@ -129,8 +122,6 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             ast_frames=ast_frames,
             profile=profile,
         )
-        if posterior is not None and posterior.aligner is not aligner:
-            raise InputError("posterior: it holds another aligner than the pipeline; expected one for both")
         self.speech_encoder, self.aligner, self.posterior = speech_encoder, aligner, posterior
         self.speech_folder = None if speech_folder is None else Path(speech_folder)
 
@@ -159,13 +150,10 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             posterior = IdentityPosterior.from_pretrained(drawn_from, aligner, made_from(chosen))
         speech_folder = chosen.part(chosen.encoder)
         pipe = cls(
-            vae=prior.vae,
-            text_encoder=prior.text_encoder,
-            tokenizer=prior.tokenizer,
-            unet=prior.unet,
-            scheduler=prior.scheduler,
+            **{name: getattr(prior, name) for name in PARTS},
             speech_encoder=load_encoder(chosen.encoder, speech_folder, chosen.ast_frames),
             aligner=aligner,
+            posterior=posterior,
             encoder=chosen.encoder,
             guidance=chosen.guidance,
             num_steps=chosen.steps,
@@ -173,7 +161,6 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             speech_folder=speech_folder,
             ast_frames=chosen.ast_frames,
             profile=chosen.name,
-            posterior=posterior,
         )
         return pipe.to(device)
 
@@ -187,28 +174,22 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     @property
     def components(self) -> dict[str, Any]:
         """All parts by name, for building another pipeline from them."""
-        names = ("vae", "text_encoder", "tokenizer", "unet", "scheduler", "speech_encoder", "aligner")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in (*PARTS, "speech_encoder", "aligner")}
 
     @property
     def prior(self) -> Prior:
-        """The registered diffusion parts as a prior that computes where the pipeline does."""
-        prior = Prior(self.unet, self.vae, self.text_encoder, self.tokenizer, self.scheduler)
-        return prior.compute_on(self._execution_device)
+        """The registered diffusion parts as a prior."""
+        return Prior(**{name: getattr(self, name) for name in PARTS}).to(self.unet.device)
 
     @torch.no_grad()
     def speaker(self, windows: Float32[Tensor, "windows clip"]) -> Float32[Tensor, " speaker"]:
         """v_spk: the mean of the windows' embeddings."""
-        parts = [self.speech_encoder.embed(part.to(self._execution_device)) for part in windows.split(WINDOWS_AT_ONCE)]
+        parts = [self.speech_encoder.embed(part.to(self.unet.device)) for part in windows.split(WINDOWS_AT_ONCE)]
         return torch.cat(parts).float().mean(dim=0)
 
     @torch.no_grad()
     def identify(self, voice: Voice) -> tuple[Float32[Tensor, 512], int]:
-        """ẑ of a voice (see :func:`hear`), and how many windows were heard.
-
-        Raises:
-            InputError: the recording cannot be used.
-        """
+        """ẑ of a voice (see :func:`hear`), and how many windows were heard."""
         windows, _ = hear(voice, self.config["clip_seconds"])
         return self.aligner(self.speaker(windows)).cpu(), len(windows)
 
@@ -235,11 +216,9 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         num_steps: int | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
     ) -> Vox2FaceOutput:
-        """Draw faces for a voice.
+        """Draw ``num_images`` faces for a voice: a recording's path, its samples, or windows (see :func:`hear`).
 
         Args:
-            voice: a recording's path, its samples (mono, 16 kHz), or windows already cut (see :func:`hear`).
-            num_images: how many faces.
             truncation: 1 draws an identity from p(z | v) for each face; 0 shows the point estimate ẑ on all, as the
                 paper does; between them the way from ẑ to the draw. Without a posterior all show ẑ, which is logged,
                 and told by the output's truncation of 0.
@@ -268,7 +247,6 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             part = slice(start, start + IMAGES_AT_ONCE)
             own = generator[part] if isinstance(generator, list) else generator
             faces.append(prior.sample(identities[part], steps, scale, own, noise[part]))
-        self.maybe_free_model_hooks()
         images = VaeImageProcessor.numpy_to_pil(VaeImageProcessor.pt_to_numpy(torch.cat(faces).float() / 2 + 0.5))
         return Vox2FaceOutput(
             images=images,
@@ -278,18 +256,16 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             windows=len(windows),
         )
 
-    def save_pretrained(
-        self, save_directory: str | os.PathLike[Any], *args: Any, push_to_hub: bool = False, **kwargs: Any
-    ) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike[Any], *args: Any, **kwargs: Any) -> None:
         """Write the diffusion parts in Stable Diffusion's layout, ``aligner`` and ``speech_encoder`` beside them, and a
         README.md of what it is and by whose terms. ``hf upload owner/name FOLDER`` passes it on.
 
         Raises:
-            InputError: the speech encoder was not loaded from a folder, so that there is none to copy; adapters are
-                loaded that are not part of the weights; or ``push_to_hub``.
+            InputError: the speech encoder was not loaded from a folder, so that there is none to copy; or adapters are
+                loaded that are not part of the weights.
         """
-        if push_to_hub:
-            raise InputError("push_to_hub=True: not done here; save into a folder, then hf upload owner/name FOLDER")
+        if kwargs.pop("push_to_hub", False):
+            self.push_to_hub()
         if self.speech_folder is None:
             raise InputError("the speech encoder has no folder to copy; give speech_folder when making the pipeline")
         if self.get_list_adapters():
@@ -305,41 +281,39 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         shutil.copytree(self.speech_folder, folder / "speech_encoder", dirs_exist_ok=True)
         write_card(folder, self.config.profile, self.config.encoder)
 
+    def push_to_hub(self, *_: Any, **__: Any) -> str:
+        """Refused, since diffusers would upload another model card in place of the one that states the terms."""
+        raise InputError("push_to_hub: save_pretrained(FOLDER) first, and upload it whole: hf upload owner/name FOLDER")
+
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[Any], **kwargs: Any) -> Any:
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[Any],
+        torch_dtype: torch.dtype = torch.float32,
+        **hub: Any,
+    ) -> Vox2FacePipeline:
         """Load what :meth:`save_pretrained` wrote: a folder, or ``owner/name`` of the hub (cache or download).
+
+        ``hub`` are options of ``huggingface_hub.snapshot_download``, such as ``revision``.
 
         Raises:
             InputError: the folder is missing or is not such a pipeline's, or asks for classes that are no part of one;
                 the hub has no such repository, or cannot be reached.
         """
-        hub = ("revision", "token", "cache_dir", "force_download", "local_files_only")
-        folder = _saved_folder(pretrained_model_name_or_path, {key: kwargs.pop(key) for key in hub if key in kwargs})
-        config = _read_index(folder / "model_index.json")
+        folder = _saved_folder(pretrained_model_name_or_path, hub)
+        index = _read_index(folder / "model_index.json")
         aligner, posterior = Aligner.from_pretrained(folder / "aligner"), None
         if (folder / "posterior").is_dir():
             posterior = IdentityPosterior.from_pretrained(folder / "posterior", aligner)
-        kind, frames = config.get("encoder", "ast"), config.get("ast_frames")
-        encoder, parts = load_encoder(kind, folder / "speech_encoder", frames), {}
-        dtype = kwargs.get("torch_dtype") or torch.float32
-        # else in diffusers' own way, which checks less
-        if plain := isinstance(dtype, torch.dtype) and not {"variant", "device_map"} & kwargs.keys():
-            prior = Prior.from_folder(folder, dtype=dtype)
-            parts = {name: getattr(prior, name) for name in CLASSES}
+        encoder = load_encoder(index.get("encoder", "ast"), folder / "speech_encoder", index.get("ast_frames"))
+        prior = Prior.from_folder(folder, dtype=torch_dtype)
         with quiet(), refusing(folder, "a saved Vox2FacePipeline", "save or download it again"):
-            pipe = super().from_pretrained(
-                folder,
-                speech_encoder=encoder,
-                aligner=aligner,
-                posterior=posterior,
-                speech_folder=folder / "speech_encoder",
-                local_files_only=True,
-                use_safetensors=True,
-                **{**parts, **kwargs},
-            )
-            if not plain:
-                pipe.prior.checked(folder)
-            return pipe
+            kind = getattr(diffusers, index["scheduler"][1])  # any of diffusers', see _read_index
+            parts = {name: getattr(prior, name) for name in CLASSES}
+            parts["scheduler"] = kind.from_pretrained(folder / "scheduler", local_files_only=True)
+            numbers = {name: index[name] for name in SETTINGS if name in index}
+            beside = {"aligner": aligner, "posterior": posterior, "speech_folder": folder / "speech_encoder"}
+            return cls(**parts, speech_encoder=encoder, **beside, **numbers)
 
 
 def made_from(profile: Profile) -> dict[str, str]:
@@ -352,7 +326,7 @@ def made_from(profile: Profile) -> dict[str, str]:
 
 
 def _read_index(path: Path) -> dict[str, Any]:
-    """model_index.json. diffusers imports the modules that it names, so that only known ones may stand there."""
+    """model_index.json, in which only the classes of such a pipeline may stand."""
     if not path.is_file():
         raise InputError(f"{path.parent}: no pipeline here ({path.name} is missing); give a saved pipeline's folder")
     config = read_json(path, "save or download the pipeline again")

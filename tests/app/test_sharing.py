@@ -104,8 +104,10 @@ def test_a_folder_is_never_looked_for_on_the_hub(tmp_path, monkeypatch):
             Vox2FacePipeline.from_pretrained(name)
 
 
-def test_what_cannot_be_loaded_again_is_not_saved(pipe, tmp_path):
+def test_what_cannot_be_loaded_is_not_saved_and_diffusers_own_upload_is_refused(pipe, tmp_path):
     with pytest.raises(InputError, match="no folder to copy"):
-        Vox2FacePipeline(**pipe.components).save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="push_to_hub=True: not done here"):
-        pipe.save_pretrained(tmp_path, push_to_hub=True)
+        Vox2FacePipeline(**pipe.components).save_pretrained(tmp_path / "no")
+    for upload in (pipe.push_to_hub, lambda name: pipe.save_pretrained(tmp_path / "no", push_to_hub=True)):
+        with pytest.raises(InputError, match="hf upload owner/name FOLDER"):
+            upload("me/vox2face")
+    assert not (tmp_path / "no").exists()

@@ -1,8 +1,5 @@
 """Checkpoints: a killed training continues as if nothing had happened, and files that do not fit are refused."""
 
-import os
-import signal
-
 import pandas as pd
 import pytest
 import torch
@@ -16,7 +13,7 @@ from v2f_core.artefacts.checkpoints import (
     save_training,
 )
 from v2f_core.errors import InputError
-from v2f_core.training.guards import at_step, check_finite, delayed_sigterm, seeded
+from v2f_core.training.guards import at_step, check_finite, seeded
 
 
 def a_training(seed):
@@ -87,20 +84,6 @@ def test_seeds_are_local_to_their_block():
     assert torch.equal(torch.rand(2), expected)
     with seeded(0, "cpu"):
         assert torch.equal(torch.rand(2), first)
-
-
-def test_sigterm_waits_for_the_end_of_the_block():
-    arrived = []
-    before = signal.signal(signal.SIGTERM, lambda *_: arrived.append(True))
-    try:
-        with delayed_sigterm() as terminated:
-            assert not terminated()
-            os.kill(os.getpid(), signal.SIGTERM)
-            assert terminated()
-            assert arrived == []
-        assert arrived == [True]
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_history_has_the_mean_of_each_loss_between_rows_also_after_a_kill(tmp_path):

@@ -1,4 +1,4 @@
-"""The pipeline does what users of diffusers expect: other schedulers, adapters such as LCM-LoRA, slicing, offloading.
+"""The pipeline does what users of diffusers expect: other schedulers, adapters such as LCM-LoRA.
 
 On tiny random models: which passes are made and what decides the result, not how it looks.
 """
@@ -188,30 +188,3 @@ def test_loaded_adapters_are_saved_only_as_part_of_the_weights(few, voice, tmp_p
     few.save_pretrained(tmp_path / "yes")
     back = Vox2FacePipeline.from_pretrained(tmp_path / "yes")
     assert np.abs(drawn(back, voice, num_steps=4, guidance=1.0) - before).max() <= 1
-
-
-# --- memory
-
-
-def test_offloading_brings_each_net_in_turn_and_sends_back_the_one_before(pipe, whole, voice, monkeypatch):
-    """Without a GPU: accelerate's hooks, on the CPU as if it were one. What crosses devices needs a real one."""
-    from accelerate.hooks import CpuOffload
-
-    brought, before = [], {}
-    names = {id(part): name for name, part in pipe.components.items()}
-    pre = CpuOffload.pre_forward
-
-    def recorded(self, module, *args, **kwargs):
-        brought.append(names[id(module)])
-        before[names[id(module)]] = names[id(self.prev_module_hook.model)] if self.prev_module_hook else None
-        return pre(self, module, *args, **kwargs)
-
-    monkeypatch.setattr(CpuOffload, "pre_forward", recorded)
-    pipe.enable_model_cpu_offload(device="cpu")
-    assert pipe._execution_device == torch.device("cpu", 0)
-    found = drawn(pipe, voice, 2)
-    order = list(dict.fromkeys(brought))
-    assert order == ["speech_encoder", "aligner", "text_encoder", "unet", "vae"]
-    assert [before[name] for name in order] == [None, *order[:4]]  # whom each sends back
-    assert np.array_equal(found, drawn(whole, voice, 2))
-    assert np.array_equal(found, drawn(pipe, voice, 2))  # and once more

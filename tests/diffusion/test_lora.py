@@ -15,8 +15,6 @@ from v2f_core.diffusion.lora import (
     fuse_lora,
     load_lora,
     lora_parameters,
-    lora_report,
-    merged,
     save_lora,
     without_lora,
 )
@@ -85,14 +83,11 @@ def test_a_correction_is_alpha_over_r_times_b_a_on_every_attention_projection(pr
         for name, weight in prior.named_parameters()
         if name.removesuffix(".weight").endswith(PROJECTIONS) and name.endswith("weight")
     }
-    before = {part: sum(p.numel() for p in getattr(prior, part).parameters()) for part in ("unet", "text_encoder")}
     adapted(prior)
     lora = lora_parameters(prior)
     assert {name.split(".lora_")[0] for name in lora} == set(weights)
-    for part, row in lora_report(prior).items():
-        shapes = [weight.shape for name, weight in weights.items() if name.startswith(part)]
-        trainable = RANK * sum(rows + columns for rows, columns in shapes)
-        assert row == {"layers": len(shapes), "trainable": trainable, "frozen": before[part]}
+    trainable = sum(parameter.numel() for parameter in prior.parameters() if parameter.requires_grad)
+    assert trainable == RANK * sum(sum(weight.shape) for weight in weights.values())
     with_adapters = outputs(prior)
     by_hand = Prior(prior.unet, prior.vae, prior.text_encoder, prior.tokenizer, prior.scheduler)
     with torch.no_grad(), without_lora(by_hand):
@@ -117,18 +112,6 @@ def test_switched_off_it_is_the_base_and_afterwards_on_again(prior):
     with without_lora(prior):
         pass
     assert not any(parameter.requires_grad for parameter in prior.parameters())  # frozen adapters stay frozen
-
-
-def test_merged_weights_do_the_same_and_are_put_back_bit_for_bit(prior):
-    adapted(prior)
-    before, state = outputs(prior), {name: value.clone() for name, value in prior.state_dict().items()}
-    with merged(prior):
-        same(before, outputs(prior), atol=1e-4, rtol=1e-4)
-        changed = [name for name, value in prior.state_dict().items() if not torch.equal(value, state[name])]
-        assert changed
-        assert all("base_layer" in name for name in changed)
-    assert all(torch.equal(value, state[name]) for name, value in prior.state_dict().items())
-    same(before, outputs(prior), atol=0, rtol=0)
 
 
 def test_the_same_generator_draws_the_same_a_and_the_callers_is_left_alone(tiny_profile):

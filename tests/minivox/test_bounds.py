@@ -1,7 +1,5 @@
 """What Stage I could reach on MiniVox: the ceilings of its test, and an aligner that hears the true voice."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -10,7 +8,6 @@ from minivox import ceilings as of_the_world
 from minivox import readable, world
 from v2f_core.evaluation.protocols import ALL, WITHIN
 from v2f_core.identity.sphere import normalise
-from v2f_core.training.latents import FacePairs
 from v2f_core.training.pairs import Pairs
 
 TRAIN, TEST = range(0, 240), range(240, 300)
@@ -65,36 +62,6 @@ def test_faces_that_have_nothing_to_do_with_the_voice_are_not():
     g = np.random.default_rng(1)
     training, test = (pairs(i, faces(i, lambda *_: g.normal(size=64))) for i in (TRAIN, TEST))
     assert abs((readable.from_true_voices(training, test) * test.gallery().numpy()).sum(1).mean()) < 0.06
-
-
-def test_the_bayes_identity_is_the_mean_of_the_faces_that_could_own_the_voice():
-    """By a loop; and where all faces of a sex are one it is that face, but for voices that might be of either."""
-
-    def look(voice, face, man):
-        return np.concatenate([[3.0 if man else -3.0], (face - np.mean(face)) / 5])
-
-    training, asked = pairs(TRAIN, faces(TRAIN, look)), pairs(TEST, faces(TEST, look))
-    found = of_the_world.bayes(training, asked)
-    scores = of_the_world.log_likelihood(persons(TEST), persons(TRAIN))
-    for i in (0, 7):
-        mean = sum(
-            np.exp(score) * z for score, z in zip(scores[i] - scores[i].max(), training.face.numpy(), strict=True)
-        )
-        np.testing.assert_allclose(found[i], mean / np.linalg.norm(mean), atol=1e-5)
-    one_a_sex = pairs(TRAIN, faces(TRAIN, lambda voice, face, man: np.eye(8)[int(man)]))
-    own = np.eye(8)[[int(person.sex == world.MALE) for person in persons(TEST)]]
-    assert (of_the_world.bayes(one_a_sex, asked) * own).sum(1).min() > 0.95
-
-
-def test_only_persons_of_the_world_get_a_bayes_identity():
-    g = np.random.default_rng(0)
-    everybody = faces(TEST, lambda voice, face, man: g.normal(size=512))
-    known = FacePairs(pairs(TEST, torch.cat([everybody, torch.zeros(len(TEST), 4 + 10)], 1)), (4, 1, 1))
-    strangers = FacePairs(replace(known.wide, persons=[f"A.J._{i}" for i in TEST]), (4, 1, 1))
-    ideal = of_the_world.informed(known, known).bayes
-    assert ideal is not None
-    np.testing.assert_allclose(ideal.numpy(), of_the_world.bayes(known.pairs, known.pairs))
-    assert of_the_world.informed(strangers, known).bayes is of_the_world.informed(known, strangers).bayes is None
 
 
 @pytest.fixture(scope="module")

@@ -83,8 +83,8 @@ def test_skill_is_0_for_the_mean_face_and_1_at_the_ceiling(programs):
 def rates():
     """One of each a second, but for the second mode, which did not fit."""
     lines = [
-        ("AST, clips of 1.25 s", "bf16", 10.0),
-        ("VAE, latents", "bf16", 5.0),
+        ("AST, clips of 1.25 s", "fp32", 10.0),
+        ("VAE, latents", "fp32", 5.0),
         ("ArcFace, crops of 112 px", "fp32", 20.0),
         ("Stage I", "fp32", 2.0),
         ("Stage II", "bf16, paper", 0.5),

@@ -4,7 +4,6 @@ import matplotlib.pyplot as plt
 import pytest
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from v2f_core.errors import InputError
 from v2f_core.show import diagrams
 from v2f_core.show.plots import described
 
@@ -74,17 +73,3 @@ def test_a_long_alternative_text_is_cut_between_words():
     assert len(long.get_label()) <= 603
     assert long.get_label().endswith(" ….")
     plt.close(long)
-
-
-@pytest.mark.parametrize(
-    ("boxes", "arrows", "said"),
-    [
-        (BOXES, [("v", "nobody")], "names the box 'nobody'; expected one of v, net, z, loss"),
-        (BOXES, [("v", "z", "", "wind")], "'wind'; expected one of value, gradient, stopped"),
-        ({"a": ("a", 0, 0, "glass")}, [], "box 'a' is of kind 'glass'; expected one of value, frozen, trained, loss"),
-        ({}, [], "no boxes"),
-    ],
-)
-def test_what_cannot_be_drawn_is_refused(boxes, arrows, said):
-    with pytest.raises(InputError, match=said):
-        diagrams.draw(boxes, arrows)

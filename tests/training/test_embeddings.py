@@ -1,20 +1,14 @@
-"""What is embedded: windows of recordings and faces of pictures, read by whom one likes, in fp32 or bf16."""
+"""What is embedded: windows of recordings and faces of pictures, read by whom one likes."""
 
 import numpy as np
 import pandas as pd
 import pytest
 import soundfile
-import torch
 from PIL import Image
 
-from v2f_core.artefacts.profiles import MINI_ASSETS, load_profile
 from v2f_core.data.manifest import COLUMNS, Manifest
-from v2f_core.diffusion.prior import Prior
-from v2f_core.errors import InputError
 from v2f_core.identity.faces import FacePack
-from v2f_core.speech.encoders import load_encoder
 from v2f_core.training import embeddings
-from v2f_core.training.embeddings import autocast, precision_of
 
 
 class Encoder:
@@ -79,52 +73,3 @@ def test_a_picture_without_a_face_is_listed(manifest, weights, tmp_path):
         "no face found in it",
         "cannot be read as a picture",
     ]
-
-
-# --- half precision
-
-
-@pytest.fixture
-def spoken():
-    """Three windows of noise of different colours: what matters here is that they differ."""
-    g = torch.Generator().manual_seed(0)
-    steps = torch.randn(3, 20_000, generator=g)
-    slow = steps.cumsum(1)
-    return torch.stack([0.1 * steps[0], 0.3 * steps[1].roll(1) * steps[1], slow[2] / slow[2].abs().max()])
-
-
-@pytest.mark.parametrize("kind", ["ast", "ecapa"])
-def test_bf16_hears_the_same_as_fp32_to_a_cosine_of_0_999(kind, spoken):
-    """Autocast to bf16 works on CPUs too: what a GPU would compute by default is tried here."""
-    encoder = load_encoder(kind, MINI_ASSETS / kind)
-    whole, half = (embeddings.voice_embedder(encoder, precision)([spoken])[0] for precision in ("fp32", "bf16"))
-    assert half.dtype == torch.float32
-    assert not torch.equal(whole, half)
-    assert (torch.cosine_similarity(whole, half) > 0.999).all()
-    assert torch.cosine_similarity(whole[:1], whole[1:]).max() < 0.99  # and others are not that near
-
-
-def test_bf16_latents_draw_the_same_face():
-    prior = Prior.from_folder(load_profile("mini").part("prior"))
-    picture = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    picture = torch.nn.functional.interpolate(picture, size=128, mode="bicubic").clamp(-1, 1)
-    with torch.no_grad():
-        whole = prior.encode(picture)
-        with autocast("bf16", prior.device):
-            half = prior.encode(picture).float()
-        assert (whole - half).norm() < 0.02 * whole.norm()
-        assert (prior.decode(whole) - prior.decode(half)).abs().mean() < 0.01
-
-
-def test_a_store_stays_in_the_precision_it_was_begun_in(manifest, weights, tmp_path):
-    def extract(precision):
-        return embeddings.extract_voices(
-            manifest, Encoder(), weights, tmp_path / "voices", 1.25, precision, max_bad=0.5
-        ).provenance
-
-    assert precision_of(tmp_path / "voices", "cpu") == "fp32"
-    assert extract("bf16")["precision"] == "bf16"
-    # so that what a GPU extracted is not extracted again by a command that runs without one
-    assert precision_of(tmp_path / "voices", "cpu") == precision_of(tmp_path / "voices", "cuda") == "bf16"
-    with pytest.raises(InputError, match="precision differ"):
-        extract(precision_of(tmp_path / "voices", "cpu", wanted="fp32"))

@@ -80,9 +80,6 @@ def test_two_processes_give_stage_ii_the_gradients_of_one(gradients, tiny_profil
 def test_two_processes_train_stage_ii_as_one_does_though_stopped_and_started_again(two, tiny_profile, tmp_path):
     """Stopped after the second step, and continued."""
     alone = train_stage2(tiny_profile.prior.parent, tmp_path)
-    for rank, asked in ((0, False), (1, True)):
-        # one got the signal, both stopped after the same step; a checkpoint was not due then
-        assert torch.load(two / f"stopped-{rank}.pt", weights_only=True) == [2, asked]
     both = [torch.load(two / f"stage2-{rank}.pt", weights_only=True) for rank in range(2)]
     for name, value in alone.items():
         assert torch.equal(both[0][name], both[1][name]), name

@@ -1,8 +1,6 @@
 """Stage I learns what can be learned, the same way each time, and keeps its best."""
 
 import json
-import os
-import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -153,7 +151,7 @@ def test_class_vectors_begin_where_a_trained_aligner_puts_the_persons():
 
 
 def test_history_and_config(tmp_path):
-    settings = replace(QUICK, steps=50, seed=3, angular_margin=True, windows=2, fixed_centroids=True)
+    settings = replace(QUICK, steps=50, seed=3, windows=2, fixed_centroids=True)
     train_stage1(TRAINING, VALIDATION, settings, tmp_path, {"voices": "ab12"})
     history = pd.read_csv(tmp_path / "history.csv")
     assert history.step.tolist() == [20, 40, 50]
@@ -208,25 +206,6 @@ def test_a_killed_run_continues_to_the_same_bytes(unbroken, tmp_path):
     assert_same_files(unbroken, tmp_path)
 
 
-def test_sigterm_saves_after_the_step_under_way_and_is_passed_on(unbroken, tmp_path, capsys):
-    """Also before there is any best aligner: then that of the last step is returned."""
-    passed_on = []
-    before = signal.signal(signal.SIGTERM, lambda *_: passed_on.append(True))
-    try:
-        stopped = train(
-            tmp_path, training=eventful(lambda number, _: number == 3 and os.kill(os.getpid(), signal.SIGTERM))
-        )
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    assert passed_on == [True]
-    assert "saved after step 3, run it again" in capsys.readouterr().err
-    assert not stopped.training
-    with pytest.raises(InputError, match=r"checkpoint\.pt: of another training \(settings\.seed differs\)"):
-        train(tmp_path, replace(QUICK, seed=1))
-    train(tmp_path)
-    assert_same_files(unbroken, tmp_path)
-
-
 # --- refusals
 
 
@@ -264,7 +243,6 @@ def test_an_embedding_without_direction_is_named_before_the_first_step(which, pa
         {"margin": 35.0},
         {"margin": -0.35},
         {"margin": float("nan")},
-        {"margin": 1.6, "angular_margin": True},  # more than a right angle
         {"scale": float("inf")},
         {"temperature": 0.0},
         {"dropout": 1.0},

@@ -1,8 +1,6 @@
 """Stage II takes the steps of Eq. 15, refuses numbers that are not finite, and continues after a kill unchanged."""
 
 import json
-import os
-import signal
 from copy import deepcopy
 from dataclasses import replace
 
@@ -10,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from fakes import SHAPE, Recogniser, people, seeded, unit
+from fakes import SHAPE, Recogniser, people, seeded
 from torch import nn
 
 from v2f_core.diffusion.consistency import SelfConsistency, denoise, paper
@@ -161,13 +159,11 @@ def test_the_folder_tells_everything_and_loads_anywhere(unbroken, tiny_profile):
 
 
 def test_monitors_see_the_first_persons_without_dropout_under_the_same_noise_each_time(run, tiny_profile, tmp_path):
-    """Without L_self the adapters stay, and so does what does not depend on ẑ; the Bayes ẑ by a loop over pairs."""
-    bayes = unit(5, 3)
-    run(tmp_path, steps=1, weight_self=0.0, monitor_bands=2, validation=replace(people(5, seed=2), bayes=bayes))
+    """Without L_self the adapters stay, and so does what does not depend on ẑ."""
+    run(tmp_path, steps=1, weight_self=0.0, monitor_bands=2)
     first, last = (rows.reset_index(drop=True) for _, rows in pd.read_csv(tmp_path / "monitors.csv").groupby("step"))
     assert first.residual_true.tolist() == last.residual_true.tolist()
     assert first.residual.tolist() != last.residual.tolist()
-    assert first.pairwise_bayes.tolist() == pytest.approx([float(bayes[0] @ bayes[1])] * 2, abs=1e-5)
     aligner, prior = Aligner.from_pretrained(tiny_profile.aligner), Prior.from_folder(tiny_profile.prior)
     add_lora(prior, 2, 3.0)
     g, bands = seeded(), [(20, 499), (500, 979)]
@@ -199,19 +195,6 @@ def test_a_killed_run_continues_to_the_same_bits(run, unbroken, tmp_path):
     assert equal(unbroken[1], weights(*run(tmp_path)))
     for file in ("aligner/model.safetensors", "lora/pytorch_lora_weights.safetensors", "history.csv", "monitors.csv"):
         assert (unbroken[0] / file).read_bytes() == (tmp_path / file).read_bytes(), file
-
-
-def test_sigterm_saves_after_the_step_under_way_and_is_passed_on(run, unbroken, tmp_path, capsys):
-    passed_on = []
-    before = signal.signal(signal.SIGTERM, lambda *_: passed_on.append(True))
-    try:
-        run(tmp_path, critic=at_step(3, lambda loss, _: os.kill(os.getpid(), signal.SIGTERM) or loss))
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    assert passed_on == [True]
-    assert "saved after step 3, run it again" in capsys.readouterr().err
-    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["state"]["step"] == 3  # due were 2 and 4
-    assert equal(unbroken[1], weights(*run(tmp_path)))
 
 
 def test_a_finished_run_can_be_made_longer_by_the_same_training_alone(run, unbroken, tmp_path):

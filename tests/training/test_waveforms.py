@@ -1,8 +1,6 @@
 """Stage I from waveforms reads each person's own clips, trains the chosen layers, keeps its best, survives a kill."""
 
 import math
-import os
-import signal
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -161,22 +159,6 @@ def test_a_killed_run_continues_to_the_same_bytes(run, unbroken, tmp_path):
     assert (tmp_path / "history.csv").read_bytes() == (unbroken[0] / "history.csv").read_bytes()
     with pytest.raises(InputError, match=r"of another training \(settings\.unfreeze differs\)"):
         run(tmp_path, replace(QUICK, unfreeze=0))
-
-
-def test_sigterm_saves_after_the_step_under_way(run, tmp_path):
-    """Stages I and II share the rest: the signal is passed on, and the run continues to the same bytes."""
-
-    def terminate(number, clips):
-        if number == 8:  # in the third step; a checkpoint is due after 2 and 4
-            os.kill(os.getpid(), signal.SIGTERM)
-        return clips
-
-    before = signal.signal(signal.SIGTERM, lambda *_: None)
-    try:
-        run(tmp_path, event=terminate)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["state"]["step"] == 3
 
 
 def test_refusals_name_step_file_and_processes(run, world, tmp_path, monkeypatch):

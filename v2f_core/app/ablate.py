@@ -21,7 +21,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from minivox.ceilings import informed
 from v2f_core.artefacts.files import atomic_write, check_writable, folder_hash, write_json
 from v2f_core.artefacts.loading import read_json, refusing
 from v2f_core.artefacts.profiles import Profile
@@ -129,7 +128,7 @@ def open_kit(plan: Plan) -> Kit:
     photos: list[Path | None] = [paths[0] for paths in photographs(manifest, faces, test, plan.split)]
     scorer = Scorer(pack, Judge.from_folder(profile.part("judge"), plan.device))
     arcface = differentiable_arcface(pack.arcface_path)
-    return Kit(training, informed(validation, training), test, photos, prior, scorer, arcface)
+    return Kit(training, validation, test, photos, prior, scorer, arcface)
 
 
 def claim(folder: Path, plan: Mapping[str, object]) -> None:

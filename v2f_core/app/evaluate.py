@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,12 +23,11 @@ from v2f_core.data.voxceleb import open_dataset
 from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
 from v2f_core.evaluation import controls, tables
-from v2f_core.evaluation.attributes import AGE, TONE, read_labels
 from v2f_core.evaluation.controls import DRAWABLE, Bench, Stage2
 from v2f_core.evaluation.folds import ridge_rows
 from v2f_core.evaluation.judge import Judge
-from v2f_core.evaluation.leaks import Control, check_splits, control, judge_controls, shuffled_voice
-from v2f_core.evaluation.protocols import first_of_each_sex, photographs
+from v2f_core.evaluation.leaks import check_splits
+from v2f_core.evaluation.protocols import AGE, TONE, first_of_each_sex, photographs, read_labels
 from v2f_core.evaluation.systems import Drawing, Scorer, System
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.faces import FacePack
@@ -88,7 +87,7 @@ def evaluate(
     Returns:
         the page.
     Raises:
-        InputError: an input cannot be used; a control is off chance; both ``guidance`` and ``tune`` are given.
+        InputError: an input cannot be used; a person is in two splits; both ``guidance`` and ``tune`` are given.
     """
     if tune and guidance is not None:
         raise InputError(f"guidance {guidance:g} is given, and tune would choose it; leave one out")
@@ -103,7 +102,6 @@ def evaluate(
     in_world = known(inputs.test) and known(inputs.training)
     scorers = {name: profile.part(name) for name in (key.removesuffix("_sha256") for key in bench.hashes)}
     notes = _notes(inputs) + check_splits(inputs.training, inputs.test, scorers, all_known=known(inputs.test))
-    judged = _controls(inputs, bench)
     trained = [Stage2.from_folder(folder, profile.part("prior"), device) for folder in stage2]
     net = None
     if controls.NO_ARCFACE in systems:
@@ -122,7 +120,6 @@ def evaluate(
         manifest=inputs.manifest,
         profile=profile,
         systems=list(rows(bench)),
-        controls=judged,
         labels=labels_of(inputs.manifest, labels),
         ceilings=bounds(inputs.test, inputs.training) if in_world else {},
         notes=notes,
@@ -236,16 +233,6 @@ def labels_of(manifest: Manifest, path: str | Path | None) -> pd.DataFrame:
     if not (manifest.root / "factors.csv").is_file():
         return pd.DataFrame()
     return factors(manifest.root).rename(columns={"face_skin_tone": TONE})[[AGE, TONE]]
-
-
-def _controls(inputs: Inputs, bench: Bench) -> list[Control]:
-    def predict(voices: Any, persons: Sequence[str]) -> Any:
-        return inputs.aligner(voices)
-
-    photos = bench.gallery.identities
-    judged = shuffled_voice(predict, inputs.test)
-    judged += control(controls.RANDOM, lambda order: photos[order], photos, np.array(inputs.test.sexes))
-    return judge_controls(judged, predict, inputs.test)
 
 
 def _notes(inputs: Inputs) -> list[str]:

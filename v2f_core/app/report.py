@@ -26,12 +26,10 @@ from v2f_core.artefacts.profiles import Profile
 from v2f_core.data.manifest import Manifest
 from v2f_core.errors import InputError
 from v2f_core.evaluation import controls, metrics, protocols, tables
-from v2f_core.evaluation.attributes import AGE, TONE, attributes, failures, fit_probes, truth_of
 from v2f_core.evaluation.controls import Bench
-from v2f_core.evaluation.leaks import Control
+from v2f_core.evaluation.protocols import AGE, TONE, attributes, truth_of
 from v2f_core.evaluation.systems import System
 from v2f_core.identity.photos import read_image
-from v2f_core.identity.sphere import mean_direction
 from v2f_core.show.plots import GalleryRow
 from v2f_core.speech.audio import read_audio
 
@@ -59,7 +57,6 @@ class Evaluation:
     manifest: Manifest
     profile: Profile
     systems: Sequence[System]  # the rows
-    controls: Sequence[Control]  # judged
     labels: pd.DataFrame  # known ages and skin tones by person
     ceilings: Mapping[str, tables.Ceiling] = field(default_factory=dict)  # of a known world
     notes: Sequence[str] = ()  # lines for the section "Left out", beside its own counts
@@ -84,8 +81,6 @@ def write_report(e: Evaluation, out: Path) -> Path:
         "systems.csv": likeness,
         "sets.csv": tables.set_table(e.systems, gallery),
         "fairness.csv": tables.group_table(tidy[tidy.system.isin([e.main.name, controls.OTHER])], groups),
-        "controls.csv": pd.DataFrame(e.controls),
-        "failures.csv": _failures(e),
         "report.md": tables.by_gallery(likeness.fillna({"by": ""}), tables.MEASURES, ("system", "by")),
         "about.json": json.dumps(_about(e, groups), indent=1, ensure_ascii=False) + "\n",
     }
@@ -164,31 +159,6 @@ def _left_out(e: Evaluation, groups: pd.DataFrame) -> dict[str, Any]:
         notes.append("no second scorer in this profile")
     items = [f"{item}: {why}" for item, why in zip(files["item"], files["why"], strict=True)]
     return {"notes": notes, "persons": list(test.left_out), "items": items}
-
-
-def _failures(e: Evaluation) -> pd.DataFrame:
-    """The failures of the main system's faces; no rows where it has no faces."""
-    columns = ["kind", "n", "count", "share", "share low", "share high", "real share", "examples"]
-    training, test = e.bench.training, e.bench.test
-    if not e.main.faces:
-        return pd.DataFrame(columns=columns)
-    drawn, real = e.main.faces[0].identities, e.bench.gallery.identities
-    probed = {}
-    if set(training.sexes) == {"f", "m"}:
-        centroids, sexes = training.centroids().numpy(), np.array(training.sexes)
-        read = fit_probes(centroids, sexes).sex
-        probed["sex"] = (np.array(test.sexes), read(drawn), read(real))
-        for name in (AGE, TONE):
-            truth, learned = (truth_of(e.labels, pairs.persons, name) for pairs in (test, training))
-            if np.isfinite(learned).sum() >= 10 and np.isfinite(truth).any():
-                number = fit_probes(centroids, sexes, learned).age  # reads any number, years or tone
-                probed[name] = (truth, number(drawn), number(real))
-    rows = []
-    for kind in failures(drawn, real, mean_direction(training.centroids()).numpy(), probed, e.main.answered):
-        share = kind.pop("share")
-        ends = {"share": share["value"], "share low": share["low"], "share high": share["high"]}
-        rows.append(kind | ends | {"examples": " ".join(test.persons[i] for i in kind["examples"])})
-    return pd.DataFrame(rows)[columns]
 
 
 def _shown(e: Evaluation) -> list[GalleryRow]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from minivox.ceilings import informed
 from v2f_core.artefacts.files import check_writable, folder_hash
 from v2f_core.artefacts.profiles import Profile
 from v2f_core.data.manifest import Manifest
@@ -124,7 +123,7 @@ def stage2(
         prior,
         differentiable_arcface(pack.arcface_path),
         training,
-        informed(validation, training),
+        validation,
         settings,
         out,
         made,

@@ -29,19 +29,12 @@ from v2f_core.identity.arcface_torch import align_batch
 
 @dataclass(frozen=True)
 class FaceBatch:
-    """Photographs of different persons, encoded once.
+    """Photographs of different persons, encoded once."""
 
-    Attributes:
-        latents: z_0, the VAE's code of each photograph.
-        landmarks: five (x, y) points in pixels of the decoded image.
-        z_arc: unit ArcFace identities.
-        women: whether each person is a woman; critics compare persons of the same sex only.
-    """
-
-    latents: Float[Tensor, "batch 4 h w"]
-    landmarks: Float[Tensor, "batch 5 2"]
-    z_arc: Float[Tensor, "batch 512"]
-    women: Bool[Tensor, " batch"]
+    latents: Float[Tensor, "batch 4 h w"]  # z_0, the VAE's code
+    landmarks: Float[Tensor, "batch 5 2"]  # (x, y) in pixels of the decoded image
+    z_arc: Float[Tensor, "batch 512"]  # unit ArcFace identities
+    women: Bool[Tensor, " batch"]  # critics compare persons of the same sex only
 
     def __getitem__(self, rows: slice | Int[Tensor, " some"]) -> FaceBatch:
         """Some of the faces."""
@@ -50,22 +43,15 @@ class FaceBatch:
 
 @dataclass(frozen=True)
 class View:
-    """A critic's inputs: noised faces and the networks.
+    """A critic's inputs: noised faces and the networks."""
 
-    Attributes:
-        prior, arcface: the generator, with or without LoRA adapters, and f_arc with gradients.
-        z_t, t, noise: noised latents, their timesteps, and the noise in them.
-        landmarks: of the noised faces.
-        generator: for critics that draw random numbers.
-    """
-
-    prior: Prior
-    arcface: nn.Module
-    z_t: Float[Tensor, "batch 4 h w"]
+    prior: Prior  # with or without LoRA adapters
+    arcface: nn.Module  # f_arc with gradients
+    z_t: Float[Tensor, "batch 4 h w"]  # noised latents
     t: Int[Tensor, " batch"]
-    noise: Float[Tensor, "batch 4 h w"]
-    landmarks: Float[Tensor, "batch 5 2"]
-    generator: torch.Generator
+    noise: Float[Tensor, "batch 4 h w"]  # the noise in them
+    landmarks: Float[Tensor, "batch 5 2"]  # of the noised faces
+    generator: torch.Generator  # for critics that draw random numbers
 
     def predict(self, identity: Float[Tensor, "batch 512"]) -> Float[Tensor, "batch 4 h w"]:
         """ε(z_t, P(identity), t), at least in float32, since critics subtract two similar predictions.
@@ -196,10 +182,5 @@ class SelfConsistency:
 
 
 def mean_square(x: Float[Tensor, "batch 4 h w"]) -> Float[Tensor, " batch"]:
-    """‖x‖² of each example, divided by its number of dimensions.
-
-    Example:
-        >>> mean_square(torch.full((1, 4, 2, 2), 2.0))
-        tensor([4.])
-    """
+    """‖x‖² of each example, divided by its number of dimensions."""
     return x.square().flatten(1).mean(dim=1)

@@ -29,12 +29,8 @@ ADAPTER, WEIGHTS_NAME, PROVENANCE_NAME = "default", "pytorch_lora_weights.safete
 
 
 def add_lora(prior: Prior, rank: int = 16, alpha: float = 16.0, generator: torch.Generator | None = None) -> None:
-    """Freeze a prior and add trainable adapters to its attention projections.
+    """Freeze a prior and add trainable adapters of rank r to its attention projections; ``generator`` draws A.
 
-    Args:
-        rank: r, the width of the bottleneck; Table 3 tries 4, 8, 16 and 32.
-        alpha: α; the correction is scaled by α/r.
-        generator: draws A; default torch's global generator.
     Raises:
         InputError: rank or alpha is not positive, or the prior has adapters already.
 
@@ -65,23 +61,6 @@ def lora_parameters(prior: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in prior.named_parameters() if "lora_" in name}
 
 
-def lora_report(prior: Prior) -> dict[str, dict[str, int]]:
-    """Numbers of adapted layers, trainable parameters and frozen parameters of each part.
-
-    Example:
-        >>> lora_report(prior)  # doctest: +SKIP
-        {'unet': {'layers': 40, 'trainable': 221184, 'frozen': 2151236}, 'text_encoder': …}
-    """
-    report = {}
-    for part in TARGETS:
-        counts = {True: 0, False: 0}
-        for parameter in getattr(prior, part).parameters():
-            counts[parameter.requires_grad] += parameter.numel()
-        layers = len(_adapted_layers(getattr(prior, part)))
-        report[part] = {"layers": layers, "trainable": counts[True], "frozen": counts[False]}
-    return report
-
-
 @contextmanager
 def without_lora(prior: nn.Module) -> Iterator[None]:
     """Switch the adapters off for the block."""
@@ -98,31 +77,10 @@ def without_lora(prior: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(before)  # peft makes all of them trainable
 
 
-@contextmanager
-def merged(prior: nn.Module) -> Iterator[None]:
-    """Add the corrections to the weights for the block, so that sampling costs no more than without adapters.
-
-    Afterwards the weights are restored from a copy: subtracting the correction would change their last bits.
-    """
-    layers = _adapted_layers(prior)
-    copies = [layer.get_base_layer().weight.detach().clone() for layer in layers]
-    try:
-        for layer in layers:
-            layer.merge(safe_merge=True)
-        yield
-    finally:
-        for layer, weight in zip(layers, copies, strict=True):
-            layer.unmerge()
-            layer.get_base_layer().weight.data.copy_(weight)
-
-
 def save_lora(prior: Prior, folder: str | Path, provenance: Mapping[str, Any] | None = None) -> None:
     """Write the adapters in the format of ``pipe.load_lora_weights(folder)`` of any diffusers pipeline.
 
-    Args:
-        provenance: hashes, settings and seed of the training; written beside the weights as ``provenance.json``.
-    Raises:
-        InputError: the prior has no adapters, or the folder cannot be written to.
+    ``provenance``, hashes, settings and seed of the training, is written beside them as ``provenance.json``.
     """
     from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
     from safetensors.torch import save_file
@@ -172,11 +130,7 @@ def load_lora(prior: Prior, folder: str | Path) -> None:
 
 
 def fuse_lora(prior: Prior, folder: str | Path) -> None:
-    """Add the adapters of a file to the weights for good; the prior has no adapters afterwards.
-
-    Raises:
-        InputError: as :func:`load_lora`.
-    """
+    """Add the adapters of a file to the weights for good; the prior has no adapters afterwards."""
     load_lora(prior, folder)
     for layer in _adapted_layers(prior):
         layer.merge(safe_merge=True)

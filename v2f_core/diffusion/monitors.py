@@ -53,7 +53,7 @@ def collapse_monitors(
     if len(identity) < 2:
         raise InputError(f"{len(identity)} faces: monitors compare persons with one another; give at least 2")
     mean = mean_direction(faces.z_arc).expand_as(identity)
-    spread = {"pairwise_predicted": pairwise_cosine(identity), "pairwise_true": pairwise_cosine(faces.z_arc)}
+    spread = {"pairwise_predicted": _pairwise(identity), "pairwise_true": _pairwise(faces.z_arc)}
     rows: list[dict[str, int | float]] = []
     for t_min, t_max in bands:
         own = SelfConsistency(prior, arcface, t_min=t_min, t_max=t_max).look(faces, generator)
@@ -93,7 +93,7 @@ def bands(t_min: int, t_max: int, count: int) -> list[tuple[int, int]]:
     return [(low, high - 1) for low, high in pairwise(edges)]
 
 
-def pairwise_cosine(z: Float[Tensor, "batch 512"]) -> Float[Tensor, ""]:
+def _pairwise(z: Tensor) -> Tensor:
     """The mean cosine between different rows of unit identities."""
     count = len(z)
     return (z.sum(dim=0).square().sum() - count) / (count * (count - 1))

@@ -55,11 +55,6 @@ class Prior(nn.Module):
         tokenizer: CLIPTokenizer,
         scheduler: SchedulerMixin,
     ) -> None:
-        """Combine the parts.
-
-        Raises:
-            InputError: the tokenizer splits the placeholder, or the text encoder is narrower than an identity.
-        """
         super().__init__()
         self.unet, self.vae, self.text_encoder = unet, vae, text_encoder
         self.tokenizer, self.scheduler = tokenizer, scheduler
@@ -89,10 +84,8 @@ class Prior(nn.Module):
     def from_folder(cls, folder: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Prior:
         """Load a folder in Stable Diffusion's layout, offline and in evaluation mode.
 
-        Args:
-            folder: miniature or full size; of the scheduler's file only the betas are used.
-            device: device of the weights.
-            dtype: type that the weights are cast to.
+        Of the scheduler's file only the betas are used. Weights are cast to ``dtype``.
+
         Raises:
             InputError: the folder or a part of it is missing, lacks weights, or cannot be read.
 
@@ -136,11 +129,7 @@ class Prior(nn.Module):
 
     @torch.no_grad()
     def checked(self, folder: str | Path) -> Prior:
-        """This prior, after a look at all of its weights, and a first step and picture at a small size.
-
-        Raises:
-            InputError: a weight is NaN or infinite, or what the nets give is; or they do not fit each other.
-        """
+        """This prior, after a look at all of its weights, and a first step and picture at a small size."""
         for name in ("unet", "vae", "text_encoder"):
             check_finite(getattr(self, name), Path(folder) / name, AGAIN)
         a = self.alphas_cumprod
@@ -164,12 +153,6 @@ class Prior(nn.Module):
     def device(self) -> torch.device:
         """The device of prompts and noise schedule, where the prior computes."""
         return self.alphas_cumprod.device
-
-    def compute_on(self, device: torch.device) -> Prior:
-        """Move prompts and noise schedule only, as offloading moves the nets one by one."""
-        for name, buffer in self.named_buffers(recurse=False):
-            setattr(self, name, buffer.to(device))
-        return self
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -252,10 +235,9 @@ class Prior(nn.Module):
         guidance: float = 3.0,
         generator: Generators = None,
     ) -> Float[Tensor, "batch 4 h w"]:
-        """From pure noise to clean latents by the prior's scheduler (default DPM-Solver++(2M)).
+        """From standard normal latents to clean ones by the prior's scheduler (default DPM-Solver++(2M)).
 
         Args:
-            noise: standard normal latents.
             c: tokens of `condition`.
             num_steps: solver steps, each one pass of the UNet (with guidance, on a batch of twice the size).
             guidance: s in ε(null) + s·(ε(c) − ε(null)); with 1 the null condition is not computed.
@@ -299,13 +281,9 @@ class Prior(nn.Module):
         generator: Generators = None,
         noise: Float[Tensor, "batch 4 h w"] | None = None,
     ) -> Float[Tensor, "batch 3 height width"]:
-        """Draw one face for each identity (Eq. 5 from P on): RGB in [-1, 1].
+        """Draw one face for each unit identity (Eq. 5 from P on): RGB in [-1, 1]. Settings are those of `denoise`.
 
-        Args:
-            identity: unit vectors; repeat one to draw it several times.
-            num_steps, guidance: see `denoise`.
-            generator: draws the noise; one for all faces or one for each. The same seed gives the same faces.
-            noise: initial standard normal latents, in place of the generator's.
+        The generator, one for all faces or one for each, draws the noise, unless it is given.
         """
         from diffusers.utils.torch_utils import randn_tensor
 

@@ -52,15 +52,7 @@ DRAWABLE = (MEAN, SEX_MEAN, NULL, NO_ARCFACE, COSREG, NO_DSC, BEST, ORACLE)
 
 
 def derangement(n: int, seed: int) -> Int[np.ndarray, " n"]:
-    """A random permutation that leaves nobody in place.
-
-    Raises:
-        InputError: fewer than two persons.
-
-    Example:
-        >>> bool((derangement(50, seed=0) == np.arange(50)).any())
-        False
-    """
+    """A random permutation that leaves nobody in place."""
     if n < 2:
         raise InputError(f"a derangement of {n}: expected at least 2 persons")
     generator = np.random.default_rng(seed)
@@ -90,11 +82,9 @@ def derangements(
 
 
 def predictions(test: Pairs, training: Pairs, aligner: Aligner, seed: int = 0) -> dict[str, np.ndarray]:
-    """Identities predicted for each test person by the aligner ("full") and by its baselines.
+    """Identities predicted for each test person by the aligner ("full") and by its baselines, as in `WHAT`.
 
-    - mean face: of the training persons, the same for everybody;
-    - same-sex mean face: of the training women or men; the mean face for a sex that is not among them;
-    - shuffled voice: the aligner, given another test person's voice (one derangement).
+    A sex that is not among the training persons has the mean face; the shuffle is one derangement.
     """
     sexes, centroids = np.array(training.sexes), training.centroids()
     of_sex = {sex: mean_direction(centroids[sexes == sex]) for sex in set(training.sexes)}
@@ -111,29 +101,18 @@ def predictions(test: Pairs, training: Pairs, aligner: Aligner, seed: int = 0) -
 
 @dataclass(frozen=True)
 class Bench:
-    """The persons, networks and settings that all rows share.
-
-    Attributes:
-        training, test: voices and identities.
-        photos: usable photographs of each test person, in the order of ``test``; the first is in the gallery.
-        prior, scorer: draw and score faces.
-        folder: of drawn faces.
-        hashes: hashes of the weights of prior and scorers.
-        drawing: steps, guidance, seed.
-        draws: faces a person.
-        guidance: scales chosen for single rows; the other rows take the drawing's.
-    """
+    """The persons, networks and settings that all rows share."""
 
     training: Pairs
     test: Pairs
-    photos: Sequence[Sequence[Path]]
+    photos: Sequence[Sequence[Path]]  # usable ones of each test person, in the order of ``test``
     prior: Prior
     scorer: Scorer
-    folder: Path
-    hashes: Mapping[str, str]
+    folder: Path  # of drawn faces
+    hashes: Mapping[str, str]  # of the weights of prior and scorers
     drawing: Drawing = field(default_factory=Drawing)
-    draws: int = 1
-    guidance: Mapping[str, float] = field(default_factory=dict)
+    draws: int = 1  # faces a person
+    guidance: Mapping[str, float] = field(default_factory=dict)  # of single rows; the others take the drawing's
 
     @cached_property
     def gallery(self) -> Faces:
@@ -267,8 +246,8 @@ def tuned(
 ) -> dict[str, dict[float, float]]:
     """The mean cosine of each row's faces under each guidance scale; rows without guidance are left out.
 
-    One scale for all rows would favour the system that it suits. So each drawn row has its own scale, chosen from the
-    same scales, by the same persons and with the same noise: those of a bench whose ``test`` are validation persons.
+    One scale for all rows would favour the system that it suits. So each drawn row has its own, chosen by the same
+    persons and with the same noise: those of a bench whose ``test`` are validation persons.
     """
     truth = validation.gallery.identities
     likeness: dict[str, dict[float, float]] = {}
@@ -281,10 +260,5 @@ def tuned(
 
 
 def best_scales(likeness: Mapping[str, Mapping[float, float]]) -> dict[str, float]:
-    """The scale with the highest cosine for each row; the smallest of equal ones.
-
-    Example:
-        >>> best_scales({"oracle": {1.0: 0.7, 2.0: 0.8, 3.0: 0.8}})
-        {'oracle': 2.0}
-    """
+    """The scale with the highest cosine for each row; the smallest of equal ones."""
     return {name: max(sorted(by_scale), key=by_scale.__getitem__) for name, by_scale in likeness.items()}

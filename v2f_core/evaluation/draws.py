@@ -24,17 +24,14 @@ def energy_score(
     (the "fair" estimator: Ferro 2014; the score: Gneiting & Raftery 2007, Eq. 22).
 
     Raises:
-        InputError: fewer than two draws a person, another number of truths than persons, or a value that is not finite.
+        InputError: fewer than two draws a person, or a value that is not finite.
 
     Example:
         >>> sure = np.array([[[1.0, 0.0], [1.0, 0.0]]])
         >>> energy_score(sure, np.array([[1.0, 0.0]])), energy_score(sure, np.array([[0.0, 1.0]])).round(3)
         (array([0.]), array([1.414]))
     """
-    if draws.shape[1] < 2 or len(draws) != len(truth):
-        raise InputError(f"draws of shape {draws.shape} for {len(truth)} truths: expected at least 2 for each truth")
-    if not (np.isfinite(draws).all() and np.isfinite(truth).all()):
-        raise InputError("a draw or a truth is NaN or infinite: an energy score of it has no value")
+    _check(draws, truth, 2)
     count = draws.shape[1]
     scores = np.empty(len(draws))
     for i, (drawn, z) in enumerate(zip(draws.astype(np.float64), truth.astype(np.float64), strict=True)):
@@ -48,15 +45,11 @@ def energy_score_of_pool(
     faces: Float[np.ndarray, "pool dim"],
     truth: Float[np.ndarray, "persons dim"],
 ) -> Float[np.ndarray, " persons"]:
-    """The energy score of a distribution that is known through weights on a pool of faces, one face a pool's person.
+    """The energy score of a distribution that is known through weights (rows sum to 1) on a pool of others' faces.
 
     The weights are importance weights: pairs of one face with itself are left out and the rest is scaled up, so that a
     pool of some hundred faces stands for the distribution it was drawn from, and not for itself.
 
-    Args:
-        weights: row i is of person i, and sums to 1.
-        faces: of the pool; none of the persons is among them.
-        truth: the persons' true identities.
     Raises:
         InputError: a row does not sum to 1, or lies on one face alone.
 
@@ -78,10 +71,8 @@ class Calibration(NamedTuple):
     """How an attribute's draws stand to its truth.
 
     Attributes:
-        pit: probability integral transform of each person: the share of draws below the truth, ties broken at random.
-            Of the true distribution it is uniform from 0 to 1.
-        inside: level → whether the truth of each person lies within the central interval of that level. Its mean is the
-            coverage, and should be the level.
+        pit: probability integral transform: the share of draws below the truth; uniform for the true distribution.
+        inside: level → whether the truth lies within the central interval of that level; its mean is the coverage.
     """
 
     pit: Float[np.ndarray, " persons"]
@@ -98,14 +89,10 @@ def calibration(
 
     The truth's rank among n draws has n + 1 places, alike probable under the true distribution (Hamill 2001); the PIT
     is a random point of that place, so that it is uniform for any n and for attributes with few values, such as sex.
-    An interval of level L holds the truth where |PIT − ½| ≤ L/2.
+    An interval of level L holds the truth where |PIT − ½| ≤ L/2. ``seed`` breaks ties.
 
-    Args:
-        draws, truth: finite numbers; a class is given as 0 or 1.
-        levels: of the central intervals.
-        seed: of the tie-breaks.
     Raises:
-        InputError: no draws, lengths that differ, or a value that is not finite.
+        InputError: no draws, or a value that is not finite.
 
     Example:
         >>> draws = np.random.default_rng(0).standard_normal((4000, 50))
@@ -113,10 +100,7 @@ def calibration(
         >>> {level: float(inside.mean().round(1)) for level, inside in found.inside.items()}
         {0.5: 0.5, 0.9: 0.9}
     """
-    if draws.shape[1] < 1 or len(draws) != len(truth):
-        raise InputError(f"draws of shape {draws.shape} for {len(truth)} truths: expected at least 1 for each truth")
-    if not (np.isfinite(draws).all() and np.isfinite(truth).all()):
-        raise InputError("an attribute is NaN or infinite: leave persons out of whom it is not known")
+    _check(draws, truth, 1)
     below = (draws < truth[:, None]).sum(axis=1)
     tied = (draws == truth[:, None]).sum(axis=1)
     place = below + np.random.default_rng(seed).random(len(truth)) * (tied + 1)
@@ -124,30 +108,10 @@ def calibration(
     return Calibration(pit, {level: np.abs(pit - 0.5) <= level / 2 for level in levels})
 
 
-def drawn_shares(drawn: Shaped[np.ndarray, "persons draws"], level: str) -> Float[np.ndarray, " persons"]:
-    """The share of each person's draws that show a level of an attribute, such as the darkest third of skin tone.
-
-    Its mean over the persons of that level says how often they are drawn as what they are; its mean over everybody, how
-    often anybody is. A voice that tells nothing of the attribute should give the base rate twice.
-
-    Example:
-        >>> drawn_shares(np.array([["dark", "light"], ["light", "light"]]), "dark")
-        array([0.5, 0. ])
-    """
-    return (drawn == level).mean(axis=1)
-
-
 def between_voices(draws: Float[np.ndarray, "persons draws dim"], groups: Shaped[np.ndarray, " persons"]) -> float:
     """The mean cosine of faces drawn for two *different* voices of one group, such as a sex; groups count alike.
 
     A mean face gives 1, photographs of different persons a few hundredths.
-
-    Raises:
-        InputError: a group of one person.
-
-    Example:
-        >>> between_voices(np.eye(2)[:, None], np.array(["f", "f"]))
-        0.0
     """
     found = []
     for group in np.unique(groups):
@@ -159,15 +123,11 @@ def between_voices(draws: Float[np.ndarray, "persons draws dim"], groups: Shaped
     return float(np.mean(found))
 
 
-def pool_weights(log_likelihood: Float[np.ndarray, "persons pool"]) -> Float[np.ndarray, "persons pool"]:
-    """p(face of the pool | voice) for faces that are alike probable before: likelihoods, scaled to sum to 1.
-
-    Example:
-        >>> pool_weights(np.log(np.array([[1.0, 3.0]])))
-        array([[0.25, 0.75]])
-    """
-    weights = np.exp(log_likelihood - log_likelihood.max(axis=1, keepdims=True))
-    return weights / weights.sum(axis=1, keepdims=True)
+def _check(draws: np.ndarray, truth: np.ndarray, least: int) -> None:
+    if draws.shape[1] < least or len(draws) != len(truth):
+        raise InputError(f"draws of shape {draws.shape} for {len(truth)} truths: expected at least {least} for each")
+    if not (np.isfinite(draws).all() and np.isfinite(truth).all()):
+        raise InputError("a draw or a truth is NaN or infinite: leave persons out of whom it is not known")
 
 
 def _distances(a: Float[np.ndarray, "n dim"], b: Float[np.ndarray, "m dim"]) -> Float[np.ndarray, "n m"]:

@@ -31,12 +31,7 @@ RIDGE, RATIO = "ridge regression", "ridge, likelihood ratio"
 
 
 def deal(sexes: Sequence[str], folds: int, seed: int) -> Int[np.ndarray, " persons"]:
-    """The number of each person's fold: sizes differ by one at most, within each sex too.
-
-    Example:
-        >>> deal(list("ffffmmmm"), 2, seed=0).tolist()
-        [0, 1, 0, 1, 0, 0, 1, 1]
-    """
+    """The number of each person's fold: sizes differ by one at most, within each sex too."""
     generator = np.random.default_rng(seed)
     order = generator.permutation(len(sexes))
     order = order[np.argsort(np.array(sexes)[order], kind="stable")]
@@ -46,10 +41,7 @@ def deal(sexes: Sequence[str], folds: int, seed: int) -> Int[np.ndarray, " perso
 
 
 def fold_count(persons: int) -> int:
-    """How many folds so many persons are dealt into.
-
-    Raises:
-        InputError: there are too few for two.
+    """How many folds so many persons are dealt into; too few for two are refused.
 
     Example:
         >>> fold_count(9), fold_count(17), fold_count(500)
@@ -74,7 +66,7 @@ def leave_out(
         deals: how often persons are dealt into folds.
         folder: for the aligners; else they are not kept.
     Returns:
-        a frame for :func:`~v2f_core.evaluation.tables.summarise`, and chance in the galleries by "GALLERY R@K".
+        a frame for :func:`~v2f_core.evaluation.tables.summarise`, and chance by "GALLERY R@K".
     Raises:
         InputError: fewer than eight persons, or an embedding that cannot be used.
     """

@@ -23,13 +23,7 @@ from v2f_core.errors import InputError
 class PlainNet(nn.Sequential):
     """3x3 convolutions in a plain chain, global average, one linear layer: images → class logits.
 
-    Args:
-        widths: channels of each layer; a layer wider than the one before halves the map.
-        classes: number of persons.
-
-    Example:
-        >>> PlainNet([8, 16, 16], classes=5)(torch.zeros(2, 3, 32, 32)).shape
-        torch.Size([2, 5])
+    ``widths`` are the layers' channels; a layer wider than the one before halves the map.
     """
 
     def __init__(self, widths: Sequence[int], classes: int, dropout: float = 0.2) -> None:
@@ -44,13 +38,9 @@ class PlainNet(nn.Sequential):
 def _build(config: dict[str, Any]) -> nn.Module:
     if config["architecture"] == "plain":
         return PlainNet(config["widths"], config["n_classes"])
-    if config["architecture"] == "resnet50":
-        from torchvision.models import resnet50
-
-        return resnet50(num_classes=config["n_classes"])
     if config["architecture"] == "resnet50_caffe":
         return _resnet50_caffe(config["n_classes"])
-    raise InputError(f"judge architecture {config['architecture']!r}: unknown; use plain, resnet50 or resnet50_caffe")
+    raise InputError(f"judge architecture {config['architecture']!r}: unknown; use plain or resnet50_caffe")
 
 
 def _resnet50_caffe(classes: int) -> nn.Module:

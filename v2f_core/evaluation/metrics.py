@@ -2,7 +2,8 @@
 
 Measures of likeness and retrieval give a value *per person*, so that their means can be resampled over persons
 (:mod:`~v2f_core.evaluation.intervals`). Row i of a score matrix holds the scores of person i's voice with everybody's
-face, the true face on the diagonal; higher is nearer. An undetected face is a zero vector: a miss with cosine 0.
+face, the true face on the diagonal; higher is nearer. An undetected face is a zero vector: a miss with cosine 0. Rows
+whose norm is neither 1 nor 0 are refused with an InputError.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Integer, Shaped
+from scipy.special import rel_entr
 
 from v2f_core.errors import InputError
 from v2f_core.evaluation import intervals
@@ -26,30 +28,15 @@ discordance, paired_persons, paired_power = intervals.discordance, intervals.pai
 
 
 def cosine(a: Float[np.ndarray, "n dim"], b: Float[np.ndarray, "n dim"]) -> Float[np.ndarray, " n"]:
-    """Row by row cosine of two sets of unit vectors. "Cos" of Table 2.
-
-    A zero vector (an undetected face) has cosine 0 with everything. The mean face alone scores high, so read cosines
-    as :func:`skill`.
-
-    Raises:
-        InputError: a row's norm is neither 1 nor 0.
-
-    Example:
-        >>> cosine(np.eye(2), np.array([[1.0, 0.0], [1.0, 0.0]]))
-        array([1., 0.])
-    """
+    """Row by row cosine, "Cos" of Table 2. The mean face alone scores high, so read cosines as :func:`skill`."""
     return np.einsum("nd,nd->n", _unit_rows(a), _unit_rows(b))
 
 
 def l2(a: Float[np.ndarray, "n dim"], b: Float[np.ndarray, "n dim"]) -> Float[np.ndarray, " n"]:
-    """Row by row Euclidean distance of two sets of unit vectors, from 0 to 2. "L2" of Table 2.
+    """Row by row Euclidean distance, from 0 to 2, "L2" of Table 2; an undetected face has √2, as at cosine 0.
 
     L2² = 2 − 2·cos for unit vectors, so L2 ranks persons as the cosine does, and by Jensen's inequality the mean L2 is
     at most √(2 − 2·mean cos). Table 2 breaks this bound: Voice2Face's cosine .259 allows 1.217 and stands beside 1.26.
-    An undetected face (a zero vector) has √2, the distance at cosine 0.
-
-    Raises:
-        InputError: a row's norm is neither 1 nor 0.
 
     Example:
         >>> l2(np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 0.0]]), np.array([[1.0, 0.0], [-1.0, 0.0], [1.0, 0.0]]))
@@ -75,13 +62,6 @@ def skill(
     """(ours − reference) / (ceiling − reference): 0 equals the reference, 1 equals the ceiling.
 
     The reference is the mean face for a cosine (the same-sex mean within sex) and chance for R@k.
-
-    Raises:
-        InputError: the ceiling does not lie above the reference.
-
-    Example:
-        >>> round(skill(0.55, reference=0.5, ceiling=0.6), 3)
-        0.5
     """
     if not ceiling > reference:
         raise InputError(f"ceiling {ceiling:.4f} is not above the reference {reference:.4f}: no room for skill")
@@ -92,16 +72,7 @@ def skill(
 
 
 def score_matrix(query: Float[np.ndarray, "n dim"], gallery: Float[np.ndarray, "m dim"]) -> Float[np.ndarray, "n m"]:
-    """Cosine of every query with every face of the gallery; both hold unit vectors, or zeros for undetected faces.
-
-    Raises:
-        InputError: a row's norm is neither 1 nor 0.
-
-    Example:
-        >>> score_matrix(np.eye(2), np.eye(2))
-        array([[1., 0.],
-               [0., 1.]])
-    """
+    """Cosine of every query with every face of the gallery."""
     return _unit_rows(query) @ _unit_rows(gallery).T
 
 
@@ -119,12 +90,7 @@ def rank(scores: Float[np.ndarray, "n n"]) -> Integer[np.ndarray, " n"]:
 
 
 def recall(scores: Float[np.ndarray, "n n"], k: int) -> Float[np.ndarray, " n"]:
-    """R@k per person: 1 when the true face is among the k best of a gallery of n, else 0.
-
-    Chance is min(1, k / n): in a gallery of k faces or fewer every true face is among the k best.
-
-    Raises:
-        InputError: k is below 1.
+    """R@k per person: 1 when the true face is among the k best of a gallery of n, else 0. Chance is min(1, k / n).
 
     Example:
         >>> recall(np.eye(3), k=1), recall(np.zeros((3, 3)), k=2), recall(np.zeros((3, 3)), k=10)
@@ -135,29 +101,18 @@ def recall(scores: Float[np.ndarray, "n n"], k: int) -> Float[np.ndarray, " n"]:
     return (rank(scores) <= k).astype(np.float64)
 
 
-def matching(scores: Float[np.ndarray, "n n"], of: int = 2) -> Float[np.ndarray, " n"]:
-    """1:N matching per person: how often the true face scores best among N − 1 random others. Chance is 1 / N.
+def matching(scores: Float[np.ndarray, "n n"]) -> Float[np.ndarray, " n"]:
+    """1:2 matching per person: the share of other faces that score below the true one, ties half. Chance is 1/2.
 
-    At N = 2 it is the share of other faces that score below the true one, ties half; its mean is the area under the
-    ROC curve of "same person or not", computed query by query. In closed form: of b rivals below the truth and e that
-    tie with it, [C(b+e+1, N) − C(b, N)] / [(e+1)·C(rivals, N−1)]; faces that tie at the top are chosen alike.
-
-    Raises:
-        InputError: N below 2, or more than there are faces.
+    Its mean is the area under the ROC curve of "same person or not", computed query by query.
 
     Example:
         >>> matching(np.array([[0.9, 0.1, 0.2], [0.5, 0.4, 0.1], [0.3, 0.3, 0.3]]))
         array([1. , 0.5, 0.5])
     """
-    from scipy.special import binom
-
-    if not 2 <= of <= len(scores):
-        raise InputError(f"1:{of} matching in a gallery of {len(scores)}: expected N between 2 and {len(scores)}")
     truth = np.diag(scores)[:, None]
-    below = (scores < truth).sum(axis=1)
     tied = np.maximum((scores == truth).sum(axis=1) - 1, 0)  # not even itself where the score is NaN
-    ways = binom(below + tied + 1.0, of) - binom(below * 1.0, of)
-    return np.minimum(ways / ((tied + 1) * binom(len(scores) - 1.0, of - 1)), 1)
+    return ((scores < truth).sum(axis=1) + tied / 2) / (len(scores) - 1)
 
 
 def within(
@@ -167,8 +122,7 @@ def within(
 ) -> Float[np.ndarray, " n"]:
     """A measure per person against a gallery of the person's own group only, such as the same sex; NaN in group "".
 
-    A perfect guess of sex alone doubles R@k over all and changes nothing within sex. Chance of R@k is
-    min(1, k / group size).
+    A perfect guess of sex alone doubles R@k over all and changes nothing within sex.
 
     Example:
         >>> right_sex_only = np.array([[1.0, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]])
@@ -185,44 +139,29 @@ def within(
 # --- same person or not
 
 
-class ErrorRates(NamedTuple):
-    """Errors of the rule "same person if the score is at least the threshold", one entry a threshold, rising.
-
-    Attributes:
-        threshold: every score that occurs.
-        missed: share of pairs of one person below the threshold (false rejections).
-        accepted: share of pairs of two persons at or above it (false acceptances).
-    """
-
-    threshold: Float[np.ndarray, " thresholds"]
-    missed: Float[np.ndarray, " thresholds"]
-    accepted: Float[np.ndarray, " thresholds"]
-
-
 def pair_cosines(
     vectors: Float[np.ndarray, "n dim"], person: Shaped[np.ndarray, " n"]
 ) -> tuple[Float[np.ndarray, " same"], Float[np.ndarray, " different"]]:
-    """The cosines of all pairs of unit vectors: pairs of one person, and pairs of two.
-
-    Example:
-        >>> same, different = pair_cosines(np.eye(2)[[0, 0, 1]], np.array(["Ada", "Ada", "Bo"]))
-        >>> same.tolist(), different.tolist()
-        ([1.0], [0.0, 0.0])
-    """
+    """The cosines of all pairs of rows: pairs of one person, and pairs of two."""
     i, j = np.triu_indices(len(person), 1)
     cosines, same = cosine(vectors[i], vectors[j]), person[i] == person[j]
     return cosines[same], cosines[~same]
 
 
-def error_rates(same: Float[np.ndarray, " same"], different: Float[np.ndarray, " different"]) -> ErrorRates:
-    """Both errors at every threshold, from the scores of pairs of one person and of pairs of two.
+def error_rates(
+    same: Float[np.ndarray, " same"], different: Float[np.ndarray, " different"]
+) -> tuple[Float[np.ndarray, " scores"], Float[np.ndarray, " scores"], Float[np.ndarray, " scores"]]:
+    """Errors of the rule "same person if the score is at least the threshold", at every score that occurs, rising.
 
+    Returns:
+        the thresholds; the share of pairs of one person below each (missed); that of pairs of two at or above it
+        (accepted).
     Raises:
         InputError: there are no pairs of one kind, or a score is NaN.
 
     Example:
-        >>> error_rates(np.array([0.9]), np.array([0.1])).accepted.tolist()
-        [1.0, 0.0]
+        >>> error_rates(np.array([0.9]), np.array([0.1]))
+        (array([0.1, 0.9]), array([0., 0.]), array([1., 0.]))
     """
     if not (len(same) and len(different)):
         raise InputError(f"{len(same)} pairs of one person, {len(different)} of two: expected at least one of each")
@@ -231,20 +170,13 @@ def error_rates(same: Float[np.ndarray, " same"], different: Float[np.ndarray, "
     threshold = np.unique(np.concatenate([same, different]))
     missed = np.searchsorted(np.sort(same), threshold) / len(same)
     accepted = 1 - np.searchsorted(np.sort(different), threshold) / len(different)
-    return ErrorRates(threshold, missed, accepted)
+    return threshold, missed, accepted
 
 
 def equal_error_rate(same: Float[np.ndarray, " same"], different: Float[np.ndarray, " different"]) -> float:
     """The error rate at which misses and false acceptances are equally frequent: 0 is perfect, 0.5 is chance.
 
-    The mean of both rates at the threshold where they are closest.
-
-    Raises:
-        InputError: as :func:`error_rates`.
-
-    Example:
-        >>> equal_error_rate(np.array([0.9, 0.8]), np.array([0.1, 0.2]))
-        0.0
+    The mean of both of :func:`error_rates` at the threshold where they are closest.
     """
     _, missed, accepted = error_rates(same, different)
     at = int(np.abs(missed - accepted).argmin())
@@ -258,10 +190,7 @@ def diversity(draws: Float[np.ndarray, "utterances draws dim"]) -> Float[np.ndar
     """How different the faces drawn for one voice are: mean 1 − cos over all pairs of an utterance's draws.
 
     0 means the same face every time. A faithful sampler of p(face | voice) has the diversity of the *persons* who could
-    own that voice; higher is not better. A pair with an undetected face (a zero vector) adds 0.
-
-    Raises:
-        InputError: fewer than two draws an utterance, or a norm is neither 1 nor 0.
+    own that voice; higher is not better. A pair with an undetected face adds 0.
 
     Example:
         >>> diversity(np.array([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, 0.0]]]))
@@ -284,9 +213,6 @@ class VFS(NamedTuple):
     deviation: float
     images: int
 
-    def __str__(self) -> str:
-        return f"{self.value:.2f} ± {self.deviation:.2f} (of at most {self.images})"
-
 
 def vfs(posteriors: Float[np.ndarray, "images classes"], splits: int = 5, seed: int = 0) -> VFS:
     """VFS of Table 2: exp of the mean KL divergence of p(y|x) from its mean p(y), averaged over splits of the images.
@@ -294,21 +220,15 @@ def vfs(posteriors: Float[np.ndarray, "images classes"], splits: int = 5, seed: 
     The inception score (Salimans et al. 2016) with a face judge: high when the judge is sure about each image and its
     answers differ; the right person plays no part. As in SF2F's published code images are shuffled, cut into 5, and
     each split has its own p(y). A split of N images cannot score above N (nor above the number of classes), so a VFS
-    must be given with its N.
+    must be given with its N. Undetected faces count as images.
 
-    Args:
-        posteriors: the judge's p(y|x), one row an image; undetected faces count as images.
-        splits: number of parts.
-        seed: of the shuffle.
     Raises:
         InputError: a row is no distribution (negative, NaN, not summing to 1), or there are fewer images than splits.
 
     Example:
-        >>> print(vfs(np.eye(10)))  # ten images of ten sure persons, two a split
-        2.00 ± 0.00 (of at most 2)
+        >>> vfs(np.eye(10))  # ten images of ten sure persons, two a split
+        VFS(value=2.0, deviation=0.0, images=2)
     """
-    from scipy.special import rel_entr
-
     posteriors = posteriors.astype(np.float64)
     if not 1 <= splits <= len(posteriors):
         raise InputError(f"VFS of {len(posteriors)} images in {splits} splits: expected an image or more in each")
@@ -324,15 +244,12 @@ def vfs(posteriors: Float[np.ndarray, "images classes"], splits: int = 5, seed: 
 def kernel_distance(generated: Float[np.ndarray, "n dim"], real: Float[np.ndarray, "m dim"]) -> float:
     """Distance between a set of generated and a set of real faces: MMD² with the kernel (x·y + 1)³, unbiased.
 
-    Gretton et al. 2012, Eq. 3; the form of the kernel inception distance, here for features of norm 1. The
-    unbiased form is 0 on average for two sets of one kind, however few the faces, and can fall below 0. It compares
-    sets: the right faces given to the wrong voices have distance 0. The two sets must not share pictures; undetected
-    faces (zero rows) are left out.
+    Gretton et al. 2012, Eq. 3; the form of the kernel inception distance, here for features of norm 1. It is 0 on
+    average for two sets of one kind, however few the faces, and can fall below 0. It compares sets: the right faces
+    given to the wrong voices have distance 0. The two sets must not share pictures; undetected faces are left out.
 
-    Args:
-        generated, real: unit features, identities of ArcFace or those of a second scorer.
     Raises:
-        InputError: fewer than four detected faces in a set, NaN, or a norm is neither 1 nor 0.
+        InputError: fewer than four detected faces in a set, or NaN.
 
     Example:
         >>> x = np.random.default_rng(0).standard_normal((300, 8)) + np.eye(8)[0]

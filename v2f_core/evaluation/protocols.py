@@ -1,4 +1,4 @@
-"""Protocols: galleries, subsets of persons, and their photographs, fixed before any score is computed.
+"""Protocols: galleries, groups and subsets of persons, and their photographs, fixed before any score is computed.
 
 A gallery is given as a label for each person: persons with the same label form a gallery; "" is in no gallery.
 """
@@ -10,24 +10,26 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Shaped
+import pandas as pd
+from jaxtyping import Float, Shaped
 
+from v2f_core.artefacts.loading import refusing
 from v2f_core.data.manifest import Manifest
 from v2f_core.errors import InputError
 from v2f_core.training.embeddings import Embeddings
 from v2f_core.training.pairs import Pairs
 
 ALL, WITHIN, SF2F = "all", "within sex", "SF2F 3x100"
+AGE, TONE = "age", "skin tone"
+BANDS, TONES = ("under 30", "30 to 44", "45 to 59", "60 and over"), ("light", "medium", "dark")
 
 
 def galleries(sexes: Sequence[str]) -> dict[str, Shaped[np.ndarray, " n"]]:
     """The galleries of every table: all persons, those of one sex, and SF2F's three of 100 where there are 300.
 
-    SF2F cuts its list of test persons at 100, 200 and 300. (Its published code has a gallery of each person's *mean*
-    identity over all photos; ours holds one photo.)
+    SF2F cuts its list of test persons, here in the order of ``sexes``, at 100, 200 and 300. (Its published code has a
+    gallery of each person's *mean* identity over all photos; ours holds one photo.)
 
-    Args:
-        sexes: of the test persons, in their usual order (by name).
     Raises:
         InputError: fewer than two persons.
 
@@ -45,12 +47,7 @@ def galleries(sexes: Sequence[str]) -> dict[str, Shaped[np.ndarray, " n"]]:
 
 
 def sizes(labels: Shaped[np.ndarray, " n"]) -> list[int]:
-    """The number of faces in each gallery.
-
-    Example:
-        >>> sizes(np.array(["f", "f", "f", "m", "m", ""]))
-        [3, 2]
-    """
+    """The number of faces in each gallery."""
     return [int((labels == name).sum()) for name in sorted(set(labels.tolist()) - {""})]
 
 
@@ -89,3 +86,60 @@ def photographs(manifest: Manifest, faces: Embeddings, pairs: Pairs, split: str 
         if owner[item] in paths:
             paths[owner[item]].append(manifest.root / item)
     return [paths[person] for person in pairs.persons]
+
+
+# --- groups by age and skin tone
+
+
+def read_labels(path: str | Path) -> pd.DataFrame:
+    """Labels of your own: a CSV with a column person, and age (years), "skin tone" (0 light to 1 dark), or both.
+
+    Raises:
+        InputError: the file is missing, no CSV, or a value is not a number.
+
+    Example:
+        >>> import tempfile
+        >>> mine = Path(tempfile.mkdtemp()) / "labels.csv"
+        >>> _ = mine.write_text("person,age\\nAda,36\\nBea,\\n")
+        >>> read_labels(mine)["age"].tolist()
+        [36.0, nan]
+    """
+    with refusing(path, "a table of labels", "expected columns person, age, skin tone"):
+        table = pd.read_csv(path, dtype={"person": str}).set_index("person")
+        table = table[[name for name in (AGE, TONE) if name in table]].astype(float)
+    if table.index.duplicated().any() or not len(table.columns):
+        raise InputError(f"{path}: expected one line a person, and a column {AGE!r} or {TONE!r}")
+    return table
+
+
+def truth_of(labels: pd.DataFrame, persons: Sequence[str], name: str) -> Float[np.ndarray, " n"]:
+    """A label of each person; NaN where it is not known."""
+    return labels.reindex(index=list(persons), columns=[name])[name].to_numpy(np.float64)
+
+
+def attributes(
+    labels: pd.DataFrame, test: Sequence[str], sexes: Shaped[np.ndarray, " n"], training: Sequence[str]
+) -> pd.DataFrame:
+    """Sex, age band and third of skin tone of each test person; "" where it is not known.
+
+    The thirds are those of the training persons; a value on an edge belongs to the third below it.
+
+    Example:
+        >>> labels = pd.DataFrame({"age": [36.0, 70.0]}, index=["Ada", "Bo"])
+        >>> attributes(labels, ["Ada", "Bo"], np.array(["f", "m"]), []).loc["Bo"].tolist()
+        ['men', '60 and over']
+    """
+    sex = np.where(sexes == "f", "women", np.where(sexes == "m", "men", ""))
+    columns = {"sex": pd.Categorical(sex, ["women", "men", ""])}
+    ages, tones, reference = truth_of(labels, test, AGE), truth_of(labels, test, TONE), truth_of(labels, training, TONE)
+    if np.isfinite(ages).any():
+        columns["age band"] = _named(ages, np.searchsorted([30.0, 45.0, 60.0], ages, side="right"), BANDS)
+    if np.isfinite(tones).any() and np.isfinite(reference).any():
+        thirds = np.nanquantile(reference, [1 / 3, 2 / 3])
+        columns[TONE] = _named(tones, np.searchsorted(thirds, tones, side="left"), TONES)
+    return pd.DataFrame(columns, index=list(test))
+
+
+def _named(values: np.ndarray, places: np.ndarray, names: Sequence[str]) -> pd.Categorical:
+    known = ["" if np.isnan(value) else names[i] for value, i in zip(values, places, strict=True)]
+    return pd.Categorical(known, [*names, ""])

@@ -29,31 +29,24 @@ if TYPE_CHECKING:  # any object with the same methods will do
     from v2f_core.identity.faces import FacePack
 
 AT_ONCE = 8  # images drawn and scored together
+SCORES = ("identities", "posteriors", "features")
 Pixels = UInt8[np.ndarray, "height width 3"]
 
 
 @dataclass(frozen=True)
 class Faces:
-    """One face a person, as the scorers see it.
+    """One face a person, as the scorers see it. Columns of a scorer that is not there have width 0."""
 
-    Attributes:
-        identities: f_arc of the face detected in each image; zero if none is detected.
-        posteriors: the judge's p(y|x) of each image; no columns without a judge.
-        features: the second scorer's features of each image, unit length; no columns without a second scorer.
-        paths: the images; None for a person without one.
-    """
-
-    identities: Float32[np.ndarray, "n dim"]
-    posteriors: Float32[np.ndarray, "n classes"]
-    features: Float32[np.ndarray, "n width"]
-    paths: list[Path | None]
+    identities: Float32[np.ndarray, "n dim"]  # f_arc of the face detected in each image; zero if none is
+    posteriors: Float32[np.ndarray, "n classes"]  # the judge's p(y|x)
+    features: Float32[np.ndarray, "n width"]  # the second scorer's, unit length
+    paths: list[Path | None]  # None for a person without an image
 
     def placed(self, rows: Sequence[int], n: int) -> Faces:
         """These faces at the places ``rows`` of n persons; the other persons have none."""
-        columns = {name: getattr(self, name) for name in ("identities", "posteriors", "features")}
-        whole = {name: np.zeros((n, part.shape[1]), np.float32) for name, part in columns.items()}
-        for name, part in columns.items():
-            whole[name][list(rows)] = part
+        whole = {name: np.zeros((n, getattr(self, name).shape[1]), np.float32) for name in SCORES}
+        for name, column in whole.items():
+            column[list(rows)] = getattr(self, name)
         path_of = dict(zip(rows, self.paths, strict=True))
         return Faces(**whole, paths=[path_of.get(row) for row in range(n)])
 
@@ -93,29 +86,17 @@ class Scorer:
 
 @dataclass(frozen=True)
 class System:
-    """A row: the predicted identity and drawn faces of each of n test persons.
-
-    Attributes:
-        name: as in the tables.
-        what: a description in one sentence.
-        predicted: ẑ, if the system predicts an identity.
-        faces: the first draw of each person, the second, …
-        answered: the persons whom the system can answer for (some have no second photograph); None means all.
-        shuffles: in row k, the person whose answer each person gets; measures are averaged over the rows.
-        shown: the system starts from a true face or identity, so the ceilings of voices do not bound it.
-        guidance: the scale of its drawn faces; None if no face was drawn from noise.
-        scores: a score matrix, for systems that rank faces by another score than the cosine with ẑ.
-    """
+    """A row: the predicted identity and drawn faces of each of n test persons."""
 
     name: str
-    what: str
-    predicted: Float32[np.ndarray, "n dim"] | None = None
-    faces: tuple[Faces, ...] = ()
-    answered: Bool[np.ndarray, " n"] | None = None
-    shuffles: Int[np.ndarray, "times n"] | None = None
-    shown: bool = False
-    guidance: float | None = None
-    scores: Float[np.ndarray, "n n"] | None = None
+    what: str  # a description in one sentence
+    predicted: Float32[np.ndarray, "n dim"] | None = None  # ẑ, if the system predicts an identity
+    faces: tuple[Faces, ...] = ()  # the first draw of each person, the second, …
+    answered: Bool[np.ndarray, " n"] | None = None  # the persons whom it can answer for; None means all
+    shuffles: Int[np.ndarray, "times n"] | None = None  # whose answer each person gets; measures are averaged over rows
+    shown: bool = False  # it starts from a true face or identity, so the ceilings of voices do not bound it
+    guidance: float | None = None  # of its drawn faces; None if no face was drawn from noise
+    scores: Float[np.ndarray, "n n"] | None = None  # of a system that ranks by another score than the cosine with ẑ
 
     def of(self, n: int) -> Bool[np.ndarray, " n"]:
         """The mask of n persons whom the system can answer for."""
@@ -141,14 +122,7 @@ class Drawing:
 
 
 def noise_of(person: str, shape: tuple[int, ...], seed: int = 0, draw: int = 0) -> Tensor:
-    """The standard normal latents that a person's face starts from; they depend on nobody else in the batch.
-
-    Example:
-        >>> bool((noise_of("Ada", (4, 2, 2)) == noise_of("Ada", (4, 2, 2))).all())
-        True
-        >>> bool((noise_of("Ada", (4, 2, 2)) == noise_of("Ada", (4, 2, 2), draw=1)).any())
-        False
-    """
+    """The standard normal latents that a person's face starts from; they depend on nobody else in the batch."""
     digest = hashlib.sha256(f"{seed}/{draw}/{person}".encode()).digest()
     return torch.randn(shape, generator=torch.Generator().manual_seed(int.from_bytes(digest[:7], "little")))
 
@@ -170,25 +144,25 @@ def draw_faces(
     Args:
         conditions: unit identities, or tokens for the cross-attention.
         persons: names, which seed each person's noise.
-        folder: the faces are in a subfolder, named by a hash of all inputs.
-        hashes: hashes of the weights of prior and scorers.
+        folder: gets a subfolder named by a hash of all inputs.
+        hashes: of the weights of prior and scorers.
         draw: 0 for the first face of each person, 1 for the second, …
     """
-    bytes_of = conditions.detach().cpu().contiguous().numpy().tobytes()
+    values = conditions.detach().cpu().contiguous().numpy().tobytes()
     inputs = {
         **hashes,
         **asdict(drawing),
         "draw": draw,
-        "conditions_sha256": hashlib.sha256(bytes_of).hexdigest(),
+        "conditions_sha256": hashlib.sha256(values).hexdigest(),
         "persons_sha256": hashlib.sha256("\n".join(persons).encode()).hexdigest(),
     }
 
     def make(rows: range) -> Float[Tensor, "batch 3 height width"]:
         part = conditions[rows.start : rows.stop].to(prior.device)
         c = prior.condition(part) if part.ndim == 2 else part
-        noise = [noise_of(persons[row], prior.latent_shape, drawing.seed, draw) for row in rows]
+        noise = torch.stack([noise_of(persons[row], prior.latent_shape, drawing.seed, draw) for row in rows])
         dtype = prior.unet.dtype
-        start = torch.stack(noise).to(prior.device, dtype)
+        start = noise.to(prior.device, dtype)
         return prior.decode(prior.denoise(start, c.to(dtype), drawing.steps, drawing.guidance))
 
     return _resumable(make, len(persons), scorer, folder, inputs, label)
@@ -214,18 +188,10 @@ def rebuild_faces(
 
 
 def best_of(draws: Sequence[Faces], predicted: Float32[np.ndarray, "n 512"]) -> tuple[Faces, Int[np.ndarray, " n"]]:
-    """The one of several faces of each person with the highest cosine with ẑ, and its number.
-
-    Example:
-        >>> blank = np.zeros((1, 0), np.float32)
-        >>> one, other = (Faces(z[None], blank, blank, [None]) for z in np.eye(2, 512, dtype=np.float32))
-        >>> best_of([one, other], other.identities)[1]
-        array([1])
-    """
+    """The one of several faces of each person with the highest cosine with ẑ, and its number."""
     likeness = np.stack([(faces.identities * predicted).sum(axis=1) for faces in draws])
     chosen, rows = likeness.argmax(axis=0), np.arange(len(predicted))
-    columns = ("identities", "posteriors", "features")
-    picked = {name: np.stack([getattr(faces, name) for faces in draws])[chosen, rows] for name in columns}
+    picked = {name: np.stack([getattr(faces, name) for faces in draws])[chosen, rows] for name in SCORES}
     return Faces(**picked, paths=[draws[number].paths[row] for row, number in enumerate(chosen)]), chosen
 
 

@@ -31,9 +31,7 @@ BY_RATIO = tuple(f"{name} by ratio" for name in (MATCHING, *(f"R@{k}" for k in K
 MEASURES = (COSINE, L2, MATCHING, *(f"R@{k}" for k in KS), "skill, cosine", "skill, R@10", *BY_RATIO)
 ENDS = ("low", "high", "gain", "gain low", "gain high")
 REFERENCE = {ALL: MEAN, WITHIN: SEX_MEAN}  # the systems with skill 0 in cosine
-
-
-# scores of every face of a gallery for every identity: higher is likelier; see IdentityPosterior.log_ratio_of
+# scores of a gallery's faces for identities: higher is likelier; see IdentityPosterior.log_ratio_of
 Ratio = Callable[[Float32[np.ndarray, "n dim"], Float32[np.ndarray, "m dim"]], Float[np.ndarray, "n m"]]
 
 
@@ -51,14 +49,10 @@ class Ceiling(NamedTuple):
 def summarise(tidy: pd.DataFrame, against: str | None = None, resamples: int = 4000) -> pd.DataFrame:
     """The mean of each key of a tidy frame, with its interval, its spread over seeds and its gain over a system.
 
-    Args:
-        tidy: see the module.
-        against: the system that others are compared with, person by person.
-        resamples: of the bootstrap over persons.
     Returns:
-        the keys; n persons; ``value``, ``low``, ``high``; where the frame has seeds, their number and ``seed sd``, the
-        deviation of the seeds' means; with ``against``, ``gain``, ``gain low``, ``gain high``. There is no interval for
-        fewer than two persons (in a stratum).
+        the keys; n persons; ``value``, ``low``, ``high`` (none for fewer than two persons in a stratum); where the
+        frame has seeds, their number and ``seed sd``, the deviation of the seeds' means; with ``against``, ``gain``,
+        ``gain low``, ``gain high`` over this system, person by person.
     Raises:
         InputError: a system and ``against`` were measured on different persons.
 
@@ -74,9 +68,9 @@ def summarise(tidy: pd.DataFrame, against: str | None = None, resamples: int = 4
     keys = [name for name in KEYS if name in tidy]
     seeds = tidy.groupby([*keys, "seed"]).value.mean() if "seed" in tidy else None
     by_person = tidy.groupby([*keys, "person"], sort=False)
-    values = by_person.value.mean().to_frame()
-    values["stratum"] = by_person.stratum.first() if "stratum" in tidy else ""
-    frames = {key: part.droplevel(keys) for key, part in values.groupby(level=keys, sort=False)}
+    means = by_person.value.mean().to_frame()
+    means["stratum"] = by_person.stratum.first() if "stratum" in tidy else ""
+    frames = {key: part.droplevel(keys) for key, part in means.groupby(level=keys, sort=False)}
     rows = []
     for key, part in frames.items():
         row: dict[str, object] = dict(zip(keys, key, strict=True))
@@ -84,30 +78,22 @@ def summarise(tidy: pd.DataFrame, against: str | None = None, resamples: int = 4
         if of_persons:
             row["n"] = len(part)
         if seeds is not None:
-            means = seeds.loc[key]
-            row |= {"seeds": len(means), "seed sd": float(means.std()) if len(means) > 1 else np.nan}
+            of_seeds = seeds.loc[key]
+            row |= {"seeds": len(of_seeds), "seed sd": float(of_seeds.std()) if len(of_seeds) > 1 else np.nan}
         row["value"] = float(part.value.mean())
         few = not of_persons or part.stratum.value_counts().min() < 2
-        row |= {} if few else _interval(part, resamples)
+        values, strata = part.value.to_numpy(), part.stratum.to_numpy(dtype=str)
+        row |= {} if few else metrics.bootstrap(values, groups=strata, resamples=resamples)._asdict()
         base = frames.get(tuple(against if name == "system" else value for name, value in row.items() if name in keys))
         if against is not None and base is not None and row["system"] != against and not few:
             if set(base.index) != set(part.index):
                 raise InputError(f"{row['system']} and {against} were measured on different persons")
-            theirs = base.value.loc[part.index].to_numpy()
-            gain = metrics.paired_difference(part.value.to_numpy(), theirs, _strata(part), resamples)
+            gain = metrics.paired_difference(values, base.value.loc[part.index].to_numpy(), strata, resamples)
             row |= {"gain": gain.value, "gain low": gain.low, "gain high": gain.high}
         rows.append(row)
     table = pd.DataFrame(rows)
     order = ["n", "seeds", "value", "low", "high", "seed sd", "gain", "gain low", "gain high"]
     return table[[*keys, *(name for name in order if name in table)]]
-
-
-def _interval(part: pd.DataFrame, resamples: int) -> dict[str, float]:
-    return metrics.bootstrap(part.value.to_numpy(), groups=_strata(part), resamples=resamples)._asdict()
-
-
-def _strata(part: pd.DataFrame) -> Shaped[np.ndarray, " n"]:
-    return part.stratum.to_numpy(dtype=str)
 
 
 def wide(table: pd.DataFrame, measures: Sequence[str] = MEASURES) -> pd.DataFrame:
@@ -127,16 +113,7 @@ def wide(table: pd.DataFrame, measures: Sequence[str] = MEASURES) -> pd.DataFram
 
 
 def markdown(table: pd.DataFrame, measures: Sequence[str], rows: Sequence[str] = ("system",)) -> str:
-    """Some measures of a :func:`wide` table as Markdown: value [95 % interval], and a gain on a line of its own.
-
-    Example:
-        >>> row = {"system": "full", "R@10": 0.5, "R@10 low": 0.4, "R@10 high": 0.6}
-        >>> print(markdown(pd.DataFrame([row]), ["R@10"]))
-        | system | R@10 |
-        |---|---|
-        | full | 0.500 [0.400, 0.600] |
-        <BLANKLINE>
-    """
+    """Some measures of a :func:`wide` table as Markdown, by :func:`cell`."""
     measures = [measure for measure in measures if measure in table]
     lines = ["| " + " | ".join([*rows, *measures]) + " |", "|" + "---|" * (len(rows) + len(measures))]
     for row in table.to_dict("records"):
@@ -185,12 +162,7 @@ def write(folder: str | Path, name: str, table: pd.DataFrame | str) -> None:
 def person_values(
     scores: Float[np.ndarray, "n n"], labels: Shaped[np.ndarray, " n"]
 ) -> dict[str, Float[np.ndarray, " n"]]:
-    """1:2 matching, rank and R@k of each person among the faces of their gallery; NaN for a person without a gallery.
-
-    Example:
-        >>> {name: float(value.mean()) for name, value in person_values(np.eye(12), np.full(12, "all")).items()}
-        {'1:2 matching': 1.0, 'rank': 1.0, 'R@1': 1.0, 'R@5': 1.0, 'R@10': 1.0}
-    """
+    """1:2 matching, rank and R@k of each person among the faces of their gallery; NaN for a person without one."""
     ranks = metrics.within(metrics.rank, scores, labels)
     recalls = {f"R@{k}": np.where(np.isnan(ranks), np.nan, ranks <= k) for k in KS}
     return {MATCHING: metrics.within(metrics.matching, scores, labels), RANK: ranks, **recalls}
@@ -207,16 +179,14 @@ def likeness(
     """Every measure of each person and system, by ẑ, by face and by the second scorer, as a tidy frame.
 
     Draws have a row each; derangements are averaged. The second scorer gives ranks only, since its cosines have another
-    scale. Skill is given where there are ceilings, for systems whose input is a voice.
+    scale. Skill is given where there are ceilings, for systems whose input is a voice, and needs those of `REFERENCE`.
 
     Args:
-        systems: the rows; skill needs those of `REFERENCE`.
         gallery: everybody's first photograph.
-        persons: names.
         galleries: of `protocols.galleries`.
         ceilings: the best possible values, where the world is known.
-        ratio: gives `BY_RATIO`: faces ranked by how much likelier a voice makes them, and not by cosine. A drawn face's
-            identity is taken for ẑ; an undetected one makes no face likelier.
+        ratio: gives `BY_RATIO`: faces ranked by how much likelier a voice makes them. A drawn face's identity is taken
+            for ẑ; an undetected one makes no face likelier.
     """
     n, truth, frames = len(persons), gallery.identities, []
     predicted = {system.name: system.predicted for system in systems if system.predicted is not None}
@@ -256,7 +226,8 @@ def _answers(
         yield BY_FACE, draw, _near(z, truth, system.shuffles), metrics.score_matrix(z, truth), _ratios(ratio, z, truth)
         if gallery.features.shape[1]:
             centre = gallery.features.mean(axis=0)  # a net's last features have a large mean
-            seen, known = (_unit(features - centre) for features in (faces.features, gallery.features))
+            centred = [features - centre for features in (faces.features, gallery.features)]
+            seen, known = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in centred)
             yield BY_SECOND, draw, {}, metrics.score_matrix(seen, known), None
 
 
@@ -331,18 +302,10 @@ def identity_table(
     resamples: int = 4000,
     ratio: Ratio | None = None,
 ) -> pd.DataFrame:
-    """Stage I's table: predicted identities, without drawn faces.
+    """Stage I's table of predicted identities: a row a system and gallery, columns ``m``, ``m low``, ``m high``.
 
-    Args:
-        systems: predicted identities by name; skill needs those of `REFERENCE`.
-        truth: the gallery, one identity a person.
-        sexes: one a person.
-        ceilings: for "all" and "within sex", where the world is known.
-        ranked: score matrices by name, for systems that rank faces without an identity; these have no cosine.
-        resamples: of the bootstrap.
-        ratio: see :func:`likeness`.
-    Returns:
-        a row a system and gallery; for each measure the columns ``m``, ``m low`` and ``m high``.
+    ``truth`` is the gallery; ``ranked`` are score matrices of systems that rank faces without an identity; the rest is
+    as in :func:`likeness`.
     """
     n = len(truth)
     blank = np.zeros((n, 0), np.float32)
@@ -362,12 +325,9 @@ def save_identity_table(table: pd.DataFrame, folder: str | Path, name: str = "st
 
 
 def group_table(tidy: pd.DataFrame, attributes: pd.DataFrame, resamples: int = 4000) -> pd.DataFrame:
-    """Likeness over all by sex, age band and skin tone: a row for each system, comparison and group.
+    """Likeness over all by group: a row for each system of :func:`likeness`, comparison and group.
 
-    Args:
-        tidy: of :func:`likeness`, for the systems to show.
-        attributes: one column an attribute, persons as index; "" where it is not known.
-        resamples: of the bootstrap.
+    ``attributes`` has a categorical column an attribute, persons as index, "" where it is not known.
     """
     rows = tidy[(tidy.gallery == ALL) & (tidy.by != BY_SECOND) & tidy.metric.isin([COSINE, MATCHING, "R@10"])]
     rows = rows.drop(columns=["gallery", "stratum"])
@@ -388,10 +348,7 @@ def group_table(tidy: pd.DataFrame, attributes: pd.DataFrame, resamples: int = 4
 def set_table(systems: Iterable[System], real: Faces, resamples: int = 4000) -> pd.DataFrame:
     """A row for each system with faces: VFS with its N, kernel distance to real faces, diversity, misses.
 
-    Args:
-        systems: shuffled ones are left out, since a shuffle does not change a set.
-        real: photographs, as the scorers see them.
-        resamples: of the bootstrap of diversity.
+    Shuffled systems are left out, since a shuffle does not change a set.
     """
     rows = []
     for system in (system for system in systems if system.faces and system.shuffles is None):
@@ -411,7 +368,3 @@ def set_table(systems: Iterable[System], real: Faces, resamples: int = 4000) -> 
             row |= dict(zip(("diversity", "diversity low", "diversity high"), ends, strict=True))
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def _unit(x: Float[np.ndarray, "n width"]) -> Float[np.ndarray, "n width"]:
-    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)

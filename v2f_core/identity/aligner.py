@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from v2f_core.artefacts.files import atomic_write, versions, write_json
@@ -31,7 +32,6 @@ class Aligner(nn.Module):
             linear map of it, which :meth:`start_from` fills. The MLP then starts at zero and learns what a line misses.
 
     Example:
-        >>> import torch
         >>> aligner = Aligner(speaker_width=8, hidden_width=16).eval()
         >>> identity = aligner(torch.randn(3, 8))
         >>> identity.shape, bool(torch.allclose(identity.norm(dim=-1), torch.ones(3), atol=1e-5))
@@ -77,20 +77,14 @@ class Aligner(nn.Module):
 
     @torch.no_grad()
     def start_from(self, line: Line) -> None:
-        """Fill the linear map and the standardisation; the MLP gives zero until it is trained.
-
-        Raises:
-            InputError: this aligner has no linear map.
-        """
+        """Fill the linear map and the standardisation; the MLP gives zero until it is trained."""
         if self.linear is None:
             raise InputError("this aligner has no linear map to start from; make it with linear=True")
-        for tensor, value in ((self.centre, line.centre), (self.spread, line.spread)):
+        tensors = (self.centre, self.spread, self.linear.weight, self.linear.bias)
+        for tensor, value in zip(tensors, line, strict=True):
             tensor.copy_(value)
-        self.linear.weight.copy_(line.weight)
-        self.linear.bias.copy_(line.bias)
-        last: Any = self.net[-1]
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        for parameter in self.net[-1].parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, speaker_embedding: Float[Tensor, "*batch speaker"]) -> Float[Tensor, "*batch identity"]:
         """The unit identity ẑ that each speaker embedding v_spk predicts, float32.
@@ -113,21 +107,11 @@ class Aligner(nn.Module):
         """Write ``model.safetensors`` and ``config.json``, each atomically.
 
         On disk weights are float16, but with a linear map, whose small numbers float16 would lose, float32.
-
-        Args:
-            folder: created if missing.
-            provenance: hashes of the inputs, training settings, seed; stored in ``config.json``, with the versions of
-                torch and of this package. Default: the aligner's own.
-        Raises:
-            InputError: the folder cannot be written to.
+        ``provenance``, the aligner's own by default, has hashes of the inputs, settings and seed; versions are added.
         """
-        from safetensors.torch import save_file
-
         folder = Path(folder)
-        self.provenance = {
-            **(self.provenance if provenance is None else provenance),
-            "versions": versions("torch", "v2f-core"),
-        }
+        given = self.provenance if provenance is None else provenance
+        self.provenance = {**given, "versions": versions("torch", "v2f-core")}
         with atomic_write(folder / WEIGHTS_NAME) as temporary:
             dtype = torch.float16 if self.linear is None else torch.float32
             save_file({name: value.to(dtype).contiguous() for name, value in self.state_dict().items()}, temporary)
@@ -139,13 +123,6 @@ class Aligner(nn.Module):
 
         Raises:
             InputError: a file is missing, damaged, not of finite numbers, or does not fit the settings.
-
-        Example:
-            >>> import tempfile
-            >>> folder = tempfile.mkdtemp()
-            >>> Aligner(speaker_width=8, hidden_width=16).save_pretrained(folder, {"seed": 0})
-            >>> Aligner.from_pretrained(folder).provenance["seed"]
-            0
         """
         remedy = "train an aligner with 'python -m v2f_core stage1', or download it again"
         folder = checked_folder(folder, (CONFIG_NAME, WEIGHTS_NAME), "an aligner's", remedy)

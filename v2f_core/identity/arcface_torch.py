@@ -138,16 +138,9 @@ def differentiable_arcface(path: str | Path) -> TorchArcFace:
 def align_batch(
     images: Float[Tensor, "batch 3 height width"], landmarks: Float[Tensor | np.ndarray, "batch 5 2"]
 ) -> Float[Tensor, "batch 3 112 112"]:
-    """ArcFace's crops of a batch, as `v2f_core.identity.faces.align` makes them, differentiable in the images.
+    """ArcFace's crops of RGB images in [-1, 1], as `v2f_core.identity.faces.align` makes them, with gradient.
 
-    Args:
-        images: RGB in [-1, 1].
-        landmarks: five (x, y) points an image, pixels; they get no gradient.
-
-    Example:
-        >>> from v2f_core.identity.faces import TEMPLATE
-        >>> align_batch(torch.zeros(1, 3, 128, 128), TEMPLATE[None] + 8).shape
-        torch.Size([1, 3, 112, 112])
+    The landmarks, five (x, y) points an image in pixels, get no gradient.
     """
     height, width = images.shape[-2:]
     to_crop = np.stack([similarity(points) for points in np.asarray(torch.as_tensor(landmarks).detach().cpu())])

@@ -54,6 +54,9 @@ def similarity(landmarks: Float[np.ndarray, "5 2"]) -> Float[np.ndarray, "2 3"]:
     A rotation with scaling multiplies by a complex number a, so this is linear regression: a = Σ conj(p) q / Σ |p|²,
     with the centred landmarks p and the centred template q as complex numbers.
 
+    Raises:
+        InputError: the landmarks coincide or are not finite.
+
     Example:
         >>> (similarity(TEMPLATE * 2).round(3) + 0).tolist()  # + 0: no negative zero
         [[0.5, 0.0, 0.0], [0.0, 0.5, 0.0]]
@@ -72,15 +75,7 @@ def similarity(landmarks: Float[np.ndarray, "5 2"]) -> Float[np.ndarray, "2 3"]:
 def align(
     image: UInt8[np.ndarray, "height width 3"], landmarks: Float[np.ndarray, "5 2"]
 ) -> UInt8[np.ndarray, "112 112 3"]:
-    """ArcFace's 112-pixel crop: the same pixels as ``insightface.utils.face_align.norm_crop``.
-
-    Raises:
-        InputError: the landmarks coincide or are not finite.
-
-    Example:
-        >>> align(np.full((200, 200, 3), 7, np.uint8), TEMPLATE + 20).shape
-        (112, 112, 3)
-    """
+    """ArcFace's 112-pixel crop: the same pixels as ``insightface.utils.face_align.norm_crop``."""
     import cv2
 
     return cv2.warpAffine(image, similarity(landmarks), (CROP, CROP), borderValue=0.0)
@@ -95,31 +90,21 @@ def _is_clear(face: Face) -> bool:
     return bool(((placed - TEMPLATE) ** 2).sum(axis=1).mean() < 9)
 
 
-def _static(dim: Any) -> int | None:
-    return dim.dim_value if dim.HasField("dim_value") else None
-
-
 def _kind(model: onnx.ModelProto) -> str | None:
     """'detector', 'arcface' or None, by insightface's rule: ≥ 5 outputs; a square input and one vector out."""
     graph = model.graph
-    weights = {tensor.name for tensor in graph.initializer}
-    read = {name for node in graph.node for name in node.input} - weights
-    inputs = [i for i in graph.input if i.name in read]
     if len(graph.output) >= 5:
         # 9 or 15 are SCRFD's, 12 YuNet's; with 6 or 10 there are no landmarks to align by
         return "detector" if len(graph.output) in (9, YUNET, 15) else None
-    shape = [_static(d) for d in inputs[0].type.tensor_type.shape.dim]
-    out = [_static(d) for d in graph.output[0].type.tensor_type.shape.dim]
+    read = {name for node in graph.node for name in node.input} - {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name in read]
+    shape, out = ([dim.dim_value for dim in v.type.tensor_type.shape.dim] for v in (inputs[0], graph.output[0]))
     square = len(shape) == 4 and shape[2] == shape[3] == CROP
-    return "arcface" if len(inputs) == 1 and square and out[-1:] in ([512], [128], [None]) else None
+    return "arcface" if len(inputs) == 1 and square and out[-1:] in ([512], [128], [0]) else None  # 0: not told
 
 
 def find_nets(folder: str | Path) -> tuple[Path, Path]:
-    """The detector and the ArcFace net of a pack: (detector, arcface), the first of each by file name.
-
-    Raises:
-        InputError: the folder, the detector or the ArcFace net is missing, or a file is no ONNX net.
-    """
+    """The detector and the ArcFace net of a pack: (detector, arcface), the first of each by file name."""
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give an insightface pack (det_*.onnx and an ArcFace net)")
@@ -204,12 +189,7 @@ class FacePack:
 
     @classmethod
     def from_folder(cls, folder: str | Path, device: str = "cpu") -> FacePack:
-        """Open a pack.
-
-        Args:
-            folder: an insightface-style pack folder.
-            device: "cpu", "cuda", "cuda:1" or "mps". If ONNX Runtime cannot use it, it runs on the CPU, for CUDA with
-                a warning.
+        """Open a pack on "cpu", "cuda", "cuda:1" or "mps"; what ONNX Runtime cannot use runs on the CPU.
 
         Raises:
             InputError: a net is missing or broken, or the device is of another kind.
@@ -236,8 +216,8 @@ class FacePack:
         """All upright faces of an RGB image, the largest first.
 
         Detectors find faces that lie on their side or their head too, but put the landmarks where an upright face has
-        them, so that the crop shows nobody. Where a face is in doubt, the detector must be surer of it than of its
-        picture turned by 90, 180 and 270 degrees.
+        them. Where a face is in doubt, the detector must be surer of it than of its picture turned by 90, 180 and 270
+        degrees.
         """
         return [face for face in self._find(image) if _is_clear(face) or self._is_upright(image, face)]
 

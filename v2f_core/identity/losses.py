@@ -24,15 +24,13 @@ class AMSoftmax(nn.Module):
     Args:
         classes: how many persons there are in training.
         dim: width of an identity.
-        scale: s, the sharpness of the softmax.
-        margin: m, in units of cosine.
-        centroids: (classes, dim) *fixed* class vectors, such as each person's mean z_arc; they tie ẑ to ArcFace.
-            None: trained class vectors, which separate persons but do not place them.
+        scale, margin: s, the sharpness of the softmax; m, in units of cosine.
+        centroids: *fixed* class vectors, such as each person's mean z_arc; they tie ẑ to ArcFace. Without them class
+            vectors are trained: these separate persons but do not place them.
         generator: draws the initial values of trained class vectors.
     Raises:
-        InputError: the scale is not positive and finite, the margin lies outside 0 to 2, there are fewer than two
-            classes, or the centroids have another shape; in a call, a label has no class, or an identity is zero or
-            NaN.
+        InputError: a number is out of its range, or the centroids have another shape; in a call, a label has no class,
+            or an identity is zero or NaN.
 
     Example:
         >>> loss = AMSoftmax(classes=2, dim=2, scale=1.0, margin=0.0, centroids=torch.eye(2))
@@ -87,11 +85,7 @@ class ArcFaceLoss(AMSoftmax):
     (after a step down of about s·m²/2 at π − m), as in the authors' code. Deng et al. 2019, "ArcFace: Additive Angular
     Margin Loss for Deep Face Recognition"; s and m are theirs.
 
-    Args:
-        classes, dim, scale, centroids, generator: as for :class:`AMSoftmax`.
-        margin: m, in radians, within [0, π/2].
-    Raises:
-        InputError: as :class:`AMSoftmax`, and for a margin outside [0, π/2].
+    Arguments and errors are those of :class:`AMSoftmax`, but m is in radians, within [0, π/2].
 
     Example:
         >>> loss = ArcFaceLoss(classes=2, dim=2, scale=1.0, margin=torch.pi / 2, centroids=torch.eye(2))
@@ -128,7 +122,6 @@ class InfoNCE(nn.Module):
 
     Args:
         temperature: τ; the paper gives none.
-        two_sided: average with the loss face → speech, as CLIP does (Radford et al. 2021). The paper's is one-sided.
     Raises:
         InputError: the temperature is not positive; in a call, a vector is zero or NaN.
 
@@ -138,11 +131,11 @@ class InfoNCE(nn.Module):
         tensor(0.3133)
     """
 
-    def __init__(self, temperature: float = 0.07, two_sided: bool = False):
+    def __init__(self, temperature: float = 0.07):
         super().__init__()
         if not 0 < temperature < math.inf:
             raise InputError(f"temperature {temperature}: expected a positive number, such as 0.07")
-        self.temperature, self.two_sided = temperature, two_sided
+        self.temperature = temperature
 
     def forward(
         self,
@@ -159,22 +152,13 @@ class InfoNCE(nn.Module):
         if label is not None:
             same_person = (label[:, None] == label) & (target[:, None] != target)
             logits = logits.masked_fill(same_person, -torch.inf)
-        loss = F.cross_entropy(logits, target)
-        # the mask is symmetric, so the transpose has the logits of the other direction
-        return (loss + F.cross_entropy(logits.T, target)) / 2 if self.two_sided else loss
+        return F.cross_entropy(logits, target)
 
 
 def cosine_regression(identity: Float[Tensor, "batch dim"], face: Float[Tensor, "batch dim"]) -> Float[Tensor, ""]:
     """Mean of 1 − cos(ẑ, z): "w/ CosReg" of Table 4, and the λ_cos term of :class:`IdentityLoss`.
 
     Its minimiser is the direction of the conditional mean E[z | voice], which has the highest expected cosine.
-
-    Raises:
-        InputError: a vector is zero or NaN.
-
-    Example:
-        >>> cosine_regression(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]))
-        tensor(1.)
     """
     return 1 - (normalise(identity) * normalise(face)).sum(dim=-1).mean()
 

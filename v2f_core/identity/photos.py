@@ -33,9 +33,9 @@ MOST_PIXELS = 50_000_000  # as large as cameras have; 150 MB in memory
 
 
 def read_image(path: str | Path) -> UInt8[np.ndarray, "height width 3"]:
-    """A picture as upright RGB: the orientation that a camera wrote into it is applied; grey of 16 bits is scaled.
+    """A picture (of an animation the first) as upright RGB; grey of 16 bits is scaled.
 
-    The size is read before anything is decoded. Of an animation this is the first picture.
+    The size is read before anything is decoded, and the orientation that a camera wrote into it is applied.
 
     Raises:
         InputError: the file is missing, no regular file (a pipe or a device), damaged, no picture or one of another

@@ -78,15 +78,6 @@ def as_floats(model: onnx.ModelProto) -> onnx.ModelProto:
     """The same net with each integer weight replaced by the float that it stands for; changed in place.
 
     Weights that are listed as inputs too, as old exporters did, and inputs that nothing reads, are no inputs any more.
-
-    Example:
-        >>> from onnx import TensorProto, helper
-        >>> numbers = {"q": np.int8([[2, 4]]), "scale": np.float32(0.5), "zero": np.int8(0)}
-        >>> weights = [numpy_helper.from_array(np.asarray(value), name) for name, value in numbers.items()]
-        >>> node = helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["w"])
-        >>> model = as_floats(helper.make_model(helper.make_graph([node], "net", [], [], weights)))
-        >>> numpy_helper.to_array(model.graph.initializer[-1]), len(model.graph.node)
-        (array([[1., 2.]], dtype=float32), 0)
     """
     graph = model.graph
     weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}

@@ -31,13 +31,7 @@ def face_table(
     labels: Sequence[str] = (),
     size: int = 110,
 ) -> HTML:
-    """Faces in rows and columns.
-
-    Args:
-        rows: pictures, the same number in each row; None is an empty place.
-        columns: a heading for each column, or nothing.
-        labels: a label for each row, or nothing.
-        size: side of a picture on the page, CSS pixels.
+    """Faces of ``size`` CSS pixels in rows and columns (None is an empty place), with headings and labels, or none.
 
     Raises:
         InputError: rows of different lengths, or headings that are too few or too many.
@@ -70,27 +64,12 @@ def face_table(
 
 
 def mark() -> str:
-    """The note below faces: MiniVox's faces are all synthetic; with other data only the drawn ones are.
-
-    Example:
-        >>> mark()
-        'all faces are synthetic'
-    """
+    """The note below faces: MiniVox's faces are all synthetic; with other data only the drawn ones are."""
     return "all faces are synthetic" if load_profile().dataset_is_packed else "faces drawn by the model are synthetic"
 
 
 def picture(face: UInt8[np.ndarray, "_ _ 3"], size: int, alt: str = "") -> str:
-    """An ``img`` element with its picture embedded as WebP.
-
-    Args:
-        face: RGB.
-        size: side on the page, CSS pixels.
-        alt: the alternative text.
-
-    Example:
-        >>> picture(np.zeros((8, 8, 3), np.uint8), 8, "black").startswith('<img src="data:image/webp;base64,')
-        True
-    """
+    """An ``img`` element of ``size`` CSS pixels with its picture embedded as WebP."""
     from PIL import Image
 
     data = io.BytesIO()

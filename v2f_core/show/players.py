@@ -34,20 +34,7 @@ _BESIDE = '<img style="display:inline; margin:0"'  # some style sheets put each 
 
 
 def mp3(wave: Float[np.ndarray, " samples"], rate: int = SAMPLE_RATE) -> bytes:
-    """A mono recording as MP3, about 4 kB a second.
-
-    Args:
-        wave: samples in [-1, 1].
-        rate: samples a second.
-
-    Raises:
-        InputError: the recording is empty, or too long to embed (more than 20 kB).
-
-    Example:
-        >>> second = np.sin(np.arange(16_000) / 20).astype(np.float32)
-        >>> 1_000 < len(mp3(second)) < 6_000
-        True
-    """
+    """A mono recording, samples in [-1, 1], as MP3, about 4 kB a second; none and more than 20 kB are refused."""
     import soundfile
 
     if len(wave) == 0:
@@ -66,16 +53,7 @@ def cards(
     faces: Sequence[Sequence[UInt8[np.ndarray, "_ _ 3"]]] = (),
     size: int = 96,
 ) -> HTML:
-    """One card a recording: faces (if any) side by side, a player, a caption; below all, a note on the faces.
-
-    Args:
-        waves: mono recordings, 16 kHz.
-        captions: one line each.
-        faces: the pictures above each player, one list a recording; or nothing.
-        size: side of a picture on the page, CSS pixels.
-
-    Raises:
-        InputError: the lists differ in length.
+    """One card a recording (mono, 16 kHz): faces of ``size`` CSS pixels, if any, a player, a caption; and a note.
 
     Example:
         >>> page = cards([np.zeros(800, np.float32)], ["silence"])
@@ -85,8 +63,6 @@ def cards(
     from IPython.display import HTML
 
     rows = list(faces) or [[] for _ in waves]
-    if not len(waves) == len(captions) == len(rows):
-        raise InputError(f"{len(waves)} recordings, {len(captions)} captions, {len(rows)} rows of faces; give as many")
     width = max([200, *((size + 4) * len(row) for row in rows)])
     page = []
     for wave, caption, row in zip(waves, captions, rows, strict=True):
@@ -99,19 +75,10 @@ def cards(
 
 
 class Recorder:
-    """A button that records from the microphone, and a field that takes a file, for the last line of a cell.
+    """A button that records 1 to 30 seconds from the microphone, and a field that takes a file, for a cell's last line.
 
     The sound goes from the browser to the kernel and into a temporary folder, which is removed when the kernel ends. A
     stored notebook holds a line of text in its place.
-
-    Args:
-        seconds: how long to record.
-
-    Attributes:
-        widget: the button, the field, and the hidden one through which the sound comes.
-
-    Raises:
-        InputError: not between 1 and 30 seconds.
 
     Example:
         >>> recorder = Recorder()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,14 +23,7 @@ LONGEST = 600  # characters of an alternative text: a screen reader reads all of
 
 
 def use_style() -> None:
-    """Set this package's style for matplotlib and seaborn; in Jupyter, figures get alternative texts too.
-
-    Example:
-        >>> use_style()
-        >>> import matplotlib
-        >>> matplotlib.rcParams["axes.spines.top"]
-        False
-    """
+    """Set this package's style for matplotlib and seaborn; in Jupyter, figures get alternative texts too."""
     import seaborn as sns
 
     _add_texts()
@@ -55,32 +48,17 @@ def use_style() -> None:
 
 @dataclass(frozen=True)
 class GalleryRow:
-    """One line of a gallery.
+    """One line of a gallery."""
 
-    Attributes:
-        label: the speaker's name.
-        wave: the recording, mono.
-        generated: faces drawn from the voice.
-        truth: the speaker's face; None if unknown.
-        captions: one for each generated face.
-    """
-
-    label: str
+    label: str  # the speaker's name
     wave: Float[np.ndarray, " samples"]
-    generated: Sequence[UInt8[np.ndarray, "height width 3"]]
-    truth: UInt8[np.ndarray, "height width 3"] | None = None
-    captions: Sequence[str] = field(default_factory=tuple)
+    generated: Sequence[UInt8[np.ndarray, "height width 3"]]  # faces drawn from the voice
+    truth: UInt8[np.ndarray, "height width 3"] | None = None  # the speaker's face
+    captions: Sequence[str] = ()  # one for each generated face
 
 
 def gallery(rows: Sequence[GalleryRow], title: str = "", rate: int = 16_000) -> Figure:
-    """Voice → true face | generated faces, one line a recording.
-
-    Example:
-        >>> face = np.zeros((8, 8, 3), np.uint8)
-        >>> figure = gallery([GalleryRow("Ada", np.zeros(1600, np.float32), [face] * 4, face)])
-        >>> len(figure.axes)  # spectrogram, true face, four generated
-        6
-    """
+    """Voice → true face | generated faces, one line a recording."""
     import matplotlib.pyplot as plt
 
     use_style()
@@ -108,20 +86,9 @@ def gallery(rows: Sequence[GalleryRow], title: str = "", rate: int = 16_000) -> 
 def intervals(
     table: pd.DataFrame, value: str, ax: Axes | None = None, marks: Mapping[str, float] | None = None
 ) -> Figure:
-    """Horizontal bars with intervals, one for each row, and dashed lines at marks such as chance.
+    """Horizontal bars with intervals, one for each row, and dashed lines at marks (name → position) such as chance.
 
-    Args:
-        table: columns ``system``, ``value``, ``value low`` and ``value high`` for the given ``value``.
-        value: name of the column that is drawn.
-        ax: axes to draw into; by default those of a new figure.
-        marks: name → position.
-
-    Example:
-        >>> import pandas as pd
-        >>> rows = [("mean face", 0.4, 0.38, 0.42), ("ours", 0.6, 0.55, 0.65)]
-        >>> table = pd.DataFrame(rows, columns=["system", "R@10", "R@10 low", "R@10 high"])
-        >>> intervals(table, "R@10", marks={"chance": 0.1}).axes[0].get_xlabel()
-        'R@10'
+    The table has columns ``system`` and, for the given ``value`` such as "R@10", ``R@10``, ``R@10 low``, ``R@10 high``.
     """
     import matplotlib.pyplot as plt
 
@@ -144,21 +111,9 @@ def intervals(
 def forest(table: pd.DataFrame, metrics: Sequence[str], against: str) -> Figure:
     """One panel a metric: every system's value and interval, and a dotted line at the value of ``against``.
 
-    If the table has paired gains, their interval is a thick bar: a system differs from ``against`` if its thick bar is
-    clear of the dotted line. The thin bar is the interval of the value itself over persons.
-
-    Args:
-        table: a row for each system and metric, with ``value``, ``low`` and ``high``, and perhaps ``gain low`` and
-            ``gain high`` over ``against``.
-        metrics: the panels.
-        against: the system that the others are compared with.
-
-    Example:
-        >>> import pandas as pd
-        >>> row = {"metric": "cosine", "value": 0.2, "low": 0.1, "high": 0.3}
-        >>> figure = forest(pd.DataFrame([{**row, "system": "a"}, {**row, "system": "b"}]), ["cosine"], "a")
-        >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
-        ['a', 'b']
+    The table has a row for each system and metric, with ``value``, ``low`` and ``high`` (a thin bar: the interval over
+    persons). If it has paired gains, ``gain low`` and ``gain high``, their interval is a thick bar: a system differs
+    from ``against`` if its thick bar is clear of the dotted line.
     """
     import matplotlib.pyplot as plt
 
@@ -274,10 +229,5 @@ def _panel(ax: Axes) -> str:
 
 
 def plain(text: str) -> str:
-    """A label without TeX's signs and line breaks, to be read out.
-
-    Example:
-        >>> plain(r"cosine of $\\hat z$")
-        'cosine of z'
-    """
+    """A label without TeX's signs and line breaks, to be read out."""
     return " ".join(re.sub(r"\\(bar|hat|sqrt|math[a-z]+|rm|text|var(?=phi))|[\\${}]", "", text).split())

@@ -23,15 +23,8 @@ VIEW = "application/vnd.jupyter.widget-view+json"
 class Sliders:
     """Sliders above a picture, for the last line of a cell.
 
-    Each picture is drawn once, when the sliders first reach its values, and then cached.
-
-    Args:
-        draw: takes a value of each slider by name; returns HTML or a matplotlib figure.
-        places: name → the values of the slider.
-        start: name → the initial value; by default the first.
-
-    Raises:
-        InputError: a slider has no values, or its initial value is not among them.
+    ``draw`` takes a value of each slider by name and returns HTML or a matplotlib figure; a picture is drawn once, when
+    its values are first reached. ``places`` are the values of each slider, ``start`` the initial ones, else the first.
 
     Example:
         >>> sliders = Sliders(lambda t: f"<b>{t:.0%}</b>", {"t": [0.0, 0.5, 1.0]}, {"t": 0.5})

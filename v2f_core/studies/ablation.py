@@ -53,31 +53,16 @@ COLUMNS = ["system", "mode", "parts", "seed", "person", "metric", "value"]
 
 @dataclass(frozen=True)
 class Ablation:
-    """A row of a table.
+    """A row of a table."""
 
-    Attributes:
-        system: its name, unique within the table.
-        critic: L_self; None is "w/o DSC".
-        weight_self: λ_self; None takes :data:`v2f_core.studies.critics.BALANCED`.
-        trains: the part that L_self trains: "both", "aligner" or "lora".
-        regression: Stage I by cosine regression alone ("CosReg" of Table 4), without L_id's other terms.
-        stage2: settings of Stage II that differ from the profile's.
-        speech: "w/o ArcFace": speech is mapped to the condition, without an identity and without Stage II.
-        draws: number of faces of which the one most like ẑ is kept.
-
-    Example:
-        >>> TABLES["table4"][0].system
-        'w/o ArcFace'
-    """
-
-    system: str
-    critic: Critic | None = None
-    weight_self: float | None = None
-    trains: str = "both"
-    regression: bool = False
-    stage2: Mapping[str, Any] = field(default_factory=dict)
-    speech: bool = False
-    draws: int = 1
+    system: str  # its name, unique within the table
+    critic: Critic | None = None  # L_self; None is "w/o DSC"
+    weight_self: float | None = None  # λ_self; None takes `critics.BALANCED`
+    trains: str = "both"  # the part that L_self trains: "both", "aligner" or "lora"
+    regression: bool = False  # Stage I by cosine regression alone ("CosReg" of Table 4)
+    stage2: Mapping[str, Any] = field(default_factory=dict)  # settings of Stage II that differ from the profile's
+    speech: bool = False  # "w/o ArcFace": speech is mapped to the condition, without an identity and without Stage II
+    draws: int = 1  # number of faces of which the one most like ẑ is kept
 
     @property
     def mode(self) -> str:
@@ -191,16 +176,7 @@ TABLES: Mapping[str, tuple[Ablation, ...]] = MappingProxyType(
 
 
 def table(name: str) -> tuple[Ablation, ...]:
-    """The systems of a table.
-
-    Raises:
-        InputError: there is no table of this name.
-
-    Example:
-        >>> table("5")
-        Traceback (most recent call last):
-        v2f_core.errors.InputError: 5: no such table; choose from table4, modes, attempts, …
-    """
+    """The systems of a table."""
     if name not in TABLES:
         raise InputError(f"{name}: no such table; choose from {', '.join(TABLES)}")
     return TABLES[name]
@@ -255,11 +231,7 @@ def _ranks(of: str, scores: np.ndarray, sexes: np.ndarray) -> dict[str, np.ndarr
 
 
 def summary(tidy: pd.DataFrame, against: str = WITHOUT, resamples: int = 2000) -> pd.DataFrame:
-    """The table engine's summary of tidy rows, with R@5 and R@10 in place of ranks, and gains over ``against``.
-
-    Raises:
-        InputError: systems were measured on different persons.
-    """
+    """The table engine's summary of tidy rows, with R@5 and R@10 in place of ranks, and gains over ``against``."""
     is_rank, of_the_set = tidy.metric.str.startswith("rank"), tidy.person == ""
     ranks = tidy[is_rank]
     recalls = [
@@ -270,17 +242,12 @@ def summary(tidy: pd.DataFrame, against: str = WITHOUT, resamples: int = 2000) -
     return tables.summarise(rows, against, resamples)
 
 
-def markdown(table: pd.DataFrame, shown: tuple[str, ...]) -> str:
-    """Some metrics of a :func:`summary` as Markdown: value [interval], and the gain with its interval."""
-    return tables.markdown(tables.wide(table, shown), shown)
-
-
 def save(tidy: pd.DataFrame, name: str, folder: str | Path, shown: tuple[str, ...]) -> pd.DataFrame:
     """Write the tidy rows, their summary as CSV and some metrics as Markdown; returns the summary."""
     table = summary(tidy)
     tables.write(folder, f"{name}_persons.csv.gz", tidy)
     tables.write(folder, f"{name}.csv", table)
-    tables.write(folder, f"{name}.md", markdown(table, shown))
+    tables.write(folder, f"{name}.md", tables.markdown(tables.wide(table, shown), shown))
     return table
 
 
@@ -301,11 +268,7 @@ def train_cosreg(training: Pairs, validation: Pairs, aligner: Aligner) -> Aligne
 
 
 def stored_cosreg(training: Pairs, validation: Pairs, aligner: Aligner) -> Aligner:
-    """:func:`train_cosreg`, or its result from the cache for the same embeddings and settings.
-
-    Raises:
-        InputError: the aligner's config has no settings of a training.
-    """
+    """:func:`train_cosreg`, or its result from the cache for the same embeddings and settings."""
     digest = hashlib.sha256(json.dumps(_settings(aligner), sort_keys=True).encode())
     for tensor in (training.voice, training.face, validation.voice, validation.face):
         digest.update(tensor[:].numpy().tobytes())

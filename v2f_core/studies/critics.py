@@ -30,12 +30,8 @@ def contrast(
 ) -> Losses:
     """−log softmax_j(−r_j/τ): the speaker's own ẑ must explain the face better than others' of the same sex, and null.
 
-    r_j is the mean square of ε(z_t, P(ẑ_j)) − ε. The adapters get no gradient from the negatives: else they could lower
-    the loss by predicting worse under these.
-
-    Args:
-        negatives: K, how many other speakers of the batch.
-        temperature: τ, in units of r.
+    r_j is the mean square of ε(z_t, P(ẑ_j)) − ε, and τ is in its units. The adapters get no gradient from the
+    negatives: else they could lower the loss by predicting worse under these.
     """
     own = mean_square(view.predict(identity) - view.noise)
     rows, exists = draw_negatives(faces.women, negatives, view.generator)
@@ -125,12 +121,7 @@ CRITICS: Mapping[str, Critic] = MappingProxyType(
 
 
 def innermost(critic: Critic) -> str:
-    """The name of the innermost critic, without the functions that change its input.
-
-    Example:
-        >>> innermost(partial(anchored, critic=partial(generated, critic=cycle)))
-        'cycle'
-    """
+    """The name of the innermost critic, without the functions that change its input."""
     while isinstance(critic, partial) and "critic" in critic.keywords:
         critic = critic.keywords["critic"]
     return critic.func.__name__ if isinstance(critic, partial) else critic.__name__
@@ -139,13 +130,7 @@ def innermost(critic: Critic) -> str:
 def draw_negatives(
     women: Bool[Tensor, " batch"], count: int, generator: torch.Generator
 ) -> tuple[Int[Tensor, "batch count"], Bool[Tensor, "batch count"]]:
-    """For each row of a batch, ``count`` different other rows of the same sex; and a mask of those that exist.
-
-    Example:
-        >>> rows, exists = draw_negatives(torch.tensor([True, True, False]), 2, torch.Generator())
-        >>> exists.tolist(), rows[0, 0].item(), rows[1, 0].item()
-        ([[True, False], [True, False], [False, False]], 1, 0)
-    """
+    """For each row of a batch, ``count`` different other rows of the same sex; and a mask of those that exist."""
     batch = len(women)
     rival = (women[:, None] == women) & ~torch.eye(batch, dtype=torch.bool, device=women.device)
     keys = torch.rand(batch, batch, generator=generator, device=generator.device).to(women.device)

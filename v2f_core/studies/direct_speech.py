@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from tqdm import trange
 
 from v2f_core.artefacts.checkpoints import load_checkpoint, save_checkpoint
 from v2f_core.artefacts.files import folder_hash
@@ -45,26 +46,13 @@ class SpeechConditionSettings:
 
 
 class SpeechCondition(nn.Module):
-    """v_spk → cross-attention tokens; before training every output is the null condition.
-
-    Args:
-        speaker_width: of v_spk.
-        null: the tokens of the empty prompt, which are frozen.
-        hidden_width: of the two hidden layers.
-
-    Example:
-        >>> net = SpeechCondition(8, torch.zeros(1, 5, 6)).eval()
-        >>> net(torch.randn(3, 8)).shape
-        torch.Size([3, 5, 6])
-    """
+    """v_spk → cross-attention tokens; before training all are ``null``, the frozen tokens of the empty prompt."""
 
     def __init__(self, speaker_width: int, null: Float[Tensor, "1 tokens width"], hidden_width: int = 384) -> None:
         super().__init__()
         self.net = Aligner(speaker_width, hidden_width, null.numel()).net
-        last = self.net[-1]
-        assert isinstance(last, nn.Linear)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        for parameter in self.net[-1].parameters():
+            nn.init.zeros_(parameter)
         self.register_buffer("null", null.detach().clone())
 
     def forward(self, speaker_embedding: Float[Tensor, "batch speaker"]) -> Float[Tensor, "batch tokens width"]:
@@ -82,13 +70,8 @@ def train_speech_condition(
 ) -> SpeechCondition:
     """Train on the faces of the training persons, or read the weights that an earlier call wrote to ``path``.
 
-    The prior is frozen; the net comes back on the CPU.
-
-    Raises:
-        InputError: the file holds another training.
+    The prior is frozen; the net comes back on the CPU. A file of another training is refused.
     """
-    from tqdm import trange
-
     training = training.to(prior.device)
     inputs = {**provenance, **asdict(settings)}
     generator = torch.Generator().manual_seed(settings.seed)
@@ -127,11 +110,7 @@ def stored_speech_condition(
     pack: FacePack,
     folder: Path,
 ) -> SpeechCondition:
-    """The net of a profile's training persons: trained on their latents, or read from a folder.
-
-    Raises:
-        InputError: a part of the profile is missing, or too many pictures are bad.
-    """
+    """The net of a profile's training persons: trained on their latents, or read from a folder."""
     latents = stored_latents(profile, manifest, prior, pack)
     pairs = pair_faces(manifest, voices, faces, latents, "train", prior.latent_shape)
     hashes = {name: folder_hash(profile.part(name)) for name in (profile.encoder, "prior")}

@@ -1,8 +1,8 @@
 """Similarity of two spaces of embeddings (speech and faces, before and after a map), and quality of a 2-D picture.
 
-Rows of two spaces are the same persons in the same order. Leave out persons without a detected face (zero rows), and
-give their number. Sex alone makes two spaces similar, so read each value within sex and beside its value for shuffled
-rows.
+Rows of two spaces are the same persons in the same order. Leave out persons without a detected face (zero rows). Sex
+alone makes two spaces similar, so read each value within sex and beside its value for shuffled rows. Spaces of
+different lengths, too few points, NaN, and points that are all alike are refused with an InputError.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Integer
+from sklearn.manifold import trustworthiness
+from sklearn.neighbors import NearestNeighbors
 
 from v2f_core.errors import InputError
 
@@ -21,9 +23,6 @@ def cka(x: Float[np.ndarray, "n dim_x"], y: Float[np.ndarray, "m dim_y"]) -> flo
     Unchanged by rotation, shift and scale of either space. The plain form (Kornblith et al. 2019) nears 1 for *random*
     spaces that are wider than there are persons, which is our case; this one takes HSIC's unbiased estimator (Song et
     al. 2012) in all three places, has mean near 0 for unrelated spaces, and can fall below 0.
-
-    Raises:
-        InputError: not as many rows in both, fewer than four, NaN, or a space whose points do not differ.
 
     Example:
         >>> x = np.random.default_rng(0).standard_normal((50, 8))
@@ -44,9 +43,6 @@ def mutual_knn(
 
     Chance is k / (n − 1). Nearest by cosine, without the person; of exact ties the earlier row is taken. For "within
     sex", give the rows of one sex.
-
-    Raises:
-        InputError: not as many rows in both, k outside 1 … n − 2, NaN, or a zero vector.
 
     Example:
         >>> x = np.random.default_rng(0).standard_normal((20, 4))
@@ -73,16 +69,11 @@ def preservation(space: Float[np.ndarray, "n dim"], picture: Float[np.ndarray, "
 
     By Euclidean distance, which orders unit vectors as the cosine does (Venna and Kaski 2001, by scikit-learn).
 
-    Raises:
-        InputError: not as many rows in both, NaN, or k not below n / 2.
-
     Example:
         >>> z = np.random.default_rng(0).standard_normal((40, 2))
         >>> preservation(z, 0.5 * z, k=5)
         Preservation(trustworthiness=1.0, continuity=1.0, shared=1.0)
     """
-    from sklearn.manifold import trustworthiness
-
     space, picture = _spaces(3, space, picture)
     if not 1 <= k < len(space) / 2:
         raise InputError(f"k={k} neighbours of {len(space)} points: expected at least 1 and fewer than half of them")
@@ -105,8 +96,6 @@ def _hsic(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def _neighbours(x: np.ndarray, k: int) -> Integer[np.ndarray, "n k"]:
-    from sklearn.neighbors import NearestNeighbors
-
     if not 1 <= k <= len(x) - 2:
         raise InputError(f"k={k} neighbours of {len(x)} points: expected 1 to {len(x) - 2}")
     return NearestNeighbors(n_neighbors=k, algorithm="brute").fit(x).kneighbors(return_distance=False)

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,9 +17,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from v2f_core.artefacts.files import folder_hash
-from v2f_core.artefacts.loading import read_json
 from v2f_core.artefacts.profiles import Profile, cache_folder
-from v2f_core.artefacts.store import PROVENANCE_NAME, Embedder, Embeddings, extract, load
+from v2f_core.artefacts.store import Embedder, Embeddings, extract, load
 from v2f_core.data.manifest import Manifest
 from v2f_core.errors import InputError
 from v2f_core.identity.faces import FacePack
@@ -34,16 +33,9 @@ NO_FACE = "no face found in it; expected one face, upright and unobscured"
 READY = "embeddings"  # a dataset's folder of stores, named as the profile's parts are
 RIVAL = 0.25  # of the largest face's area: a bystander far behind is smaller
 
-Precision = Literal["fp32", "bf16"]  # of encoders; bf16 is several times as fast on a GPU that has it
-
 
 def embed_dataset(
-    profile: Profile,
-    manifest: Manifest,
-    device: str = "cpu",
-    workers: int = 0,
-    precision: Precision | None = None,
-    max_bad: float = 0.05,
+    profile: Profile, manifest: Manifest, device: str = "cpu", workers: int = 0, max_bad: float = 0.05
 ) -> tuple[Embeddings, Embeddings]:
     """Voices and faces of a profile's whole dataset, from the cache; missing ones are extracted first.
 
@@ -52,11 +44,9 @@ def embed_dataset(
 
     Args:
         device, workers: where to compute, and threads that read files.
-        precision: of the voices, see :func:`precision_of`; ArcFace is always in fp32.
         max_bad: the share of bad files above which an error is raised.
     Raises:
-        InputError: a part of the profile is missing or damaged, the store is of another precision, or too many files
-            are bad.
+        InputError: a part of the profile is missing or damaged, or too many files are bad.
     """
     join(device)
     device = own_device(device)
@@ -68,18 +58,19 @@ def embed_dataset(
     if profile.ast_frames:
         length += f" {profile.ast_frames} cut"
     items = list(manifest.table.path)
-    if profile.own_data:
-        items += [f"{stat.st_size} {stat.st_mtime_ns}" for stat in (path.stat() for path in existing(manifest))]
+    if profile.own_data:  # files of one's own change
+        paths = manifest.absolute(manifest.table)
+        if lost := [path for path in paths if not path.is_file()]:
+            raise InputError(
+                f"{lost[0]}: no such file ({len(lost)} of {len(paths)} are missing); mend the table or the folder"
+            )
+        items += [f"{stat.st_size} {stat.st_mtime_ns}" for stat in (path.stat() for path in paths)]
     folder = store_folder("embeddings", [READING, folder_hash(speech), folder_hash(pack), length, *items])
     encoder = load_encoder(profile.encoder, speech, profile.ast_frames).to(device)
-    chosen = precision_of(folder / "voices", device, precision)
-    seconds = profile.clip_seconds
-    voices = extract_voices(
-        manifest, encoder, speech, folder / "voices", seconds, chosen, workers=workers, max_bad=max_bad
-    )
+    how: dict[str, Any] = {"workers": workers, "max_bad": max_bad}
+    voices = extract_voices(manifest, encoder, speech, folder / "voices", profile.clip_seconds, **how)
     faces = FacePack.from_folder(pack, device)
-    seen = extract_faces(manifest, faces, pack, folder / "faces", profile.own_data, workers=workers, max_bad=max_bad)
-    return voices, seen
+    return voices, extract_faces(manifest, faces, pack, folder / "faces", profile.own_data, **how)
 
 
 def _ready(manifest: Manifest, part: str, weights: Path) -> Embeddings:
@@ -90,41 +81,16 @@ def _ready(manifest: Manifest, part: str, weights: Path) -> Embeddings:
     return store
 
 
-def existing(manifest: Manifest) -> list[Path]:
-    """All files of a manifest.
-
-    Raises:
-        InputError: one of them is not there.
-    """
-    paths = manifest.absolute(manifest.table)
-    if lost := [path for path in paths if not path.is_file()]:
-        raise InputError(
-            f"{lost[0]}: no such file ({len(lost)} of {len(paths)} are missing); mend the table or the folder"
-        )
-    return paths
-
-
 def extract_voices(
-    manifest: Manifest,
-    encoder: SpeechEncoder,
-    weights: Path,
-    folder: str | Path,
-    seconds: float,
-    precision: Precision = "fp32",
-    **settings: Any,
+    manifest: Manifest, encoder: SpeechEncoder, weights: Path, folder: str | Path, seconds: float, **settings: Any
 ) -> Embeddings:
-    """Speaker embeddings of every window of a dataset's recordings, in a store.
+    """Speaker embeddings of every window (of ``seconds``) of a dataset's recordings, in a store.
 
-    Args:
-        weights: the encoder's folder, whose hash goes into the provenance.
-        folder: the store.
-        seconds: length of a window.
-        precision: of the encoder.
-        settings: see :func:`~v2f_core.artefacts.store.extract`.
+    The hash of ``weights``, the encoder's folder, goes into the provenance; ``settings`` are those of
+    :func:`~v2f_core.artefacts.store.extract`.
     """
     provenance = {"what": "speaker embeddings", "weights_sha256": folder_hash(weights), "seconds": seconds}
-    provenance |= precision_entry(precision)
-    items, embed = manifest.voices().path.tolist(), voice_embedder(encoder, precision)
+    items, embed = manifest.voices().path.tolist(), voice_embedder(encoder)
     read = partial(read_clips, seconds=seconds)
     return extract(manifest.root, items, embed, folder, provenance, describe="voices", decode=read, **settings)
 
@@ -152,15 +118,14 @@ def _identity(pack: FacePack, picture: UInt8[np.ndarray, "_ _ 3"], one_face: boo
     return torch.from_numpy(identity) if found[0] else InputError(NO_FACE)
 
 
-def voice_embedder(encoder: SpeechEncoder, precision: Precision = "fp32") -> Embedder:
+def voice_embedder(encoder: SpeechEncoder) -> Embedder:
     """A function that embeds the windows of some recordings together; gives each recording's embeddings."""
 
     def embed(recordings: Sequence[Float[Tensor, "_ samples"]]) -> list[Float[Tensor, "_ speaker"]]:
         device = next(encoder.parameters()).device if isinstance(encoder, torch.nn.Module) else torch.device("cpu")
         # a long recording has hundreds of windows: bound how many the encoder gets at once
         parts = torch.cat(list(recordings)).split(WINDOWS_AT_ONCE)
-        with autocast(precision, device):
-            embedded = torch.cat([encoder.embed(part.to(device)) for part in parts])
+        embedded = torch.cat([encoder.embed(part.to(device)) for part in parts])
         return list(embedded.float().split([len(windows) for windows in recordings]))
 
     return embed
@@ -170,29 +135,3 @@ def store_folder(kind: str, made_from: Iterable[str]) -> Path:
     """The cache's folder for a store, named after the hashes and files that it is made from."""
     listing = "\n".join(made_from)
     return cache_folder() / f"{kind}-{hashlib.sha256(listing.encode()).hexdigest()[:12]}"
-
-
-def precision_of(folder: str | Path, device: str | torch.device, wanted: Precision | None = None) -> Precision:
-    """The precision to extract in: the one wanted, else that of an existing store, else bf16 on CUDA, fp32 elsewhere.
-
-    A store has one precision: a store that was started in bf16 on a GPU is continued in bf16 on any machine.
-
-    Example:
-        >>> precision_of("nowhere", "cpu"), precision_of("nowhere", "cuda:1"), precision_of("nowhere", "cuda", "fp32")
-        ('fp32', 'bf16', 'fp32')
-    """
-    existing = Path(folder) / PROVENANCE_NAME
-    if wanted is None and existing.is_file():
-        record = read_json(existing, f"delete {folder} and extract again")
-        return "bf16" if record.get("precision") == "bf16" else "fp32"
-    return wanted or ("bf16" if torch.device(device).type == "cuda" else "fp32")
-
-
-def precision_entry(precision: Precision) -> dict[str, str]:
-    """The precision's entry in a store's provenance: none for fp32, as in stores of version 0.1."""
-    return {"precision": precision} if precision != "fp32" else {}
-
-
-def autocast(precision: Precision, device: torch.device) -> torch.autocast:
-    """Let networks compute in this precision within the block; their weights stay in float32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")

@@ -1,10 +1,9 @@
-"""Guards around a training's steps: ranges of settings, seeds, a delayed SIGTERM, and no number that is not finite."""
+"""Guards around a training's steps: ranges of settings, seeds, and no number that is not finite."""
 
 from __future__ import annotations
 
 import math
-import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -17,14 +16,7 @@ from v2f_core.training.processes import average_gradients
 def check_numbers(
     settings: object, whole: Sequence[str] = (), positive: Sequence[str] = (), not_negative: Sequence[str] = ()
 ) -> None:
-    """Refuse settings out of their range: whole numbers from 1, finite numbers above 0, finite numbers from 0.
-
-    Example:
-        >>> from types import SimpleNamespace
-        >>> check_numbers(SimpleNamespace(learning_rate=float("nan")), positive=["learning_rate"])
-        Traceback (most recent call last):
-        v2f_core.errors.InputError: learning_rate=nan: expected a positive number
-    """
+    """Refuse settings out of their range: whole numbers from 1, finite numbers above 0, finite numbers from 0."""
     for name, value in vars(settings).items():
         if name in whole and value < 1:
             raise InputError(f"{name}={value}: expected a whole number of at least 1")
@@ -46,33 +38,6 @@ def seeded(seed: int, device: str | torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def delayed_sigterm() -> Iterator[Callable[[], bool]]:
-    """Delay SIGTERM until the block ends; yield a function that returns True once the signal has arrived.
-
-    Clusters send SIGTERM some time before they take a machine away. When the block ends, the signal is raised again
-    under the handler that was there before. Outside the main thread nothing is delayed, since Python handles no signals
-    there.
-
-    Example:
-        >>> with delayed_sigterm() as terminated:
-        ...     terminated()
-        False
-    """
-    arrived: list[int] = []
-    try:
-        before = signal.signal(signal.SIGTERM, lambda number, _: arrived.append(number))
-    except ValueError:  # not the main thread
-        yield lambda: False
-        return
-    try:
-        yield lambda: bool(arrived)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        if arrived:
-            signal.raise_signal(signal.SIGTERM)
-
-
-@contextmanager
 def at_step(step: int, persons: Sequence[str]) -> Iterator[None]:
     """Add the step, the persons of the batch and the way out to an :class:`InputError` of the block."""
     try:
@@ -85,14 +50,7 @@ def at_step(step: int, persons: Sequence[str]) -> Iterator[None]:
 
 
 def check_finite(terms: Mapping[str, Tensor]) -> None:
-    """Refuse losses, or the norm of a gradient, that are infinite or NaN; the last such term is named.
-
-    Example:
-        >>> with at_step(7, ["Ada", "Bea"]):
-        ...     check_finite({"total": torch.tensor(float("nan"))})
-        Traceback (most recent call last):
-        v2f_core.errors.InputError: step 7: the total is not finite; the batch was Ada, Bea; check their files, or …
-    """
+    """Refuse losses, or the norm of a gradient, that are infinite or NaN; the last such term is named."""
     if wrong := [name for name, value in terms.items() if not bool(value.isfinite().all())]:
         raise InputError(f"the {wrong[-1]} is not finite")
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from PIL import Image
 from torch import Tensor
 
 from v2f_core.artefacts.files import folder_hash
@@ -24,20 +25,15 @@ from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
 from v2f_core.identity.faces import FacePack
 from v2f_core.identity.photos import read_image
-from v2f_core.training.embeddings import READING, Precision, autocast, precision_entry, precision_of, store_folder
+from v2f_core.training.embeddings import NO_FACE, READING, store_folder
 from v2f_core.training.pairs import Pairs, pair_up
 from v2f_core.training.processes import join
 
 POINTS = 5
 
 
-def latent_embedder(prior: Prior, pack: FacePack, precision: Precision = "fp32") -> Embedder:
-    """A function that encodes the middle square of pictures, and finds the largest face's landmarks.
-
-    The landmarks are in pixels of the prior's images.
-    """
-    from PIL import Image
-
+def latent_embedder(prior: Prior, pack: FacePack) -> Embedder:
+    """A function that encodes the middle square of pictures, and finds the largest face's landmarks in their pixels."""
     side = prior.latent_shape[1] * 2 ** (len(prior.vae.config.block_out_channels) - 1)
 
     def read(path: Path) -> tuple[Tensor, Tensor] | InputError:
@@ -51,7 +47,7 @@ def latent_embedder(prior: Prior, pack: FacePack, precision: Precision = "fp32")
         picture = np.ascontiguousarray(picture[top : top + crop, left : left + crop])  # the prior draws squares
         faces = pack.detect(picture)
         if not faces:
-            return InputError(f"{path}: no face found in it; expected one face, upright and unobscured")
+            return InputError(f"{path}: {NO_FACE}")
         small = np.array(Image.fromarray(picture).resize((side, side), Image.Resampling.LANCZOS))
         pixels = torch.from_numpy(small).permute(2, 0, 1).contiguous().float() / 127.5 - 1
         return pixels, torch.from_numpy(faces[0].landmarks) * side / crop
@@ -62,8 +58,7 @@ def latent_embedder(prior: Prior, pack: FacePack, precision: Precision = "fp32")
         good = [result for result in results if not isinstance(result, InputError)]
         if not good:
             return [result for result in results if isinstance(result, InputError)]
-        with autocast(precision, prior.device):
-            latents = prior.encode(torch.stack([pixels for pixels, _ in good]).to(prior.device)).float().cpu()
+        latents = prior.encode(torch.stack([pixels for pixels, _ in good]).to(prior.device)).float().cpu()
         landmarks = torch.stack([points for _, points in good])
         rows = iter(torch.cat([latents.flatten(1), landmarks.flatten(1)], dim=1))
         return [result if isinstance(result, InputError) else next(rows)[None] for result in results]
@@ -71,16 +66,13 @@ def latent_embedder(prior: Prior, pack: FacePack, precision: Precision = "fp32")
     return embed
 
 
-def stored_latents(
-    profile: Profile, manifest: Manifest, prior: Prior, pack: FacePack, precision: Precision | None = None
-) -> Embeddings:
+def stored_latents(profile: Profile, manifest: Manifest, prior: Prior, pack: FacePack) -> Embeddings:
     """Latents and landmarks of the training and validation faces of a profile's dataset, from the cache or made now.
 
-    Processes of a launcher share the work. The VAE's ``precision`` is that of `training.embeddings.precision_of`.
+    Processes of a launcher share the work.
 
     Raises:
-        InputError: a part of the profile is missing or damaged, the store is of another precision, or too many
-            pictures are bad.
+        InputError: a part of the profile is missing or damaged, or too many pictures are bad.
     """
     join(prior.device.type)
     # only the VAE matters here: a prior with another UNet uses the same store
@@ -90,25 +82,16 @@ def stored_latents(
     }
     items = [path for split in ("train", "val") for path in manifest.faces(split).path]
     folder = store_folder("latents", [READING, *hashes.values(), *items])
-    chosen = precision_of(folder, prior.device, precision)
-    provenance = {"what": "latents, landmarks", **hashes, **precision_entry(chosen)}
-    embed = latent_embedder(prior, pack, chosen)
-    return extract(manifest.root, items, embed, folder, provenance, describe="latents")
+    provenance = {"what": "latents, landmarks", **hashes}
+    return extract(manifest.root, items, latent_embedder(prior, pack), folder, provenance, describe="latents")
 
 
 @dataclass(frozen=True)
 class FacePairs:
-    """The voices and faces of some persons, the faces with their latents and landmarks.
+    """The voices and faces of some persons, the faces with their latents and landmarks."""
 
-    Attributes:
-        wide: pairs whose face rows are z_arc, latents and landmarks side by side.
-        latent_shape: channels, height and width of the latents.
-        bayes: the Bayes-optimal ẑ of each person, where the persons' world is known; else None.
-    """
-
-    wide: Pairs
-    latent_shape: tuple[int, int, int]
-    bayes: Float[Tensor, "persons 512"] | None = None
+    wide: Pairs  # whose face rows are z_arc, latents and landmarks side by side
+    latent_shape: tuple[int, int, int]  # channels, height and width
 
     @cached_property
     def pairs(self) -> Pairs:
@@ -129,7 +112,7 @@ class FacePairs:
 
     def to(self, device: str | torch.device) -> FacePairs:
         """Copy to a device."""
-        return FacePairs(self.wide.to(str(device)), self.latent_shape, self.bayes)
+        return FacePairs(self.wide.to(str(device)), self.latent_shape)
 
     def _split(self, rows: Tensor) -> tuple[Tensor, ...]:
         codes = int(np.prod(self.latent_shape))
@@ -150,11 +133,7 @@ def pair_faces(
     split: str,
     latent_shape: tuple[int, int, int],
 ) -> FacePairs:
-    """The persons of a split who have a voice, and a face with an identity and latents, from the three stores.
-
-    Raises:
-        InputError: nobody in the split has all of them.
-    """
+    """The persons of a split who have a voice, and a face with an identity and latents, from the three stores."""
     rows, items = latents.of(faces.of(manifest.faces(split).path)[1])
     joined = torch.cat([faces.of(items)[0][:], rows[:]], dim=1)
     return FacePairs(pair_up(manifest, voices, Embeddings(joined, items, [], {}), split), latent_shape)

@@ -21,24 +21,15 @@ AT_ONCE = 1 << 13  # rows that are looked at together
 
 @dataclass(frozen=True)
 class Pairs:
-    """The voices and faces of some persons, person after person.
+    """The voices and faces of some persons, person after person."""
 
-    Attributes:
-        persons: names; person i is class i.
-        sexes: "f" or "m", one a person.
-        voice: speaker embeddings of all windows, of many on disk; those of person i lie in rows voice_start[i] to
-            voice_start[i + 1].
-        face: identities of all photos; those of person i lie in rows face_start[i] to face_start[i + 1].
-        left_out: persons of the split without a usable voice or face.
-    """
-
-    persons: list[str]
-    sexes: list[str]
-    voice: Float[Tensor, "windows speaker"] | Rows
-    voice_start: Int[Tensor, " bounds"]
-    face: Float[Tensor, "photos identity"] | Rows
+    persons: list[str]  # names; person i is class i
+    sexes: list[str]  # "f" or "m"
+    voice: Float[Tensor, "windows speaker"] | Rows  # speaker embeddings of all windows, of many on disk
+    voice_start: Int[Tensor, " bounds"]  # person i has rows voice_start[i] to voice_start[i + 1]
+    face: Float[Tensor, "photos identity"] | Rows  # identities of all photos
     face_start: Int[Tensor, " bounds"]
-    left_out: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)  # persons of the split without a usable voice or face
 
     def pooled_voices(self) -> Float[Tensor, "persons speaker"]:
         """The mean speaker embedding of each person: the aligner's input outside training."""
@@ -61,7 +52,7 @@ class Pairs:
     ) -> tuple[Float[Tensor, "batch speaker"], Float[Tensor, "batch identity"], Int[Tensor, " batch"]]:
         """Random persons, none twice; of each the mean of 1 to ``windows`` random windows, a random photo, the index.
 
-        Persons count alike however many clips they have. With fewer persons than ``batch`` the batch is smaller.
+        With fewer persons than ``batch`` the batch is smaller.
         """
         label = torch.randperm(len(self.persons), generator=generator)[:batch]
         count = len(label)

@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
+from sklearn.linear_model import LogisticRegression
+from sklearn.mixture import GaussianMixture
 
 from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
@@ -47,17 +49,21 @@ def train_posterior(
             width than the aligner's or is not finite.
     """
     _check(training, validation, aligner)
-    sex, start = _sex(training), training.face_start.numpy()
+    sex, start = np.array([SEXES.index(sex) for sex in training.sexes]), training.face_start.numpy()
     photos, owner = training.face[:].double().numpy(), np.repeat(np.arange(len(sex)), np.diff(start))
     basis = principal_axes(photos)[:, : max(1, len(sex) // PERSONS_AN_AXIS)]
-    photos, heard = photos @ basis, _heard(aligner, training) @ basis
+    with torch.no_grad():
+        heard = aligner(training.pooled_voices()).double().numpy() @ basis
+    photos = photos @ basis
     photos /= np.linalg.norm(photos, axis=1, keepdims=True)
     persons = np.stack([photos[a:b].mean(axis=0) for a, b in pairwise(start)])
     about = photos - persons[owner]
     within = about.T @ about / max(len(photos) - len(persons), 1)
     tried = [parts for parts in PARTS if parts == 1 or parts * FEWEST <= min(np.bincount(sex))]
     mixtures = {parts: [mixture(photos[sex[owner] == s], parts) for s in (0, 1)] for parts in tried}
-    gate, typical = _gate(heard, sex), float((photos.var(axis=0)).mean())
+    logistic = LogisticRegression(C=10.0, max_iter=1000).fit(heard, sex)
+    gate = _tensor(np.append(logistic.coef_[0], logistic.intercept_))
+    typical = float((photos.var(axis=0)).mean())
 
     def build(parts: int, pooled: float, floor: float, kappa: float = 0.0) -> IdentityPosterior:
         shares, means, total = (np.stack(values) for values in zip(*mixtures[parts], strict=True))
@@ -111,12 +117,7 @@ def own_ratio(posterior: IdentityPosterior, pairs: Pairs) -> Float[torch.Tensor,
 def principal_axes(
     identities: Float[np.ndarray, "photos dim"], explained: float = EXPLAINED
 ) -> Float[np.ndarray, "dim axes"]:
-    """Orthonormal columns that hold a share of the identities' squared length, as few as do.
-
-    Example:
-        >>> principal_axes(np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])).shape
-        (3, 2)
-    """
+    """Orthonormal columns that hold a share of the identities' squared length, as few as do."""
     values, vectors = np.linalg.eigh(identities.T @ identities)
     values, vectors = values[::-1], vectors[:, ::-1]
     count = int(np.searchsorted(np.cumsum(values) / values.sum(), explained)) + 1
@@ -126,16 +127,7 @@ def principal_axes(
 def mixture(
     photos: Float[np.ndarray, "photos axes"], parts: int
 ) -> tuple[Float[np.ndarray, " parts"], Float[np.ndarray, "parts axes"], Float[np.ndarray, "axes axes"]]:
-    """Shares, means and the common covariance of a mixture of Gaussians, by expectation maximisation (seeded).
-
-    Example:
-        >>> x = np.random.default_rng(0).standard_normal((200, 2)) + np.repeat([[-9.0, 0], [9.0, 0]], 100, axis=0)
-        >>> shares, means, covariance = mixture(x, 2)
-        >>> shares.round(2).tolist(), sorted(means[:, 0].round().tolist()), covariance.shape
-        ([0.5, 0.5], [-9.0, 9.0], (2, 2))
-    """
-    from sklearn.mixture import GaussianMixture
-
+    """Shares, means and the common covariance of a mixture of Gaussians, by expectation maximisation (seeded)."""
     fitted = GaussianMixture(parts, covariance_type="tied", n_init=3, reg_covar=1e-9, max_iter=300, random_state=0)
     fitted.fit(photos)
     return fitted.weights_, fitted.means_, fitted.covariances_
@@ -160,26 +152,10 @@ def _check(training: Pairs, validation: Pairs, aligner: Aligner) -> None:
         )
 
 
-def _heard(aligner: Aligner, pairs: Pairs) -> Float[np.ndarray, "persons dim"]:
-    with torch.no_grad():
-        return aligner(pairs.pooled_voices()).double().numpy()
-
-
 def _root(covariance: Float[np.ndarray, "axes axes"]) -> Float[np.ndarray, "axes axes"]:
     """F with F·Fᵀ the nearest positive semi-definite matrix."""
     values, vectors = np.linalg.eigh(covariance)
     return vectors * np.sqrt(np.maximum(values, 0))
-
-
-def _gate(heard: Float[np.ndarray, "persons axes"], sex: Int[np.ndarray, " persons"]) -> torch.Tensor:
-    from sklearn.linear_model import LogisticRegression
-
-    fitted = LogisticRegression(C=10.0, max_iter=1000).fit(heard, sex)
-    return _tensor(np.append(fitted.coef_[0], fitted.intercept_))
-
-
-def _sex(pairs: Pairs) -> Int[np.ndarray, " persons"]:
-    return np.array([SEXES.index(sex) for sex in pairs.sexes])
 
 
 def _tensor(values: Float[np.ndarray, ...]) -> torch.Tensor:

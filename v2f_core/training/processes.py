@@ -25,12 +25,7 @@ TIMEOUT = timedelta(days=7)  # one process may extract for hours longer than ano
 
 
 def join(device: str = "cpu") -> tuple[int, int]:
-    """Connect to the other processes of a launcher, if there are any; return this process's number and their count.
-
-    Example:
-        >>> join()
-        (0, 1)
-    """
+    """Connect to the other processes of a launcher, if there are any; return this process's number and their count."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
         from accelerate import PartialState
 
@@ -44,11 +39,7 @@ def own_device(device: str) -> str:
 
 
 def share_of(rows: int, device: str) -> tuple[str, slice, bool]:
-    """This process's device and rows of a batch, and whether it is process 0, which alone writes files.
-
-    Raises:
-        InputError: there are more processes than rows.
-    """
+    """This process's device and rows of a batch, and whether it is process 0, which alone writes files."""
     process, processes = join(device)
     share = rows // processes
     if share == 0:
@@ -76,11 +67,6 @@ def average(value: Tensor) -> Tensor:
         dist.all_reduce(value)
         value /= dist.get_world_size()
     return value
-
-
-def in_any_process(condition: bool, device: str) -> bool:
-    """Whether the condition is True in at least one process."""
-    return bool(average(torch.tensor(float(condition), device=device)) > 0)
 
 
 def seed_share(seed: int, step: int) -> None:

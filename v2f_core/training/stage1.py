@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,16 +10,17 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from tqdm import tqdm
 
 from v2f_core.artefacts.checkpoints import CHECKPOINT_NAME, HISTORY_NAME, History, resume_training, save_training
 from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
-from v2f_core.identity.losses import AMSoftmax, ArcFaceLoss, IdentityLoss, InfoNCE
+from v2f_core.identity.losses import AMSoftmax, IdentityLoss, InfoNCE
 from v2f_core.identity.ridge import fit_ridge
 from v2f_core.identity.sphere import cosines
-from v2f_core.training.guards import at_step, check_numbers, delayed_sigterm, descend, seeded
+from v2f_core.training.guards import at_step, check_numbers, descend, seeded
 from v2f_core.training.pairs import Pairs
-from v2f_core.training.processes import gather, in_any_process, seed_share, share_of, wait
+from v2f_core.training.processes import gather, seed_share, share_of, wait
 
 JUDGES = 20  # validation persons whom a better loss than ridge regression's is believed
 
@@ -46,7 +46,6 @@ class Stage1Settings:
     dropout: float = 0.1
     scale: float = 30.0  # s of Eq. 8: not in the paper
     margin: float = 0.35  # m of Eq. 8: not in the paper
-    angular_margin: bool = False  # our addition: m is added to the angle (radians), as ArcFace does
     temperature: float = 0.07  # τ of Eq. 9: not in the paper
     weight_am: float = 1.0  # λ_AM of Eq. 10: not in the paper
     weight_info: float = 1.0  # λ_Info of Eq. 10: not in the paper
@@ -68,8 +67,8 @@ class Stage1Settings:
         )
         if not 0 <= self.dropout < 1:
             raise InputError(f"dropout={self.dropout}: expected a share from 0 to below 1")
-        if self.margin > (most := math.pi / 2 if self.angular_margin else 2):
-            raise InputError(f"margin={self.margin}: expected 0 to {most:.2f} ({'radians' if most < 2 else 'cosine'})")
+        if self.margin > 2:
+            raise InputError(f"margin={self.margin}: expected 0 to 2, since cosines lie at most 2 apart")
         if self.weight_am == self.weight_info == self.weight_cosine == 0:
             raise InputError("all weights of the loss are 0: nothing would be learned; raise one")
 
@@ -87,42 +86,36 @@ def train_stage1(
     With ``linear_start`` the ridge regression itself is kept, unless the validation persons' InfoNCE is lower by more
     than its standard error over these persons. Fewer than `JUDGES` cannot tell: the MLP is not trained then.
 
-    The same settings and seed give the same bytes on the same machine, also after a kill. After SIGTERM the current
-    step is finished and a checkpoint is written. Under ``accelerate launch`` the processes share each batch; rows that
-    cannot be shared evenly are left out.
+    The same settings and seed give the same bytes on the same machine, also after a kill. Under ``accelerate launch``
+    the processes share each batch; rows that cannot be shared evenly are left out.
 
     Args:
         training, validation: persons of two splits. In validation the class vectors of Eq. 8 are the mean directions
             of the persons' photos.
-        settings: see :class:`Stage1Settings`.
         folder: gets the aligner (``config.json``, ``model.safetensors``), ``history.csv``, and ``checkpoint.pt`` until
             the run is finished.
         provenance: hashes of the inputs, written into the aligner's config.
-        device: where to train.
     Returns:
-        the best aligner, as written to ``folder``; after SIGTERM, that of the last step.
+        the best aligner, as written to ``folder``.
     Raises:
         InputError: the folder holds an interrupted training of other settings or inputs, an embedding has no
             direction, a split has one person, there are more processes than rows in a batch, or a loss or gradient is
             not finite; then the step is named.
     """
-    from tqdm import tqdm
-
     folder = Path(folder)
     checkpoint = folder / CHECKPOINT_NAME
     made_from = {**provenance, "settings": asdict(settings), "persons": len(training.persons)}
     device, own, writes = share_of(min(settings.batch, len(training.persons)), device)
-    with seeded(settings.seed, device), delayed_sigterm() as terminated:  # initial weights and dropout
+    with seeded(settings.seed, device):  # initial weights and dropout
         generator = torch.Generator().manual_seed(settings.seed)  # batches: the same in every process
         validation.check()
         training, validation = training.to(device), validation.pooled().to(device)
         widths = training.voice.shape[1], settings.hidden_width, training.face.shape[1]
-        aligner = Aligner(*widths, settings.dropout, settings.linear_start)
+        aligner, of_line = Aligner(*widths, settings.dropout, settings.linear_start), None
         if settings.linear_start:
-            pooled, centroids = training.pooled_voices().cpu(), training.centroids().cpu()
-            aligner.start_from(fit_ridge(pooled, centroids).ratio)
+            aligner.start_from(fit_ridge(training.pooled_voices().cpu(), training.centroids().cpu()).ratio)
+            of_line = person_losses(aligner.to(device), validation, settings.temperature)
         aligner.to(device)
-        of_line = person_losses(aligner, validation, settings.temperature) if settings.linear_start else None
         loss = identity_loss(training, settings, free=not settings.fixed_centroids).to(device)
         validation_loss = identity_loss(validation, settings, free=False).to(device)
         parameters = [*aligner.parameters(), *loss.parameters()]
@@ -130,15 +123,25 @@ def train_stage1(
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.steps)
         history = History()
         parts = {"aligner": aligner, "loss": loss, "history": history, "optimiser": optimiser, "schedule": schedule}
-        start, stopped = resume_training(checkpoint, parts, generator, made_from), False
+        start = resume_training(checkpoint, parts, generator, made_from)
         wait()  # until every process has read the checkpoint
-        if settings.linear_start and start == 0:  # training may find nothing better
-            scores = validate(aligner, validation, validation_loss)
-            history.append({"step": 0, **scores})
-            if writes:
-                history.write(folder / HISTORY_NAME)
-                aligner.save_pretrained(folder, {**made_from, "step": 0, "validation": scores})
 
+        def record(step: int, train: Mapping[str, float]) -> float:
+            """Evaluate, add a row to the history, and keep the aligner if it is the best; its validation loss."""
+            scores, clear = validate(aligner, validation, validation_loss), True
+            better = scores["val_total"] < history.best("val_total")
+            history.append({"step": step, **train, **scores})
+            if step and of_line is not None:
+                gain = of_line - person_losses(aligner, validation, settings.temperature)
+                clear = bool(gain.mean() > gain.std() / math.sqrt(len(gain)))
+            if writes:
+                if better and clear:
+                    aligner.save_pretrained(folder, {**made_from, "step": step, "validation": scores})
+                history.write(folder / HISTORY_NAME)
+            return scores["val_total"]
+
+        if settings.linear_start and start == 0:  # training may find nothing better
+            record(0, {})
         last = 0 if settings.linear_start and len(validation.persons) < JUDGES else settings.steps
         steps = range(start + 1, last + 1)
         bar = tqdm(steps, "Stage I", last, initial=start, unit="step", mininterval=1.0, disable=not writes)
@@ -151,32 +154,19 @@ def train_stage1(
                 descend(optimiser, parameters, terms["total"], terms)
                 schedule.step()
                 if step % settings.evaluate_every == 0 or step == settings.steps:
-                    scores, best = validate(aligner, validation, validation_loss), history.best("val_total")
                     train = {f"train_{name}": value.item() for name, value in terms.items()}
-                    history.append({"step": step, "lr": float(schedule.get_last_lr()[0]), **train, **scores})
-                    bar.set_postfix(train=train["train_total"], val=scores["val_total"])
-                    if writes:
-                        clear = True
-                        if of_line is not None:
-                            gain = of_line - person_losses(aligner, validation, settings.temperature)
-                            clear = bool(gain.mean() > gain.std() / math.sqrt(len(gain)))
-                        if scores["val_total"] < best and clear:
-                            aligner.save_pretrained(folder, {**made_from, "step": step, "validation": scores})
-                        history.write(folder / HISTORY_NAME)
-            stopped = in_any_process(terminated(), device) and step < settings.steps
-            if settings.patience and history.rows and not stopped:
+                    value = record(step, {"lr": float(schedule.get_last_lr()[0]), **train})
+                    bar.set_postfix(train=train["train_total"], val=value)
+            if settings.patience and history.rows:
                 reached = min(history.rows, key=lambda row: row["val_total"])["step"]
                 if step - reached >= settings.patience * settings.evaluate_every:
                     break
-            if writes and (stopped or step % settings.checkpoint_every == 0):
+            if writes and step % settings.checkpoint_every == 0:
                 save_training(checkpoint, step, parts, generator, made_from)
-            if stopped:
-                bar.write(f"{folder}: stopped; saved after step {step}, run it again to continue", sys.stderr)
-                break
-        if writes and not stopped:
+        if writes:
             checkpoint.unlink(missing_ok=True)
     wait()
-    return aligner.eval() if stopped else Aligner.from_pretrained(folder)
+    return Aligner.from_pretrained(folder)
 
 
 @torch.no_grad()
@@ -203,13 +193,12 @@ def person_losses(aligner: Aligner, validation: Pairs, temperature: float) -> Fl
 def identity_loss(pairs: Pairs, settings: Stage1Settings, free: bool, trained: Aligner | None = None) -> IdentityLoss:
     """L_id over some persons. Class vectors are trained (``free``) or fixed at the persons' mean faces.
 
-    Free ones start at random, or where a ``trained`` aligner maps the persons, whose class vectors are not on disk.
+    Free ones start at random, or where a ``trained`` aligner, whose class vectors are not on disk, maps the persons.
     """
     pairs.check()
-    kind = ArcFaceLoss if settings.angular_margin else AMSoftmax
     sizes, centroids = (len(pairs.persons), pairs.face.shape[1]), None if free else pairs.centroids()
     generator = torch.Generator().manual_seed(settings.seed)
-    margin = kind(*sizes, settings.scale, settings.margin, centroids, generator)
+    margin = AMSoftmax(*sizes, settings.scale, settings.margin, centroids, generator)
     if free and trained:
         with torch.no_grad():
             voices = pairs.pooled_voices().to(next(trained.parameters()).device)

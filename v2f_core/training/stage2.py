@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,20 +9,21 @@ from typing import Any
 
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from v2f_core.artefacts.checkpoints import CHECKPOINT_NAME, HISTORY_NAME, History, resume_training, save_training
 from v2f_core.artefacts.files import versions, write_json
 from v2f_core.artefacts.profiles import Profile
 from v2f_core.diffusion.consistency import Critic, SelfConsistency, describe, paper
 from v2f_core.diffusion.lora import add_lora, lora_parameters, save_lora
-from v2f_core.diffusion.monitors import bands, collapse_monitors, pairwise_cosine
+from v2f_core.diffusion.monitors import bands, collapse_monitors
 from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.losses import IdentityLoss
-from v2f_core.training.guards import at_step, check_numbers, delayed_sigterm, descend, seeded
+from v2f_core.training.guards import at_step, check_numbers, descend, seeded
 from v2f_core.training.latents import FacePairs
-from v2f_core.training.processes import average, gather, in_any_process, seed_share, share_of, wait
+from v2f_core.training.processes import average, gather, seed_share, share_of, wait
 from v2f_core.training.stage1 import Stage1Settings, identity_loss, validate
 
 MONITORS_NAME = "monitors.csv"
@@ -35,11 +35,6 @@ class Stage2Settings:
 
     Raises:
         InputError: a number is out of its range, or a choice is unknown.
-
-    Example:
-        >>> Stage2Settings(steps=0)
-        Traceback (most recent call last):
-        v2f_core.errors.InputError: steps=0: expected a whole number of at least 1
     """
 
     steps: int = 20_000
@@ -78,13 +73,7 @@ class Stage2Settings:
 
 
 def from_profile(profile: Profile, **changes: Any) -> Stage2Settings:
-    """A profile's settings of Stage II, with its Stage I's L_id; ``changes`` replace some.
-
-    Example:
-        >>> from v2f_core.artefacts.profiles import load_profile
-        >>> from_profile(load_profile("mini"), seed=3).seed
-        3
-    """
+    """A profile's settings of Stage II, with its Stage I's L_id; ``changes`` replace some."""
     return Stage2Settings(**{"identity": Stage1Settings(**profile.stage1), **profile.stage2, **changes})
 
 
@@ -103,8 +92,8 @@ def train_stage2(
     """Train an aligner of Stage I further, together with adapters on the prior; continue an interrupted run.
 
     The last weights are kept, not the best: a falling L_self proves nothing (see ``monitors.csv``). The same settings
-    and seed give the same bits on the same machine, also after a kill; after SIGTERM the current step is finished. A
-    finished run continues when it is run again with more steps.
+    and seed give the same bits on the same machine, also after a kill. A finished run continues when it is run again
+    with more steps.
 
     Under ``accelerate launch`` the processes share each batch: identities are gathered for L_id, each process computes
     L_self of its own rows, and gradients are averaged. Critics that compare persons compare those of one process.
@@ -114,11 +103,9 @@ def train_stage2(
         prior: without adapters; it gets some.
         arcface: f_arc with gradients.
         training, validation: persons of two splits.
-        settings: see :class:`Stage2Settings`.
         folder: gets ``aligner/``, ``lora/``, ``provenance.json``, ``history.csv`` (a row an evaluation, the first
             before any training), ``monitors.csv`` (a row an evaluation and band of timesteps), ``checkpoint.pt``.
         provenance: hashes of the inputs.
-        device: where to train.
         critic: L_self, one of :mod:`v2f_core.diffusion.consistency`, of :mod:`v2f_core.studies.critics`, or your own.
     Returns:
         the trained aligner; the adapters are on ``prior``.
@@ -127,8 +114,6 @@ def train_stage2(
             one person, there are more processes than rows in a batch, or a loss or gradient is not finite; then the
             step is named.
     """
-    from tqdm import tqdm
-
     folder, l_id_settings = Path(folder), settings.identity
     checkpoint = folder / CHECKPOINT_NAME
     decisive = {name: value for name, value in asdict(settings).items() if name != "steps"}  # steps may be added later
@@ -137,7 +122,7 @@ def train_stage2(
     for persons in (training, validation):
         persons.wide.check()  # z_arc, latents and landmarks alike
     autocast = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=settings.mixed_precision == "bf16")
-    with seeded(settings.seed, device), delayed_sigterm() as terminated:  # dropout
+    with seeded(settings.seed, device):  # dropout
         generator = torch.Generator().manual_seed(settings.seed)  # adapters, batches, noise: the same in every process
         training, validation = training.to(device), validation.to(device)
         aligner, prior, arcface = aligner.to(device), prior.to(device), arcface.to(device)
@@ -152,10 +137,8 @@ def train_stage2(
         validation_loss = identity_loss(validation.pairs, l_id_settings, free=False).to(device)
         consistency = SelfConsistency(prior, arcface, critic, t_min=settings.t_min, t_max=settings.t_max)
         own_parameters = [*aligner.parameters(), *identity_terms.parameters()]
-        groups = [
-            {"params": own_parameters, "lr": settings.learning_rate},
-            {"params": list(adapters), "lr": settings.learning_rate_lora},
-        ]
+        rates = ((own_parameters, settings.learning_rate), (list(adapters), settings.learning_rate_lora))
+        groups = [{"params": group, "lr": rate} for group, rate in rates]
         optimiser = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
         parameters = [parameter for parameter in (*own_parameters, *adapters) if parameter.requires_grad]
         history, monitors = History(), History()
@@ -208,12 +191,8 @@ def train_stage2(
                 if last or step % settings.evaluate_every == 0:
                     row = record(step)
                     bar.set_postfix(val_total=row["val_total"], val_self=row["val_self"])
-            stopped = in_any_process(terminated(), device)
-            if writes and (stopped or last or step % settings.checkpoint_every == 0):
+            if writes and (last or step % settings.checkpoint_every == 0):
                 save_training(checkpoint, step, parts, generator, made_from)
-            if stopped:
-                bar.write(f"{folder}: stopped; saved after step {step}, run it again to continue", sys.stderr)
-                break
     wait()
     return aligner.eval()
 
@@ -238,8 +217,6 @@ def evaluate(
     parts = bands(settings.t_min, settings.t_max, settings.monitor_bands)
     rows = collapse_monitors(prior, arcface, identity, faces, parts, generator)
     for values, (t_min, t_max) in zip(rows, parts, strict=True):
-        if validation.bayes is not None:  # how alike honest ẑ of these persons are
-            values["pairwise_bayes"] = float(pairwise_cosine(validation.bayes[: len(identity)]))
         banded = SelfConsistency(prior, arcface, critic, t_min=t_min, t_max=t_max)
         values["self"] = float(banded(identity, faces, generator).loss)
     return {**row, "val_self": sum(values["self"] for values in rows) / len(rows)}, rows

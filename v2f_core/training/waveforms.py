@@ -6,7 +6,6 @@ The paper says only that top layers may be trained. Every step reads clips of 1.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from v2f_core.artefacts.checkpoints import CHECKPOINT_NAME, HISTORY_NAME, History, resume_training, save_training
 from v2f_core.artefacts.files import folder_hash
@@ -28,7 +28,7 @@ from v2f_core.identity.aligner import Aligner
 from v2f_core.speech.audio import CLIP_SECONDS, read_clips
 from v2f_core.speech.encoders import ASTEncoder, Encoder, SpeechEncoder, save_encoder, unfreeze
 from v2f_core.training.embeddings import voice_embedder
-from v2f_core.training.guards import at_step, check_numbers, delayed_sigterm, descend, seeded
+from v2f_core.training.guards import at_step, check_numbers, descend, seeded
 from v2f_core.training.pairs import Pairs, pair_up
 from v2f_core.training.processes import STRIDE
 from v2f_core.training.stage1 import Stage1Settings, identity_loss, validate
@@ -38,11 +38,7 @@ RECORDINGS_AT_ONCE, READERS = 16, 2  # embedded together; threads that read ahea
 
 @dataclass(frozen=True)
 class WaveformSettings:
-    """Settings of Stage I from waveforms.
-
-    Raises:
-        InputError: a number is out of its range, or the batch is 1.
-    """
+    """Settings of Stage I from waveforms; out of range they are refused, and so is a batch of 1."""
 
     unfreeze: int = 1  # layers from the top, see `speech.encoders.layers`; 0 trains the aligner alone
     learning_rate_encoder: float = 1e-5  # decays with the aligner's
@@ -57,13 +53,7 @@ class WaveformSettings:
 
     @classmethod
     def from_profile(cls, profile: Profile, unfreeze: int = 1, **identity: Any) -> WaveformSettings:
-        """A profile's settings; ``identity`` replaces some of `Stage1Settings`.
-
-        Example:
-            >>> from v2f_core.artefacts.profiles import load_profile
-            >>> WaveformSettings.from_profile(load_profile("mini"), unfreeze=2, seed=3).identity.seed
-            3
-        """
+        """A profile's settings; ``identity`` replaces some of `Stage1Settings`."""
         own = dict(profile.finetune)
         stage1 = {"checkpoint_every": 100, **profile.stage1, **own.pop("identity", {}), **identity}
         return cls(**{**own, "unfreeze": unfreeze}, identity=Stage1Settings(**stage1))
@@ -80,15 +70,9 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Recordings:
-    """The recordings of some persons, beside their stored embeddings.
+    """The recordings of some persons (in the order of their windows in ``pairs``), and clips of ``seconds`` of them."""
 
-    Attributes:
-        pairs: persons, faces, and the windows' embeddings by the encoder before it is trained.
-        paths: each person's recordings, in the order in which ``pairs`` has their windows.
-        seconds: length of a clip.
-    """
-
-    pairs: Pairs
+    pairs: Pairs  # the windows' embeddings are by the encoder before it is trained
     paths: list[list[Path]]
     seconds: float = CLIP_SECONDS
 
@@ -98,11 +82,9 @@ class Recordings:
     ) -> Recordings:
         """The recordings of a split's persons, without those that could not be embedded."""
         pairs, table, usable = pair_up(manifest, voices, faces, split), manifest.voices(split), set(voices.items)
-        paths: dict[str, list[Path]] = {person: [] for person in pairs.persons}
-        for person, path in zip(table.person, table.path, strict=True):
-            if path in usable and person in paths:
-                paths[person].append(manifest.root / path)
-        return cls(pairs, list(paths.values()), seconds)
+        by_person = table[table.path.isin(usable)].groupby("person").path
+        paths = [[manifest.root / path for path in by_person.get_group(who)] for who in pairs.persons]
+        return cls(pairs, paths, seconds)
 
     def draw(self, batch: int, seed: int, step: int) -> Batch:
         """Random persons, none twice; of each a random recording and photo. Depends on seed and step alone."""
@@ -143,29 +125,22 @@ def train_from_waveforms(
 ) -> Aligner:
     """Train aligner and top layers, or continue an interrupted run; keep those of the lowest validation loss.
 
-    Validation uses all clips, also before the first step. Seeds, kills and SIGTERM as in
-    :func:`~v2f_core.training.stage1.train_stage1`.
+    Validation uses all clips, also before the first step. Seeds and kills as in
+    :func:`~v2f_core.training.stage1.train_stage1`, and so are errors.
 
     Args:
         encoder, source: a speech encoder, which is trained in place, and the folder that it was loaded from.
         aligner: of Stage I, trained in place; None starts with a new one.
-        training, validation: persons of two splits.
         folder: gets ``ast/`` or ``ecapa/`` and ``aligner/``, as a profile has them, ``history.csv``, ``checkpoint.pt``.
-        provenance: hashes of the inputs.
     Returns:
         the best aligner, as written to ``folder``.
-    Raises:
-        InputError: the folder holds another training, a recording cannot be read any more, the encoder has fewer
-            layers, a launcher started several processes, or a loss or gradient is not finite; then the step is named.
     """
-    from tqdm import tqdm
-
     if (processes := int(os.environ.get("WORLD_SIZE", 1))) > 1:
         raise InputError(f"{processes} processes: Stage I from waveforms runs in one; start it without a launcher")
     folder, identity, pairs = Path(folder), settings.identity, training.pairs
     checkpoint, made_from = folder / CHECKPOINT_NAME, {**provenance, "settings": asdict(settings)}
     encoder_folder = folder / ("ast" if isinstance(encoder, ASTEncoder) else "ecapa")
-    with seeded(identity.seed, device), delayed_sigterm() as terminated:
+    with seeded(identity.seed, device):
         top = unfreeze(encoder.to(device), settings.unfreeze)
         trained = aligner or Aligner(encoder.dim, identity.hidden_width, pairs.face.shape[1], identity.dropout)
         trained.to(device)
@@ -216,10 +191,6 @@ def train_from_waveforms(
                 last = step == identity.steps
                 if last or step % identity.evaluate_every == 0:
                     bar.set_postfix(val=evaluate(step))
-            stopped = terminated()
-            if stopped or last or step % identity.checkpoint_every == 0:
+            if last or step % identity.checkpoint_every == 0:
                 save_training(checkpoint, step, parts, randomness, made_from)
-            if stopped:
-                bar.write(f"{folder}: stopped; saved after step {step}, run it again to continue", sys.stderr)
-                break
     return Aligner.from_pretrained(folder / "aligner")
