@@ -184,7 +184,7 @@ def ablate(
     name = table if split == "test" else f"{table}_{split}"
     summary = ablation.save(ablate(table, seeds, plan), name, out / "results", SHOWN)
     forest(summary, SHOWN, WITHOUT).savefig(out / "results" / f"{name}.png")
-    print(ablation.markdown(summary, SHOWN))
+    print((out / "results" / f"{name}.md").read_text(encoding="utf-8"))
     print(f"results: {out / 'results'}")
 
 

@@ -311,9 +311,9 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             kind = getattr(diffusers, index["scheduler"][1])  # any of diffusers', see _read_index
             parts = {name: getattr(prior, name) for name in CLASSES}
             parts["scheduler"] = kind.from_pretrained(folder / "scheduler", local_files_only=True)
+            parts |= {"speech_encoder": encoder, "aligner": aligner, "posterior": posterior}
             numbers = {name: index[name] for name in SETTINGS if name in index}
-            beside = {"aligner": aligner, "posterior": posterior, "speech_folder": folder / "speech_encoder"}
-            return cls(**parts, speech_encoder=encoder, **beside, **numbers)
+            return cls(**parts, speech_folder=folder / "speech_encoder", **numbers)
 
 
 def made_from(profile: Profile) -> dict[str, str]:

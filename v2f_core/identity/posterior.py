@@ -264,8 +264,10 @@ class IdentityPosterior(nn.Module):
                     f"{folder}: a posterior of other parts ({', '.join(differ)} differ); {remedy} of these"
                 )
             women, men = map(float, config["share"])
-            numbers = float(config["floor"]), float(config["kappa"]), (women, men)
-            posterior = cls(aligner, *(tensors[name] for name in TENSORS), *numbers)
+            parts: dict[str, Any] = {name: tensors[name] for name in TENSORS}
+            posterior = cls(
+                aligner, **parts, floor=float(config["floor"]), kappa=float(config["kappa"]), share=(women, men)
+            )
         posterior.provenance = provenance
         return posterior.eval()
 
