@@ -27,7 +27,7 @@ from v2f_core.artefacts.loading import quiet, read_json, refusing
 from v2f_core.artefacts.profiles import Profile, load_profile
 from v2f_core.artefacts.weights import write_card
 from v2f_core.diffusion.lora import fuse_lora
-from v2f_core.diffusion.prior import Prior
+from v2f_core.diffusion.prior import PARTS, Prior
 from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.posterior import IdentityPosterior, check_truncation
@@ -35,7 +35,6 @@ from v2f_core.speech.audio import CLIP_SECONDS, Voice, hear
 from v2f_core.speech.encoders import Encoder, load_encoder
 
 logger = logging.getLogger(__name__)
-PARTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
 SETTINGS = ("encoder", "guidance", "num_steps", "clip_seconds", "ast_frames", "profile")
 WINDOWS_AT_ONCE, IMAGES_AT_ONCE = 64, 8  # bound the memory of a long recording and of a request for many faces
 # the classes that model_index.json may ask for; a scheduler may be any of diffusers'
