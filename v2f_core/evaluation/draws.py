@@ -83,13 +83,12 @@ def calibration(
     draws: Float[np.ndarray, "persons draws"],
     truth: Float[np.ndarray, " truths"],
     levels: tuple[float, ...] = (0.5, 0.9),
-    seed: int = 0,
 ) -> Calibration:
     """PIT and coverage of an attribute, such as the age read from each drawn identity and from the true face.
 
     The truth's rank among n draws has n + 1 places, alike probable under the true distribution (Hamill 2001); the PIT
     is a random point of that place, so that it is uniform for any n and for attributes with few values, such as sex.
-    An interval of level L holds the truth where |PIT − ½| ≤ L/2. ``seed`` breaks ties.
+    An interval of level L holds the truth where |PIT − ½| ≤ L/2.
 
     Raises:
         InputError: no draws, or a value that is not finite.
@@ -103,7 +102,7 @@ def calibration(
     _check(draws, truth, 1)
     below = (draws < truth[:, None]).sum(axis=1)
     tied = (draws == truth[:, None]).sum(axis=1)
-    place = below + np.random.default_rng(seed).random(len(truth)) * (tied + 1)
+    place = below + np.random.default_rng(0).random(len(truth)) * (tied + 1)
     pit = place / (draws.shape[1] + 1)
     return Calibration(pit, {level: np.abs(pit - 0.5) <= level / 2 for level in levels})
 

@@ -104,7 +104,6 @@ def paired_difference(
     theirs: Float[np.ndarray, " m"],
     groups: Shaped[np.ndarray, " n"] | None = None,
     resamples: int = 4000,
-    seed: int = 0,
 ) -> Difference:
     """Mean of ours − theirs over the *same persons*, with its BCa interval: persons are resampled as pairs.
 
@@ -119,7 +118,7 @@ def paired_difference(
     if len(ours) != len(theirs):
         raise InputError(f"{len(ours)} and {len(theirs)} persons: expected the same persons in the same order")
     difference = ours.astype(np.float64) - theirs  # its mean is the difference of the means, also within groups
-    return Difference(*bootstrap(difference, None, groups, resamples, seed), n=len(ours))
+    return Difference(*bootstrap(difference, None, groups, resamples), n=len(ours))
 
 
 def holm(p: Float[np.ndarray, " tests"]) -> Float[np.ndarray, " tests"]:

@@ -26,12 +26,12 @@ class PlainNet(nn.Sequential):
     ``widths`` are the layers' channels; a layer wider than the one before halves the map.
     """
 
-    def __init__(self, widths: Sequence[int], classes: int, dropout: float = 0.2) -> None:
+    def __init__(self, widths: Sequence[int], classes: int) -> None:
         layers: list[nn.Module] = []
         for inside, outside in zip([3, *widths[:-1]], widths, strict=True):
             conv = nn.Conv2d(inside, outside, 3, stride=2 if outside > inside else 1, padding=1, bias=False)
             layers += [conv, nn.BatchNorm2d(outside), nn.ReLU(inplace=True)]
-        layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(widths[-1], classes)]
+        layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(widths[-1], classes)]
         super().__init__(*layers)
 
 

@@ -22,6 +22,7 @@ from v2f_core.evaluation import intervals
 Difference, Interval = intervals.Difference, intervals.Interval
 bootstrap, paired_difference, holm = intervals.bootstrap, intervals.paired_difference, intervals.holm
 discordance, paired_persons, paired_power = intervals.discordance, intervals.paired_persons, intervals.paired_power
+SPLITS = 5  # of the images in VFS
 
 
 # --- likeness
@@ -214,7 +215,7 @@ class VFS(NamedTuple):
     images: int
 
 
-def vfs(posteriors: Float[np.ndarray, "images classes"], splits: int = 5, seed: int = 0) -> VFS:
+def vfs(posteriors: Float[np.ndarray, "images classes"], seed: int = 0) -> VFS:
     """VFS of Table 2: exp of the mean KL divergence of p(y|x) from its mean p(y), averaged over splits of the images.
 
     The inception score (Salimans et al. 2016) with a face judge: high when the judge is sure about each image and its
@@ -230,13 +231,13 @@ def vfs(posteriors: Float[np.ndarray, "images classes"], splits: int = 5, seed: 
         VFS(value=2.0, deviation=0.0, images=2)
     """
     posteriors = posteriors.astype(np.float64)
-    if not 1 <= splits <= len(posteriors):
-        raise InputError(f"VFS of {len(posteriors)} images in {splits} splits: expected an image or more in each")
+    if len(posteriors) < SPLITS:
+        raise InputError(f"VFS of {len(posteriors)} images in {SPLITS} splits: expected an image or more in each")
     bad = ~((posteriors >= 0).all(axis=1) & (np.abs(posteriors.sum(axis=1) - 1) < 1e-3))
     if bad.any():
         raise InputError(f"row {bad.argmax()} of the judge's posteriors is no distribution; expected its softmax")
     order = np.random.default_rng(seed).permutation(len(posteriors))
-    parts = np.split(posteriors[order], np.arange(1, splits) * len(order) // splits)
+    parts = np.split(posteriors[order], np.arange(1, SPLITS) * len(order) // SPLITS)
     scores = [np.exp(rel_entr(part, part.mean(axis=0)).sum(axis=1).mean()) for part in parts]
     return VFS(float(np.mean(scores)), float(np.std(scores)), min(map(len, parts)))
 

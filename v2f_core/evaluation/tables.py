@@ -345,7 +345,7 @@ def group_table(tidy: pd.DataFrame, attributes: pd.DataFrame, resamples: int = 4
 # --- sets of faces
 
 
-def set_table(systems: Iterable[System], real: Faces, resamples: int = 4000) -> pd.DataFrame:
+def set_table(systems: Iterable[System], real: Faces) -> pd.DataFrame:
     """A row for each system with faces: VFS with its N, kernel distance to real faces, diversity, misses.
 
     Shuffled systems are left out, since a shuffle does not change a set.
@@ -364,7 +364,6 @@ def set_table(systems: Iterable[System], real: Faces, resamples: int = 4000) -> 
             row["kernel distance"] = metrics.kernel_distance(features, real.features)
         if len(system.faces) > 1 and answered.sum() > 1:
             values = metrics.diversity(np.stack([draw.identities[answered] for draw in system.faces], axis=1))
-            ends = metrics.bootstrap(values, resamples=resamples)
-            row |= dict(zip(("diversity", "diversity low", "diversity high"), ends, strict=True))
+            row |= dict(zip(("diversity", "diversity low", "diversity high"), metrics.bootstrap(values), strict=True))
         rows.append(row)
     return pd.DataFrame(rows)

@@ -123,8 +123,6 @@ def mean_direction(z: Float[Tensor, "*batch items dim"]) -> Float[Tensor, "*batc
     return normalise(z.mean(dim=-2))
 
 
-def uniform(
-    count: int, dim: int, generator: torch.Generator, dtype: torch.dtype = torch.float32
-) -> Float[Tensor, "count dim"]:
+def uniform(count: int, dim: int, generator: torch.Generator) -> Float[Tensor, "count dim"]:
     """Uniformly distributed directions. The cosine of two has mean 0 and variance 1 / dim: 0 ± 0.044 at 512."""
-    return normalise(torch.randn(count, dim, generator=generator, device=generator.device, dtype=dtype))
+    return normalise(torch.randn(count, dim, generator=generator, device=generator.device))

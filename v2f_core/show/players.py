@@ -26,14 +26,14 @@ from v2f_core.show.sliders import VIEW
 if TYPE_CHECKING:
     from IPython.display import HTML
 
-SAMPLE_RATE = 16_000
+SAMPLE_RATE, SIZE = 16_000, 96  # of a face, CSS pixels
 MP3_LIMIT = 20_000  # bytes a player
 _CARD = "display:inline-block; vertical-align:top; margin:0 14px 14px 0; width:{width}px; text-align:center"
 LONGEST_RECORDING = 30  # seconds: the sound travels to the kernel as one message
 _BESIDE = '<img style="display:inline; margin:0"'  # some style sheets put each picture on its own line
 
 
-def mp3(wave: Float[np.ndarray, " samples"], rate: int = SAMPLE_RATE) -> bytes:
+def mp3(wave: Float[np.ndarray, " samples"]) -> bytes:
     """A mono recording, samples in [-1, 1], as MP3, about 4 kB a second; none and more than 20 kB are refused."""
     import soundfile
 
@@ -41,9 +41,9 @@ def mp3(wave: Float[np.ndarray, " samples"], rate: int = SAMPLE_RATE) -> bytes:
         raise InputError("a recording without samples cannot be played; give at least a few milliseconds")
     data = io.BytesIO()
     settings = {"format": "MP3", "subtype": "MPEG_LAYER_III", "bitrate_mode": "CONSTANT", "compression_level": 0.8}
-    soundfile.write(data, wave, rate, **settings)
+    soundfile.write(data, wave, SAMPLE_RATE, **settings)
     if data.tell() > MP3_LIMIT:
-        raise InputError(f"{len(wave) / rate:.1f} s of sound is too long to embed; give about 4 s at most")
+        raise InputError(f"{len(wave) / SAMPLE_RATE:.1f} s of sound is too long to embed; give about 4 s at most")
     return data.getvalue()
 
 
@@ -51,9 +51,8 @@ def cards(
     waves: Sequence[Float[np.ndarray, " _"]],
     captions: Sequence[str],
     faces: Sequence[Sequence[UInt8[np.ndarray, "_ _ 3"]]] = (),
-    size: int = 96,
 ) -> HTML:
-    """One card a recording (mono, 16 kHz): faces of ``size`` CSS pixels, if any, a player, a caption; and a note.
+    """One card a recording (mono, 16 kHz): faces, if any, a player, a caption; and a note.
 
     Example:
         >>> page = cards([np.zeros(800, np.float32)], ["silence"])
@@ -63,10 +62,10 @@ def cards(
     from IPython.display import HTML
 
     rows = list(faces) or [[] for _ in waves]
-    width = max([200, *((size + 4) * len(row) for row in rows)])
+    width = max([200, *((SIZE + 4) * len(row) for row in rows)])
     page = []
     for wave, caption, row in zip(waves, captions, rows, strict=True):
-        pictures = "".join(f"{picture(face, size, f'face: {caption}')} " for face in row).replace("<img", _BESIDE)
+        pictures = "".join(f"{picture(face, SIZE, f'face: {caption}')} " for face in row).replace("<img", _BESIDE)
         sound = base64.b64encode(mp3(wave)).decode()
         player = f'<audio controls style="width:200px; height:36px" src="data:audio/mpeg;base64,{sound}"></audio>'
         page.append(f'<div style="{_CARD.format(width=width)}">{pictures}<br>{player}<br>{html.escape(caption)}</div>')

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 WOMEN, MEN = "#b5446e", "#2f6690"
 OURS, REFERENCE, CEILING = "#d1603d", "#9aa0a6", "#3a7d44"
 SEX = {"f": WOMEN, "m": MEN}
+SAMPLE_RATE = 16_000
 LONGEST = 600  # characters of an alternative text: a screen reader reads all of it
 
 
@@ -51,13 +52,13 @@ class GalleryRow:
     """One line of a gallery."""
 
     label: str  # the speaker's name
-    wave: Float[np.ndarray, " samples"]
+    wave: Float[np.ndarray, " samples"]  # the beginning, at 16 kHz
     generated: Sequence[UInt8[np.ndarray, "height width 3"]]  # faces drawn from the voice
     truth: UInt8[np.ndarray, "height width 3"] | None = None  # the speaker's face
     captions: Sequence[str] = ()  # one for each generated face
 
 
-def gallery(rows: Sequence[GalleryRow], title: str = "", rate: int = 16_000) -> Figure:
+def gallery(rows: Sequence[GalleryRow], title: str = "") -> Figure:
     """Voice → true face | generated faces, one line a recording."""
     import matplotlib.pyplot as plt
 
@@ -69,7 +70,7 @@ def gallery(rows: Sequence[GalleryRow], title: str = "", rate: int = 16_000) -> 
         len(rows), len(widths), figsize=size, squeeze=False, layout="constrained", width_ratios=widths
     )
     for row, line in zip(rows, axes, strict=True):
-        _spectrogram(line[0], row.wave, rate)
+        _spectrogram(line[0], row.wave)
         line[0].set_ylabel(row.label, rotation=0, ha="right", va="center", fontsize=9, parse_math=False)
         _face(line[1], row.truth)
         captions = [*row.captions, *([""] * most)]
@@ -146,12 +147,12 @@ def forest(table: pd.DataFrame, metrics: Sequence[str], against: str) -> Figure:
     return figure
 
 
-def _spectrogram(ax: Axes, wave: np.ndarray, rate: int) -> None:
+def _spectrogram(ax: Axes, wave: np.ndarray) -> None:
     ax.set_xticks([])
     ax.set_yticks([])
     if len(wave) < 512:
         return
-    frames = np.lib.stride_tricks.sliding_window_view(wave[: 3 * rate], 512)[::160] * np.hanning(512)
+    frames = np.lib.stride_tricks.sliding_window_view(wave[: 3 * SAMPLE_RATE], 512)[::160] * np.hanning(512)
     power = np.log10(np.abs(np.fft.rfft(frames)) ** 2 + 1e-7)[:, :160].T  # up to 5 kHz
     ax.imshow(power, origin="lower", aspect="auto", cmap="magma", vmin=power.max() - 5)
 

@@ -230,8 +230,8 @@ def _ranks(of: str, scores: np.ndarray, sexes: np.ndarray) -> dict[str, np.ndarr
     }
 
 
-def summary(tidy: pd.DataFrame, against: str = WITHOUT, resamples: int = 2000) -> pd.DataFrame:
-    """The table engine's summary of tidy rows, with R@5 and R@10 in place of ranks, and gains over ``against``."""
+def summary(tidy: pd.DataFrame) -> pd.DataFrame:
+    """The table engine's summary of tidy rows, with R@5 and R@10 in place of ranks, and gains over "w/o DSC"."""
     is_rank, of_the_set = tidy.metric.str.startswith("rank"), tidy.person == ""
     ranks = tidy[is_rank]
     recalls = [
@@ -239,7 +239,7 @@ def summary(tidy: pd.DataFrame, against: str = WITHOUT, resamples: int = 2000) -
         for k in AT
     ]
     rows = pd.concat([tidy[~is_rank & ~of_the_set], *recalls, tidy[of_the_set]])
-    return tables.summarise(rows, against, resamples)
+    return tables.summarise(rows, WITHOUT, resamples=2000)
 
 
 def save(tidy: pd.DataFrame, name: str, folder: str | Path, shown: tuple[str, ...]) -> pd.DataFrame:
