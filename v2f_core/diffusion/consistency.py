@@ -139,10 +139,6 @@ class SelfConsistency:
         t_min, t_max: first and last timestep that may be drawn; the paper gives no numbers.
     Raises:
         InputError: the prior has no such timestep.
-
-    Example:
-        >>> critic = SelfConsistency(prior, arcface, teacher)  # doctest: +SKIP
-        >>> critic(aligner(voices), faces, torch.Generator().manual_seed(0)).loss.backward()  # doctest: +SKIP
     """
 
     def __init__(

@@ -33,11 +33,6 @@ def add_lora(prior: Prior, rank: int = 16, alpha: float = 16.0, generator: torch
 
     Raises:
         InputError: rank or alpha is not positive, or the prior has adapters already.
-
-    Example:
-        >>> prior = Prior.from_folder("my_prior")  # doctest: +SKIP
-        >>> add_lora(prior, rank=16, alpha=16)  # doctest: +SKIP
-        >>> optimiser = torch.optim.AdamW(lora_parameters(prior).values())  # doctest: +SKIP
     """
     from peft import LoraConfig
 
