@@ -27,6 +27,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from posterior import World
+from scipy.special import softmax
 from torch import Tensor, nn
 
 from minivox import ceilings
@@ -120,7 +121,7 @@ def sample(
 
 def skill(world: World, identities: np.ndarray) -> dict[str, float]:
     """Skill of the energy score and diversity, with intervals over persons."""
-    weights = draws.pool_weights(ceilings.log_likelihood(people(world.test), people(world.training)))
+    weights = softmax(ceilings.log_likelihood(people(world.test), people(world.training)), axis=1)
     alike = (world.sex[:, None] == np.array(world.training.sexes)).astype(float)
     alike /= alike.sum(axis=1, keepdims=True)
     pool = world.training.gallery().numpy()

@@ -113,6 +113,7 @@ def test_saved_and_loaded_the_pipeline_draws_the_same(pipe, voice, tmp_path):
     pipe.save_pretrained(tmp_path)
     again = Vox2FacePipeline.from_pretrained(tmp_path)
     assert np.array_equal(pixels(again(voice, 2, generator=seeded())), pixels(pipe(voice, 2, generator=seeded())))
+    assert "p(z | v)" in (tmp_path / "README.md").read_text()
 
 
 @pytest.mark.parametrize(("truncation", "says"), [(1.0, "drawn from p(z | v)"), (0.0, "the point estimate")])
