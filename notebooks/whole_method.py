@@ -16,11 +16,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, UNet2DConditionModel
-from PIL import Image
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from v2f_core import FacePack, embed_dataset, load_profile, open_dataset, pair_up
+from v2f_core import FacePack, embed_dataset, load_profile, open_dataset, pair_up, read_image
 from v2f_core.identity.arcface_torch import differentiable_arcface
 
 
@@ -258,7 +257,7 @@ def crop(pictures, landmarks):
 @torch.no_grad()
 def add_latents(m, pack, persons):
     """Latents and landmarks of the first photographs, and these photographs only."""
-    images = [np.asarray(Image.open(path).convert("RGB")) for path in persons.photos]
+    images = [read_image(path) for path in persons.photos]
     pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 127.5 - 1
     latents = torch.cat([m["vae"].encode(part).latent_dist.mode() for part in pixels.split(16)])
     landmarks = torch.from_numpy(np.stack([pack.detect(image)[0].landmarks for image in images]))

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from v2f_core.identity.aligner import Aligner
     from v2f_core.identity.faces import FacePack
     from v2f_core.identity.losses import AMSoftmax, ArcFaceLoss, IdentityLoss, InfoNCE
+    from v2f_core.identity.photos import read_image
     from v2f_core.identity.posterior import IdentityPosterior
     from v2f_core.pipeline import Vox2FacePipeline
     from v2f_core.speech.audio import read_clips
@@ -66,6 +67,7 @@ _MODULES = {
     "open_dataset": "data.voxceleb",
     "pair_up": "training.pairs",
     "read_clips": "speech.audio",
+    "read_image": "identity.photos",
     "read_layout": "data.voxceleb",
     "train_posterior": "training.posterior",
     "train_stage1": "training.stage1",

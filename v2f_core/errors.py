@@ -14,3 +14,7 @@ class InputError(ValueError):
         Traceback (most recent call last):
         v2f_core.errors.InputError: voice.txt: not an audio file; give a WAV, FLAC, OGG, MP3 or M4A file
     """
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows: the line, without the way that led to it."""
+        return [f"InputError: {self}"]

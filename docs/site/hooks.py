@@ -22,6 +22,8 @@ MATH = re.compile(r"\$\$(?P<block>.+?)\$\$|\$(?P<inline>[^$\n]+)\$", flags=re.S)
 GUIDES = ("docs/*.md", "benchmarks/results/study_log.md")
 HEAVIEST = 1_000_000  # bytes a page
 TAG = re.compile(r"\\tag\{(.+?)\}")
+# the theme's cells are 5rem wide and more, so that a row of faces would not fit
+NARROW = "<style>.md-typeset .jp-OutputArea table:not([class]) :is(th, td) { min-width: 0 }</style>\n"
 # linked to, but no pages
 ASIDE = (
     "benchmarks/results/fuzz.json",
@@ -30,6 +32,7 @@ ASIDE = (
     "docs/*.webp",
     "docs/thumbnails/*.webp",
     "notebooks/solutions/*.py",
+    "notebooks/whole_method.py",
     "benchmarks/results/*.csv",
     "LICENSE",
 )
@@ -85,9 +88,11 @@ def with_mathml(text: str) -> str:
     from latex2mathml.converter import convert
 
     def formula(found: re.Match[str]) -> str:
-        tex = found["block"] or found["inline"]
-        tags = "".join(f'<span style="float:right">({tag})</span>' for tag in TAG.findall(tex))
-        return convert(TAG.sub("", tex).strip(), display="block" if found["block"] else "inline") + tags
+        if found["inline"]:
+            return convert(found["inline"].strip())
+        tags = "".join(f'<span style="float:right">({tag})</span>' for tag in TAG.findall(found["block"]))
+        math = convert(TAG.sub("", found["block"]).strip(), display="block")
+        return f'<span style="display:block; margin:0.6em 0">{tags}{math}</span>'
 
     parts = CODE.split(text)
     return "".join(part if number % 2 else MATH.sub(formula, part) for number, part in enumerate(parts))
@@ -156,7 +161,7 @@ on_files.mkdocs_priority = 100  # before the plugin that turns notebooks into pa
 def on_page_content(content: str, page: Any, config: Any, files: Any) -> str:
     """Links of notebooks point to pages; Sphinx's roles, which docstrings use, become plain code."""
     if page.file.src_uri.endswith(".ipynb"):
-        return re.sub(r'href="(?![a-z]+:)([^"#]+)\.(?:ipynb|md)(#[^"]*)?"', r'href="\1.html\2"', content)
+        return NARROW + re.sub(r'href="(?![a-z]+:)([^"#]+)\.(?:ipynb|md)(#[^"]*)?"', r'href="\1.html\2"', content)
     return re.sub(r":(?:class|func|data|mod|meth|attr):<code>~?(?:(?:v2f_core|minivox)\.[\w.]*\.)?", "<code>", content)
 
 

@@ -2,8 +2,8 @@
 
 python docs/tools/make_slides.py              # outputs/slides/first_tour.slides.html; make slides does the same
 
-A heading begins a slide. Formulas, tables, lists, bold sentences and outputs are shown; the whole text of a cell is in
-the speaker's notes (press S). The page loads reveal.js and MathJax, so that showing it needs the network.
+A heading begins a slide. Formulas, tables, lists, questions, sentences with bold words and outputs are shown; the whole
+text of a cell is in the speaker's notes (press S). The page loads reveal.js and MathJax: showing it needs the network.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ TAG, MARK = "route", "●"  # of cells and of headings that belong to the first 
 HIDDEN = "remove_input"
 _HEADING = re.compile(r"^#{1,6} ")
 _POINTS = re.compile(r"^(\||[-*] |\d+\. |\$\$)")
-_BOLD = re.compile(r"\*\*.+?\*\*")
+_QUESTION = re.compile(r"^\*\*(The question|What do you expect)")
+_ASIDE = re.compile(r"^\*\*(What to see\.|Recap\.|In the package:|Symbols of this chapter:)\*\*")
+_SENTENCES = re.compile(r"(?<=[.?!])\s+(?=[A-Z]|\W)|(?<=[.?!]\*\*)\s+")
 
 
 def shown(text: str) -> str:
-    """What a slide shows of a cell: headings, formulas, tables and lists whole, of other text its bold sentences.
+    """What a slide shows of a cell: headings, formulas, tables, lists, questions, and sentences with bold words.
 
     Example:
         >>> print(shown("## One ●\\nLong prose. **The point.** More.\\n\\n$$ a = b $$\\n- first"))
@@ -45,10 +47,10 @@ def shown(text: str) -> str:
             open_formula = not open_formula
         if _HEADING.match(line):
             lines.append(line.replace(MARK, "").rstrip())
-        elif formula or not line or _POINTS.match(line):
+        elif formula or not line or _POINTS.match(line) or _QUESTION.match(line):
             lines.append(line)
-        else:
-            lines += [" ".join(_BOLD.findall(line))] if _BOLD.search(line) else []
+        elif bold := [sentence for sentence in _SENTENCES.split(_ASIDE.sub("", line)) if "**" in sentence]:
+            lines.append(" ".join(bold))
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
 
 
@@ -95,6 +97,8 @@ def make(paths: Iterable[Path], out: Path) -> int:
     options.TagRemovePreprocessor.remove_input_tags = {HIDDEN}
     options.SlidesExporter.preprocessors = ["nbconvert.preprocessors.TagRemovePreprocessor"]
     options.SlidesExporter.reveal_scroll = True
+    options.TemplateExporter.exclude_output_prompt = True
+    options.TemplateExporter.exclude_anchor_links = True
     page, _ = SlidesExporter(config=options).from_notebook_node(v4.new_notebook(cells=cells))
     with atomic_write(out) as temporary:
         temporary.write_text(page, encoding="utf-8")

@@ -40,7 +40,7 @@ def heard(path):
     face = np.zeros((8, 8, 3), np.uint8)
     names = {
         "recorder": SimpleNamespace(path_or=lambda _: path),
-        "pipe": lambda *_, **__: SimpleNamespace(images=[face]),
+        "own_pipe": lambda *_, **__: SimpleNamespace(images=[face]),
     }
     names |= {"seeds": lambda *numbers: numbers, "display": lambda _: None, "np": np, "faces": faces, "Path": Path}
     names |= {"warnings": warnings, "read_clips": read_clips, "InputError": InputError, "minivox": minivox}

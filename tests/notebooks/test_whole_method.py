@@ -24,7 +24,7 @@ from v2f_core.training.stage2 import Stage2Settings, train_stage2
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 FILE = NOTEBOOKS / "whole_method.py"
-GIVEN = {"FacePack", "differentiable_arcface", "embed_dataset", "load_profile", "open_dataset", "pair_up"}
+GIVEN = {"FacePack", "differentiable_arcface", "embed_dataset", "load_profile", "open_dataset", "pair_up", "read_image"}
 STEPS = 12
 
 
