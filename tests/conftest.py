@@ -21,10 +21,10 @@ def figures_closed():
 def tiny_profile(tmp_path_factory):
     """A profile of random models a few kilobytes large, 32-pixel faces."""
     import torch
-    from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
-    from transformers import ASTConfig, ASTFeatureExtractor, ASTModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+    from diffusers import StableDiffusionPipeline
+    from fakes import tiny_prior
+    from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
 
-    from minivox.build.tokenizer import save_tokenizer
     from v2f_core.artefacts.profiles import Profile
     from v2f_core.identity.aligner import Aligner
 
@@ -36,50 +36,31 @@ def tiny_profile(tmp_path_factory):
         )
         ASTModel(ast).save_pretrained(root / "ast")
         ASTFeatureExtractor(max_length=128).save_pretrained(root / "ast")
-        vocabulary = save_tokenizer(root / "prior" / "tokenizer")
-        text = CLIPTextConfig(
-            vocab_size=len(vocabulary),
-            hidden_size=512,
-            intermediate_size=16,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            max_position_embeddings=8,
-            bos_token_id=vocabulary["<|startoftext|>"],
-            eos_token_id=vocabulary["<|endoftext|>"],
-            pad_token_id=vocabulary["<|endoftext|>"],
-        )
-        unet = UNet2DConditionModel(
-            sample_size=4,
-            block_out_channels=(8, 8),
-            layers_per_block=1,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-            attention_head_dim=4,
-            norm_num_groups=4,
-            cross_attention_dim=512,
-        )
-        vae = AutoencoderKL(
-            block_out_channels=(4, 4, 4, 4),
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            layers_per_block=1,
-            norm_num_groups=2,
-            latent_channels=4,
-            mid_block_add_attention=False,
-        )
-        StableDiffusionPipeline(
-            vae=vae,
-            text_encoder=CLIPTextModel(text),
-            tokenizer=CLIPTokenizer.from_pretrained(root / "prior" / "tokenizer"),
-            unet=unet,
-            scheduler=DPMSolverMultistepScheduler(steps_offset=1),
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        ).save_pretrained(root / "prior")
+        prior = tiny_prior(root / "words")
+        nets = (prior.vae, prior.text_encoder, prior.tokenizer, prior.unet, prior.scheduler)
+        StableDiffusionPipeline(*nets, None, None, None, False).save_pretrained(root / "prior")
         Aligner(speaker_width=16, hidden_width=8).save_pretrained(root / "aligner", {"seed": 0})
     parts = {part: root / part for part in ("ast", "ecapa", "ge2e", "faces", "prior", "judge", "aligner")}
     return Profile(name="tiny", image_size=32, dataset=root / "dataset", steps=2, **parts)
+
+
+@pytest.fixture(scope="session")
+def pipe(tiny_profile):
+    """The pipeline of the tiny profile; whoever changes one makes another."""
+    from v2f_core.pipeline import Vox2FacePipeline
+
+    return Vox2FacePipeline.from_profile(tiny_profile)
+
+
+@pytest.fixture(scope="session")
+def voice(tmp_path_factory):
+    """Three seconds of a voice in a file."""
+    import soundfile
+    from fakes import spoken
+
+    path = tmp_path_factory.mktemp("voice") / "voice.wav"
+    soundfile.write(path, spoken(3), 16_000)
+    return path
 
 
 # --- for the tests of L_self, its monitors and the other critics

@@ -117,12 +117,6 @@ def test_a_folder_of_another_plan_is_refused(tidy, plan):
         ablate.measured(ROWS[0], 0, replace(plan, drawn_steps=3))
 
 
-# ---- tables
-
-
-# ---- the summary
-
-
 def test_an_unknown_table_is_a_one_line_error(capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(["ablate", "table9"])

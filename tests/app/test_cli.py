@@ -83,9 +83,3 @@ def test_a_device_that_is_not_there_is_refused(command, monkeypatch, capsys):
 def test_options_of_unfreezing_need_it(capsys):
     assert call("stage1", "--aligner", "runs/stage1") == 2
     assert "belongs to --unfreeze" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("arguments", [["generate", "voice.wav", "-n", "0"], ["generate", "voice.wav", "--seed", "-1"]])
-def test_impossible_numbers_are_refused(arguments, capsys):
-    assert call(*arguments) == 2
-    assert arguments[2] in capsys.readouterr().err

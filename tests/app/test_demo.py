@@ -60,13 +60,10 @@ def test_every_drawn_face_is_written_and_labelled(dataset, tiny_profile, tmp_pat
                 assert heard == ("as MiniVox" if path.name.startswith("P2") else "as people")
 
 
-@pytest.mark.parametrize("voice", [demo.OTHER_VOICE, demo.REAL_VOICE])
-def test_voices_from_elsewhere_are_small_and_ship(voice):
-    assert voice.stat().st_size < 60_000
-    assert str(voice.parent) in minivox.__path__
-
-
-def test_the_real_voice_says_whose_it_is_and_under_which_licence():
+def test_voices_from_elsewhere_are_small_and_ship_and_the_real_one_says_whose_it_is():
+    for voice in (demo.OTHER_VOICE, demo.REAL_VOICE):
+        assert voice.stat().st_size < 60_000
+        assert str(voice.parent) in minivox.__path__
     with soundfile.SoundFile(demo.REAL_VOICE) as file:
         assert "LibriSpeech" in file.artist
         assert "CC BY 4.0" in file.license

@@ -1,9 +1,9 @@
 """From voices to the page, on a handful of persons and a tiny prior: every row, every file, nothing hidden."""
 
+import html
 import json
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
@@ -235,34 +235,17 @@ def test_faces_are_shown_and_said_to_be_synthetic(report):
         assert min(picture.size) > 300
 
 
-class Page(HTMLParser):
-    """What a page shows and where it comes from."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.sources, self.alts, self.text = [], [], [], ""
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        self.sources += [value for name, value in attributes if name == "src"]
-        self.alts += [dict(attributes).get("alt", "")] if tag == "img" else []
-
-    def handle_data(self, data):
-        self.text += data
-
-
 def test_the_page_is_whole_and_needs_neither_network_nor_scripts(report):
-    text = (report / "report.html").read_text()
-    page = Page(text)
-    assert all(source.startswith("data:") for source in page.sources)
-    assert "script" not in page.tags
-    assert not re.search(r"https?://|url\(", text)
-    assert all(page.alts)
-    for words in ("no likeness of any person", "Chance", "ceiling", "95 % intervals", "a note", "Zoe: no face"):
-        assert words in " ".join(page.text.split())
-    assert "<0>" not in text
-    assert len(text) < 6_000_000
+    page = (report / "report.html").read_text()
+    assert all(source.startswith("data:") for source in re.findall(r'src="([^"]*)"', page))
+    assert not re.search(r"<script|https?://|url\(", page)
+    alts = re.findall(r'<img[^>]*alt="([^"]*)"', page)
+    assert len(alts) == page.count("<img")
+    assert all(alts)
+    assert "<0>" not in page
+    text = " ".join(html.unescape(re.sub(r"<[^>]*>", "", page)).split())
+    assert all(words in text for words in ("no likeness of any person", "95 % intervals", "a note", "Zoe: no face"))
+    assert len(page) < 6_000_000
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ import re
 import huggingface_hub
 import pytest
 import torch
-from fakes import spoken
 
 from v2f_core.artefacts.files import SYNTHETIC, folder_hash
 from v2f_core.artefacts.weights import ORIGINS, write_card
@@ -14,19 +13,10 @@ from v2f_core.pipeline import Vox2FacePipeline
 
 
 @pytest.fixture(scope="module")
-def pipe(tiny_profile):
-    return Vox2FacePipeline.from_profile(tiny_profile)
-
-
-@pytest.fixture(scope="module")
 def saved(pipe, tmp_path_factory):
     folder = tmp_path_factory.mktemp("saved")
     pipe.save_pretrained(folder)
     return folder
-
-
-def voice():
-    return torch.from_numpy(spoken(3)[:, 0].copy())
 
 
 # --- the card
@@ -41,11 +31,11 @@ def test_the_card_says_what_it_is_and_names_every_part_by_its_hash(saved):
     assert {"speech_encoder", "aligner", "unet", "vae"} <= hashes.keys()
 
 
-def test_the_code_on_the_card_can_be_run(saved):
+def test_the_code_on_the_card_can_be_run(saved, voice):
     (code,) = re.findall(r"```python\n(.*?)```", (saved / "README.md").read_text(), flags=re.S)
     scope = {}
     exec(code[: code.index("faces =")], scope)
-    assert scope["pipe"].identify(voice())[0].shape == (512,)
+    assert scope["pipe"].identify(voice)[0].shape == (512,)
 
 
 def test_the_terms_are_those_of_the_profile(tmp_path):
@@ -76,9 +66,9 @@ def cached(saved, tmp_path):
     return tmp_path
 
 
-def test_a_hub_id_is_loaded_from_the_cache_offline(cached, pipe):
+def test_a_hub_id_is_loaded_from_the_cache_offline(cached, pipe, voice):
     loaded = Vox2FacePipeline.from_pretrained("me/vox2face", cache_dir=cached, local_files_only=True)
-    assert torch.equal(loaded.identify(voice())[0], pipe.identify(voice())[0])
+    assert torch.equal(loaded.identify(voice)[0], pipe.identify(voice)[0])
     assert loaded.config.profile == pipe.config.profile == "tiny"
 
 

@@ -7,42 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from fakes import tiny_prior
 
-from minivox.build.tokenizer import LENGTH, save_tokenizer
+from minivox.build.tokenizer import LENGTH
 from v2f_core.diffusion.prior import PROMPT, Prior
 from v2f_core.errors import InputError
 
-
-def build(folder: Path, width: int = 512) -> Prior:
-    """A random pipeline, a few thousand parameters beside the text encoder, with 4x4 latents of 32-pixel images."""
-    from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-
-    torch.manual_seed(0)
-    vocab = save_tokenizer(folder)
-    text = CLIPTextConfig(
-        vocab_size=len(vocab), hidden_size=width, intermediate_size=32, num_hidden_layers=1, num_attention_heads=4,
-        max_position_embeddings=LENGTH, bos_token_id=vocab["<|startoftext|>"], eos_token_id=vocab["<|endoftext|>"],
-        pad_token_id=vocab["<|endoftext|>"],
-    )  # fmt: skip
-    unet = UNet2DConditionModel(
-        sample_size=4, in_channels=4, out_channels=4, block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        mid_block_type=None, cross_attention_dim=width, attention_head_dim=2,
-    )  # fmt: skip
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, norm_num_groups=4,
-        block_out_channels=(4, 4, 8, 8), latent_channels=4, sample_size=32, scaling_factor=0.7,
-    )  # fmt: skip
-    scheduler = DPMSolverMultistepScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
-    )
-    return Prior(unet, vae, CLIPTextModel(text), CLIPTokenizer.from_pretrained(folder), scheduler).eval()
+SCALE = 0.18215  # of the latents, as Stable Diffusion's
 
 
 @pytest.fixture(scope="module")
 def prior(tmp_path_factory: pytest.TempPathFactory) -> Prior:
-    return build(tmp_path_factory.mktemp("tokenizer"))
+    torch.manual_seed(0)
+    return tiny_prior(tmp_path_factory.mktemp("tokenizer"))
 
 
 @pytest.fixture
@@ -53,7 +30,8 @@ def identity() -> torch.Tensor:
 @pytest.mark.parametrize("width", [512, 768])
 def test_condition_replaces_exactly_one_embedding(tmp_path: Path, identity: torch.Tensor, width: int) -> None:
     """By hand: write each identity, padded with zeros, into the table as a new word, and use that word's number."""
-    prior = build(tmp_path, width)
+    torch.manual_seed(0)
+    prior = tiny_prior(tmp_path, width)
     ids = prior.tokenizer(PROMPT, padding="max_length", max_length=LENGTH, return_tensors="pt").input_ids.repeat(3, 1)
     assert prior.tokenizer.tokenize(PROMPT) == [word + "</w>" for word in PROMPT.split()]
     assert int((ids[0] == prior.placeholder).sum()) == 1
@@ -103,8 +81,8 @@ def test_encode_and_decode(prior: Prior) -> None:
     images = torch.rand(2, 3, 32, 32) * 2 - 1
     latents = prior.encode(images)
     assert latents.shape == (2, *prior.latent_shape)
-    torch.testing.assert_close(latents, prior.vae.encode(images).latent_dist.mean * 0.7)
-    torch.testing.assert_close(prior.decode(latents), prior.vae.decode(latents / 0.7).sample.clamp(-1, 1))
+    torch.testing.assert_close(latents, prior.vae.encode(images).latent_dist.mean * SCALE)
+    torch.testing.assert_close(prior.decode(latents), prior.vae.decode(latents / SCALE).sample.clamp(-1, 1))
     drawn = [prior.encode(images, torch.Generator().manual_seed(s)) for s in (0, 0, 1)]
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
@@ -206,4 +184,4 @@ def test_a_missing_folder_and_a_narrow_text_encoder_are_refused(tmp_path: Path) 
     with pytest.raises(InputError, match=r"model_index.json is missing.*give one that holds unet"):
         Prior.from_folder(tmp_path)
     with pytest.raises(InputError, match="64 wide, expected at least 512"):
-        build(tmp_path, width=64)
+        tiny_prior(tmp_path, width=64)

@@ -60,12 +60,6 @@ def test_nobody_beats_the_true_distribution(wrong):
     assert energy_score(honest, truth).mean() < energy_score(other, truth).mean()
 
 
-def test_a_pool_with_even_weights_scores_as_its_faces_would_as_draws():
-    faces, truth = rng().standard_normal((30, 4)), rng(1).standard_normal((5, 4))
-    found = energy_score_of_pool(np.full((5, 30), 1 / 30), faces, truth)
-    np.testing.assert_allclose(found, energy_score(np.broadcast_to(faces, (5, 30, 4)), truth), rtol=1e-9)
-
-
 def test_a_weighted_pool_stands_for_the_distribution_it_leads_to():
     """Faces of N(0, I), weighted towards N(μ, I), score as draws of N(μ, I) do."""
     faces, mean = rng().standard_normal((4000, 2)), np.array([0.8, -0.4])

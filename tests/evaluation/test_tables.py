@@ -205,15 +205,6 @@ def test_systems_measured_on_other_persons_are_not_compared():
         tables.summarise(rows[(rows.system != "new") | (rows.person != "P3")], against="old")
 
 
-def test_markdown_shows_intervals_and_gains_and_leaves_out_what_is_missing():
-    text = tables.markdown(tables.wide(tables.summarise(fake(), "old"), ("cosine", "VFS")), ("cosine", "VFS", "L2"))
-    head, _, old, new = text.strip().split("\n")
-    assert head == "| system | cosine | VFS |"
-    assert "<br>" not in old
-    assert "<br>+0.050 [+0.050, +0.050]" in new
-    assert new.endswith("| 3.000 |")
-
-
 def test_a_table_is_written_with_the_same_bytes_each_time(tmp_path):
     for name in ("a.csv.gz", "b.csv.gz"):
         tables.write(tmp_path, name, fake())

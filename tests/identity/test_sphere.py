@@ -15,7 +15,6 @@ from v2f_core.identity.sphere import (
     cosines,
     exp_map,
     log_map,
-    mean_direction,
     normalise,
     slerp,
     uniform,
@@ -173,15 +172,6 @@ def test_what_leads_nowhere_is_refused(walk, message):
 
 
 # --- means
-
-
-def test_mean_direction_has_the_best_mean_cosine_and_opposite_items_have_none():
-    z = normalise(draw(9, 5) + 1)
-    best = mean_direction(z)
-    other = normalise(best + 0.05 * draw(200, 5, seed=1))
-    assert (z @ best).mean() >= (other @ z.T).mean(dim=1).max()
-    with pytest.raises(InputError, match="no direction"):
-        mean_direction(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
 
 
 # --- random directions

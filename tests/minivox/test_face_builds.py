@@ -15,7 +15,6 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from minivox.build import arcface, detector, grow, prior, vae
 from v2f_core.artefacts.profiles import MINI_ASSETS
-from v2f_core.errors import InputError
 from v2f_core.identity.arcface_torch import differentiable_arcface
 from v2f_core.identity.faces import TEMPLATE
 
@@ -36,17 +35,6 @@ def test_the_margin_turns_the_true_angle_only() -> None:
         expected += math.log(sum(math.exp(x) for x in logits)) - logits[true]
     # the stage multiplies in bfloat16, whose eighth bit is worth 0.004 in a cosine and 32 times that in a logit
     assert float(head(z, person, margin=0.35).detach()) == pytest.approx(expected / 4, abs=0.15)
-
-
-def test_verification_knows_perfect_and_useless_identities() -> None:
-    z = np.eye(20, 512)
-    person = np.arange(20)
-    perfect = arcface.verification(np.concatenate([z, z]), np.concatenate([person, person]))
-    assert (perfect["rank1"], perfect["eer"], perfect["same_mean"], perfect["different_mean"]) == (1.0, 0.0, 1.0, 0.0)
-    noise = np.random.default_rng(0).normal(size=(400, 512))
-    useless = arcface.verification(noise / np.linalg.norm(noise, axis=1, keepdims=True), np.repeat(np.arange(200), 2))
-    assert useless["rank1"] < 0.05
-    assert useless["eer"] == pytest.approx(0.5, abs=0.1)
 
 
 def test_the_exported_net_is_the_trained_net_and_has_a_gradient_twin(tmp_path: Path) -> None:
@@ -161,12 +149,3 @@ def test_a_unet_that_got_deeper_computes_the_same_and_learns_in_its_new_layers()
     after.square().mean().backward()
     assert deep.down_blocks[1].resnets[1].conv2.weight.grad.abs().max() > 0
     assert deep.up_blocks[0].attentions[1].proj_out.weight.grad.abs().max() > 0
-
-
-def test_a_unet_of_another_width_is_not_made_deeper() -> None:
-    target = prior.new_unet()
-    other = UNet2DConditionModel.from_config(
-        {**target.config, "layers_per_block": 1, "block_out_channels": (32, 32, 32)}
-    )
-    with pytest.raises(InputError, match="no shallower copy of the new one"):
-        grow.deeper(other, target)

@@ -12,7 +12,7 @@ from minivox.build.portrait import raster
 from minivox.build.portrait.basis import LEFT_EYE, RIGHT_EYE, SKIN, basis
 from minivox.build.portrait.camera import NOSE_TIP, head_at_rest, stage
 from minivox.build.portrait.looks import Look, View, look_of
-from minivox.build.portrait.render import landmarks, render
+from minivox.build.portrait.render import landmarks
 
 pytestmark = pytest.mark.slow
 
@@ -35,9 +35,6 @@ def eye_distance(v: np.ndarray) -> float:
     return float(np.linalg.norm(v[b.vertex_part == LEFT_EYE].mean(0) - v[b.vertex_part == RIGHT_EYE].mean(0)))
 
 
-# framing and landmarks
-
-
 def test_eyes_are_as_far_apart_as_in_ffhq():
     for person in PEOPLE:
         points = landmarks(look_of(person), View())
@@ -58,20 +55,6 @@ def test_landmarks_are_where_the_eyes_and_the_nose_are_drawn():
             assert len(seen) > 10
             assert np.linalg.norm(seen.mean(0) - point) < 4  # of 192 pixels
         assert np.allclose(scene.landmarks[2], scene.screen[NOSE_TIP], atol=1e-3)
-
-
-# determinism
-
-
-def test_same_person_and_view_give_the_same_bytes():
-    images = []
-    for _ in range(2):
-        look = look_of(world.person("portrait-tests", 5))  # a new object, so no cache serves it
-        images.append(render(look, View.sample(np.random.default_rng(9)), 64).tobytes())
-    assert images[0] == images[1]
-
-
-# what the shared traits do
 
 
 @pytest.mark.parametrize("person", PEOPLE[:4], ids=lambda p: p.sex + str(p.index))
@@ -107,9 +90,6 @@ def test_private_factors_do_not_follow_the_shared_ones():
     a, b = look_of(person), with_trait(person, jaw=2.0, nose=-2.0, length=1.0)
     assert (a.skin, a.iris, a.hair, a.length) == (b.skin, b.iris, b.hair, b.length)
     assert a.sliders["eyebrows-angle"] == b.sliders["eyebrows-angle"]
-
-
-# the views
 
 
 # the rasteriser, against a loop

@@ -28,9 +28,6 @@ def noise_pool(persons: int = 3, seconds: float = 1.5) -> Pool:
     return Pool(waves, np.repeat(np.arange(persons), 2), population("voices", persons))
 
 
-# ---- features ----
-
-
 def test_training_hears_what_the_encoders_hear() -> None:
     """The nets are trained on spectrograms cut from whole recordings; used on clips. Both must be the same."""
     from transformers import ASTFeatureExtractor
@@ -52,9 +49,6 @@ def test_training_hears_what_the_encoders_hear() -> None:
     torch.testing.assert_close(mine, encoder.embed(wave), atol=1e-4, rtol=1e-4)
 
 
-# ---- labels ----
-
-
 def test_targets_are_z_scores_within_sex() -> None:
     labels = targets(population("a test", 4_000)).numpy()
     women, men = labels[::2], labels[1::2]
@@ -72,12 +66,6 @@ def test_a_faster_recording_is_higher_and_from_a_shorter_tract() -> None:
         assert (b[0] - a[0]).item() == pytest.approx(12 / VOICE_UNITS[p.sex]["f0"][1], rel=1e-4)  # an octave
         assert (b[1] - a[1]).item() == pytest.approx(-p.voice.vtl / 2 / VOICE_UNITS[p.sex]["vtl"][1], rel=1e-4)
         assert torch.equal(b[[2, 4, 5, 6]], a[[2, 4, 5, 6]])
-
-
-# ---- where a patch is ----
-
-
-# ---- training ----
 
 
 @pytest.mark.parametrize("name", RECIPES)

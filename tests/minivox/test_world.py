@@ -46,14 +46,6 @@ def test_persons_are_reproducible_and_pools_disjoint():
     assert {p.voice_seed for p in one}.isdisjoint(p.face_seed for p in one)
 
 
-def test_every_link_names_a_source_and_a_known_trait():
-    for link in world.LINKS:
-        side, _, trait = link.effect.partition(".")
-        assert trait in (world.FACE_Z if side == "face" else world.VOICE_Z)
-        assert link.cause in (*world.SHARED, "age")
-        assert link.source.startswith("checked") or world.ASSUMED in link.source
-
-
 def test_minivox_v1_is_frozen():
     """The shipped data were drawn from these persons: a change of the world is a new version of MiniVox."""
     first = world.person("minivox", 0, world.FEMALE)

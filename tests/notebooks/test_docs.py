@@ -1,30 +1,30 @@
-"""What people read is true: commands exist, links lead somewhere, cards are valid and agree with the code."""
+"""What people read is true: commands exist, links lead somewhere, numbers are those of the results and the code."""
 
+import importlib.util
 import json
 import re
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from huggingface_hub import RepoCard
 from typer.main import get_command
 
 from minivox import world
 from minivox.build import minivox
 from v2f_core.cli import app
+from v2f_core.evaluation.metrics import discordance, paired_persons
 
 ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
 CARDS = sorted((ROOT / "data_cards").glob("*.md"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-PAGES = [
-    ROOT / "README.md",
-    *CARDS,
-    *sorted((ROOT / "docs").glob("*.md")),
-    ROOT / "benchmarks" / "results" / "study_log.md",
-    *NOTEBOOKS,
-]
-CARD = ROOT / "data_cards" / "minivox.md"
+PAGES = [ROOT / "README.md", *CARDS, *sorted((ROOT / "docs").glob("*.md")), RESULTS / "study_log.md", *NOTEBOOKS]
+TARGETS = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), flags=re.M))
+COMMANDS = get_command(app).commands
 
 
 def prose(page: Path) -> str:
@@ -37,90 +37,48 @@ def prose(page: Path) -> str:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_make_target_that_is_named_exists(page):
-    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), flags=re.M))
-    named = set(re.findall(r"(?:`|^|&& )make (\w+)", prose(page), flags=re.M))
-    assert named <= targets
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_command_that_is_named_exists_with_its_options(page):
-    commands = get_command(app).commands
-    for module, rest in re.findall(r"python -m ([\w.]+)((?: +[\w./-]+)*)", prose(page)):
+def test_commands_and_files_that_a_page_names_exist_and_no_machine_is_named(page):
+    text = prose(page)
+    assert set(re.findall(r"(?:`|^|&& )make (\w+)", text, flags=re.M)) <= TARGETS
+    for module, rest in re.findall(r"python -m ([\w.]+)((?: +[\w./-]+)*)", text):
         assert module == "pytest" or find_spec(module) is not None, module
-        words = rest.split()
-        if module == "v2f_core" and words:
-            options = {option for parameter in commands[words[0]].params for option in parameter.opts}
+        if module == "v2f_core" and (words := rest.split()):
+            options = {option for parameter in COMMANDS[words[0]].params for option in parameter.opts}
             assert {word for word in words if word.startswith("-")} <= options, rest
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_link_within_the_repository_leads_to_a_file(page):
-    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if not re.match(r"https?://|#|data:", target):
             assert (page.parent / target.split("#")[0]).exists(), target
+    # pictures and sounds may spell anything
+    whole = re.sub(r"base64,[\w+/=]+|\"image/png\": \"[^\"]+\"", "", page.read_text(encoding="utf-8"))
+    assert not re.search(r"/(?:root|home|tmp|work)/|pyp[i]\.org|python[h]osted|index-url|localhost|127\.0\.0\.1", whole)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_no_page_names_a_machine_or_a_package_index(page):
-    text = page.read_text(encoding="utf-8")
-    text = re.sub(r"base64,[\w+/=]+|\"image/png\": \"[^\"]+\"", "", text)  # pictures and sounds may spell anything
-    assert not re.search(r"/(?:root|home|tmp|work)/|pyp[i]\.org|python[h]osted|index-url|localhost|127\.0\.0\.1", text)
+def test_the_readme_links_every_notebook_and_every_card():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert all(page.relative_to(ROOT).as_posix() in text for page in (*NOTEBOOKS, *CARDS))
 
 
-def test_the_dataset_card_is_valid():
-    from huggingface_hub import DatasetCard
-
-    card = DatasetCard.load(CARD)
-    data = card.data.to_dict()
-    assert data["license"] == "apache-2.0"
-    assert data["pretty_name"] == "MiniVox"
-    assert data["language"] == ["en"]
-    assert set(data["size_categories"]) <= {"n<1K", "1K<n<10K", "10K<n<100K"}
-    assert data["annotations_creators"] == data["language_creators"] == ["machine-generated"]
-    assert data["source_datasets"] == ["original"]
-    sections = re.findall(r"^#+ (.+)$", card.text, flags=re.M)
-    wanted = ("Contents", "How it was made", "Ingredients and licences", "Uses", "Known faults")
-    assert set(wanted) | {"Personal and sensitive information"} <= set(sections)
+# --- cards
 
 
 @pytest.mark.parametrize("card", CARDS, ids=lambda card: card.name)
 def test_every_card_begins_with_metadata_that_can_be_read(card):
-    from huggingface_hub import RepoCard
-
-    loaded = RepoCard.load(card, ignore_metadata_errors=False)
-    assert loaded.data.license
-    assert loaded.text.strip().startswith("# ")
+    assert RepoCard.load(card, ignore_metadata_errors=False).data.license
 
 
-def test_the_dataset_card_counts_what_the_build_makes():
-    text = CARD.read_text(encoding="utf-8")
+def test_the_dataset_card_counts_what_the_build_makes_and_lists_every_link_of_the_world():
+    text = (ROOT / "data_cards" / "minivox.md").read_text(encoding="utf-8")
     for split, persons in minivox.SPLITS.items():
         row = re.search(rf"^\| {split} \| (\d+)[^|]*\| ([\d,]+) \| ([\d,]+) \|$", text, flags=re.M)
-        assert row is not None
-        assert int(row[1]) == persons
-        assert int(row[2].replace(",", "")) == persons * minivox.VIEWS
-        assert int(row[3].replace(",", "")) == persons * minivox.CLIPS
-
-
-def test_the_dataset_card_lists_every_link_with_its_strength_and_source():
-    text = CARD.read_text(encoding="utf-8")
+        counts = [int(number.replace(",", "")) for number in row.groups()]
+        assert counts == [persons, persons * minivox.VIEWS, persons * minivox.CLIPS]
     rows = text.partition("<!-- links")[2].partition("<!-- /links -->")[0].strip().splitlines()[3:]
-    assert len(rows) == len(world.LINKS)
     for row, link in zip(rows, world.LINKS, strict=True):
         effect = link.effect.replace(".", ": ").replace("_", " ")
         assert row == f"| {link.cause} | {effect} | {link.strength:+.2f} | {link.source} |"
 
 
-def test_the_readme_links_every_notebook_and_every_card():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for page in (*NOTEBOOKS, *CARDS):
-        assert page.relative_to(ROOT).as_posix() in text
-
-
-def test_the_readme_says_what_did_not_run_on_real_weights():
-    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-    assert "Nothing else in this repository has been run on real weights or real persons." in text
+# --- numbers
 
 
 def numbers(cell: str) -> list[float]:
@@ -129,10 +87,8 @@ def numbers(cell: str) -> list[float]:
 
 def test_the_table_of_all_rows_says_what_was_measured():
     """Every number of the evaluation's page stands in the committed tables, and the controls are where they belong."""
-    systems = pd.read_csv(ROOT / "benchmarks" / "results" / "evaluate_systems.csv").set_index(
-        ["gallery", "by", "system"]
-    )
-    sets = pd.read_csv(ROOT / "benchmarks" / "results" / "evaluate_sets.csv").set_index("system")
+    systems = pd.read_csv(RESULTS / "evaluate_systems.csv").set_index(["gallery", "by", "system"])
+    sets = pd.read_csv(RESULTS / "evaluate_sets.csv").set_index("system")
     text = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
     lines = re.findall(r"(?m)^\| (.+) \|$", text[text.index("| row | cosine of ẑ |") : text.index("| *chance* |")])[1:]
     rows = {cells[0]: cells[1:] for cells in (re.split(r" ?\| ?", line) for line in lines) if cells[0] != "---"}
@@ -150,9 +106,8 @@ def test_the_table_of_all_rows_says_what_was_measured():
             wanted = [row[measure], row[f"{measure} low"], row[f"{measure} high"]][: len(numbers(cell))]
             assert numbers(cell) == pytest.approx(wanted, abs=6e-4), (name, by, measure)
         if cells[7]:
-            assert numbers(cells[7] + " " + cells[8]) == pytest.approx(
-                [round(sets.VFS[name], 1), round(sets["kernel distance"][name], 2)], abs=1e-9
-            )
+            wanted = [round(sets.VFS[name], 1), round(sets["kernel distance"][name], 2)]
+            assert numbers(cells[7] + " " + cells[8]) == pytest.approx(wanted, abs=1e-9)
         if cells[9]:
             assert numbers(cells[9]) == pytest.approx([sets.diversity[name]], abs=6e-4)
     faces = systems.xs("face", level="by").loc["within sex"]
@@ -167,10 +122,10 @@ def test_the_table_of_all_rows_says_what_was_measured():
 def test_every_interval_that_the_study_tells_stands_in_a_result():
     """A loss may be told without its sign; a number may be rounded, to the places that it is told with."""
     told = re.compile(r"([+-]?\d+\.\d+) \[([+-]?\d+\.\d+),\s([+-]?\d+\.\d+)\]")
-    pages = (ROOT / "docs" / "study.md", ROOT / "benchmarks" / "results" / "study_log.md")
+    pages = (ROOT / "docs" / "study.md", RESULTS / "study_log.md")
     text = "\n".join(page.read_text(encoding="utf-8") for page in pages).replace("−", "-")
     measured = []
-    for path in (ROOT / "benchmarks" / "results").glob("*.csv"):
+    for path in RESULTS.glob("*.csv"):
         table = pd.read_csv(path)
         names = {name.removesuffix("low").strip() for name in table.columns if name.endswith("low")}
         for name in names:
@@ -180,7 +135,62 @@ def test_every_interval_that_the_study_tells_stands_in_a_result():
     found = told.findall(text)
     assert len(found) > 200
     array = np.array(measured)
-    for numbers in found:
-        value, unit = np.array(numbers, float), 0.51 * 10.0 ** -len(numbers[0].split(".")[1])
+    for interval in found:
+        value, unit = np.array(interval, float), 0.51 * 10.0 ** -len(interval[0].split(".")[1])
         signs = (value, -value[[0, 2, 1]])
-        assert any((np.abs(array - each) <= unit).all(1).any() for each in signs), " ".join(numbers)
+        assert any((np.abs(array - each) <= unit).all(1).any() for each in signs), " ".join(interval)
+
+
+def test_the_page_of_measures_names_functions_that_exist_and_figures_that_they_return():
+    page = (ROOT / "docs" / "measures.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([a-z]\w+)\.([\w.]+)`", page))
+    assert len(named) > 20
+    for module, path in named:
+        found = import_module(f"v2f_core.{'studies' if module == 'spaces' else 'evaluation'}.{module}")
+        for part in path.split("."):
+            found = getattr(found, part)
+    gain, unrelated = 0.321 - 0.298, discordance(0.321, 0.298)
+    assert f"{paired_persons(gain, unrelated):,} persons" in page
+    assert f"still takes {paired_persons(gain, 0.1):,}" in page
+
+
+# --- the site
+
+
+@pytest.fixture(scope="module")
+def book():
+    """The site's hooks, which only MkDocs loads otherwise."""
+    spec = importlib.util.spec_from_file_location("book_hooks", ROOT / "docs" / "site" / "hooks.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def listed(entries) -> list[str]:
+    """All pages of a table of contents."""
+    values = [value for entry in entries for value in entry.values()]
+    return [page for value in values for page in (listed(value) if isinstance(value, list) else [value])]
+
+
+def test_every_page_and_public_module_is_listed_once_and_links_stay_within_the_site(book):
+    found = listed(book.navigation())
+    assert len(found) == len(set(found))
+    written = {path.relative_to(ROOT).as_posix() for path in (*NOTEBOOKS, *CARDS, *(ROOT / "docs").glob("*.md"))}
+    modules = [path.relative_to(ROOT).with_suffix("").parts for path in (ROOT / "v2f_core").rglob("[!_]*.py")]
+    assert written | {"index.md", "api/v2f_core.md"} | {f"api/{'.'.join(parts)}.md" for parts in modules} <= set(found)
+    guides = book.pages("README.md", *book.GUIDES, "data_cards/*.md")
+    there = {*guides, *book.pages("notebooks/*.ipynb", *book.ASIDE)}
+    for page in guides:
+        for link in re.findall(r"\]\(([^):#]+?)(?:#[^)]*)?\)", (ROOT / page).read_text(encoding="utf-8")):
+            assert ((ROOT / page).parent / link).resolve().relative_to(ROOT).as_posix() in there, f"{page}: {link}"
+
+
+def test_links_that_lead_nowhere_are_found(book, tmp_path):
+    (tmp_path / "sub").mkdir()
+    page, other = tmp_path / "a.html", tmp_path / "sub/b.html"
+    page.write_text('<h1 id="top">A</h1><a href="sub/b.html#here">b</a><a href="https://x.org/no">x</a>')
+    other.write_text('<p id="here"><a href="../a.html#top">a</a><img src="data:image/png;base64,x">')
+    assert list(book.broken(tmp_path)) == []
+    other.write_text('<a href="../a.html#gone">a</a><img src="c.png"><a href="../d.html">d</a>')
+    wrong = ["a.html: sub/b.html#here", *(f"sub/b.html: {link}" for link in ("../a.html#gone", "../d.html", "c.png"))]
+    assert list(book.broken(tmp_path)) == wrong

@@ -1,43 +1,27 @@
 """The whole way, on tiny random models: what goes in, what comes out, and that nothing else decides it."""
 
+import json
+import logging
 from dataclasses import replace
 
 import diffusers
 import numpy as np
 import pytest
-import soundfile
 import torch
-from fakes import spoken
+from fakes import pixels, seeded
 from PIL import Image
 
+from v2f_core.app.generate import generate
+from v2f_core.artefacts.files import folder_hash
 from v2f_core.artefacts.profiles import ENCODERS, load_profile
 from v2f_core.diffusion.lora import add_lora, lora_parameters, save_lora
 from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
+from v2f_core.identity.posterior import IdentityPosterior
 from v2f_core.identity.sphere import check_unit, normalise
 from v2f_core.pipeline import Vox2FacePipeline
 from v2f_core.speech.audio import clips, read_audio
-
-
-@pytest.fixture(scope="module")
-def pipe(tiny_profile):
-    return Vox2FacePipeline.from_profile(tiny_profile)
-
-
-@pytest.fixture(scope="module")
-def voice(tmp_path_factory):
-    path = tmp_path_factory.mktemp("voice") / "voice.wav"
-    soundfile.write(path, spoken(3), 16_000)
-    return path
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def pixels(output):
-    return [np.asarray(image) for image in output.images]
 
 
 def test_a_recording_gives_faces_and_a_unit_identity(pipe, voice):
@@ -55,6 +39,38 @@ def test_the_same_seed_gives_the_same_pixels_and_another_seed_others(pipe, voice
     assert np.array_equal(a, b)
     assert not np.array_equal(a, c)
     assert not np.array_equal(a[0], a[1])
+
+
+def test_the_identity_is_the_aligner_of_the_mean_window_of_a_path_its_samples_or_its_windows(pipe, voice):
+    wave = read_audio(voice)
+    windows = clips(wave)
+    expected = pipe.aligner(torch.stack([pipe.speech_encoder.embed(w[None])[0] for w in windows]).mean(0)).detach()
+    for form in (voice, str(voice), wave, windows):
+        torch.testing.assert_close(pipe.identify(form)[0], expected, atol=1e-5, rtol=0)
+
+
+def test_the_identity_alone_decides_what_is_drawn(pipe, voice):
+    """Two voices with one identity give the same faces: nothing but ẑ crosses from sound to image."""
+
+    class Deaf(Aligner):
+        def forward(self, speaker_embedding):
+            return normalise(torch.ones(512))
+
+    deaf = Vox2FacePipeline(**{**pipe.components, "aligner": Deaf(speaker_width=16, hidden_width=8)}, num_steps=2)
+    other = clips(0.1 * torch.randn(32_000, generator=seeded(5)))
+    assert np.array_equal(pixels(deaf(voice, 1, generator=seeded())), pixels(deaf(other, 1, generator=seeded())))
+    heard = pixels(pipe(voice, 1, generator=seeded()))
+    assert not np.array_equal(heard, pixels(deaf(voice, 1, generator=seeded())))
+
+
+def test_guidance_and_steps_are_settings(pipe, voice):
+    usual = pixels(pipe(voice, 1, generator=seeded()))
+    assert pipe.config.num_steps == 2
+    assert not np.array_equal(usual, pixels(pipe(voice, 1, num_steps=5, generator=seeded())))
+    assert not np.array_equal(usual, pixels(pipe(voice, 1, guidance=9.0, generator=seeded())))
+
+
+# --- what Stage II made
 
 
 @pytest.fixture(scope="module")
@@ -83,10 +99,11 @@ def test_faces_are_drawn_by_what_stage_two_made(adapted, pipe, voice):
     embedded = second.speech_encoder.embed(windows).mean(dim=0)
     torch.testing.assert_close(identity, aligner(embedded), atol=1e-3, rtol=0)
     assert (identity - pipe.aligner(embedded)).abs().max() > 1e-2
-    expected = prior.sample(identity[None], num_steps=2, guidance=2.0, generator=seeded(3))
-    found = second.prior.sample(identity[None], num_steps=2, guidance=2.0, generator=seeded(3))
+    how = {"num_steps": 2, "guidance": 2.0}
+    expected, found, plain = (
+        p.sample(identity[None], **how, generator=seeded(3)) for p in (prior, second.prior, pipe.prior)
+    )
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
-    plain = pipe.prior.sample(identity[None], num_steps=2, guidance=2.0, generator=seeded(3))
     assert (found - plain).abs().max() > 1e-2
     assert np.array_equal(pixels(first(voice, 1, generator=seeded())), pixels(pipe(voice, 1, generator=seeded())))
 
@@ -94,73 +111,100 @@ def test_faces_are_drawn_by_what_stage_two_made(adapted, pipe, voice):
 def test_fused_adapters_leave_a_plain_prior(adapted, voice, tmp_path):
     pipe = Vox2FacePipeline.from_profile(adapted[0], stage=2)
     assert not lora_parameters(pipe.prior)
-    plain = Prior.from_folder(adapted[0].prior).state_dict()
-    assert pipe.prior.state_dict().keys() == plain.keys()
+    assert pipe.prior.state_dict().keys() == Prior.from_folder(adapted[0].prior).state_dict().keys()
     pipe.save_pretrained(tmp_path)
     again = Vox2FacePipeline.from_pretrained(tmp_path)
     assert np.array_equal(pixels(again(voice, 1, generator=seeded())), pixels(pipe(voice, 1, generator=seeded())))
 
 
 def test_stage_two_is_missing_where_it_was_asked_for(tiny_profile, tmp_path):
-    with pytest.raises(InputError, match="adapted: the tiny profile has none"):
-        Vox2FacePipeline.from_profile(replace(tiny_profile, name="tiny", adapted=None), stage=2)
-    with pytest.raises(InputError, match="nowhere"):
-        Vox2FacePipeline.from_profile(replace(tiny_profile, adapted=tmp_path / "nowhere"), stage=2)
+    for adapted, said in ((None, "adapted: the tiny profile has none"), (tmp_path / "nowhere", "nowhere")):
+        with pytest.raises(InputError, match=said):
+            Vox2FacePipeline.from_profile(replace(tiny_profile, adapted=adapted), stage=2)
 
 
-def test_the_identity_is_the_aligner_of_the_mean_window(pipe, voice):
-    windows = clips(read_audio(voice))
-    expected = pipe.aligner(torch.stack([pipe.speech_encoder.embed(w[None])[0] for w in windows]).mean(0))
-    torch.testing.assert_close(pipe(voice, 1).identity, expected.detach(), atol=1e-5, rtol=0)
+# --- one voice, many faces
 
 
-def test_a_path_its_samples_and_its_windows_are_the_same_voice(pipe, voice):
-    wave = read_audio(voice)
-    for form in (str(voice), wave, clips(wave)):
-        torch.testing.assert_close(pipe.identify(form)[0], pipe.identify(voice)[0])
+@pytest.fixture(scope="module")
+def profile(tiny_profile, tmp_path_factory):
+    """The tiny profile with a posterior whose numbers mean nothing, and a file in place of the face net."""
+    folder, faces, g = tmp_path_factory.mktemp("posterior"), tmp_path_factory.mktemp("faces"), seeded()
+    (faces / "net.onnx").write_bytes(b"never loaded")
+    tiny_profile = replace(tiny_profile, faces=faces)
+    basis = torch.linalg.qr(torch.randn(512, 8, generator=g))[0]
+    small = [torch.randn(*shape, generator=g) for shape in ((2, 1, 8), (2, 1), (2, 8), (2, 8, 8), (8, 8), (9,))]
+    made_from = {f"{part}_sha256": folder_hash(tiny_profile.part(part)) for part in ("ast", "faces")}
+    IdentityPosterior(Aligner.from_pretrained(tiny_profile.aligner), basis, *small).save_pretrained(folder, made_from)
+    return replace(tiny_profile, posterior=folder)
 
 
-def test_the_identity_alone_decides_what_is_drawn(pipe, voice, tiny_profile):
-    """Two voices with one identity give the same faces: nothing but ẑ crosses from sound to image."""
-
-    class Deaf(Aligner):
-        def forward(self, speaker_embedding):
-            return normalise(torch.ones(512))
-
-    deaf = Vox2FacePipeline(**{**pipe.components, "aligner": Deaf(speaker_width=16, hidden_width=8)}, num_steps=2)
-    other = clips(0.1 * torch.randn(32_000, generator=seeded(5)))
-    assert np.array_equal(pixels(deaf(voice, 1, generator=seeded())), pixels(deaf(other, 1, generator=seeded())))
-    heard = pixels(pipe(voice, 1, generator=seeded()))
-    assert not np.array_equal(heard, pixels(deaf(voice, 1, generator=seeded())))
+@pytest.fixture(scope="module")
+def drawing(profile):
+    """The pipeline that draws from p(z | v)."""
+    return Vox2FacePipeline.from_profile(profile)
 
 
-def test_guidance_and_steps_are_settings(pipe, voice):
-    usual = pixels(pipe(voice, 1, generator=seeded()))
-    assert pipe.config.num_steps == 2
-    assert not np.array_equal(usual, pixels(pipe(voice, 1, num_steps=5, generator=seeded())))
-    assert np.array_equal(usual, pixels(pipe(voice, 1, guidance=3.0, num_steps=2, generator=seeded())))
+def test_each_face_is_of_an_identity_of_its_own(drawing, voice):
+    output = drawing(voice, 3, generator=seeded())
+    assert output.truncation == 1
+    assert torch.unique(output.identities, dim=0).shape == (3, 512)
+    assert torch.equal(output.identity, drawing.identify(voice)[0])
 
 
-def test_a_saved_pipeline_comes_back_the_same(pipe, voice, tmp_path):
-    pipe.save_pretrained(tmp_path)
+def test_a_face_of_its_own_generator_can_be_drawn_again_alone(drawing, voice):
+    together = drawing(voice, 10, generator=[seeded(i) for i in range(10)])  # more than are drawn at once
+    alone = drawing(voice, 1, generator=[seeded(9)])
+    torch.testing.assert_close(together.identities[9], alone.identities[0])
+    assert np.abs(pixels(together)[9].astype(int) - pixels(alone)[0]).max() <= 1
+
+
+def test_truncation_zero_or_no_posterior_is_the_papers_point_estimate(drawing, pipe, voice, caplog):
+    with caplog.at_level(logging.WARNING):
+        without = pipe(voice, 2, generator=seeded())
+    assert "all faces are of the point estimate" in caplog.text
+    for output in (without, drawing(voice, 2, truncation=0, generator=seeded())):
+        assert output.truncation == 0
+        assert torch.equal(output.identities, output.identity.expand(2, -1))
+        assert np.array_equal(pixels(output), pixels(without))
+
+
+@pytest.mark.parametrize(("truncation", "says"), [(1.0, "drawn from p(z | v)"), (0.0, "the point estimate")])
+def test_the_json_says_whom_the_faces_show(profile, drawing, voice, tmp_path, truncation, says):
+    report = json.loads(generate(voice, 2, seed=3, out=tmp_path, profile=profile, truncation=truncation).read_text())
+    assert report["truncation"] == truncation
+    assert says in report["faces_show"]
+    seeds = [image["seed"] for image in report["images"]]
+    expected = drawing(voice, 2, truncation, generator=[seeded(seed) for seed in seeds])
+    beside = tmp_path / f"{voice.stem}_estimate.png"
+    assert beside.exists() == (truncation > 0), "the face of ẑ stands beside draws, and only there"
+    found = torch.tensor([image["identity"] for image in report["images"]])
+    torch.testing.assert_close(found, expected.identities, atol=1e-6, rtol=0)
+    assert f'"truncation": {truncation}' in Image.open(tmp_path / report["images"][0]["file"]).text["v2f_core"]
+
+
+def test_a_posterior_of_other_parts_is_refused_or_left_aside(profile, drawing, tmp_path):
+    other = IdentityPosterior.from_pretrained(profile.posterior, Aligner.from_pretrained(profile.aligner))
+    other.save_pretrained(tmp_path / "other", {**other.provenance, "ast_sha256": "another"})
+    with pytest.raises(InputError, match=r"a posterior of other parts \(ast_sha256 differ"):
+        Vox2FacePipeline.from_profile(replace(profile, posterior=tmp_path / "other"))
+    parts = {**drawing.components, "aligner": Aligner.from_pretrained(profile.aligner)}
+    with pytest.raises(InputError, match="expected one for both"):
+        Vox2FacePipeline(**parts, posterior=drawing.posterior)
+    torch.manual_seed(1)
+    Aligner(16, 8, 512).save_pretrained(tmp_path / "aligner")  # Stage II's has none until one is trained for it
+    assert Vox2FacePipeline.from_profile(replace(profile, adapted=tmp_path)).posterior is None
+
+
+# --- saved, and bad input
+
+
+def test_a_saved_pipeline_draws_the_same(drawing, voice, tmp_path):
+    drawing.save_pretrained(tmp_path)
     back = Vox2FacePipeline.from_pretrained(tmp_path)
     assert back.config.num_steps == 2
-    np.testing.assert_array_equal(
-        pixels(pipe(voice, 2, generator=seeded())), pixels(back(voice, 2, generator=seeded()))
-    )
-    assert {path.name for path in tmp_path.iterdir()} == {
-        *(
-            "README.md",
-            "model_index.json",
-            "vae",
-            "unet",
-            "text_encoder",
-            "tokenizer",
-            "scheduler",
-            "aligner",
-            "speech_encoder",
-        ),
-    }
+    assert np.array_equal(pixels(back(voice, 2, generator=seeded())), pixels(drawing(voice, 2, generator=seeded())))
+    assert "p(z | v)" in (tmp_path / "README.md").read_text(encoding="utf-8")
     assert not list(tmp_path.rglob("*.bin"))  # no pickles
 
 
@@ -177,18 +221,21 @@ def test_a_saved_pipeline_of_any_encoder_comes_back_the_same(encoder, voice, tmp
     assert ("Resemblyzer" in (tmp_path / "README.md").read_text(encoding="utf-8")) == (encoder == "ge2e")
 
 
-def test_a_folder_without_a_pipeline_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"model_index\.json is missing"):
-        Vox2FacePipeline.from_pretrained(tmp_path)
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"num_images": 0}, "num_images"),
+        ({"num_images": 2, "generator": [seeded()] * 3}, "generator"),
+        ({"truncation": 1.5}, r"truncation=1\.5: expected 0"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused_before_anything_is_read(drawing, given, said):
+    with pytest.raises(InputError, match=said):
+        drawing("no such file", **given)
 
 
-@pytest.mark.parametrize(("number", "generators"), [(0, None), (2, 3)])
-def test_numbers_that_make_no_sense_are_refused(pipe, voice, number, generators):
-    given = None if generators is None else [seeded()] * generators
-    with pytest.raises(InputError):
-        pipe(voice, number, generator=given)
-
-
-def test_an_aligner_of_another_encoder_is_refused(pipe):
+def test_parts_that_do_not_fit_together_are_refused(pipe, tmp_path):
     with pytest.raises(InputError, match="width 16, aligner for 192"):
         Vox2FacePipeline(**{**pipe.components, "aligner": Aligner(speaker_width=192, hidden_width=8)})
+    with pytest.raises(InputError, match=r"model_index\.json is missing"):
+        Vox2FacePipeline.from_pretrained(tmp_path)

@@ -2,14 +2,19 @@
 
 from pathlib import Path
 
+import av
 import numpy as np
 import soundfile
 import torch
+from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, UNet2DConditionModel
 from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 import minivox
+from minivox.build.tokenizer import LENGTH, save_tokenizer
 from v2f_core.diffusion.consistency import FaceBatch
 from v2f_core.diffusion.lora import lora_parameters
+from v2f_core.diffusion.prior import Prior
 from v2f_core.identity.faces import TEMPLATE
 from v2f_core.identity.sphere import normalise
 from v2f_core.training.latents import FacePairs
@@ -29,6 +34,39 @@ def spoken(seconds, rate=16_000, channels=1, level=0.4):
     return np.tile((level * wave / np.abs(wave).max()).astype(np.float32)[:, None], channels)
 
 
+def save_m4a(path, samples, rate):
+    """One channel as a telephone keeps it: AAC in MP4."""
+    with av.open(str(path), "w", format="mp4") as container:
+        stream = container.add_stream("aac", rate=rate, layout="mono")
+        frame = av.AudioFrame.from_ndarray(samples[None].astype(np.float32), format="fltp", layout="mono")
+        frame.sample_rate = rate
+        for packet in [*stream.encode(frame), *stream.encode(None)]:
+            container.mux(packet)
+    return path
+
+
+def tiny_prior(folder, width=512):
+    """A random prior of a few thousand parameters beside the text encoder: 4 x 4 latents of 32-pixel images."""
+    words = save_tokenizer(folder)
+    ends = {f"{name}_token_id": words[f"<|{mark}oftext|>"] for name, mark in (("bos", "start"), ("eos", "end"))}
+    text = CLIPTextConfig(
+        vocab_size=len(words), hidden_size=width, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=LENGTH, pad_token_id=ends["eos_token_id"], **ends,
+    )  # fmt: skip
+    unet = UNet2DConditionModel(
+        sample_size=4, block_out_channels=(8, 8), layers_per_block=1, attention_head_dim=4, norm_num_groups=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=width,
+    )  # fmt: skip
+    vae = AutoencoderKL(
+        block_out_channels=(4, 4, 4, 4), down_block_types=("DownEncoderBlock2D",) * 4, norm_num_groups=2,
+        up_block_types=("UpDecoderBlock2D",) * 4, latent_channels=4, mid_block_add_attention=False,
+    )  # fmt: skip
+    betas = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    scheduler = DPMSolverMultistepScheduler(steps_offset=1, **betas)
+    return Prior(unet, vae, CLIPTextModel(text), CLIPTokenizer.from_pretrained(folder), scheduler).eval()
+
+
 class Recogniser(nn.Module):
     """A stand-in for f_arc: 48 coarse pixels, turned into 512 numbers."""
 
@@ -42,6 +80,11 @@ class Recogniser(nn.Module):
 
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
+
+
+def pixels(output):
+    """The faces of a pipeline as arrays."""
+    return [np.asarray(image) for image in output.images]
 
 
 def unit(rows, seed):
