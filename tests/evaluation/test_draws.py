@@ -33,17 +33,6 @@ def test_the_energy_score_by_loops():
     np.testing.assert_allclose(energy_score(draws, truth), expected, rtol=1e-12)
 
 
-def test_in_one_dimension_it_is_the_crps_of_a_gaussian():
-    """CRPS(N(0, 1), y) = y(2Φ(y) − 1) + 2φ(y) − 1/√π (Gneiting & Raftery 2007, Eq. 21)."""
-    from scipy.stats import norm
-
-    draws = rng().standard_normal((3, 4000, 1))
-    truth = np.array([[0.0], [0.7], [-2.0]])
-    y = truth[:, 0]
-    expected = y * (2 * norm.cdf(y) - 1) + 2 * norm.pdf(y) - 1 / np.sqrt(np.pi)
-    np.testing.assert_allclose(energy_score(draws, truth), expected, atol=0.03)
-
-
 def test_its_mean_for_a_gaussian_about_itself_is_known_and_free_of_the_number_of_draws():
     """E‖X − X′‖/2 with X − X′ ~ N(0, 2I): Γ((d + 1)/2)/Γ(d/2), however few the draws."""
     dim = 5

@@ -192,13 +192,6 @@ def test_a_measure_of_all_images_has_its_spread_over_seeds_and_no_interval():
     assert np.isnan(row[["n", "low", "gain"]].astype(float)).all()
 
 
-def test_galleries_count_alike():
-    stratum, value = ["f"] * 90 + ["m"] * 10, np.r_[np.zeros(90), np.ones(10)]
-    rows = pd.DataFrame({"metric": "R@1", "person": [f"P{i}" for i in range(100)], "stratum": stratum, "value": value})
-    row = tables.summarise(rows).iloc[0]
-    assert (row["value"], row["low"], row["high"]) == (0.5, 0.5, 0.5)
-
-
 def test_systems_measured_on_other_persons_are_not_compared():
     rows = fake()
     with pytest.raises(InputError, match="new and old were measured on different persons"):

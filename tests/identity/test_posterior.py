@@ -141,23 +141,6 @@ def test_what_is_heard_tilts_the_faces_of_a_sex(aligner):
         np.testing.assert_allclose(np.ptp(after - before - x @ a), 0, atol=1e-5)
 
 
-def test_kappa_zero_hears_the_sex_alone(aligner):
-    posterior, v = build(aligner, kappa=0.0), voices(2)
-    points, _ = on_the_sphere(8)
-    odds = (posterior.mean(v) @ posterior.gate[:3] + posterior.gate[3]).double().numpy()
-    of_sex = [
-        sum(
-            float(posterior.part[s, k].exp())
-            * projected_normal_log_prob(points, posterior.face_mean[s, k : k + 1], posterior.root[s]).exp().numpy()
-            for k in range(PARTS)
-        )
-        for s in (0, 1)
-    ]
-    man = 1 / (1 + np.exp(-odds))[:, None]
-    found = posterior.log_prob(points, v).exp().numpy()
-    np.testing.assert_allclose(found, (1 - man) * of_sex[0] + man * of_sex[1], rtol=1e-4)
-
-
 def test_nothing_depends_on_how_the_space_is_turned(aligner):
     """The same posterior in turned coordinates, with an aligner turned alike: same densities, turned draws."""
     turn = torch.linalg.qr(torch.randn(3, 3, generator=seeded(5)))[0]

@@ -224,23 +224,20 @@ def wav(size: int, samples: np.ndarray, rate: int = SAMPLE_RATE, bytes_a_second:
     return riff + b"data" + struct.pack("<I", size) + pcm
 
 
-@pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFF000, 0x7FFFFFFF], ids=["FFmpeg's", "SoX's", "2 GiB"])
-def test_a_wav_from_a_pipe_promises_nothing(tmp_path: Path, size: int) -> None:
-    """Programs that write into a pipe do not know the length yet: no reason to warn."""
-    (tmp_path / "piped.wav").write_bytes(wav(size, speech_like(1)))
-    assert len(read_audio(tmp_path / "piped.wav")) == SAMPLE_RATE
-
-
-def test_a_wav_whose_recorder_was_stopped_is_read_to_its_end(tmp_path: Path) -> None:
-    (tmp_path / "stopped.wav").write_bytes(wav(0, speech_like(1)))
-    with pytest.warns(AudioWarning, match="header that was never finished"):
-        assert len(read_audio(tmp_path / "stopped.wav")) == SAMPLE_RATE
-
-
-def test_a_header_that_contradicts_itself_is_told_of(tmp_path: Path) -> None:
-    (tmp_path / "odd.wav").write_bytes(wav(32_000, speech_like(1), rate=22_050, bytes_a_second=32_000))
-    with pytest.warns(AudioWarning, match="header that contradicts itself"):
-        read_audio(tmp_path / "odd.wav")
+@pytest.mark.parametrize(
+    ("size", "rates", "said"),
+    [
+        (0xFFFFFFFF, {}, ""),  # FFmpeg into a pipe, which does not know the length yet: no reason to warn
+        (0x7FFFF000, {}, ""),  # SoX
+        (0, {}, "header that was never finished"),
+        (32_000, {"rate": 22_050, "bytes_a_second": 32_000}, "header that contradicts itself"),
+    ],
+)
+def test_a_wrong_header_is_told_of_and_a_pipes_is_not(tmp_path: Path, size: int, rates: dict, said: str) -> None:
+    (tmp_path / "odd.wav").write_bytes(wav(size, speech_like(1), **rates))
+    with pytest.warns(AudioWarning, match=said) if said else contextlib.nullcontext():
+        wave = read_audio(tmp_path / "odd.wav")
+    assert len(wave) == SAMPLE_RATE or rates
 
 
 @pytest.mark.parametrize(("suffix", "kind"), [("mp3", FINE_MP3), ("ogg", {"subtype": "VORBIS"}), ("flac", {})])

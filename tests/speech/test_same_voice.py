@@ -101,7 +101,7 @@ def test_a_constant_does_not_matter(identify, voice, own):
     assert identify(voice + np.float32(0.2))[0] @ own > 0.99
 
 
-@pytest.mark.parametrize("rate", [22_050, 32_000, 44_100, 48_000, 96_000])
+@pytest.mark.parametrize("rate", [22_050, 48_000])
 def test_the_rate_does_not_matter(identify, voice, own, rate, tmp_path):
     z, _, said = identify(saved(tmp_path / "voice.wav", at(rate, voice), rate))
     assert z @ own > 0.98
@@ -209,11 +209,6 @@ def test_windows_that_were_cut_are_given_back():
     again, activity = hear(windows)
     assert torch.equal(again, windows)
     assert activity is None
-
-
-def test_a_clipped_recording_is_told_of_once(identify):
-    (said,) = identify((spoken(3)[:, 0] * 12).clip(-1, 1))[2]
-    assert "clipped" in said
 
 
 @pytest.mark.parametrize(("wave", "why"), [(spoken(0.6), "s of speech"), (0.1 * np.ones((9, 1)), "")])

@@ -1,6 +1,5 @@
 """Stage I learns what can be learned, the same way each time, and keeps its best."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -148,18 +147,6 @@ def test_class_vectors_begin_where_a_trained_aligner_puts_the_persons():
 
 
 # --- files
-
-
-def test_history_and_config(tmp_path):
-    settings = replace(QUICK, steps=50, seed=3, windows=2, fixed_centroids=True)
-    train_stage1(TRAINING, VALIDATION, settings, tmp_path, {"voices": "ab12"})
-    history = pd.read_csv(tmp_path / "history.csv")
-    assert history.step.tolist() == [20, 40, 50]
-    expected = [3e-3 * (1 + np.cos(np.pi * step / 50)) / 2 for step in history.step]
-    np.testing.assert_allclose(history.lr, expected, atol=1e-8)
-    made = json.loads((tmp_path / "config.json").read_text())["provenance"]
-    assert made["voices"] == "ab12"
-    assert (made["settings"]["seed"], made["settings"]["batch"], made["persons"]) == (3, 64, 200)
 
 
 # --- repeated, stopped and continued
