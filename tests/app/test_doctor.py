@@ -89,15 +89,6 @@ def test_full_size_weights_are_named_and_found_and_their_change_is_noticed(asset
     assert remedy.startswith(f"{ast / 'model.safetensors'}: missing, or differs from its hash")
 
 
-def test_the_full_profile_is_asked_for_its_own_parts(assets, capsys):
-    assert doctor.doctor("full") == 1
-    out = capsys.readouterr().out
-    assert "missing  prior" in out
-    assert "optional ecapa" in out  # one speech encoder is enough
-    assert "python -m v2f_core fetch prior (4269 MB; MIT as stated, CreativeML Open RAIL-M)" in out
-    assert "The full profile is not usable yet: 5 things to mend" in out  # ast, faces, prior, aligner, dataset
-
-
 def absent(name):
     raise PackageNotFoundError(name)
 

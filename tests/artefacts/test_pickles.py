@@ -99,17 +99,6 @@ def test_a_torch_checkpoint_becomes_safetensors(tmp_path):
     assert all(torch.equal(written[name], tensors[name]) for name in tensors)
 
 
-def test_a_torch_checkpoint_with_other_things_in_it_is_refused(tmp_path):
-    path = tmp_path / "pytorch_model.bin"
-    torch.save({"a": torch.ones(1), "run": Runs(os.system, "true")}, path)
-    with pytest.raises(InputError, match="refused"):
-        to_safetensors(path, tmp_path / "model.safetensors")
-    torch.save({"state": {"a": torch.ones(1)}}, path)
-    with pytest.raises(InputError, match="expected a dictionary of tensors"):
-        to_safetensors(path, tmp_path / "model.safetensors")
-    assert not (tmp_path / "model.safetensors").exists()
-
-
 def test_vggface2_s_weights_get_torchvision_s_names(tmp_path):
     path = tmp_path / "resnet50_ft_weight.pkl"
     path.write_bytes(pickle.dumps({"bn1.running_mean": np.ones(2, np.float32), "fc.bias": np.zeros(3, np.float32)}, 2))

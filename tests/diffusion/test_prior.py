@@ -130,6 +130,7 @@ def test_guidance_goes_from_null_through_the_condition(
 @pytest.mark.parametrize(
     ("numbers", "message"),
     [
+        ({"num_steps": 0}, "num_steps 0: expected 1 to 999"),
         ({"num_steps": 1000}, "num_steps 1000: expected 1 to 999"),  # DPM-Solver would divide by zero
         ({"num_steps": 1001}, "num_steps 1001: expected 1 to 999"),
         ({"guidance": math.nan}, "guidance nan: expected a finite number"),
@@ -142,16 +143,10 @@ def test_no_picture_is_drawn_from_latents_that_are_not_finite(prior: Prior, numb
         prior.sample(torch.eye(1, 512), **numbers)
 
 
-def test_sample_is_fixed_by_the_generator(prior: Prior, identity: torch.Tensor) -> None:
-    faces = [prior.sample(identity, 3, generator=torch.Generator().manual_seed(s)) for s in (0, 0, 1)]
-    assert faces[0].shape == (3, 3, 32, 32)
-    assert faces[0].abs().max() <= 1
-    assert torch.equal(faces[0], faces[1])
-    assert not torch.equal(faces[0], faces[2])
+def test_the_generator_draws_the_noise_which_may_be_given_instead(prior: Prior, identity: torch.Tensor) -> None:
+    faces = prior.sample(identity, 3, generator=torch.Generator().manual_seed(0))
     noise = torch.randn(3, *prior.latent_shape, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(prior.sample(identity[1:2], 3, noise=noise[1:2]), faces[0][1:2], atol=1e-4, rtol=1e-4)
-    with pytest.raises(InputError, match="num_steps 0"):
-        prior.sample(identity, 0)
+    torch.testing.assert_close(prior.sample(identity[1:2], 3, noise=noise[1:2]), faces[1:2], atol=1e-4, rtol=1e-4)
 
 
 def test_the_folder_opens_in_plain_diffusers(prior: Prior, identity: torch.Tensor, tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from v2f_core.errors import InputError
 from v2f_core.show.faces import face_table
 
 
@@ -43,12 +42,3 @@ def test_pictures_without_headings_have_texts_and_only_minivox_is_called_synthet
     page = face_table([[noise]]).data
     assert "all faces" not in page
     assert "faces drawn by the model are synthetic" in page
-
-
-@pytest.mark.parametrize(
-    ("rows", "columns", "labels"),
-    [([[None], [None, None]], [], []), ([[None]], ["a", "b"], []), ([[None]], [], ["a", "b"])],
-)
-def test_what_does_not_fit_together_is_refused(rows, columns, labels):
-    with pytest.raises(InputError, match="one heading a column"):
-        face_table(rows, columns, labels)

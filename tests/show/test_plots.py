@@ -29,13 +29,6 @@ def test_the_paired_interval_is_the_thick_bar_about_what_was_gained():
     assert thick > 2 > thin
 
 
-def test_a_table_without_what_to_compare_with_has_no_line_for_it():
-    row = {"metric": "cosine", "value": 0.2, "low": 0.1, "high": 0.3, "system": "alone"}
-    axes = forest(pd.DataFrame([row]), ["cosine"], "base").axes[0]
-    assert bars(axes) == {0: [(0.1, 0.3, 2.0)]}
-    assert not [line for line in axes.lines if line.get_linestyle() == ":"]
-
-
 @pytest.mark.parametrize("systems", [2, 7])
 def test_a_forests_numbers_do_not_touch_and_no_system_lies_on_the_frame(systems):
     metrics = {"likeness": (0.48, 0.601), "R@10": (0.003, 0.14)}

@@ -6,7 +6,6 @@ import run_notebooks
 from matplotlib import pyplot as plt
 from nbformat import v4
 
-from v2f_core.errors import InputError
 from v2f_core.show.sliders import Sliders
 
 VIEW = "application/vnd.jupyter.widget-view+json"
@@ -39,11 +38,6 @@ def test_a_figure_is_shown_once_with_its_text():
     assert plt.get_fignums() == open_before  # else the inline backend shows it below the cell, too
     assert 'alt="Figure. at 0' in sliders.shown
     assert "data:image/png;base64," in sliders.shown
-
-
-def test_a_start_beside_all_places_is_refused():
-    with pytest.raises(InputError, match=r"slider t: starts at 3, expected one of its values \[0, 1\]"):
-        Sliders(lambda t: "", {"t": [0, 1]}, {"t": 3})
 
 
 @pytest.mark.slow
