@@ -110,6 +110,7 @@ for call in (
     assert len(watched(code)) == 4
 
 
+@pytest.mark.slow
 def test_importing_every_module_uses_no_network(watched):
     code = """
 import importlib, pkgutil, v2f_core

@@ -65,6 +65,7 @@ def test_pairs_from_disk_are_the_pairs_from_memory(folder):
     assert all(torch.equal(a, b) for a, b in zip(*drawn, strict=True))
 
 
+@pytest.mark.slow
 def test_a_large_store_takes_little_memory(tmp_path, monkeypatch):
     """benchmarks/large_store.py trains on one of a lab's size."""
     monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
