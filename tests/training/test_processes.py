@@ -79,6 +79,7 @@ def test_two_processes_give_stage_ii_the_gradients_of_one(gradients, tiny_profil
 @pytest.mark.slow
 def test_two_processes_train_stage_ii_as_one_does_though_stopped_and_started_again(two, tiny_profile, tmp_path):
     """Stopped after the second step, and continued."""
+    train_stage2(tiny_profile.prior.parent, tmp_path, steps=2)
     alone = train_stage2(tiny_profile.prior.parent, tmp_path)
     both = [torch.load(two / f"stage2-{rank}.pt", weights_only=True) for rank in range(2)]
     for name, value in alone.items():
