@@ -101,7 +101,7 @@ def test_the_assets_have_the_listed_hashes_and_unpack(work, assets, tmp_path):
 def test_a_tiny_build_and_assets_that_are_not_whole_or_too_large_replace_nothing(work, assets, monkeypatch):
     pack.run(work, tiny=True)
     assert (work / "pack" / "assets" / "SHA256.json").exists()
-    for kind in ("minivox", "models"):
+    for kind in ("data", "models"):
         with monkeypatch.context() as patch:
             patch.setitem(pack.LIMITS, kind, 10)
             with pytest.raises(InputError, match=rf"{kind} take .* at most"):
