@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -221,24 +222,24 @@ def forget(
 
 @app.command()
 def scan(
-    root: Annotated[Path | None, typer.Argument(help="HQ-VoxCeleb's and VoxCeleb's; else the profile's.")] = None,
+    root: Annotated[Path | None, typer.Argument(help="VoxCeleb's, or of your own data; else the profile's.")] = None,
     max_bad: Annotated[float, typer.Option(min=0, max=1, help="Stop if more of the files are unusable.")] = 0.05,
+    profile: Annotated[str | None, typer.Option(help="open or full; else V2F_PROFILE, else full.")] = None,
 ) -> None:
-    """Look a dataset through: who is in it, who is not and why, the split; writes manifest.csv into it."""
+    """Look a dataset through: who is in it, who is not and why, the split; VoxCeleb's gets a manifest.csv."""
     from v2f_core.data.voxceleb import scan, summary
 
-    for line in summary(scan(root or open_profile("full").dataset, max_bad)):
+    chosen = open_profile(profile or os.environ.get("V2F_PROFILE") or "full")
+    for line in summary(scan(root or chosen.dataset, max_bad)):
         print(line)
 
 
 @app.command()
-def doctor(
-    profile: Annotated[Literal["mini", "open", "full"], typer.Option(help="Whose parts are needed.")] = "mini",
-) -> None:
+def doctor(profile: ProfileName = None) -> None:
     """What is here, what is missing, and what to do about it."""
     from v2f_core.app.doctor import doctor
 
-    raise typer.Exit(doctor(profile))
+    raise typer.Exit(doctor(open_profile(profile).name))
 
 
 @app.command()
@@ -299,6 +300,17 @@ def own_profile(folder: Path, name: str, device: str = "cpu") -> Profile:
     return replace(open_profile(name, device), dataset=folder.absolute(), dataset_is_packed=False, own_data=True)
 
 
+def in_a_line(message: Warning | str, category: type[Warning], *where: Any, **line: Any) -> str:
+    """A warning as a note: of this package's the text, of others' the text with its kind.
+
+    Example:
+        >>> in_a_line("it is late", UserWarning, "clock.py", 12)
+        'note: UserWarning: it is late\\n'
+    """
+    kind = "" if category.__module__.startswith("v2f_core") else f"{category.__name__}: "
+    return f"note: {kind}{' '.join(str(message).split())}\n"
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; what a user can mend is one line on stderr and exit code 2.
 
@@ -311,6 +323,7 @@ def main(arguments: list[str] | None = None) -> None:
         SystemExit: 0
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read once, when torch is imported
+    warnings.formatwarning = in_a_line
     try:
         app(arguments, prog_name="python -m v2f_core")
     except (InputError, OSError) as error:

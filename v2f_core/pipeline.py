@@ -137,6 +137,7 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             InputError: no such profile, or a part of it is missing or damaged.
         """
         chosen = profile if isinstance(profile, Profile) else load_profile(profile)
+        chosen.must_draw()
         prior = Prior.from_folder(chosen.part("prior"))
         last = {None: chosen.last_stage, 1: "aligner", 2: "adapted"}[stage]
         folder = chosen.part(last)

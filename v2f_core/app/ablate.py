@@ -93,6 +93,7 @@ def ablate(name: str, seeds: int, plan: Plan) -> pd.DataFrame:
         InputError: no such table; a part of the profile cannot be used; a loss was not finite.
     """
     rows = table(name)
+    plan.profile.must_draw()
     check_writable(plan.folder)
     return pd.concat([measured(row, seed, plan) for seed in range(seeds) for row in rows], ignore_index=True)
 

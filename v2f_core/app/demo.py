@@ -52,6 +52,7 @@ class Speaker:
 def demo(out: str | Path = "outputs/demo", profile: str | Profile | None = None, seed: int = 0) -> Path:
     """Write ``gallery.png``, ``table.csv``, ``table.md`` and every generated face into a folder."""
     settings, out = profile if isinstance(profile, Profile) else load_profile(profile), Path(out)
+    settings.must_draw()
     check_writable(out)
     began = time.perf_counter()
     manifest = open_dataset(settings)

@@ -38,6 +38,8 @@ from v2f_core.studies.direct_speech import stored_speech_condition
 from v2f_core.training.embeddings import Embeddings, embed_dataset
 from v2f_core.training.pairs import Pairs, pair_up
 
+IDENTITIES = (controls.MEAN, controls.SEX_MEAN)  # rows that need no drawn face
+
 
 class Inputs(NamedTuple):
     """The dataset, its embeddings by split, and two aligners."""
@@ -93,6 +95,8 @@ def evaluate(
         raise InputError(f"guidance {guidance:g} is given, and tune would choose it; leave one out")
     check_writable(out)
     if profile.prior is None:
+        if stage2 or tune or guidance is not None:
+            profile.must_draw()
         return identities_alone(profile, out, limit, device)
     inputs = load(profile, limit, device)
     stage1 = stage1_table(inputs.aligner, inputs.training, inputs.test, {"CosReg": inputs.cosreg}, inputs.posterior)
@@ -184,7 +188,20 @@ def identities_alone(profile: Profile, out: Path, limit: int | None = None, devi
         ranked = {"posterior, likelihood ratio": fitted.log_ratio(gallery, test.pooled_voices()).numpy()}
     table = tables.identity_table(systems, gallery.numpy(), np.array(test.sexes), ranked=ranked)
     tables.save_identity_table(table, out)
+    note = without_faces(posterior=bool(ranked))
+    tables.write(out, "stage1.md", f"{(out / 'stage1.md').read_text(encoding='utf-8')}{note}\n")
+    print(note)
     return out / "stage1.md"
+
+
+def without_faces(posterior: bool) -> str:
+    """Which rows a profile that draws no faces leaves out, and why; ``posterior`` says whether p(z | v) has a row."""
+    drawn = ", ".join(name for name in (*DRAWABLE, controls.VAE) if name not in (*IDENTITIES, controls.COSREG))
+    note = (
+        f"Left out: {drawn}, and all measures of pictures: no open generator knows these identities, so no faces are "
+        f"drawn. {controls.COSREG}: ridge regression is its closed form."
+    )
+    return note if posterior else f"{note} The posterior's likelihood ratio: none is trained yet (posterior)."
 
 
 def make_bench(inputs: Inputs, profile: Profile, drawing: Drawing, draws: int, split: str, device: str) -> Bench:

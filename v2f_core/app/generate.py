@@ -77,6 +77,7 @@ def generate(
     """
     voice, out = Path(voice), Path(out)
     chosen = profile if isinstance(profile, Profile) else load_profile(profile)
+    chosen.must_draw()
     chosen = chosen.with_encoder(encoder or encoder_for(chosen, voice))
     check_truncation(truncation)
     check_writable(out)

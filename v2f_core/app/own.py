@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import re
+import csv
 import shutil
 import sys
 import time
+from codecs import BOM_UTF8
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from v2f_core.artefacts.files import atomic_write, check_writable
 from v2f_core.artefacts.profiles import Profile, cache_folder
-from v2f_core.artefacts.store import PROVENANCE_NAME, files_in
-from v2f_core.data.manifest import Manifest
-from v2f_core.data.voxceleb import LISTS, open_dataset
+from v2f_core.artefacts.store import PROVENANCE_NAME, Embeddings, files_in
+from v2f_core.data.manifest import Manifest, plain_path
+from v2f_core.data.voxceleb import LISTS, composed, open_dataset, people_in
 from v2f_core.errors import InputError
 from v2f_core.evaluation import folds, tables
+from v2f_core.speech.ge2e import ONE_VOICE, oneness
 from v2f_core.training.embeddings import embed_dataset
 from v2f_core.training.pairs import Pairs, everybody
 from v2f_core.training.stage1 import Stage1Settings
 
-MAX_BAD = 0.5  # of a small set's files: each is named, so more are allowed than of a large one's
 SHOWN = (tables.COSINE, tables.MATCHING, "R@1")
 CARD = "CARD.md"
 
@@ -48,14 +52,10 @@ def own(
     started = time.perf_counter()
     check_writable(out)
     manifest = open_dataset(profile)
-    voices, faces = embed_dataset(profile, manifest, device, max_bad=MAX_BAD)
+    voices, faces = embed_dataset(profile, manifest, device)
     pairs = everybody(manifest, voices, faces)
     embedded = time.perf_counter() - started
-    left_out = pd.DataFrame(voices.skipped + faces.skipped, columns=["item", "why"])
-    left_out = pd.concat([manifest.left_out, left_out], ignore_index=True)
-    tables.write(out, "left_out.csv", left_out)
-    for row in left_out.itertuples():
-        print(f"left out: {row.item}: {row.why}", file=sys.stderr)
+    tables.write(out, "left_out.csv", bad_files(profile, manifest, voices, faces))
     settings = Stage1Settings(**{**profile.stage1, "seed": seed} | ({"steps": steps} if steps else {}))
     table = folds.folds_table(*folds.leave_out(pairs, settings, deals))
     tables.write(out, "stage1.csv", table)
@@ -66,6 +66,23 @@ def own(
         write_card(manifest, pairs)
     print((out / "stage1.md").read_text(encoding="utf-8"))
     return out / "stage1.md"
+
+
+def bad_files(profile: Profile, manifest: Manifest, voices: Embeddings, faces: Embeddings) -> pd.DataFrame:
+    """The persons, rows and files that are not used, with the reason; each is named on stderr, and so is a doubt.
+
+    A doubt is of a recording that sounds like two persons, which GE2E can tell.
+    """
+    embedded = pd.DataFrame(voices.skipped + faces.skipped, columns=["item", "why"], dtype=str)
+    table = pd.concat([manifest.left_out, embedded], ignore_index=True)
+    for row in table.itertuples():
+        print(f"left out: {row.item}: {row.why}", file=sys.stderr)
+    if profile.encoder == "ge2e":
+        bounds = [0, *np.flatnonzero(np.array(voices.items[1:]) != np.array(voices.items[:-1])) + 1, len(voices.items)]
+        for start, end in pairwise(bounds):
+            if oneness(voices.vectors[start:end]) < ONE_VOICE:
+                print(f"note: {voices.items[start]}: sounds like two persons; listen to it", file=sys.stderr)
+    return table
 
 
 def report(pairs: Pairs, table: pd.DataFrame, deals: int, took: str) -> str:
@@ -125,47 +142,71 @@ remove: train again, and delete what was trained before.
 
 
 def forget(profile: Profile, person: str) -> list[str]:
-    """Remove a person's files, the rows that name them, and every store of embeddings that holds one of them, whole.
+    """Remove every store of embeddings that holds a file of a person, the person's files, and the rows that name them.
 
-    Returns what was removed, a line each. The others' embeddings are made again.
+    A store is removed whole: the others' embeddings are made again. The rows go last, so that a run that was killed can
+    be repeated.
+
+    Returns:
+        what was removed, a line each.
+    Raises:
+        InputError: nobody in the dataset has this name, or the dataset is packed.
     """
     if profile.dataset_is_packed:
         raise InputError(f"{profile.dataset}: a packed dataset of synthetic persons; nobody can withdraw from it")
     manifest = open_dataset(profile)
-    rows = manifest.table[manifest.table.person == person]
-    if rows.empty:
+    files = set(manifest.table.path[manifest.table.person == person])  # no file is of two persons
+    if not any((manifest.root / name).is_file() for name in LISTS):  # what cannot be used lies in the folder too
+        folders = [folder for folder in people_in(manifest.root) if composed(folder.name) == person]
+        inside = [path for folder in folders for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()]
+        files |= {path.relative_to(manifest.root).as_posix() for path in inside}
+    if not files:
         raise InputError(f"{person}: nobody in {manifest.root} has this name; the names are in its table or folders")
     lines = []
-    files = set(rows.path)  # no file is of two persons
-    for name in sorted(files):
-        path = manifest.root / name
-        if path.is_file():
-            path.unlink()
-            lines.append(f"file {path}")
-        if path.parent != manifest.root and not any(path.parent.iterdir()):
-            path.parent.rmdir()
-    lines += [f"{count} rows of {path}" for path, count in _without(manifest.root, person, files)]
     for mark in sorted(cache_folder().rglob(PROVENANCE_NAME)):
         if files & files_in(mark.parent):
             shutil.rmtree(mark.parent)
             lines.append(f"embeddings {mark.parent}")
-    return lines
+    for name in sorted(files):
+        path = manifest.root / name
+        if path.is_file() or path.is_symlink():
+            path.unlink()
+            lines.append(f"file {path}")
+        for folder in path.parents:
+            if folder == manifest.root or not folder.is_dir() or any(folder.iterdir()):
+                break
+            folder.rmdir()
+    return lines + [f"{count} rows of {path}" for path, count in _without(manifest.root, person, files)]
+
+
+# columns that name a person or a file of theirs
+NAMING = dict.fromkeys(LISTS, ("person", "clip", "face", "photo", "path"))
+NAMING |= {"left_out.csv": ("item",), "split.csv": ("name",)}
 
 
 def _without(root: Path, person: str, files: set[str]) -> list[tuple[Path, int]]:
-    """Take a person's rows out of the tables in a dataset's root; each table with the number of rows."""
+    """Take a person's rows out of the tables in a dataset's root; each changed table with the number of rows."""
     changed = []
-    for path in (root / name for name in (*LISTS, "left_out.csv", "split.csv")):
-        lines = path.read_text(encoding="utf-8-sig").splitlines(keepends=True) if path.is_file() else []
-        kept = [line for line in lines if not _names(line, person, files)]
+    for path in (root / name for name in NAMING if (root / name).is_file()):
+        data = path.read_bytes()
+        encoding = "utf-8-sig" if data.startswith(BOM_UTF8) else "utf-8"
+        lines = data.decode(encoding).splitlines(keepends=True)
+        kept = _other_lines(lines, NAMING[path.name], {person, *files})
         if len(kept) < len(lines):
             with atomic_write(path) as temporary:
-                temporary.write_text("".join(kept), encoding="utf-8")
+                temporary.write_bytes("".join(kept).encode(encoding))
             changed.append((path, len(lines) - len(kept)))
     return changed
 
 
-def _names(line: str, person: str, files: set[str]) -> bool:
-    parts = re.split("[,;\t]", line)
-    cells = [part.strip().strip('"').replace("\\", "/") for part in parts]
-    return person in cells or any(cell in files for cell in cells)
+def _other_lines(lines: Sequence[str], columns: Sequence[str], names: set[str]) -> list[str]:
+    """The lines of a table in which no cell of some columns is one of the names."""
+    separator = next((sign for sign in "\t;" if lines and sign in lines[0]), ",")
+    rows = [next(csv.reader([line], delimiter=separator), []) for line in lines]
+    places = [i for i, name in enumerate(rows[0] if rows else []) if name.strip().lower() in columns]
+
+    def names_one(row: Sequence[str]) -> bool:
+        cells = [row[i].strip().replace("\\", "/") for i in places if i < len(row)]
+        return not names.isdisjoint(composed(plain_path(cell)) for cell in cells)
+
+    return lines[:1] + [line for line, row in zip(lines[1:], rows[1:], strict=True) if not names_one(row)]

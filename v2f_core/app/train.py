@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from v2f_core.app.own import bad_files
 from v2f_core.artefacts.files import check_writable, folder_hash
 from v2f_core.artefacts.profiles import Profile
 from v2f_core.data.manifest import Manifest
@@ -28,8 +29,11 @@ from v2f_core.training.waveforms import Recordings, WaveformSettings, train_from
 
 def extract(profile: Profile, device: str = "cpu", workers: int = 0) -> None:
     """Embed every voice and face of the profile's dataset once, into the cache."""
-    stores = embed_dataset(profile, open_dataset(profile), device, workers)
+    manifest = open_dataset(profile)
+    stores = embed_dataset(profile, manifest, device, workers)
     if join(device)[0] == 0:  # the first process speaks for all
+        if profile.own_data:
+            bad_files(profile, manifest, *stores)
         for name, embeddings in zip(("voices", "faces"), stores, strict=True):
             print(f"{name}: {len(embeddings.vectors)} embeddings, {len(embeddings.skipped)} files skipped")
 
@@ -100,6 +104,7 @@ def stage2(
 
     ``mode`` names a critic and takes a λ_self that suits it; without one, the paper's with the profile's λ_self.
     """
+    profile.must_draw()
     check_writable(out)
     changes: dict[str, Any] = {"seed": seed, "gradient_checkpointing": gradient_checkpointing}
     changes |= {"steps": steps} if steps else {}

@@ -77,8 +77,7 @@ class Profile:
             raise InputError(f"{name}: no such part of a profile; parts are {', '.join(PARTS + OPTIONAL)}")
         folder: Path | None = getattr(self, name)
         if folder is None:
-            reason = "draws no faces: no open generator knows its identities" if name == "prior" else "has none"
-            raise InputError(f"{name}: the {self.name} profile {reason}; choose another profile")
+            raise InputError(f"{name}: the {self.name} profile has none; choose another profile")
         if not folder.is_dir() or not any(folder.iterdir()):
             raise InputError(f"{folder}: the {self.name} profile's {name} is missing; {self.remedy(name)}")
         if self.published and name in ORIGINS:
@@ -91,6 +90,23 @@ class Profile:
         else:
             check_hashes_once(folder, self.remedy(name))
         return folder
+
+    def must_draw(self) -> None:
+        """Refuse what draws faces under a profile that draws none.
+
+        Raises:
+            InputError: the profile has no prior.
+
+        Example:
+            >>> load_profile("open").must_draw()
+            Traceback (most recent call last):
+            v2f_core.errors.InputError: the open profile draws no faces: no open generator knows its identities; …
+        """
+        if self.prior is None:
+            raise InputError(
+                f"the {self.name} profile draws no faces: no open generator knows its identities; choose another "
+                "profile, or measure identities (own, evaluate)"
+            )
 
     def with_encoder(self, encoder: str | None) -> Profile:
         """This profile with another speech encoder, and with the parts that were trained with that.

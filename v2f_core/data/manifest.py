@@ -87,12 +87,22 @@ def from_csv(path: str | Path) -> Manifest:
         >>> from_csv(mine).table.path.tolist()
         ['ada.png']
     """
+    path = Path(path)
+    table = read_table(path)
+    if "path" in table:
+        table["path"] = table.path.str.replace("\\", "/", regex=False)
+    with refusing(path, "a table"):
+        return Manifest(path.parent, table if "session" in table else table.assign(session=""))
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A table separated by tabs, semicolons or commas, every cell as text."""
     import pandas as pd
 
-    path = Path(path)
-    with refusing(path, "a table", f"expected a CSV of {', '.join(COLUMNS)}"):
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-        return Manifest(path.parent, table if "session" in table else table.assign(session=""))
+    with refusing(path, "a table", "expected text in UTF-8, separated by tabs, semicolons or commas"):
+        heading = path.read_text(encoding="utf-8-sig").partition("\n")[0]
+        separator = next((sign for sign in "\t;" if sign in heading), ",")
+        return pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
 
 
 def listed(items: Iterable[tuple[str, str]]) -> pd.DataFrame:
@@ -138,7 +148,9 @@ def check(table: pd.DataFrame) -> pd.DataFrame:
             raise InputError(f"{path!r}: not a path below the dataset's root; make it relative to it")
     table["path"] = table.path.map(plain_path)
     if table.path.duplicated().any():
-        raise InputError(f"{table.path[table.path.duplicated()].iloc[0]}: listed twice; list each file once")
+        twice = table[table.path == table.path[table.path.duplicated()].iloc[0]]
+        persons = " and ".join(sorted(set(twice.person)))
+        raise InputError(f"{twice.path.iloc[0]}: listed twice, for {persons}; list each file once, for one person")
     return table.sort_values(["split", "person", "kind", "path"]).reset_index(drop=True)
 
 

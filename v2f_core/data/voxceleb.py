@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from v2f_core.artefacts.files import is_plain_name
 from v2f_core.artefacts.loading import refusing
 from v2f_core.artefacts.profiles import Profile
-from v2f_core.data.manifest import COLUMNS, VALUES, Manifest, from_csv, listed, plain_path
+from v2f_core.data.manifest import COLUMNS, VALUES, Manifest, from_csv, listed, plain_path, read_table
 from v2f_core.data.packed import unpack
 from v2f_core.errors import InputError
 
@@ -65,13 +65,10 @@ def open_dataset(profile: Profile) -> Manifest:
     if profile.dataset_is_packed:
         return read_layout(unpack(packed=root))
     if not root.is_dir():
-        raise InputError(f"{root}: the {profile.name} profile's dataset is missing; put or link it there")
-    for name, read in LISTS.items():
-        if (root / name).is_file():
-            return read(root / name)
-    if not any((root / part).is_dir() for part in METADATA) and any(people_in(root)):
-        return from_folders(root)
-    return read_layout(root)
+        raise InputError(
+            f"{root}: the {profile.name} profile's dataset is missing; put or link it there, or set V2F_DATASET"
+        )
+    return read_layout(root) if (own := read_own(root)) is None else own
 
 
 # --- the folders
@@ -201,7 +198,7 @@ def _by_person(
             if why:
                 left_out.append((name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"), why))
             else:
-                files.setdefault(_composed(path.relative_to(folder).parts[0]), []).append(name)
+                files.setdefault(composed(path.relative_to(folder).parts[0]), []).append(name)
     return files
 
 
@@ -251,7 +248,7 @@ def read_speakers(root: str | Path, part: str) -> list[Speaker]:
     if not path.is_file() and not inside.is_file():
         source = {"vox1": "VoxCeleb", "vox2": "HQ-VoxCeleb's meta_info folder"}[part]
         raise InputError(f"{path}: no such file; it maps ids to names and comes with {source}")
-    table = _read_table(path if path.is_file() else inside)
+    table = read_table(path if path.is_file() else inside)
     table.columns = ["".join(column.split()) for column in table.columns]
     columns = []
     for headings in HEADINGS.values():
@@ -259,7 +256,7 @@ def read_speakers(root: str | Path, part: str) -> list[Speaker]:
         if not present:
             raise InputError(f"{path}: no column {' or '.join(headings)}; expected VoxCeleb's own metadata")
         columns.append(table[present[0]].str.strip())
-    return [Speaker(_composed(name), *rest) for name, *rest in zip(*columns, strict=True)]
+    return [Speaker(composed(name), *rest) for name, *rest in zip(*columns, strict=True)]
 
 
 def sf2f_split(names: Iterable[str]) -> dict[str, str]:
@@ -278,31 +275,21 @@ def sf2f_split(names: Iterable[str]) -> dict[str, str]:
     return split
 
 
-def _composed(name: str) -> str:
+def composed(name: str) -> str:
     """A name with composed accents (NFC), as in the tables; some file systems store them decomposed."""
     return unicodedata.normalize("NFC", name)
-
-
-def _read_table(path: Path) -> pd.DataFrame:
-    """A table separated by tabs, semicolons or commas, every cell as text."""
-    import pandas as pd
-
-    with refusing(path, "a table", "expected text separated by tabs, semicolons or commas"):
-        heading = path.read_text(encoding="utf-8-sig").partition("\n")[0]
-        separator = next((sign for sign in "\t;" if sign in heading), ",")
-        return pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
 
 
 def _read_split(path: Path) -> dict[str, str] | None:
     if not path.is_file():
         return None
-    table = _read_table(path)
+    table = read_table(path)
     if not {"name", "split"} <= set(table):
         raise InputError(f"{path}: no columns name and split; give both, or remove the file for SF2F's rule")
     if unknown := set(table["split"]) - set(VALUES["split"]):
         raise InputError(f"{path}: split is {min(unknown)!r}; expected {' or '.join(VALUES['split'])}")
     splits: dict[str, str] = {}
-    for name, split in zip(map(_composed, table["name"]), table["split"], strict=True):
+    for name, split in zip(map(composed, table["name"]), table["split"], strict=True):
         if splits.setdefault(name, split) != split:
             raise InputError(f"{path}: {name}: in more than one split; list each person once")
     return splits
@@ -317,7 +304,7 @@ def from_pairs(path: str | Path) -> Manifest:
     Paths are relative to the CSV's folder, / or \\ between their parts. A file may be in many rows; clip or face may be
     empty. Without a split, the persons sorted by name are split by SF2F's rule (:func:`sf2f_split`), fewer than
     `FEW` by :func:`small_split`. Without a sex it is "u", unknown, and measures within sex become measures over all.
-    A row that is there twice is in ``left_out``.
+    A row that is there twice, and a person without a clip or without a face, is in ``left_out``.
 
     Raises:
         InputError: a column is missing; a row has no person, or neither clip nor face; the table breaks a rule of
@@ -333,15 +320,18 @@ def from_pairs(path: str | Path) -> Manifest:
     import pandas as pd
 
     path = Path(path)
-    table = _read_table(path)
-    table.columns = table.columns.str.strip()
+    table = read_table(path)
+    table.columns = table.columns.str.strip().str.lower()
     if "face" not in table:
         table = table.rename(columns={"photo": "face"})
     if missing := [column for column in ("clip", "face", "person") if column not in table]:
         wanted = "clip, face or photo, person and, if known, split, sex, session"
         raise InputError(f"{path}: no column {missing[0]!r}; expected {wanted}")
-    table = table.apply(lambda column: column.str.strip())
-    table["person"] = table.person.map(_composed)
+    table = table.fillna("").apply(lambda column: column.str.strip())
+    table = table[(table != "").any(axis=1)]  # spreadsheets write rows of empty cells
+    if table.empty:
+        raise InputError(f"{path}: no row below the heading; expected one for each clip and photo")
+    table["person"] = table.person.map(composed)
     for column in ("clip", "face"):
         table[column] = table[column].str.replace("\\", "/", regex=False).map(plain_path)
     empty = table[(table.person == "") | ((table["clip"] == "") & (table["face"] == ""))]
@@ -349,6 +339,7 @@ def from_pairs(path: str | Path) -> Manifest:
         raise InputError(f"{path}: row {empty.index[0] + 2} lacks a person, or both clip and face; fill or remove it")
     for column, default in (("sex", "u"), ("session", "")):
         table[column] = table[column].replace("", default) if column in table else default
+    table["sex"] = table.sex.str.lower()
     if "split" not in table:
         table["split"] = table.person.map(_own_split(dict(zip(table.person, table.sex, strict=True))))
     doubled = [
@@ -358,7 +349,22 @@ def from_pairs(path: str | Path) -> Manifest:
     voices = table[table["clip"] != ""].assign(kind="voice", path=lambda rows: rows["clip"])
     files = pd.concat([faces, voices])[list(COLUMNS)].drop_duplicates()
     with refusing(path, "pairs"):
-        return Manifest(path.parent, files, listed(doubled))
+        return Manifest(path.parent, files, listed(doubled + alone(files)))
+
+
+def alone(files: pd.DataFrame) -> LeftOut:
+    """The persons who have faces or voices only, and which."""
+    kinds = files.groupby("person").kind.agg(set)
+    return [(name, f"a {next(iter(has))} alone") for name, has in kinds.items() if len(has) == 1]
+
+
+def read_own(root: Path) -> Manifest | None:
+    """Your own data: manifest.csv, pairs.csv, or a folder for each person; None if a root has none of them."""
+    for name, read in LISTS.items():
+        if (root / name).is_file():
+            return read(root / name)
+    voxceleb = any((root / part).is_dir() for part in METADATA)
+    return None if voxceleb or not any(people_in(root)) else from_folders(root)
 
 
 def from_folders(root: str | Path) -> Manifest:
@@ -388,16 +394,14 @@ def from_folders(root: str | Path) -> Manifest:
     for folder in people_in(root):
         for paths in _by_person(root, [folder], PICTURES | RECORDINGS, left_out, known).values():
             kinds = ["face" if Path(path).suffix.lower() in PICTURES else "voice" for path in paths]
-            rows += [(_composed(folder.name), kind, path) for kind, path in zip(kinds, paths, strict=True)]
+            rows += [(composed(folder.name), kind, path) for kind, path in zip(kinds, paths, strict=True)]
     if not rows:
         lists = " nor ".join(LISTS)
         raise InputError(f"{root}: neither {lists}, nor a folder for each person with recordings and photos")
     table = pd.DataFrame(rows, columns=["person", "kind", "path"]).assign(sex="u", session="")
     table["split"] = table.person.map(_own_split(dict.fromkeys(sorted(set(table.person)), "u")))
-    has = table.groupby("person").kind.agg(set)
-    left_out += [(name, f"a {next(iter(kind))} alone") for name, kind in has.items() if len(kind) == 1]
     with refusing(root, "a dataset"):
-        return Manifest(root, table, listed(left_out))
+        return Manifest(root, table, listed(left_out + alone(table)))
 
 
 def people_in(root: Path) -> list[Path]:
@@ -431,7 +435,15 @@ LISTS = {"manifest.csv": from_csv, "pairs.csv": from_pairs}
 
 
 def scan(root: str | Path, max_bad: float = 0.05) -> Manifest:
-    """Read a dataset in HQ-VoxCeleb's layout and write manifest.csv and left_out.csv into its root."""
+    """Read a dataset in HQ-VoxCeleb's layout and write manifest.csv and left_out.csv into its root.
+
+    Of your own data nothing is written, and files that are not there are in ``left_out`` too.
+    """
+    root = Path(root)
+    voxceleb = any((root / part).is_dir() for part in METADATA)
+    if root.is_dir() and not voxceleb and (own := read_own(root)) is not None:
+        lost = [(path, "no such file") for path in own.table.path if not (root / path).is_file()]
+        return Manifest(root, own.table, listed([*own.left_out.itertuples(index=False, name=None), *lost]))
     manifest = read_layout(root, max_bad=max_bad)
     manifest.save(manifest.root / "manifest.csv")
     manifest.left_out.to_csv(manifest.root / "left_out.csv", index=False, lineterminator="\n")
@@ -453,6 +465,9 @@ def summary(manifest: Manifest) -> Iterator[str]:
             sexes = ", ".join(f"{n} {sex}" for sex, n in persons.sex.value_counts().sort_index().items())
             counts = f"{persons.faces.sum()} faces, {persons.voices.sum()} recordings"
             yield f"{split}: {len(persons)} persons ({sexes}), {counts}"
+    if not any((manifest.root / part).is_dir() for part in METADATA):  # your own data: few files
+        yield from (f"left out: {row.item}: {row.why}" for row in manifest.left_out.itertuples())
+        return
     reasons = manifest.left_out.why.str.split(" (", regex=False).str[0]
     yield from (f"left out: {n} × {reason}" for reason, n in reasons.value_counts().items())
     doubled = manifest.left_out[manifest.left_out.why.str.startswith(ALSO_IN)]

@@ -23,6 +23,7 @@ FFT, HOP = 400, 160  # 25 ms, 10 ms
 PARTIAL, STEP = 160, 77  # frames of a partial utterance, 1.6 s, and from one to the next, 1 / 1.3 s
 COVERAGE = 0.75  # a last partial utterance that has less of the recording than this is left out
 LEVEL_DBFS = -30.0  # what Resemblyzer raises quiet recordings to
+ONE_VOICE = 0.72  # of :func:`oneness`; benchmarks/open_encoders.py counts on which side clips of one and of two fall
 
 
 class GE2EEncoder(nn.Module):
@@ -120,6 +121,28 @@ def at_level(waves: Float[Tensor, "batch samples"], dbfs: float) -> Float[Tensor
     """
     rms = waves.square().mean(1, keepdim=True).sqrt()
     return waves * (10 ** (dbfs / 20) / rms.clamp_min(1e-8))
+
+
+def oneness(windows: Float[Tensor, "windows dim"]) -> float:
+    """The cosine between the means of two groups of a recording's windows, as unlike as they can be dealt.
+
+    Two means, from the two windows that are least alike. Below `ONE_VOICE` two persons are likely to talk. 1 where a
+    group would have one window: a cough or a laugh is not another person.
+
+    Example:
+        >>> one, other = torch.tensor([1.0, 0.1, 0.0]), torch.tensor([0.0, 0.1, 1.0])
+        >>> round(oneness(torch.stack([one, one, other, other])), 2), oneness(torch.stack([one, one, one, other]))
+        (0.01, 1.0)
+    """
+    z = nn.functional.normalize(windows, dim=1)
+    first, second = divmod(int((z @ z.T).argmin()), len(z))
+    one, other = z[first], z[second]
+    for _ in range(10):
+        near = z @ one >= z @ other
+        if min(int(near.sum()), int((~near).sum())) < 2:
+            return 1.0
+        one, other = (nn.functional.normalize(part.mean(dim=0), dim=0) for part in (z[near], z[~near]))
+    return float(one @ other)
 
 
 def tone() -> Float[Tensor, "1 samples"]:

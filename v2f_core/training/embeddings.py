@@ -31,11 +31,12 @@ WINDOWS_AT_ONCE = 64
 READING = "0.3"  # how recordings and photographs are read: where that changes, stores are made anew
 NO_FACE = "no face found in it; expected one face, upright and unobscured"
 READY = "embeddings"  # a dataset's folder of stores, named as the profile's parts are
+MAX_BAD, MAX_BAD_OWN = 0.05, 0.5  # of few files, each of which is named, more may be bad
 RIVAL = 0.25  # of the largest face's area: a bystander far behind is smaller
 
 
 def embed_dataset(
-    profile: Profile, manifest: Manifest, device: str = "cpu", workers: int = 0, max_bad: float = 0.05
+    profile: Profile, manifest: Manifest, device: str = "cpu", workers: int = 0, max_bad: float | None = None
 ) -> tuple[Embeddings, Embeddings]:
     """Voices and faces of a profile's whole dataset, from the cache; missing ones are extracted first.
 
@@ -44,12 +45,14 @@ def embed_dataset(
 
     Args:
         device, workers: where to compute, and threads that read files.
-        max_bad: the share of bad files above which an error is raised.
+        max_bad: the share of bad files above which an error is raised; else `MAX_BAD`, or `MAX_BAD_OWN` of own data.
     Raises:
         InputError: a part of the profile is missing or damaged, or too many files are bad.
     """
     join(device)
     device = own_device(device)
+    if max_bad is None:
+        max_bad = MAX_BAD_OWN if profile.own_data else MAX_BAD
     with first_process_first():
         speech, pack = profile.part(profile.encoder), profile.part("faces")
     if (manifest.root / READY).is_dir():
