@@ -1,15 +1,20 @@
 """Your own persons: from a folder to a table; what is bad is named; a person who withdraws is gone."""
 
+import re
 import shutil
 import tarfile
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 from PIL import Image
 
 from v2f_core.app import own
+from v2f_core.app.evaluate import without_faces
+from v2f_core.artefacts import profiles
 from v2f_core.artefacts.profiles import MINI_ASSETS, cache_folder, load_profile
 from v2f_core.artefacts.weights import OPEN_FACES
 from v2f_core.cli import main
@@ -20,22 +25,45 @@ TESTS = Path(__file__).parents[1]
 PERSONS = ("121", "1284", "1320", "2094", "3575", "4077", "4507", "5142", "61", "6930")
 
 
-@pytest.fixture
-def profile(tmp_path, monkeypatch):
-    """Ten made-up persons: a real clip each, and a portrait of MiniVox; the miniature's face pack."""
-    monkeypatch.setenv("V2F_CACHE", str(tmp_path / "cache"))
-    root, lines = tmp_path / "class", ["person,clip,photo,sex"]
-    (root / "clips").mkdir(parents=True)
+def person_rows(root, people):
+    """A real clip and a portrait of MiniVox for each person, women and men in turn; the rows of their table."""
+    lines = []
     with tarfile.open(MINI_ASSETS / "minivox" / "faces.tar") as portraits:
-        for i, person in enumerate(PERSONS):
+        for i, person in enumerate(people):
             shutil.copy(TESTS / "data" / "real_voices" / f"{person}_0.flac", root / "clips")
             sitter = i + (i > 7)  # in number 8's portrait the detector sees a second face
             portrait = portraits.extractfile(f"vox1/origin_faces/Mini_{sitter:04d}/0.webp")
             Image.open(portrait).convert("RGB").save(root / f"{person}.png")
             lines.append(f"{person},clips/{person}_0.flac,{person}.png,{'fm'[i % 2]}")
+    return lines
+
+
+@pytest.fixture
+def profile(tmp_path, monkeypatch):
+    """Ten made-up persons with the miniature's face pack."""
+    monkeypatch.setenv("V2F_CACHE", str(tmp_path / "cache"))
+    root = tmp_path / "class"
+    (root / "clips").mkdir(parents=True)
+    lines = ["person,clip,photo,sex", *person_rows(root, PERSONS)]
     (root / "pairs.csv").write_text("\n".join(lines) + "\n")
     mini = load_profile("mini")
     return replace(mini, dataset=root, dataset_is_packed=False, encoder="ge2e", clip_seconds=1.6, own_data=True)
+
+
+@pytest.fixture
+def open_profile(profile, tmp_path, monkeypatch):
+    """`--profile open` on the ten persons, with the miniature's face pack: the extra need not be installed."""
+    real = profiles.PROFILES["open"]
+    mine = lambda: replace(real(), faces=profile.faces, packaged={})  # noqa: E731
+    monkeypatch.setitem(profiles.PROFILES, "open", mine)
+    monkeypatch.setenv("V2F_OPEN", str(tmp_path / "open"))
+    monkeypatch.setenv("V2F_DATASET", str(profile.dataset))
+
+
+def run(*arguments):
+    with pytest.raises(SystemExit) as stopped:
+        main(list(map(str, arguments)))
+    return stopped.value.code
 
 
 def test_a_folder_becomes_a_table_beside_ridge_regression_and_a_card(profile, tmp_path, capsys):
@@ -73,6 +101,50 @@ def test_who_withdraws_is_in_no_file_and_no_store(profile):
         own.forget(profile, "1284")
 
 
+def test_a_withdrawal_takes_the_persons_own_rows_alone(profile):
+    """Another column may hold what is one person's name: a session, a sex; and a table looks as it did."""
+    table = profile.dataset / "pairs.csv"
+    lines = ["person;clip;photo;sex;session"]
+    lines += [f'"{name}";clips\\{name}_0.flac;.\\{name}.png;f;{PERSONS[i - 1]}' for i, name in enumerate(PERSONS)]
+    table.write_bytes("\r\n".join(lines).encode("utf-8-sig"))
+    assert len(own.forget(profile, "1284")) == 3  # two files, one row
+    assert table.read_bytes() == "\r\n".join(line for line in lines if '"1284"' not in line).encode("utf-8-sig")
+    with pytest.raises(InputError, match=r"f: nobody in .* has this name"):
+        own.forget(profile, "f")
+
+
+def test_a_withdrawal_that_was_cut_short_is_finished_by_the_next(profile):
+    own.embed_dataset(profile, open_dataset(profile))
+    (profile.dataset / "clips" / "1284_0.flac").unlink()
+    assert len(own.forget(profile, "1284")) == 4  # a file, a row, two stores
+    assert list(cache_folder().glob("embeddings-*/*")) == []
+
+
+def test_of_a_persons_folder_nothing_is_left(profile):
+    """Neither what cannot be used nor what file managers hide there."""
+    root = profile.dataset
+    (root / "pairs.csv").unlink()
+    for name in PERSONS:
+        (root / f"P{name}").mkdir()
+        shutil.move(root / f"{name}.png", root / f"P{name}")
+        shutil.move(root / "clips" / f"{name}_0.flac", root / f"P{name}")
+    for name in ("consent.pdf", ".DS_Store", "holiday/long.mov"):
+        (root / "P121" / name).parent.mkdir(exist_ok=True)
+        (root / "P121" / name).write_bytes(b"P121")
+    assert len(own.forget(profile, "P121")) == 5
+    assert not (root / "P121").exists()
+    assert len(open_dataset(profile).persons()) == 9
+
+
+def test_a_recording_of_two_persons_is_doubted_and_used(profile, tmp_path, capsys):
+    clips = profile.dataset / "clips"
+    (one, rate), (other, _) = (soundfile.read(clips / f"{name}_0.flac") for name in ("121", "1284"))
+    soundfile.write(clips / "121_0.flac", np.concatenate([one, other]), rate)
+    own.own(profile, tmp_path / "out", deals=1, steps=2)
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    assert told == ["note: clips/121_0.flac: sounds like two persons; listen to it"]
+
+
 def test_bad_files_are_named_and_the_others_used(profile, tmp_path, capsys):
     Image.new("RGB", (128, 128), "grey").save(profile.dataset / "121.png")
     (profile.dataset / "clips" / "1284_0.flac").write_bytes(b"no sound")
@@ -107,6 +179,50 @@ def test_one_person_alone_and_a_missing_folder_are_one_line(profile, tmp_path, c
     with pytest.raises(SystemExit):
         main(["own", str(tmp_path / "none")])
     assert "none: no such folder; give one with pairs.csv, or with a folder for each person" in capsys.readouterr().err
+
+
+def test_the_whole_way_by_commands(open_profile, profile, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("V2F_PROFILE", "open")
+    lines = ["person,clip,photo,sex", *person_rows(profile.dataset, (*PERSONS, "7176", "908"))]  # a posterior needs 8
+    lines.append("121,,bad.png,f")  # 1 of 13 photographs, more than a large dataset may have
+    (profile.dataset / "pairs.csv").write_text("\n".join(lines) + "\n")
+    (profile.dataset / "bad.png").write_bytes(b"no picture")
+    assert run("scan") == 0
+    assert "train: 8 persons (4 f, 4 m), 9 faces, 8 recordings" in capsys.readouterr().out
+    assert run("extract") == 0
+    out, err = capsys.readouterr()
+    assert "faces: 12 embeddings, 1 files skipped" in out
+    assert re.search(r"^left out: bad\.png: .*cannot be read as a picture", err, re.MULTILINE)
+    assert run("evaluate", "--out", tmp_path / "early") == 2
+    assert re.fullmatch(r"error: .*open/aligner: .* missing; train it \(.*\).*\n", capsys.readouterr().err)
+    assert run("stage1", "--steps", 2, "--out", tmp_path / "open" / "aligner") == 0
+    assert run("posterior", "--out", tmp_path / "open" / "posterior") == 0
+    assert run("evaluate", "--out", tmp_path / "report") == 0
+    page = (tmp_path / "report" / "stage1.md").read_text()
+    for row in ("mean face", "shuffled voice", "full", "ridge regression", "posterior, likelihood ratio"):
+        assert f"| {row} |" in page
+    assert "Left out: no identity, w/o ArcFace, w/o DSC (Stage I), best of 4 by ẑ, oracle, VAE reconstruction" in page
+    assert "CosReg: ridge regression is its closed form" in page
+    assert "none is trained yet" in without_faces(posterior=False)
+    assert "none is trained yet" not in page
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["generate voice.wav", "demo", "stage2", "ablate table4", "evaluate --tune", "evaluate --stage2 runs/stage2"],
+)
+def test_what_draws_is_refused_in_a_line_before_anything_else(command, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(*command.split(), "--profile", "open") == 2
+    out, err = capsys.readouterr()
+    assert re.fullmatch(r"error: the open profile draws no faces: .*; choose another profile, .*\n", err)
+    assert (out, list(tmp_path.iterdir())) == ("", [])
+
+
+def test_the_doctor_looks_at_the_profile_that_the_environment_names(open_profile, capsys, monkeypatch):
+    monkeypatch.setenv("V2F_PROFILE", "open")
+    assert run("doctor") == 0
+    assert "The open profile is ready: try python -m v2f_core own FOLDER." in capsys.readouterr().out
 
 
 def test_the_miniature_has_nobody_who_could_withdraw():

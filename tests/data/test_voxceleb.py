@@ -380,22 +380,46 @@ def test_a_tables_split_sex_and_session_are_used_and_the_full_profile_reads_it(t
         ("clip,face,person\n./a.wav,a.png,Ada\na.wav,b.png,Bob\n", "a.wav: listed twice"),
         ("clip,face,person\n/a.wav,a.png,Ada\n", "not a path below"),
         ("", "cannot be read as a table"),
+        ("clip,face,person\n", "no row below the heading"),
+        ("clip,face,person\na.wav,a.png,J\udcf6rg\n", "expected text in UTF-8"),
+        ("clip,face,person\na.wav,a.png,Ada\nb.wav,a.png,Bob\n", "a.png: listed twice, for Ada and Bob"),
+        ("clip,face,person\nC:\\me\\a.wav,a.png,Ada\n", "not a path below"),
     ],
 )
 def test_pairs_that_make_no_sense_are_refused_by_name(tmp_path, content, message):
-    write(tmp_path / "pairs.csv", content)
+    (tmp_path / "pairs.csv").write_bytes(content.encode(errors="surrogateescape"))
     with pytest.raises(InputError, match=rf"pairs\.csv.*{message}"):
         from_pairs(tmp_path / "pairs.csv")
 
 
 def test_pairs_from_a_spreadsheet_on_windows(tmp_path):
-    """A byte-order mark, semicolons, backslashes, blanks, a column called photo, and a row that is there twice."""
-    rows = ["person;clip;photo;sex", "Ada; clips\\a.wav;faces\\a.png;f", "Bea;clips\\b.wav;faces\\b.png;"]
-    (tmp_path / "pairs.csv").write_bytes("\r\n".join([*rows, rows[1]]).encode("utf-8-sig"))
+    """A byte-order mark, semicolons, backslashes, capitals, blanks; a row twice, an empty and a short one."""
+    rows = ["Person;Clip;photo;sex", "Ada; clips\\a.wav;faces\\a.png;F", "Bea;clips\\b.wav;faces\\b.png;"]
+    (tmp_path / "pairs.csv").write_bytes("\r\n".join([*rows, rows[1], ";;;", "Cy;c.wav"]).encode("utf-8-sig"))
     manifest = from_pairs(tmp_path / "pairs.csv")
-    assert manifest.table.path.tolist() == ["faces/a.png", "clips/a.wav", "faces/b.png", "clips/b.wav"]
-    assert manifest.persons().sex.to_dict() == {"Ada": "f", "Bea": "u"}
-    assert manifest.left_out.values.tolist() == [["row 4 of pairs.csv", "the same as an earlier row"]]
+    assert manifest.table.path.tolist() == ["faces/a.png", "clips/a.wav", "faces/b.png", "clips/b.wav", "c.wav"]
+    assert manifest.persons().sex.to_dict() == {"Ada": "f", "Bea": "u", "Cy": "u"}
+    left_out = [["row 4 of pairs.csv", "the same as an earlier row"], ["Cy", "a voice alone"]]
+    assert manifest.left_out.values.tolist() == left_out
+
+
+def test_a_manifest_from_a_spreadsheet_on_windows(tmp_path):
+    rows = ["person;sex;split;kind;session;path", "Ada;f;test;face;;faces\\a.png"]
+    (tmp_path / "manifest.csv").write_bytes("\r\n".join(rows).encode("utf-8-sig"))
+    assert from_csv(tmp_path / "manifest.csv").table.values.tolist() == [
+        ["Ada", "f", "test", "face", "", "faces/a.png"]
+    ]
+
+
+def test_a_scan_of_your_own_data_writes_nothing_and_names_what_is_not_there(tmp_path):
+    write(tmp_path / "pairs.csv", "clip,face,person,sex\na.wav,a.png,Ada,f\na.wav,a.png,Ada,f\n")
+    write(tmp_path / "a.wav")
+    assert list(summary(scan(tmp_path))) == [
+        "train: 1 persons (1 f), 1 faces, 1 recordings",
+        "left out: row 3 of pairs.csv: the same as an earlier row",
+        "left out: a.png: no such file",
+    ]
+    assert {path.name for path in tmp_path.iterdir()} == {"pairs.csv", "a.wav"}
 
 
 def test_a_folder_for_each_person_is_a_dataset(tmp_path, monkeypatch):
