@@ -399,7 +399,7 @@ def test_pairs_from_a_spreadsheet_on_windows(tmp_path):
     manifest = from_pairs(tmp_path / "pairs.csv")
     assert manifest.table.path.tolist() == ["faces/a.png", "clips/a.wav", "faces/b.png", "clips/b.wav", "c.wav"]
     assert manifest.persons().sex.to_dict() == {"Ada": "f", "Bea": "u", "Cy": "u"}
-    left_out = [["row 4 of pairs.csv", "the same as an earlier row"], ["Cy", "a voice alone"]]
+    left_out = [["Cy", "a voice alone"], ["row 4 of pairs.csv", "the same as an earlier row"]]
     assert manifest.left_out.values.tolist() == left_out
 
 
