@@ -1,7 +1,10 @@
 """Do settings of Stage I travel? The same settings in worlds with other links, other spaces, other numbers of persons.
 
-    python benchmarks/worlds.py  # writes benchmarks/results/worlds.csv and worlds.md
+    python benchmarks/worlds.py  # hours; writes benchmarks/results/worlds.csv and worlds.md
     python benchmarks/worlds.py --persons 100 --seeds 1  # some minutes
+
+What is measured is kept in outputs/worlds, a file for each row of a world, so that a stopped run goes on, and a run
+with more persons or seeds adds to it. The table is of all that is kept.
 
 Each world is a table of embeddings, without pictures or sound. Shared causes drive traits of the face and of the
 voice, by MiniVox's links or by random ones of the same strengths. Traits, sex and what is the face's or the voice's own
@@ -22,7 +25,6 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +34,7 @@ import torch
 from torch.nn.functional import normalize
 
 from minivox import world
+from v2f_core.artefacts.files import safe_name
 from v2f_core.artefacts.profiles import load_profile
 from v2f_core.evaluation import tables
 from v2f_core.evaluation.protocols import WITHIN
@@ -41,8 +44,9 @@ from v2f_core.training.stage1 import Stage1Settings, train_stage1
 
 RESULTS = Path("benchmarks/results")
 WINDOWS, PHOTOS, VALIDATION, TEST = 6, 3, 100, 400
-PERSONS = (100, 800, 5000)
-RATIO = "ridge, likelihood ratio"
+PERSONS = (100, 300, 800, 2000)
+RATIO, COSINE = "ridge, likelihood ratio", "ridge, cosine"
+ROWS = [RATIO, COSINE, "the paper's", "the miniature's", "the open profile's"]
 SHOWN = (tables.MATCHING, "R@10", tables.COSINE)
 
 
@@ -62,35 +66,50 @@ LINKS = ("MiniVox's", "random")
 def main() -> None:
     """Make the worlds, train, measure, print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--links", nargs="+", default=LINKS, choices=LINKS)
+    parser.add_argument("--spaces", nargs="+", default=SPACES, choices=SPACES)
     parser.add_argument("--persons", type=int, nargs="+", default=PERSONS)
-    parser.add_argument("--seeds", type=int, default=2, help="worlds of each kind")
-    parser.add_argument("--rows", nargs="+", default=None, help="names of rows; else all")
+    parser.add_argument("--seeds", type=int, default=3, help="worlds of each kind")
+    parser.add_argument("--rows", nargs="+", default=ROWS, choices=ROWS)
+    parser.add_argument("--kept", type=Path, default=Path("outputs/worlds"))
     parser.add_argument("--out", type=Path, default=RESULTS)
     chosen = parser.parse_args()
-    frames: list[pd.DataFrame] = []
-    for links in LINKS:
-        for space in SPACES:
-            for persons in chosen.persons:
-                name = f"{links} links, {space}, {persons} persons"
-                for seed in range(chosen.seeds):
-                    for row, values in measured(links, SPACES[space], persons, seed, chosen.rows):
-                        frames.append(values.assign(gallery=name, system=row))
-                print(f"{name}\n\n{tables.markdown(table_of(frames, name), SHOWN)}", flush=True)
-                names = dict.fromkeys(frame.gallery[0] for frame in frames)
-                table = pd.concat([table_of(frames, name) for name in names])
-                tables.write(chosen.out, "worlds.csv", table)  # what is there so far; a run may be stopped
-                tables.write(chosen.out, "worlds.md", text_of(table))
+    rows = dict.fromkeys([RATIO, *chosen.rows])  # all gains are over it
+    for seed in range(chosen.seeds):
+        for persons in chosen.persons:
+            for links in chosen.links:
+                for space in chosen.spaces:
+                    name = f"{links} links, {space}, {persons} persons"
+                    for row in rows:
+                        path = chosen.kept / f"{safe_name(f'{name}, {row}, {seed}')}.csv"
+                        if not path.exists():
+                            frame = measured(links, SPACES[space], persons, seed, row)
+                            where = {"gallery": name, "links": links, "space": space, "persons": persons}
+                            tables.write(chosen.kept, path.name, frame.assign(**where, system=row, seed=seed))
+                            print(path.stem, flush=True)
+    table = worlds_table(pd.concat(map(pd.read_csv, sorted(chosen.kept.glob("*.csv")))))
+    tables.write(chosen.out, "worlds.csv", table)
+    tables.write(chosen.out, "worlds.md", text_of(table))
 
 
-def table_of(frames: list[pd.DataFrame], name: str) -> pd.DataFrame:
-    """The summary of one kind of world, each row against the ridge regression by likelihood ratio."""
-    tidy = pd.concat([frame for frame in frames if frame.gallery[0] == name])
-    return tables.wide(tables.summarise(tidy, against=RATIO, resamples=1000), SHOWN)
+def worlds_table(tidy: pd.DataFrame) -> pd.DataFrame:
+    """The summary of each kind of world over the seeds that all its rows have, each against :data:`RATIO`."""
+    places = {"links": LINKS.index, "space": list(SPACES).index, "persons": int, "system": ROWS.index}
+    parts = []
+    tidy = tidy.sort_values(["links", "space", "persons", "system"], key=lambda c: c.map(places[str(c.name)]))
+    for _, frame in tidy.groupby("gallery", sort=False):
+        seeds = set.intersection(*frame.groupby("system").seed.agg(set))
+        part = tables.summarise(frame[frame.seed.isin(seeds)], RATIO, resamples=1000)
+        parts.append(tables.wide(part, SHOWN).assign(seeds=len(seeds)))
+    return pd.concat(parts)
 
 
 def text_of(table: pd.DataFrame) -> str:
     """All worlds below each other as Markdown."""
-    return "".join(f"{name}\n\n{tables.markdown(part, SHOWN)}\n" for name, part in table.groupby("gallery", sort=False))
+    return "".join(
+        f"{name}, {seeds} world{'s' * (seeds > 1)}\n\n{tables.markdown(part, SHOWN)}\n"
+        for (name, seeds), part in table.groupby(["gallery", "seeds"], sort=False)
+    )
 
 
 def settings(seed: int) -> dict[str, Stage1Settings]:
@@ -103,26 +122,20 @@ def settings(seed: int) -> dict[str, Stage1Settings]:
     }
 
 
-def measured(
-    links: str, space: Space, persons: int, seed: int, rows: list[str] | None = None
-) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Each system's values of the test persons of one world."""
+def measured(links: str, space: Space, persons: int, seed: int, row: str) -> pd.DataFrame:
+    """A row's values of the test persons of one world."""
     training, validation, test = world_of(links, space, persons, seed)
     voices = test.pooled_voices()
-    ridge = fit_ridge(training.pooled_voices(), training.centroids())
-    yield RATIO, scored(ridge.ratio(voices), test, seed)
-    if rows is None or "ridge, cosine" in rows:
-        yield "ridge, cosine", scored(ridge.mean(voices), test, seed)
-    for name, chosen in settings(seed).items():
-        if rows is not None and name not in rows:
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            aligner = train_stage1(training, validation, chosen, folder, {})
-        with torch.no_grad():
-            yield name, scored(aligner(voices), test, seed)
+    if row in (RATIO, COSINE):
+        ridge = fit_ridge(training.pooled_voices(), training.centroids())
+        return scored((ridge.ratio if row == RATIO else ridge.mean)(voices), test)
+    with tempfile.TemporaryDirectory() as folder:
+        aligner = train_stage1(training, validation, settings(seed)[row], folder, {})
+    with torch.no_grad():
+        return scored(aligner(voices), test)
 
 
-def scored(predicted: torch.Tensor, test: Pairs, seed: int) -> pd.DataFrame:
+def scored(predicted: torch.Tensor, test: Pairs) -> pd.DataFrame:
     """Values of each person within galleries of 100 of one sex, as a tidy frame. A seed's persons are its own."""
     z, truth = normalize(predicted.float(), dim=1).numpy(), test.gallery().numpy()
     order = np.argsort(np.array(test.sexes), kind="stable")
