@@ -416,8 +416,8 @@ def test_a_scan_of_your_own_data_writes_nothing_and_names_what_is_not_there(tmp_
     write(tmp_path / "a.wav")
     assert list(summary(scan(tmp_path))) == [
         "train: 1 persons (1 f), 1 faces, 1 recordings",
-        "left out: row 3 of pairs.csv: the same as an earlier row",
         "left out: a.png: no such file",
+        "left out: row 3 of pairs.csv: the same as an earlier row",
     ]
     assert {path.name for path in tmp_path.iterdir()} == {"pairs.csv", "a.wav"}
 
