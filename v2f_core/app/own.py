@@ -180,7 +180,7 @@ def forget(profile: Profile, person: str) -> list[str]:
 
 
 # columns that name a person or a file of theirs
-NAMING = dict.fromkeys(LISTS, ("person", "clip", "face", "photo", "path"))
+NAMING: dict[str, tuple[str, ...]] = dict.fromkeys(LISTS, ("person", "clip", "face", "photo", "path"))
 NAMING |= {"left_out.csv": ("item",), "split.csv": ("name",)}
 
 
@@ -199,7 +199,7 @@ def _without(root: Path, person: str, files: set[str]) -> list[tuple[Path, int]]
     return changed
 
 
-def _other_lines(lines: Sequence[str], columns: Sequence[str], names: set[str]) -> list[str]:
+def _other_lines(lines: list[str], columns: Sequence[str], names: set[str]) -> list[str]:
     """The lines of a table in which no cell of some columns is one of the names."""
     separator = next((sign for sign in "\t;" if lines and sign in lines[0]), ",")
     rows = [next(csv.reader([line], delimiter=separator), []) for line in lines]

@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -24,7 +24,7 @@ LONGEST = 600  # characters of an alternative text: a screen reader reads all of
 
 
 INK = ".15"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "figure.dpi": 110,
     "savefig.dpi": 160,
     "savefig.bbox": "tight",
@@ -62,10 +62,11 @@ STYLE = {
 def use_style() -> None:
     """Set this package's style for matplotlib; in Jupyter, figures get alternative texts too."""
     import matplotlib
+    from cycler import cycler
 
     _add_texts()
-    colours = matplotlib.cycler(color=[OURS, MEN, CEILING, WOMEN, REFERENCE])
-    matplotlib.rcParams.update({**STYLE, "axes.prop_cycle": colours})
+    matplotlib.rcParams.update(STYLE)
+    matplotlib.rcParams["axes.prop_cycle"] = cycler(color=[OURS, MEN, CEILING, WOMEN, REFERENCE])
 
 
 @dataclass(frozen=True)
