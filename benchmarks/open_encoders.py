@@ -15,10 +15,12 @@ persons.
 from __future__ import annotations
 
 import argparse
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib import get_data_path
 from PIL import Image
 from skimage import data
@@ -28,6 +30,7 @@ from v2f_core.evaluation import metrics
 from v2f_core.identity.faces import FacePack
 from v2f_core.speech.audio import read_clips
 from v2f_core.speech.encoders import load_encoder
+from v2f_core.speech.ge2e import ONE_VOICE, oneness
 from v2f_core.training.embeddings import read_image
 
 RESULTS = Path("benchmarks/results/open_encoders.csv")
@@ -43,7 +46,14 @@ def main() -> None:
     profile = load_profile("open")
     encoder = load_encoder("ge2e", profile.part("ge2e"))
     clips = pd.read_csv(VOICES / "voices.csv", dtype=str)
-    spoken = [encoder.embed(read_clips(VOICES / file, profile.clip_seconds)).mean(dim=0) for file in clips.file]
+    windows = [encoder.embed(read_clips(VOICES / file, profile.clip_seconds)) for file in clips.file]
+    spoken = [part.mean(dim=0) for part in windows]
+    noted = sum(oneness(part) < ONE_VOICE for part in windows)
+    pairs = [(i, j) for i, j in combinations(range(len(clips)), 2) if clips.speaker[i] != clips.speaker[j]]
+    joined = sum(oneness(torch.cat([windows[i], windows[j]])) < ONE_VOICE for i, j in pairs)
+    print(
+        f"noted as two voices: {noted} of {len(clips)} clips; {joined} of {len(pairs)} clips joined of two speakers\n"
+    )
     rows = [compared("voices: clips of 12 speakers", np.stack(spoken), clips.speaker.to_numpy())]
     pack = FacePack.from_folder(profile.part("faces"))
     with Image.open(Path(get_data_path()) / "sample_data" / "grace_hopper.jpg") as image:
