@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -23,50 +23,28 @@ SAMPLE_RATE = 16_000
 LONGEST = 600  # characters of an alternative text: a screen reader reads all of it
 
 
-INK = ".15"
-STYLE: dict[Any, Any] = {
-    "figure.dpi": 110,
-    "savefig.dpi": 160,
-    "savefig.bbox": "tight",
-    "font.sans-serif": ["Arial", "DejaVu Sans", "Liberation Sans", "Bitstream Vera Sans", "sans-serif"],
-    "font.size": 10,
-    "text.color": INK,
-    "axes.titlesize": 11,
-    "axes.labelsize": 10,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": INK,
-    "axes.linewidth": 1.25,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "xtick.labelsize": 11,
-    "ytick.labelsize": 11,
-    "xtick.major.size": 6,
-    "ytick.major.size": 6,
-    "xtick.major.width": 1.25,
-    "ytick.major.width": 1.25,
-    "grid.color": ".8",
-    "legend.frameon": False,
-    "legend.fontsize": 11,
-    "legend.title_fontsize": 12,
-    "lines.solid_capstyle": "round",
-    "patch.edgecolor": "w",
-    "patch.force_edgecolor": True,
-    "image.cmap": "magma",
-    "image.interpolation": "nearest",
-}
-
-
 def use_style() -> None:
-    """Set this package's style for matplotlib; in Jupyter, figures get alternative texts too."""
-    import matplotlib
-    from cycler import cycler
+    """Set this package's style for matplotlib and seaborn; in Jupyter, figures get alternative texts too."""
+    import seaborn as sns
 
     _add_texts()
-    matplotlib.rcParams.update(STYLE)
-    matplotlib.rcParams["axes.prop_cycle"] = cycler(color=[OURS, MEN, CEILING, WOMEN, REFERENCE])
+    sns.set_theme(
+        context="notebook",
+        style="ticks",
+        palette=[OURS, MEN, CEILING, WOMEN, REFERENCE],
+        rc={
+            "figure.dpi": 110,
+            "savefig.dpi": 160,
+            "savefig.bbox": "tight",
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.titlesize": 11,
+            "axes.labelsize": 10,
+            "legend.frameon": False,
+            "font.size": 10,
+            "image.interpolation": "nearest",
+        },
+    )
 
 
 @dataclass(frozen=True)
@@ -75,8 +53,8 @@ class GalleryRow:
 
     label: str  # the speaker's name
     wave: Float[np.ndarray, " samples"]  # the beginning, at 16 kHz
-    generated: Sequence[UInt8[np.ndarray, "height width 3"]]  # faces drawn from the voice
-    truth: UInt8[np.ndarray, "height width 3"] | None = None  # the speaker's face
+    generated: Sequence[UInt8[np.ndarray, "_ _ 3"]]  # faces drawn from the voice
+    truth: UInt8[np.ndarray, "_ _ 3"] | None = None  # the speaker's face
     captions: Sequence[str] = ()  # one for each generated face
 
 
