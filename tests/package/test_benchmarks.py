@@ -254,7 +254,7 @@ def test_a_row_of_worlds_is_scored_within_galleries_of_one_sex(programs):
     import worlds
 
     test = worlds.world_of("random", worlds.SPACES["open"], 10, seed=0)[2]
-    perfect = worlds.scored(test.gallery(), test, 0)
+    perfect = worlds.scored(test.gallery(), test)
     assert (perfect[perfect.metric != "cosine"].value == 1).all()
     sexes = dict(zip(test.persons, test.sexes, strict=True))
     for _, part in perfect.groupby("stratum"):
