@@ -86,7 +86,7 @@ def main() -> None:
     bench = Bench.open(profile, chosen.persons, chosen.draws, chosen.seed)
     rows = []
     for source in bench.sources(chosen.work, chosen.stage2_steps):
-        rows += [{"system": source.name, **found} for found in bench.measure(source)]
+        rows += [{**found, "system": source.name} for found in bench.measure(source)]
         print(pd.DataFrame(rows).tail(12).to_string(index=False), flush=True)
     with atomic_write(chosen.out / f"{chosen.name}.csv") as part:
         pd.DataFrame(rows).to_csv(part, index=False, float_format="%.4g")
