@@ -149,8 +149,9 @@ def check(table: pd.DataFrame) -> pd.DataFrame:
     table["path"] = table.path.map(plain_path)
     if table.path.duplicated().any():
         twice = table[table.path == table.path[table.path.duplicated()].iloc[0]]
-        persons = " and ".join(sorted(set(twice.person)))
-        raise InputError(f"{twice.path.iloc[0]}: listed twice, for {persons}; list each file once, for one person")
+        persons = sorted(set(twice.person))
+        whose = " and ".join(persons if len(persons) < 3 else [persons[0], f"{len(persons) - 1} others"])
+        raise InputError(f"{twice.path.iloc[0]}: listed twice, for {whose}; list each file once, for one person")
     return table.sort_values(["split", "person", "kind", "path"]).reset_index(drop=True)
 
 
