@@ -9,8 +9,8 @@ windows. Each kind is kept as 8-bit coefficients on its principal axes, in a thi
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from v2f_core.artefacts.files import atomic_write, read_hashes, sha256
 from v2f_core.artefacts.loading import read_header, read_tensors, refusing
 from v2f_core.artefacts.profiles import ENCODERS, HASHES, MINI_ASSETS, RESTORE, cache_folder
 from v2f_core.artefacts.store import Embeddings, extract
+from v2f_core.data.packed import appearing
 from v2f_core.errors import InputError
 from v2f_core.identity.sphere import normalise
 from v2f_core.training.embeddings import READY
@@ -96,37 +97,23 @@ def unpack(cache: str | Path | None = None, packed: Path = PACKED) -> Path:
     Raises:
         InputError: a file is missing or damaged, or the cache cannot be written to.
     """
-    hashes = _checked(packed)
-    target = Path(cache or cache_folder()) / f"minivox-large-{hashes[NUMBERS][:12]}"
+    version = hashlib.sha256("".join(_checked(packed)).encode()).hexdigest()[:12]
+    target = Path(cache or cache_folder()) / f"minivox-large-{version}"
     if target.is_dir():
         return target
     table = _read(packed / TABLE)
     tensors, nets = read_tensors(packed / NUMBERS, RESTORE), read_header(packed / NUMBERS, MADE_BY, RESTORE)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".large-", dir=target.parent, ignore_cleanup_errors=True) as temporary:
-        whole = Path(temporary) / "whole"
+    with appearing(target) as whole:
         for name, kind in KINDS.items():
             of = {part.partition(".")[2]: value for part, value in tensors.items() if part.startswith(f"{name}.")}
             paths = table.path[table.kind == kind].tolist()
             vectors = normalise(expand(of)) if kind == "face" else expand(of)
             known = {paths[file]: vector for file, vector in zip(of["file"].tolist(), vectors, strict=True)}
-            provenance = {"what": f"MiniVox-L by {name}", "weights_sha256": nets[name]}
-            extract(
-                Path(),
-                paths,
-                partial(_looked_up, known),
-                whole / READY / name,
-                provenance,
-                shard=len(paths),
-                max_bad=1.0,
-            )
+            made_from = {"what": f"MiniVox-L by {name}", "weights_sha256": nets[name]}
+            embed, folder = partial(_looked_up, known), whole / READY / name
+            extract(Path(), paths, embed, folder, made_from, shard=len(paths), max_bad=1.0)
         table.to_csv(whole / "manifest.csv", index=False, lineterminator="\n")
         _read(packed / PEOPLE).to_csv(whole / "factors.csv", index=False, lineterminator="\n")
-        try:
-            whole.rename(target)
-        except OSError:
-            if not target.is_dir():  # otherwise another process has just unpacked the same content
-                raise
     return target
 
 
@@ -141,13 +128,13 @@ def _read(path: Path) -> pd.DataFrame:
         return pd.read_csv(path, dtype=str, keep_default_na=False)
 
 
-def _checked(packed: Path) -> dict[str, str]:
+def _checked(packed: Path) -> list[str]:
     """The hashes of the packed files, which they have."""
     known = read_hashes(packed.parent / HASHES)
     for name in (NUMBERS, TABLE, PEOPLE):
         if not (packed / name).is_file() or sha256(packed / name) != known.get(f"{packed.name}/{name}"):
             raise InputError(f"{packed / name}: missing or damaged (its SHA-256 is not that of {HASHES}); {RESTORE}")
-    return {name: known[f"{packed.name}/{name}"] for name in (NUMBERS, TABLE, PEOPLE)}
+    return [known[f"{packed.name}/{name}"] for name in (NUMBERS, TABLE, PEOPLE)]
 
 
 if __name__ == "__main__":

@@ -67,7 +67,6 @@ def test_an_unpacked_set_is_a_dataset_with_its_embeddings(two_persons, tmp_path,
     voices, faces = embed_dataset(profile, manifest)
     torch.testing.assert_close(voices.of(["Eve.voice"])[0], torch.tensor([[0, 0.5, 0.5]]), atol=0.01, rtol=0)
     assert [item for item, _ in faces.skipped] == ["Eve.face"]
-    check_unit(faces.vectors)
     pairs = pair_up(manifest, voices, faces, "test")
     assert (pairs.persons, pairs.left_out) == (["Ada"], ["Eve"])
     assert large.unpack(tmp_path / "cache", two_persons) == manifest.root  # made once
@@ -85,6 +84,12 @@ def test_a_damaged_file_is_named(two_persons, tmp_path, name):
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     with pytest.raises(InputError, match=f"{name}: missing or damaged"):
         large.unpack(tmp_path / "cache", two_persons)
+
+
+def test_a_cache_that_cannot_be_written_to_is_named(two_persons, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(InputError, match=r"file: cannot be written to .*V2F_CACHE"):
+        large.unpack(tmp_path / "file", two_persons)
 
 
 @pytest.fixture(scope="module")
@@ -113,5 +118,5 @@ def test_shipped_embeddings_are_those_of_the_files(shipped):
         assert float(F.cosine_similarity(known, again).min()) > 0.99
     pictures = [read_image(minivox.root / path) for path in faces]
     identities, _ = FacePack.from_folder(profile.part("faces")).embed(pictures)
-    known = embed_dataset(profile, manifest)[1].of(faces)[0]
+    known = check_unit(embed_dataset(profile, manifest)[1].of(faces)[0])
     assert float(F.cosine_similarity(known, torch.from_numpy(identities)).min()) > 0.99

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import tarfile
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from v2f_core.artefacts.files import HASHES, read_hashes, sha256
@@ -32,14 +34,26 @@ def unpack(cache: str | Path | None = None, packed: str | Path = MINI_ASSETS / "
     for name, digest in _expected(packed).items():
         if sha256(packed / name) != digest:
             raise InputError(f"{packed / name}: damaged (its SHA-256 differs from {HASHES}); {RESTORE}")
+    with appearing(target) as whole:
+        for name in tqdm(ARCHIVES, desc="unpacking MiniVox", unit="archive"):
+            _extract(packed / name, whole)
+    return target
+
+
+@contextmanager
+def appearing(target: Path) -> Iterator[Path]:
+    """Yield a temporary folder, which becomes ``target`` if the block ends without an error.
+
+    Raises:
+        InputError: the cache, the folder above, cannot be written to.
+    """
     cache = target.parent
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".minivox-", dir=cache, ignore_cleanup_errors=True) as temporary:
             whole = Path(temporary) / "whole"
             whole.mkdir()
-            for name in tqdm(ARCHIVES, desc="unpacking MiniVox", unit="archive"):
-                _extract(packed / name, whole)
+            yield whole
             try:
                 whole.rename(target)
             except OSError:
@@ -49,7 +63,6 @@ def unpack(cache: str | Path | None = None, packed: str | Path = MINI_ASSETS / "
         raise InputError(
             f"{cache}: cannot be written to ({error.strerror}); set V2F_CACHE to a folder with 100 MB of room"
         ) from error
-    return target
 
 
 def unpacked_folder(cache: str | Path | None = None, packed: str | Path = MINI_ASSETS / "minivox") -> Path:
