@@ -1,12 +1,14 @@
 """The report of an evaluation: tables as CSV, a picture of faces, and a notebook on them, executed and exported.
 
-The notebook (``report.ipynb``) reads only the files beside it, so it can be changed and run again in its folder.
+The notebook is made of ``report.md`` (each block of Python is a cell). It reads only the files beside it, so it can be
+changed and run again in its folder.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,6 +20,7 @@ import numpy as np
 import pandas as pd
 from nbclient import NotebookClient
 from nbconvert import HTMLExporter
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 import v2f_core
 from v2f_core.app.generate import save_gallery
@@ -33,7 +36,7 @@ from v2f_core.identity.photos import read_image
 from v2f_core.show.plots import GalleryRow
 from v2f_core.speech.audio import read_audio
 
-TEMPLATE = Path(__file__).with_name("report.ipynb")
+TEMPLATE = Path(__file__).with_name("report.md")
 EXAMPLES, NEAREST = 3, 5  # persons of each kind in the picture, and faces of the gallery beside them
 PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -95,7 +98,7 @@ def write_report(e: Evaluation, out: Path) -> Path:
 
 def run_notebook(folder: Path) -> Path:
     """Execute the report's notebook on the files of a folder, and export it as one page without scripts."""
-    notebook = nbformat.read(TEMPLATE, as_version=4)
+    notebook = new_notebook(cells=_cells(TEMPLATE.read_text(encoding="utf-8")))
     source = str(Path(v2f_core.__file__).parents[1])  # for a package that runs from its source tree
     path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
     client = NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}})
@@ -105,6 +108,13 @@ def run_notebook(folder: Path) -> Path:
     tables.write(folder, "report.ipynb", nbformat.writes(notebook))
     tables.write(folder, "report.html", PAGE.replace("BODY", body))
     return folder / "report.html"
+
+
+def _cells(text: str) -> list[nbformat.NotebookNode]:
+    """Cells of a page of Markdown: its blocks of Python, and the prose between them."""
+    parts = re.split(r"^```python\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
+    cells = [(new_markdown_cell, new_code_cell)[i % 2](part.strip(), id=f"cell-{i}") for i, part in enumerate(parts)]
+    return [cell for cell in cells if cell.source]
 
 
 def _about(e: Evaluation, groups: pd.DataFrame) -> dict[str, Any]:
