@@ -61,13 +61,13 @@ def fit(encoder: str, inputs: Inputs, folder: Path, dataset: str, tiny: bool = F
     profile = load_profile("mini").with_encoder(encoder)
     settings = Stage1Settings(**profile.stage1)
     if tiny:
-        settings = replace(settings, steps=20, batch=4, evaluate_every=10)
+        settings = replace(settings, steps=4, batch=4, evaluate_every=2)
     provenance = {"dataset": dataset, **inputs.hashes}
     made = {
         folder / f"seed-{seed}": train_stage1(
             inputs.training, inputs.validation, replace(settings, seed=seed), folder / f"seed-{seed}", provenance
         ).provenance["validation"]["val_total"]
-        for seed in SEEDS
+        for seed in (SEEDS[:2] if tiny else SEEDS)
     }
     best = folder / "assets" / profile.aligner.name
     shutil.copytree(min(made, key=made.__getitem__), best, dirs_exist_ok=True)

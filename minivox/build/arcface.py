@@ -270,13 +270,13 @@ def run(work: Path, tiny: bool = False) -> None:
     everybody = int(pool.person.max()) + 1 if tiny else RECOGNISED  # more shards may still be on their way
     classes = everybody - (4 if tiny else HELD_OUT)
     began = time.monotonic()
-    net = train(pool, classes, out, steps=10 if tiny else STEPS, batch=8 if tiny else 128)
+    net = train(pool, classes, out, steps=3 if tiny else STEPS, batch=8 if tiny else 128)
     minutes = (time.monotonic() - began) / 60
     export(net, out / "arcface_mini.onnx")
 
     pool.refresh()
     z = features(net, pool.crops)
-    test = photographs("minivox", range(8 if tiny else 200), views=2)
+    test = photographs("minivox", range(4 if tiny else 200), views=2)
     z_test = features(net, np.stack([align(i, p) for i, p in zip(test["images"], test["landmarks"], strict=True)]))
     held, index = pool.person >= classes, np.unique(pool.person, return_index=True)[1]
     sex = np.array([p.sex for p in population("faces", everybody)])[pool.person[index]]

@@ -24,7 +24,7 @@ def people(tiny: bool = False) -> list[tuple[world.Person, str]]:
         >>> Counter(split for _, split in people())
         Counter({'train': 2890, 'test': 1000, 'val': 100})
     """
-    sizes = {name: n // 50 if tiny else n for name, n in minivox.SPLITS.items()}
+    sizes = minivox.FEW if tiny else minivox.SPLITS
     old = list(
         zip(
             world.population("minivox", sizes["train"] + sizes["val"]),
@@ -32,7 +32,7 @@ def people(tiny: bool = False) -> list[tuple[world.Person, str]]:
             strict=True,
         )
     )
-    more, test = (world.population(pool, n // 200 if tiny else n) for pool, n in (("more", MORE), ("study", TEST)))
+    more, test = (world.population(pool, 2 if tiny else n) for pool, n in (("more", MORE), ("study", TEST)))
     return [*old, *((person, "train") for person in more), *((person, "test") for person in test)]
 
 

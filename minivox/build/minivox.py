@@ -21,7 +21,7 @@ from minivox.build.portrait.render import render
 from minivox.build.voice.speaker import load_timbres, voice_of
 from v2f_core.artefacts.files import atomic_write
 
-SPLITS = {"train": 800, "val": 100, "test": 200}
+SPLITS, FEW = {"train": 800, "val": 100, "test": 200}, {"train": 10, "val": 2, "test": 2}  # a tiny build has few
 CODES = {"Mini": "id9", "More": "id8", "Study": "id7"}  # audio ids' beginnings
 VIEWS, CLIPS = 3, 3
 WEBP_QUALITY, OPUS_COMPRESSION = 85, 0.97
@@ -102,5 +102,5 @@ def make(root: Path, timbres: Path, people: list[world.Person], splits: list[str
 
 def run(work: Path, tiny: bool = False) -> None:
     """Write work/minivox/, everything that `pack` packs."""
-    splits = [name for name, n in SPLITS.items() for _ in range(n // 50 if tiny else n)]
+    splits = [name for name, n in (FEW if tiny else SPLITS).items() for _ in range(n)]
     make(work / "minivox", work / "base_speech" / "minivox", world.population("minivox", len(splits)), splits)

@@ -20,4 +20,4 @@ def run(work: Path, tiny: bool = False) -> None:
         folder, (root, dataset) = work / "other_ears" / encoder, TRAINED_ON[encoder]
         inputs = aligner.Inputs.of(work, encoder, work / root, tiny)
         best = aligner.fit(encoder, inputs, folder, dataset, tiny)
-        posterior.fit(encoder, inputs, best, folder, dataset, tiny)
+        posterior.fit(encoder, inputs, best, folder, dataset)

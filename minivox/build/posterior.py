@@ -14,16 +14,13 @@ def run(work: Path, tiny: bool = False) -> None:
     """Write work/posterior/assets/posterior/, the posterior that ships."""
     folder = work / "posterior"
     inputs = Inputs.of(work, "ast", work / "minivox", tiny)
-    fit("ast", inputs, work / "aligner" / "assets" / "aligner", folder, "MiniVox v1", tiny)
+    fit("ast", inputs, work / "aligner" / "assets" / "aligner", folder, "MiniVox v1")
 
 
-def fit(encoder: str, inputs: Inputs, aligner: Path, folder: Path, dataset: str, tiny: bool = False) -> None:
+def fit(encoder: str, inputs: Inputs, aligner: Path, folder: Path, dataset: str) -> None:
     """The posterior of an aligner into ``folder/assets``, by the name that the profile has for it."""
-    training = inputs.training
-    if tiny:  # a posterior needs more persons than dimensions: each of the few stands many times
-        training = training.only([i % len(training.persons) for i in range(training.face.shape[1] + 2)])
     provenance = {"dataset": dataset, **inputs.hashes}
-    fitted = train_posterior(training, inputs.validation, Aligner.from_pretrained(aligner), provenance)
+    fitted = train_posterior(inputs.training, inputs.validation, Aligner.from_pretrained(aligner), provenance)
     part = load_profile("mini").with_encoder(encoder).posterior
     assert part is not None  # the mini profile has one
     fitted.save_pretrained(folder / "assets" / part.name)

@@ -69,11 +69,13 @@ def held_out_views(pool: Path, first: int, shots: int) -> UInt8[np.ndarray, "peo
     return np.stack(people)
 
 
-def draw(prior: Prior, identity: Float[Tensor, "n 512"], guidance: float, seed: int = 0) -> Float[Tensor, "n 3 h w"]:
+def draw(
+    prior: Prior, identity: Float[Tensor, "n 512"], guidance: float, seed: int = 0, steps: int = STEPS
+) -> Float[Tensor, "n 3 h w"]:
     """One face for each identity, in batches, from one generator."""
     generator = torch.Generator().manual_seed(seed)
     parts = tqdm(identity.split(50), desc=f"sampling, guidance {guidance:g}", leave=False)
-    return torch.cat([prior.sample(part, STEPS, guidance, generator) for part in parts])
+    return torch.cat([prior.sample(part, steps, guidance, generator) for part in parts])
 
 
 def rank1(query: Float[np.ndarray, "n 512"], gallery: Float[np.ndarray, "n 512"]) -> float:
@@ -148,7 +150,7 @@ def measure(prior: Prior, pool: Path, pack: FacePack, judge: Judge, tiny: bool =
         tiny: of a tiny pool.
     """
     persons = 8 if tiny else POOLS[0].persons
-    first = held_out_from(persons)
+    first, steps = held_out_from(persons), 2 if tiny else STEPS
     views = held_out_views(pool, first, shots=2 if tiny else 4)
     test = 1 if tiny else min(TEST, len(views) - 1)
     others = held_out_views(pool, 0 if tiny else first - REFERENCE, shots=1)[: 4 if tiny else REFERENCE, 0]
@@ -157,14 +159,14 @@ def measure(prior: Prior, pool: Path, pack: FacePack, judge: Judge, tiny: bool =
     tried = {}
     validation = slice(0, min(VALIDATION, len(views) - test))
     for guidance in GUIDANCES:
-        faces = draw(prior, _unit(z[0][validation]), guidance)
+        faces = draw(prior, _unit(z[0][validation]), guidance, steps=steps)
         seen = pack.embed(list(to_bytes(faces)))[0]
         own = float((seen * z[0][validation]).sum(1).mean())
         tried[f"{guidance:g}"] = {"rank1": round(rank1(seen, z[1][validation]), 4), "cosine": round(own, 4)}
     chosen = smallest_as_good({s: tried[f"{s:g}"]["rank1"] + tried[f"{s:g}"]["cosine"] for s in GUIDANCES}, len(seen))
 
     views, z = views[-test:], [each[-test:] for each in z]
-    faces = torch.stack([draw(prior, _unit(z[0]), chosen, seed) for seed in range(SEEDS)], dim=1)
+    faces = torch.stack([draw(prior, _unit(z[0]), chosen, seed, steps) for seed in range(SEEDS)], dim=1)
     drawn, detected = pack.embed(list(to_bytes(faces[:, 0])))
     photographs = to_float(views[:, 0])
     rebuilt = reconstruct(prior.vae, photographs)
@@ -233,7 +235,7 @@ def report(folder: Path, work: Path, picture: Path, tiny: bool = False) -> dict[
     views = held_out_views(work / "faces_pool", held_out_from(8 if tiny else POOLS[0].persons), 2 if tiny else 4)
     views = views[-(1 if tiny else TEST) :][:12]
     identity = _unit(pack.embed(list(views[:, 0].transpose(0, 2, 3, 1)))[0])
-    sheet(prior, views, identity, float(metrics["guidance"]), picture)  # type: ignore[arg-type]
+    sheet(prior, views, identity, float(metrics["guidance"]), picture, 2 if tiny else STEPS)  # type: ignore[arg-type]
     return metrics
 
 
@@ -261,13 +263,15 @@ def _unit(z: np.ndarray) -> Float[Tensor, "n 512"]:
     return F.normalize(torch.from_numpy(np.where(z.any(1, keepdims=True), z, np.float32(1))), dim=1)
 
 
-def sheet(prior: Prior, views: np.ndarray, identity: Float[Tensor, "n 512"], guidance: float, path: Path) -> None:
+def sheet(
+    prior: Prior, views: np.ndarray, identity: Float[Tensor, "n 512"], guidance: float, path: Path, steps: int
+) -> None:
     """A picture: each row a person, first the real portraits, then after a gap six draws from the first's identity."""
     from PIL import Image
 
     rows = []
     for own, z in zip(views, identity, strict=True):
-        faces = to_bytes(prior.sample(z.expand(6, -1), STEPS, guidance, torch.Generator().manual_seed(0)))
+        faces = to_bytes(prior.sample(z.expand(6, -1), steps, guidance, torch.Generator().manual_seed(0)))
         gap = np.full((own.shape[2], 16, 3), 255, np.uint8)
         rows.append(np.concatenate([*own.transpose(0, 2, 3, 1), gap, *faces], axis=1))
     with atomic_write(path) as temporary:

@@ -28,7 +28,7 @@ def run(work: Path, tiny: bool = False, pool: str = "minivox") -> None:
     vectors. Both are means over a person's three clips.
     """
     timbres = load_timbres(work / "base_speech" / pool)
-    people = world.population(pool, 16 if tiny else 400)
+    people = world.population(pool, 4 if tiny else 400)
     voices = [voice_of(person, timbres) for person in people]
     clips = [_clips(voice, n) for n, voice in enumerate(tqdm(voices, desc="clips", unit="person"))]
     traits = np.array([person.voice for person in people])

@@ -129,14 +129,15 @@ def test_gradient_reaches_the_identity_and_the_adapters_and_nothing_else(critic,
     assert all(p.grad is None for name, p in prior.named_parameters() if "lora_" not in name)
 
 
-def test_autocast_loses_no_gradient_and_predictions_are_subtracted_in_float32(prior, arcface, faces, monkeypatch):
+def test_autocast_loses_no_gradient_and_predictions_are_subtracted_in_float32(prior, arcface, faces):
     """In bfloat16 each prediction has three digits; their difference would have hardly one left."""
     wake(prior)
-    predictions, predict = [], prior.predict
-    monkeypatch.setattr(prior, "predict", lambda *given: predictions.append(predict(*given)) or predictions[-1])
+    predictions = []
+    watch = prior.unet.register_forward_hook(lambda net, given, output: predictions.append(output.sample))
     with torch.autocast("cpu", torch.bfloat16):
         assert reached(prior, arcface, faces, teacher) == PSI | {"identity"}
         terms = SelfConsistency(prior, arcface, teacher)(unit(4, 3), faces, seeded())
+    watch.remove()
     assert {prediction.dtype for prediction in predictions} == {torch.bfloat16}
     one, other = (prediction.detach().double() for prediction in predictions[-2:])
     by_hand = torch.stack([row.square().mean() for row in one - other])

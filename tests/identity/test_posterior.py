@@ -126,7 +126,7 @@ def test_another_identity_may_stand_in_the_estimates_place(aligner):
 def test_what_is_heard_tilts_the_faces_of_a_sex(aligner):
     """Before projection, log p(x | s, v) − log p(x | s) is κ·aᵀx and a number of the voice's alone, at any x."""
     posterior, v = build(aligner, kappa=1.5), voices(1)
-    means, log_share = posterior._heard(posterior.mean(v))
+    means, log_share = posterior.heard(posterior.mean(v))
     estimate, x = posterior.mean(v)[0].double().numpy(), np.random.default_rng(0).standard_normal((6, 3))
     for s in (0, 1):
         b, w = posterior.between[s].double().numpy(), posterior.within.double().numpy()
@@ -190,7 +190,7 @@ def test_far_from_the_origin_the_sphere_is_flat_and_draws_have_the_covariance(al
 def test_the_sex_that_is_heard_is_drawn(aligner):
     sure = build(aligner, gate=(0.0, 0.0, 0.0, 1.2), spread=0.01)
     drawn = sure.sample(voices(1)[0], 20_000, generator=seeded())
-    means, log_share = sure._heard(sure.mean(voices(1)))
+    means, log_share = sure.heard(sure.mean(voices(1)))
     nearest = (drawn @ normalise(means[0].flatten(0, 1)).T.float()).argmax(dim=1)
     man = 1 / (1 + math.exp(-1.2))
     assert float((nearest >= PARTS).float().mean()) == pytest.approx(man, abs=0.02)

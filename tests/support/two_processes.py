@@ -1,6 +1,9 @@
 """The work of two real processes, in a module of its own, because a spawned process imports it by name."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -146,26 +149,39 @@ def train_stage2(root, folder, steps=QUICK.steps):
     return {**aligner.state_dict(), **{name: p.detach() for name, p in lora_parameters(prior).items()}}
 
 
-def meet(rank: int, folder: str) -> None:
+def in_two(work, *arguments: str) -> None:
+    """Let this process do a work as process 0, and a new one do it as process 1."""
+    other = torch.multiprocessing.get_context("spawn").Process(target=work, args=(1, *arguments))
+    other.start()
+    work(0, *arguments)
+    other.join()
+    assert other.exitcode == 0
+
+
+@contextmanager
+def met(rank: int, folder: str) -> Iterator[None]:
     """Meet the other process through a file; no port is needed."""
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    meeting, patience = f"file://{folder}/meeting", timedelta(minutes=5)
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2, timeout=patience)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
 
 
 def gradients_of_two(rank: int, folder: str, root: str) -> None:
     """What each of two processes does to give the gradients of one."""
-    meet(rank, folder)
-    torch.save(loss_and_gradients(rank, 2), Path(folder) / f"{rank}.pt")
-    torch.save(stage2_gradients(Path(root)), Path(folder) / f"stage2-gradients-{rank}.pt")
-    dist.destroy_process_group()
+    with met(rank, folder):
+        torch.save(loss_and_gradients(rank, 2), Path(folder) / f"{rank}.pt")
+        torch.save(stage2_gradients(Path(root)), Path(folder) / f"stage2-gradients-{rank}.pt")
 
 
 def runs_of_two(rank: int, folder: str, root: str) -> None:
     """What each of two processes does to extract, and to train both stages; Stage II is stopped and started again."""
-    meet(rank, folder)
-    extracted = extract_some(Path(folder) / "data", Path(folder) / "voices")
-    torch.save(extracted.vectors, Path(folder) / f"extracted-{rank}.pt")
-    trained = train(Path(folder) / "stage1")
-    torch.save(trained.state_dict(), Path(folder) / f"trained-{rank}.pt")
-    train_stage2(Path(root), Path(folder) / "stage2", steps=2)
-    torch.save(train_stage2(Path(root), Path(folder) / "stage2"), Path(folder) / f"stage2-{rank}.pt")
-    dist.destroy_process_group()
+    with met(rank, folder):
+        extracted = extract_some(Path(folder) / "data", Path(folder) / "voices")
+        torch.save(extracted.vectors, Path(folder) / f"extracted-{rank}.pt")
+        trained = train(Path(folder) / "stage1")
+        torch.save(trained.state_dict(), Path(folder) / f"trained-{rank}.pt")
+        train_stage2(Path(root), Path(folder) / "stage2", steps=2)
+        torch.save(train_stage2(Path(root), Path(folder) / "stage2"), Path(folder) / f"stage2-{rank}.pt")

@@ -49,12 +49,12 @@ def persons(count, aligner, seed, kappa=3.0, sexes="fm"):
 
 @pytest.fixture(scope="module")
 def world(aligner):
-    return persons(600, aligner, seed=1), persons(300, aligner, seed=2), persons(400, aligner, seed=3)
+    return persons(400, aligner, seed=1), persons(120, aligner, seed=2), persons(400, aligner, seed=3)
 
 
 @pytest.fixture(scope="module")
 def telling_world(aligner):
-    return [persons(count, aligner, seed, kappa=12.0) for count, seed in ((600, 1), (300, 2), (400, 3))]
+    return [persons(count, aligner, seed, kappa=12.0) for count, seed in ((300, 1), (120, 2), (200, 3))]
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_several_gaussians_are_taken_where_faces_are_of_several_kinds(aligner):
         face = pairs.face.reshape(-1, VIEWS, DIM) + torch.where(kind == 1, 1.0, -1.0)[:, None, None] * push
         return Pairs(**{**pairs.__dict__, "face": normalise(face.reshape(-1, DIM))})
 
-    training, validation = (clumped(persons(count, aligner, seed)) for count, seed in ((600, 1), (200, 2)))
+    training, validation = (clumped(persons(count, aligner, seed)) for count, seed in ((240, 1), (100, 2)))
     trained = train_posterior(training, validation, aligner)
     assert trained.provenance["chosen"]["parts"] > 1
     side = trained.sample(validation.pooled_voices(), 10, generator=torch.Generator().manual_seed(0))[..., 3]

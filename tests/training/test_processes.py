@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 from two_processes import (
     extract_some,
     gradients_of_two,
+    in_two,
     loss_and_gradients,
     record,
     runs_of_two,
@@ -22,7 +23,7 @@ from v2f_core.training.processes import own_device
 def gradients(tmp_path_factory, tiny_profile):
     """The folder with the gradients of two processes."""
     folder = tmp_path_factory.mktemp("gradients")
-    torch.multiprocessing.spawn(gradients_of_two, (str(folder), str(tiny_profile.prior.parent)), nprocs=2)
+    in_two(gradients_of_two, str(folder), str(tiny_profile.prior.parent))
     return folder
 
 
@@ -31,7 +32,7 @@ def two(tmp_path_factory, tiny_profile):
     """The folder with the embeddings and trainings of two processes."""
     folder = tmp_path_factory.mktemp("two")
     record(folder / "data")
-    torch.multiprocessing.spawn(runs_of_two, (str(folder), str(tiny_profile.prior.parent)), nprocs=2)
+    in_two(runs_of_two, str(folder), str(tiny_profile.prior.parent))
     return folder
 
 

@@ -13,14 +13,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import nbformat
 import numpy as np
 import pandas as pd
-from nbclient import NotebookClient
-from nbconvert import HTMLExporter
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 import v2f_core
 from v2f_core.app.generate import save_gallery
@@ -35,6 +31,9 @@ from v2f_core.evaluation.systems import System
 from v2f_core.identity.photos import read_image
 from v2f_core.show.plots import GalleryRow
 from v2f_core.speech.audio import read_audio
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 TEMPLATE = Path(__file__).with_name("report.md")
 EXAMPLES, NEAREST = 3, 5  # persons of each kind in the picture, and faces of the gallery beside them
@@ -98,7 +97,11 @@ def write_report(e: Evaluation, out: Path) -> Path:
 
 def run_notebook(folder: Path) -> Path:
     """Execute the report's notebook on the files of a folder, and export it as one page without scripts."""
-    notebook = new_notebook(cells=_cells(TEMPLATE.read_text(encoding="utf-8")))
+    import nbformat
+    from nbclient import NotebookClient
+    from nbconvert import HTMLExporter
+
+    notebook = nbformat.v4.new_notebook(cells=_cells(TEMPLATE.read_text(encoding="utf-8")))
     source = str(Path(v2f_core.__file__).parents[1])  # for a package that runs from its source tree
     path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
     client = NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}})
@@ -110,8 +113,10 @@ def run_notebook(folder: Path) -> Path:
     return folder / "report.html"
 
 
-def _cells(text: str) -> list[nbformat.NotebookNode]:
+def _cells(text: str) -> list[NotebookNode]:
     """Cells of a page of Markdown: its blocks of Python, and the prose between them."""
+    from nbformat.v4 import new_code_cell, new_markdown_cell
+
     parts = re.split(r"^```python\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
     cells = [(new_markdown_cell, new_code_cell)[i % 2](part.strip(), id=f"cell-{i}") for i, part in enumerate(parts)]
     return [cell for cell in cells if cell.source]

@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -147,7 +147,7 @@ class IdentityPosterior(nn.Module):
         point = estimate.reshape(-1, 1, dim).expand(-1, n, -1)
         if truncation == 0:
             return point.reshape(*shape, n, dim).clone()
-        means, log_share = self._heard(estimate.reshape(-1, dim))
+        means, log_share = self.heard(estimate.reshape(-1, dim))
         noise = _normal((len(point), n, self.basis.shape[1] + 1), generator).to(means)
         # which part, by the last of the normal numbers: parts lie side by side between 0 and 1, women's first
         ends = log_share.exp().flatten(1).cumsum(dim=1)[:, None, :-1].contiguous()
@@ -171,7 +171,7 @@ class IdentityPosterior(nn.Module):
         Raises:
             InputError: an identity is not of unit length or of another width, or an embedding of another width.
         """
-        return self._log_density(z, *self._heard(self.mean(v)))
+        return self._log_density(z, *self.heard(self.mean(v)))
 
     @torch.no_grad()
     def log_prior(self, z: Float[Tensor, "faces dim"]) -> Float[Tensor, " faces"]:
@@ -196,10 +196,12 @@ class IdentityPosterior(nn.Module):
         self, z: Float[Tensor, "faces dim"], estimate: Float[Tensor, "voices width"]
     ) -> Float[Tensor, "voices faces"]:
         """:meth:`log_ratio` with other unit identities in ẑ's place, such as that of a drawn face."""
-        return self._log_density(z, *self._heard(check_unit(estimate))) - self.log_prior(z)
+        return self._log_density(z, *self.heard(check_unit(estimate))) - self.log_prior(z)
 
-    def _heard(self, estimate: Tensor) -> tuple[Tensor, Tensor]:
-        """Means of the parts, (voices, 2, parts, axes), and log p(s, k | v), (voices, 2, parts), in float64."""
+    def heard(
+        self, estimate: Float[Tensor, "voices dim"]
+    ) -> tuple[Float64[Tensor, "voices 2 parts axes"], Float64[Tensor, "voices 2 parts"]]:
+        """The mixture that a voice leaves, from its ẑ: the means of each sex's parts, and log p(s, k | v)."""
         heard = estimate.to(self.root.device).double() @ self.basis.double()
         tilt = self.kappa * (heard[:, None] - self.heard_mean.double())
         moved = torch.einsum("vsd,sde->vse", tilt, self.covariance)
