@@ -520,19 +520,19 @@ class Worker:
             self.process.join()
             self.process = None
 
-    def try_number(self, number: int, seconds: float = SECONDS) -> dict[str, Any]:
+    def try_number(self, number: int) -> dict[str, Any]:
         if self.process is None:
             self.start()
         row: dict[str, Any] = {"number": number}
         self.pipe.send(number)
         try:
             row |= self.pipe.recv()
-            if self.pipe.poll(2 * seconds):  # a busy machine is no hang: the worker's own clock decides
+            if self.pipe.poll(2 * SECONDS):  # a busy machine is no hang: the worker's own clock decides
                 row |= self.pipe.recv()
-                if row["seconds"] > seconds:
+                if row["seconds"] > SECONDS:
                     row["outcome"] = "hang"
                 return row
-            row |= {"outcome": "hang", "seconds": 2 * seconds}
+            row |= {"outcome": "hang", "seconds": 2 * SECONDS}
         except EOFError:
             self.process.join()
             row |= {"outcome": "crash", "said": f"exit code {self.process.exitcode}"}

@@ -1,8 +1,9 @@
 """Stage I from waveforms reads each person's own clips, trains the chosen layers, keeps its best, survives a kill."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -34,10 +35,10 @@ class Eventful(Recordings):
     """Recordings to which something happens when one is read: ``event(number, clips)`` may raise, or give others."""
 
     event: Callable = lambda number, clips: clips
+    number: Iterator = field(default_factory=count)
 
-    def read(self, paths):
-        for number, clips in enumerate(super().read(paths)):
-            yield self.event(number, clips)
+    def read(self, path):
+        return self.event(next(self.number), super().read(path))
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +166,7 @@ def test_refusals_name_step_file_and_processes(run, world, tmp_path, monkeypatch
     with pytest.raises(InputError, match=r"step 1: .*; the batch was P\d, P\d"):
         run(tmp_path, event=lambda number, clips: clips * math.nan)
     with pytest.raises(InputError, match=r"gone\.wav"):
-        list(world[1].read([Path("gone.wav")]))
+        world[1].read(Path("gone.wav"))
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputError, match="2 processes: Stage I from waveforms runs in one"):
         run(tmp_path)

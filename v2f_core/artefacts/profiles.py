@@ -203,7 +203,7 @@ def _mini() -> Profile:
         "fixed_centroids": True,
         "evaluate_every": 25,
     }
-    # Not tuned: a fair share of what Stage I costs, at a rate that an aligner of Stage I survives.
+    # Not tuned: a third of Stage I's steps, at a learning rate that does not undo Stage I.
     finetune = {
         "learning_rate_encoder": 1e-4,
         "identity": {"steps": 200, "batch": 32, "learning_rate": 5e-4, "evaluate_every": 50},
@@ -247,7 +247,7 @@ def _full() -> Profile:
 
 def _open() -> Profile:
     root = _chosen_folder("open")
-    # chosen on worlds unlike each other (benchmarks/worlds.py); of four of them test values had been seen
+    # chosen on unlike worlds (benchmarks/worlds.py); the test values of four of these worlds had been seen before
     stage1 = {
         "steps": 600,
         "learning_rate": 1e-3,

@@ -39,10 +39,10 @@ Embedder = Callable[[Sequence[Any]], Sequence["Tensor | InputError"]]
 
 
 class Rows:
-    """Rows of some shards, read from disk when they are asked for, and given as float32 on a device.
+    """Embeddings that stay on disk: indexing reads the chosen rows, as float32 on a device.
 
-    ``shards`` are files, each with the place of its first number and its count of rows; ``index`` chooses rows among
-    those of all shards.
+    ``shards`` are (file, byte of the first number, number of rows); ``index`` has the chosen rows, counted over all
+    shards.
     """
 
     def __init__(

@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 
 CROP, YUNET = 112, 12
 NARROWEST = 20  # length of a picture, in widths
-# chosen on training faces of MiniVox, upright and turned: of a clear face none is refused
-SURE, SURER, MARGIN = 0.99, 0.01, 1.3  # scores of the detector, and sides of a box
+# Chosen on MiniVox's training faces, upright and turned, so that no clear face is refused.
+SURE = 0.99  # score above which a face is clear
+SURER = 0.01  # a face in doubt may score so much less than its turned pictures
+MARGIN = 1.3  # sides of the picture that is turned, in sides of the face's box
 # (x, y) of left eye, right eye (as seen), nose tip, left and right mouth corner in ArcFace's 112-pixel crop
 TEMPLATE = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]], np.float32
@@ -100,7 +102,7 @@ def _kind(model: onnx.ModelProto) -> str | None:
     inputs = [value for value in graph.input if value.name in read]
     shape, out = ([dim.dim_value for dim in v.type.tensor_type.shape.dim] for v in (inputs[0], graph.output[0]))
     square = len(shape) == 4 and shape[2] == shape[3] == CROP
-    return "arcface" if len(inputs) == 1 and square and out[-1:] in ([512], [128], [0]) else None  # 0: not told
+    return "arcface" if len(inputs) == 1 and square and out[-1:] in ([512], [128], [0]) else None  # 0: not stated
 
 
 def find_nets(folder: str | Path) -> tuple[Path, Path]:

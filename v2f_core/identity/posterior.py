@@ -16,7 +16,7 @@ anything is heard nothing is tilted, and p(s) is the base rate. Normalising x ma
 Jupp 2000, section 3.5.6). One Gaussian a sex is the textbook's; a few keep what is flat or lopsided among faces, as
 age is.
 
-All this happens within the principal axes that identities use: in others a density would be one of rounding errors.
+All this happens within the principal axes that identities use. In all other axes there are rounding errors only.
 """
 
 from __future__ import annotations

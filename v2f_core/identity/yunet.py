@@ -16,7 +16,7 @@ from onnx import numpy_helper
 
 STRIDES = (8, 16, 32)
 SCORE, OVERLAP = 0.6, 0.3  # of a face, and of two boxes that are one face: OpenCV's own defaults are 0.9 and 0.3
-SMALLER = 2.5  # a face that fills a photograph is larger than those it was trained on: then it is looked for again
+SMALLER = 2.5  # YuNet misses faces that fill a photograph; it looks at the photograph shrunk by this, too
 
 
 class YuNet:

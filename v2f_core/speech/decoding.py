@@ -23,13 +23,14 @@ from v2f_core.errors import InputError
 
 BLOCK_SECONDS = 0.5
 FORMATS = "give a WAV, FLAC, OGG, MP3 or M4A file"
-# of FFmpeg's formats some that hold sound: no playlist, which leads to other files, and nothing that is guessed
+# FFmpeg's formats that hold sound. Playlists are left out, since they lead to other files.
 FFMPEG = (
     "aac,ac3,aiff,amr,ape,asf,au,avi,caf,eac3,flac,flv,matroska,mov,mp3,mpeg,mpegts,nistsphere,ogg,tta,voc,w64,wav,wv"
 )
 EXACT = ("aiff", "au", "flac", "matroska,webm", "mp3", "mov,mp4,m4a,3gp,3g2,mj2")  # whose lengths are no guess
 DAMAGED = "is damaged; used what can be read"
-COARSE, MIN_KILOBITS = ("aac", "mp3"), 40  # codecs that spare the high band; a second and channel
+# codecs that give up high frequencies first; fewer kilobits a second and channel are told of
+COARSE, MIN_KILOBITS = ("aac", "mp3"), 40
 
 Block = tuple[int, Float32[np.ndarray, "frames channels"]]
 
@@ -132,7 +133,7 @@ class Decoder:
                     self.doubts.append(f"is compressed to {kilobits:.0f} kilobits a second, which takes from the voice")
         except InputError:  # a ValueError too
             raise
-        except (av.FFmpegError, OSError, ValueError, LookupError, NotImplementedError) as error:  # seeks, PyAV's own
+        except (av.FFmpegError, OSError, ValueError, LookupError, NotImplementedError) as error:
             if not seconds:
                 reason = getattr(error, "strerror", None) or error
                 raise InputError(f"{self.name}: not an audio file that can be read ({reason}); {FORMATS}") from error
@@ -173,7 +174,7 @@ def _open_with_soundfile(file: FileIO | BytesIO) -> Any:
 
 @dataclass
 class _Bytes:
-    """A file without its name, where FFmpeg takes what stands before a colon for a protocol."""
+    """A file without its name: in "10:30.wav" FFmpeg would take "10" for a protocol."""
 
     file: FileIO | BytesIO
 
@@ -215,9 +216,10 @@ def to_floats(samples: Shaped[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*sh
 
 
 def _read_wav_header(file: FileIO | BytesIO) -> tuple[float, list[str]] | None:
-    """Seconds that a WAV's header promises, which FFmpeg corrects in silence, and what is wrong with it.
+    """The seconds that a WAV's header promises, and what is wrong with the header; None for other files.
 
-    0 where it was written into a pipe, before the length was known. None for other files.
+    FFmpeg corrects a wrong header without a word. The seconds are 0 where the header was written before the length was
+    known, as into a pipe.
     """
     size = file.seek(0, os.SEEK_END)
     file.seek(0)

@@ -124,10 +124,10 @@ def at_level(waves: Float[Tensor, "batch samples"], dbfs: float) -> Float[Tensor
 
 
 def oneness(windows: Float[Tensor, "windows dim"]) -> float:
-    """The cosine between the means of two groups of a recording's windows, as unlike as they can be dealt.
+    """How much a recording sounds like one person: the cosine between the means of two groups of its windows.
 
-    Two means, from the two windows that are least alike. Below `ONE_VOICE` two persons are likely to talk. 1 where a
-    group would have one window: a cough or a laugh is not another person.
+    The groups are those of 2-means, begun at the two windows that are least alike. Below `ONE_VOICE` two persons are
+    likely to talk. If a group would have a single window, the result is 1: a cough or a laugh is not another person.
 
     Example:
         >>> one, other = torch.tensor([1.0, 0.1, 0.0]), torch.tensor([0.0, 0.1, 1.0])

@@ -21,13 +21,13 @@ from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.posterior import SEXES, IdentityPosterior
 from v2f_core.training.pairs import Pairs
 
-# What is tried: the share of both sexes' common spread in each one's own; floors, shares of an axis' mean variance; …
-POOLED = (0.0, 0.5, 1.0)
-FLOORS = (1e-6, 1e-3, 1e-2, 1e-1, 1.0)
-PARTS, FEWEST = (1, 2, 4, 6), 50  # Gaussians in each sex, each with so many persons
+# What is tried:
+POOLED = (0.0, 0.5, 1.0)  # how far a sex's covariance is moved to the mean of both sexes' covariances
+FLOORS = (1e-6, 1e-3, 1e-2, 1e-1, 1.0)  # in units of an axis' mean variance
+PARTS, FEWEST = (1, 2, 4, 6), 50  # Gaussians in each sex; persons that each of them needs
 KAPPAS = tuple(np.linspace(0, 12, 25).tolist())
-FEWEST_OF_ALL, PERSONS_AN_AXIS = 8, 2  # with few persons only the first axes are told apart
-TOGETHER = 16  # persons whose voices and faces are scored together, of which only their own count
+FEWEST_OF_ALL, PERSONS_AN_AXIS = 8, 2  # few persons show the spread along few axes only
+TOGETHER = 16  # persons whose voices and faces are scored in one call
 EXPLAINED = 0.999  # of the photographs' squared length, by the axes that are kept
 
 

@@ -22,7 +22,7 @@ from v2f_core.training.guards import at_step, check_numbers, descend, seeded
 from v2f_core.training.pairs import Pairs
 from v2f_core.training.processes import gather, seed_share, share_of, wait
 
-JUDGES = 20  # validation persons whom a better loss than ridge regression's is believed
+JUDGES = 20  # fewer validation persons cannot show that the MLP is better than ridge regression
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,9 @@ The paper says only that top layers may be trained. Every step reads clips of 1.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +20,7 @@ from tqdm import tqdm
 from v2f_core.artefacts.checkpoints import CHECKPOINT_NAME, HISTORY_NAME, History, resume_training, save_training
 from v2f_core.artefacts.files import folder_hash
 from v2f_core.artefacts.profiles import Profile
-from v2f_core.artefacts.store import Embeddings, read_ahead
+from v2f_core.artefacts.store import Embeddings
 from v2f_core.data.manifest import Manifest
 from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
@@ -33,7 +32,7 @@ from v2f_core.training.pairs import Pairs, pair_up
 from v2f_core.training.processes import STRIDE
 from v2f_core.training.stage1 import Stage1Settings, identity_loss, validate
 
-RECORDINGS_AT_ONCE, READERS = 16, 2  # embedded together; threads that read ahead
+RECORDINGS_AT_ONCE = 16  # embedded together
 
 
 @dataclass(frozen=True)
@@ -96,20 +95,17 @@ class Recordings:
         face = self.pairs.face[start[label] + (photo * start.diff()[label]).long()]
         return Batch(label, paths, place, face)
 
-    def read(self, paths: Iterable[Path]) -> Iterator[Float[Tensor, "clips samples"]]:
-        """The clips of each recording, one recording after the other."""
-        for clips in read_ahead(paths, partial(read_clips, seconds=self.seconds), READERS):
-            if isinstance(clips, InputError):
-                raise clips
-            yield clips
+    def read(self, path: Path) -> Float[Tensor, "clips samples"]:
+        """The clips of a recording."""
+        return read_clips(path, self.seconds)
 
     def embedded_by(self, encoder: SpeechEncoder) -> Pairs:
         """The pairs, with every window embedded by this encoder."""
-        stream, rows = self.read([path for paths in self.paths for path in paths]), []
         embed: Any = voice_embedder(encoder)
-        while clips := list(islice(stream, RECORDINGS_AT_ONCE)):
-            rows += [windows.cpu() for windows in embed(clips)]
-        return replace(self.pairs, voice=torch.cat(rows))
+        paths, rows = [path for paths in self.paths for path in paths], []
+        for start in range(0, len(paths), RECORDINGS_AT_ONCE):
+            rows += embed([self.read(path) for path in paths[start : start + RECORDINGS_AT_ONCE]])
+        return replace(self.pairs, voice=torch.cat(rows).cpu())
 
 
 def train_from_waveforms(
@@ -174,13 +170,11 @@ def train_from_waveforms(
         if start == 0:
             evaluate(0)
         steps = range(start + 1, identity.steps + 1)
-        draws = (training.draw(identity.batch, identity.seed, step) for step in steps)
-        stream = training.read([path for batch in draws for path in batch.paths])
         bar = tqdm(steps, "Stage I", identity.steps, initial=start, unit="step", mininterval=1.0)
         for step in bar:
             nets.train()  # the encoder's frozen part stays in evaluation mode
             batch = training.draw(identity.batch, identity.seed, step)
-            clips = islice(stream, len(batch.paths))
+            clips = map(training.read, batch.paths)
             heard = [rows[int(u * len(rows))] for rows, u in zip(clips, batch.place, strict=True)]
             voice = encoder(torch.stack(heard).to(device))
             with at_step(step, [pairs.persons[i] for i in batch.label.tolist()]):
