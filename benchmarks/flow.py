@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import draws
 import numpy as np
 import pandas as pd
 import torch
@@ -33,7 +34,6 @@ from torch import Tensor, nn
 from minivox import ceilings
 from minivox.ceilings import people
 from v2f_core.artefacts.files import atomic_write
-from v2f_core.evaluation import draws
 from v2f_core.evaluation.intervals import bootstrap
 from v2f_core.identity.posterior import IdentityPosterior
 from v2f_core.identity.sphere import exp_map, log_map, normalise, uniform

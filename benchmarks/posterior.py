@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import draws
 import numpy as np
 import pandas as pd
 import torch
@@ -37,7 +38,7 @@ from v2f_core.artefacts.files import atomic_write
 from v2f_core.artefacts.profiles import load_profile
 from v2f_core.data.voxceleb import open_dataset
 from v2f_core.diffusion.prior import Prior
-from v2f_core.evaluation import draws, metrics
+from v2f_core.evaluation import metrics
 from v2f_core.evaluation.intervals import bootstrap
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.faces import FacePack

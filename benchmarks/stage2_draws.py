@@ -31,6 +31,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import draws
 import numpy as np
 import pandas as pd
 import torch
@@ -45,7 +46,7 @@ from v2f_core.data.voxceleb import open_dataset
 from v2f_core.diffusion.consistency import Critic, FaceBatch, SelfConsistency, denoise, paper
 from v2f_core.diffusion.lora import fuse_lora
 from v2f_core.diffusion.prior import Prior
-from v2f_core.evaluation import draws, metrics
+from v2f_core.evaluation import metrics
 from v2f_core.evaluation.protocols import first_of_each_sex
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.arcface_torch import differentiable_arcface

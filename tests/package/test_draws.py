@@ -5,13 +5,13 @@ import pytest
 from scipy.special import gamma, softmax
 from scipy.stats import kstest
 
-from v2f_core.errors import InputError
-from v2f_core.evaluation.draws import (
+from benchmarks.draws import (
     between_voices,
     calibration,
     energy_score,
     energy_score_of_pool,
 )
+from v2f_core.errors import InputError
 
 
 def rng(seed=0):
