@@ -210,14 +210,15 @@ def own(
 def forget(
     folder: Annotated[Path, typer.Argument(help="Folder of your own data.")],
     person: Annotated[str, typer.Argument(help="The person who withdraws, as the table or the folder has the name.")],
+    out: Annotated[Path, typer.Option(help="Folder of own's tables.")] = Path("outputs/own"),
 ) -> None:
     """Remove a person who withdraws: files, rows of tables, stored embeddings."""
     chosen = own_profile(folder, "open")
     from v2f_core.app.own import forget
 
-    for line in forget(chosen, person):
+    for line in forget(chosen, person, out):
         print(f"removed: {line}")
-    print("Copies and backups are yours to remove. What was trained before still rests on this person: train again.")
+    print("Copies, backups and other outputs are yours to remove. What was trained rests on this person: train again.")
 
 
 @app.command()

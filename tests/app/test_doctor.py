@@ -132,5 +132,21 @@ def test_packages_that_were_not_made_for_each_other_are_mended_with_pip(monkeypa
         ("torchvision", f"=={vision}.*"),
     ]
     assert all(ranges[r.name].contains(str(r.specifier)[2:-1] + "0") for r in wanted)
-    assert "opencv-python-headless" in cv2.remedy
+    assert cv2.remedy == f"pip install --force-reinstall --no-deps opencv-python-headless=={doctor.OPENCV}"
     assert "--force-reinstall" in soundfile.remedy
+
+
+def test_opencv_packages_that_overwrote_each_other_are_mended_by_one_pinned_version(monkeypatch):
+    """insightface asks for opencv-python, the open profile's extra for opencv-python-headless: both fill cv2."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    assert f"{doctor.OPENCVS[0]}=={doctor.OPENCV}" in project["tool"]["uv"]["constraint-dependencies"]
+    here = {"opencv-python-headless": "5.0.0.93", "opencv-python": "4.12.0.88"}
+    monkeypatch.setattr(doctor, "requires", lambda _: [])
+    monkeypatch.setattr(doctor, "FRAGILE", ())
+    monkeypatch.setattr(doctor, "version", lambda name: here.get(name) or absent(name))
+    _, line = doctor.packages()
+    assert line.found == "opencv-python-headless 5.0.0.93 and opencv-python 4.12.0.88"
+    uninstall = "pip uninstall --yes opencv-python, then "
+    assert line.remedy == f"{uninstall}pip install --force-reinstall --no-deps opencv-python-headless=={doctor.OPENCV}"
+    here["opencv-python"] = "5.0.0.93"  # the same files, but for windows
+    assert [check.name for check in doctor.packages()] == ["Python"]

@@ -71,7 +71,11 @@ def test_a_folder_becomes_a_table_beside_ridge_regression_and_a_card(profile, tm
     text = page.read_text()
     assert text.startswith("# Stage I on 10 persons (5 f, 5 m)")
     assert "No faces are drawn" in text
-    assert text in capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert re.search(r"^ +ridge regression  ?-?0\.\d{3} \[", out, re.MULTILINE)
+    assert f"answer: {profile.dataset / 'CARD.md'}" in out
+    assert "<br>" not in out
+    assert "folds: 100%" in err
     table = pd.read_csv(tmp_path / "out" / "stage1.csv")
     rows = {"mean face", "same-sex mean face", "shuffled voice", "full", "ridge regression", "ridge, likelihood ratio"}
     assert set(table.system) == rows | {"chance"}
@@ -99,6 +103,15 @@ def test_who_withdraws_is_in_no_file_and_no_store(profile):
     assert len(open_dataset(profile).persons()) == 9
     with pytest.raises(InputError, match=r"1284: nobody in .* has this name"):
         own.forget(profile, "1284")
+
+
+def test_who_withdraws_is_in_no_output(profile, tmp_path):
+    (profile.dataset / "1284.png").write_bytes(b"no picture")
+    own.own(profile, tmp_path / "out", deals=1, steps=2)
+    assert "1284" in (tmp_path / "out" / "left_out.csv").read_text()
+    own.forget(profile, "1284", tmp_path / "out")
+    for path in (tmp_path / "out").iterdir():
+        assert "1284" not in path.read_text()
 
 
 def test_a_withdrawal_takes_the_persons_own_rows_alone(profile):
@@ -152,7 +165,7 @@ def test_bad_files_are_named_and_the_others_used(profile, tmp_path, capsys):
     assert "# Stage I on 8 persons" in text
     left = pd.read_csv(tmp_path / "out" / "left_out.csv").set_index("item").why
     assert "no face found" in left["121.png"]
-    assert "1284_0.flac" in left["clips/1284_0.flac"]
+    assert left["clips/1284_0.flac"].startswith("cannot be read as sound")
     assert capsys.readouterr().err.count("left out: ") == 2
 
 
@@ -176,6 +189,7 @@ def test_one_person_alone_and_a_missing_folder_are_one_line(profile, tmp_path, c
     (profile.dataset / "pairs.csv").write_text("\n".join(lines[:2]) + "\n")
     with pytest.raises(InputError, match="1 person with a usable voice and face: expected at least 8"):
         own.own(profile, tmp_path / "out")
+    assert not cache_folder().exists()  # said before anything is embedded
     with pytest.raises(SystemExit):
         main(["own", str(tmp_path / "none")])
     assert "none: no such folder; give one with pairs.csv, or with a folder for each person" in capsys.readouterr().err

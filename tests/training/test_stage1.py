@@ -240,12 +240,13 @@ def test_settings_out_of_range_are_refused(wrong):
         Stage1Settings(**wrong)
 
 
-def test_few_validation_persons_leave_the_ridge_regression_that_training_starts_from(tmp_path):
+def test_few_validation_persons_leave_the_ridge_regression_that_training_starts_from(tmp_path, capsys):
     settings = replace(QUICK, linear_start=True, weight_am=0.0)
     ridge = fit_ridge(TRAINING.pooled_voices(), TRAINING.centroids())
     few = train(tmp_path / "few", settings, validation=VALIDATION.only(list(range(19))))
     assert torch.allclose(few(TEST.pooled_voices()), normalise(ridge.ratio(TEST.pooled_voices())), atol=1e-6)
     assert pd.read_csv(tmp_path / "few" / "history.csv").step.tolist() == [0]
+    assert capsys.readouterr().err == ""  # no bar of no steps
 
 
 def test_where_a_line_is_not_enough_the_mlp_is_kept_and_patience_ends_the_training(tmp_path):

@@ -22,6 +22,9 @@ from v2f_core.errors import InputError
 FOR_GPUS = {"onnxruntime": "onnxruntime-gpu"}  # the same module under another name
 # packages with compiled parts, which can be installed and still fail to load
 FRAGILE = ("torch", "torchaudio", "torchvision", "onnxruntime", "cv2", "soundfile", "av")
+# they fill one folder, cv2; the first needs no screen
+OPENCVS = ("opencv-python-headless", "opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless")
+OPENCV = "5.0.0.93"  # pyproject.toml's
 # torch 2.N, torchaudio 2.N and torchvision 0.(N + 15) belong together; N of the ranges in pyproject.toml
 OLDEST_TORCH, NEWEST_TORCH = 8, 11
 
@@ -79,12 +82,17 @@ def packages() -> Iterator[Check]:
         except (ImportError, OSError, RuntimeError) as error:
             line = str(error).strip().split("\n")[0]
             yield Check(f"import {name}", f"fails: {line}", mend_import(name))
+    here = {name: installed(name) for name in OPENCVS if installed(name)}
+    if len(set(here.values())) > 1:  # each has overwritten files of the other
+        yield Check("OpenCV", " and ".join(map(" ".join, here.items())), mend_import("cv2"))
 
 
 def mend_import(name: str) -> str:
     """The command for a package that is installed and cannot be imported."""
     if name == "cv2":
-        return "pip uninstall opencv-python, then pip install opencv-python-headless, which needs no screen"
+        others = " ".join(other for other in OPENCVS[1:] if installed(other))
+        before = f"pip uninstall --yes {others}, then " if others else ""
+        return f"{before}pip install --force-reinstall --no-deps {OPENCVS[0]}=={OPENCV}"
     if not name.startswith("torch"):
         return f"pip install --force-reinstall {name}"
     release = installed("torch").split(".")[:2]

@@ -52,31 +52,42 @@ def own(
     started = time.perf_counter()
     check_writable(out)
     manifest = open_dataset(profile)
+    name_left_out(manifest.left_out)
+    persons = manifest.persons()
+    folds.fold_count(int(((persons.voices > 0) & (persons.faces > 0)).sum()))  # before all is embedded
     voices, faces = embed_dataset(profile, manifest, device)
     pairs = everybody(manifest, voices, faces)
     embedded = time.perf_counter() - started
-    tables.write(out, "left_out.csv", bad_files(profile, manifest, voices, faces))
+    left_out = pd.concat([manifest.left_out, bad_files(profile, voices, faces)])
+    tables.write(out, "left_out.csv", left_out)
     settings = Stage1Settings(**{**profile.stage1, "seed": seed} | ({"steps": steps} if steps else {}))
     table = folds.folds_table(*folds.leave_out(pairs, settings, deals))
     tables.write(out, "stage1.csv", table)
     trained = time.perf_counter() - started - embedded
     took = f"{embedded:.0f} s to embed, {trained:.0f} s to train, {peak()} MB of memory"
     tables.write(out, "stage1.md", report(pairs, table, deals, took))
+    for where, part in table.groupby("gallery", sort=False):
+        print(f"\nGallery: {where} (of a fold)\n{tables.plain(part, SHOWN)}")
     if not (manifest.root / CARD).exists():
         write_card(manifest, pairs)
-    print((out / "stage1.md").read_text(encoding="utf-8"))
+        print(f"\nCard, with questions of consent for you to answer: {manifest.root / CARD}")
     return out / "stage1.md"
 
 
-def bad_files(profile: Profile, manifest: Manifest, voices: Embeddings, faces: Embeddings) -> pd.DataFrame:
-    """The persons, rows and files that are not used, with the reason; each is named on stderr, and so is a doubt.
+def name_left_out(table: pd.DataFrame) -> None:
+    """Name what is not used on stderr, with the reason."""
+    for row in table.itertuples():
+        print(f"left out: {row.item}: {row.why}", file=sys.stderr)
+
+
+def bad_files(profile: Profile, voices: Embeddings, faces: Embeddings) -> pd.DataFrame:
+    """The files that could not be embedded, with the reason; each is named on stderr, and so is a doubt.
 
     A doubt is of a recording that sounds like two persons, which GE2E can tell.
     """
-    embedded = pd.DataFrame(voices.skipped + faces.skipped, columns=["item", "why"], dtype=str)
-    table = pd.concat([manifest.left_out, embedded], ignore_index=True)
-    for row in table.itertuples():
-        print(f"left out: {row.item}: {row.why}", file=sys.stderr)
+    skipped = [(item, why.rpartition(f"{item}: ")[2]) for item, why in voices.skipped + faces.skipped]
+    table = pd.DataFrame(skipped, columns=["item", "why"], dtype=str)
+    name_left_out(table)
     if profile.encoder == "ge2e":
         bounds = [0, *np.flatnonzero(np.array(voices.items[1:]) != np.array(voices.items[:-1])) + 1, len(voices.items)]
         for start, end in pairwise(bounds):
@@ -134,18 +145,19 @@ A person may withdraw at any time, without a reason:
 
     python -m v2f_core forget {manifest.root.name} NAME
 
-removes that person's files, rows of tables and stored embeddings. Copies, backups and trained aligners are yours to
-remove: train again, and delete what was trained before.
+removes that person's files, rows of tables and stored embeddings. Copies, backups, other outputs and trained aligners
+are yours to remove: train again, and delete what was trained before.
 """
     with atomic_write(manifest.root / CARD) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def forget(profile: Profile, person: str) -> list[str]:
+def forget(profile: Profile, person: str, out: Path = Path("outputs/own")) -> list[str]:
     """Remove every store of embeddings that holds a file of a person, the person's files, and the rows that name them.
 
-    A store is removed whole: the others' embeddings are made again. The rows go last, so that a run that was killed can
-    be repeated.
+    Rows are taken out of the dataset's tables, and of the left_out.csv that :func:`own` wrote to ``out``. A store is
+    removed whole: the others' embeddings are made again. The rows go last, so that a run that was killed can be
+    repeated.
 
     Returns:
         what was removed, a line each.
@@ -176,7 +188,8 @@ def forget(profile: Profile, person: str) -> list[str]:
             if folder == manifest.root or not folder.is_dir() or any(folder.iterdir()):
                 break
             folder.rmdir()
-    return lines + [f"{count} rows of {path}" for path, count in _without(manifest.root, person, files)]
+    changed = [*_without(manifest.root, person, files), *_without(out, person, files)]
+    return lines + [f"{count} rows of {path}" for path, count in changed]
 
 
 # columns that name a person or a file of theirs
@@ -184,10 +197,10 @@ NAMING: dict[str, tuple[str, ...]] = dict.fromkeys(LISTS, ("person", "clip", "fa
 NAMING |= {"left_out.csv": ("item",), "split.csv": ("name",)}
 
 
-def _without(root: Path, person: str, files: set[str]) -> list[tuple[Path, int]]:
-    """Take a person's rows out of the tables in a dataset's root; each changed table with the number of rows."""
+def _without(folder: Path, person: str, files: set[str]) -> list[tuple[Path, int]]:
+    """Take a person's rows out of the tables in a folder; each changed table with the number of rows."""
     changed = []
-    for path in (root / name for name in NAMING if (root / name).is_file()):
+    for path in (folder / name for name in NAMING if (folder / name).is_file()):
         data = path.read_bytes()
         encoding = "utf-8-sig" if data.startswith(BOM_UTF8) else "utf-8"
         lines = data.decode(encoding).splitlines(keepends=True)

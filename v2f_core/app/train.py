@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from v2f_core.app.own import bad_files
+from v2f_core.app.own import bad_files, name_left_out
 from v2f_core.artefacts.files import check_writable, folder_hash
 from v2f_core.artefacts.profiles import Profile
 from v2f_core.data.manifest import Manifest
@@ -33,7 +33,8 @@ def extract(profile: Profile, device: str = "cpu", workers: int = 0) -> None:
     stores = embed_dataset(profile, manifest, device, workers)
     if join(device)[0] == 0:  # the first process speaks for all
         if profile.own_data:
-            bad_files(profile, manifest, *stores)
+            name_left_out(manifest.left_out)
+            bad_files(profile, *stores)
         for name, embeddings in zip(("voices", "faces"), stores, strict=True):
             print(f"{name}: {len(embeddings.vectors)} embeddings, {len(embeddings.skipped)} files skipped")
 

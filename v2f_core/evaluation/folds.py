@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 from jaxtyping import Int
 from torch.nn.functional import normalize
+from tqdm import tqdm
 
 from v2f_core.errors import InputError
 from v2f_core.evaluation import controls, protocols, tables
@@ -71,7 +72,8 @@ def leave_out(
         InputError: fewer than eight persons, or an embedding that cannot be used.
     """
     count, frames, chances = fold_count(len(pairs.persons)), [], []
-    with tempfile.TemporaryDirectory() as scratch:
+    bar = tqdm(total=deals * count, desc="folds", unit="fold")
+    with tempfile.TemporaryDirectory() as scratch, bar:
         for number in range(deals):
             fold = deal(pairs.sexes, count, settings.seed + number)
             for part in range(count):
@@ -91,6 +93,7 @@ def leave_out(
                     for where, labels in galleries.items()
                     for k in tables.KS
                 ]
+                bar.update()
     chance = pd.DataFrame(chances).groupby(["gallery", "metric"]).value.mean()
     return pd.concat(frames, ignore_index=True), {" ".join(key): value for key, value in chance.items()}
 

@@ -122,6 +122,15 @@ def markdown(table: pd.DataFrame, measures: Sequence[str], rows: Sequence[str] =
     return "\n".join(lines) + "\n"
 
 
+def plain(table: pd.DataFrame, measures: Sequence[str]) -> str:
+    """Some measures of a :func:`wide` table for a terminal, without gains."""
+    rows = [
+        {"": row["system"]} | {name: cell(row, name).partition("<br>")[0] for name in measures}
+        for row in table.to_dict("records")
+    ]
+    return pd.DataFrame(rows).to_string(index=False)
+
+
 def cell(row: Mapping[str, Any], measure: str) -> str:
     """A measure of one row with its interval, and its gain if it has one.
 

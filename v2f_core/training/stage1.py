@@ -144,7 +144,8 @@ def train_stage1(
             record(0, {})
         last = 0 if settings.linear_start and len(validation.persons) < JUDGES else settings.steps
         steps = range(start + 1, last + 1)
-        bar = tqdm(steps, "Stage I", last, initial=start, unit="step", mininterval=1.0, disable=not writes)
+        shown = {"initial": start, "unit": "step", "mininterval": 1.0, "leave": None}  # below another bar it goes away
+        bar = tqdm(steps, "Stage I", last, disable=not (writes and steps), **shown)
         for step in bar:
             voice, face, label = training.draw(settings.batch, settings.windows, generator)
             seed_share(settings.seed, step)
