@@ -165,7 +165,7 @@ def test_bad_files_are_named_and_the_others_used(profile, tmp_path, capsys):
     assert "# Stage I on 8 persons" in text
     left = pd.read_csv(tmp_path / "out" / "left_out.csv").set_index("item").why
     assert "no face found" in left["121.png"]
-    assert left["clips/1284_0.flac"].startswith("cannot be read as sound")
+    assert left["clips/1284_0.flac"].startswith("not an audio file")
     assert capsys.readouterr().err.count("left out: ") == 2
 
 
