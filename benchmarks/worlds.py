@@ -93,22 +93,33 @@ def main() -> None:
 
 
 def worlds_table(tidy: pd.DataFrame) -> pd.DataFrame:
-    """The summary of each kind of world over the seeds that all its rows have, each against :data:`RATIO`."""
+    """The summary of each kind of world over the seeds that all its rows have, each against :data:`RATIO`; and of all.
+
+    Of all worlds together, the persons of one world are tested once for each number that train: their values are
+    averaged first.
+    """
     places = {"links": LINKS.index, "space": list(SPACES).index, "persons": int, "system": ROWS.index}
-    parts = []
     tidy = tidy.sort_values(["links", "space", "persons", "system"], key=lambda c: c.map(places[str(c.name)]))
+    kinds = []
     for _, frame in tidy.groupby("gallery", sort=False):
         seeds = set.intersection(*frame.groupby("system").seed.agg(set))
-        part = tables.summarise(frame[frame.seed.isin(seeds)], RATIO, resamples=1000)
-        parts.append(tables.wide(part, SHOWN).assign(seeds=len(seeds)))
-    return pd.concat(parts)
+        kinds.append(frame[frame.seed.isin(seeds)].assign(worlds=len(seeds)))
+    kept = pd.concat(kinds)
+    everywhere = [name for name in ROWS if all((frame.system == name).any() for frame in kinds)]
+    together = kept[kept.system.isin(everywhere)].assign(gallery="all", worlds=sum(len(set(f.seed)) for f in kinds))
+    for column in ("stratum", "person"):
+        together[column] = together.links + together.space + together[column].astype(str)
+    return pd.concat(
+        tables.wide(tables.summarise(frame, RATIO, resamples=1000), SHOWN).assign(worlds=frame.worlds.iloc[0])
+        for frame in (together, *kinds)
+    )
 
 
 def text_of(table: pd.DataFrame) -> str:
-    """All worlds below each other as Markdown."""
+    """All worlds together, and each kind of them, below each other as Markdown."""
     return "".join(
-        f"{name}, {seeds} world{'s' * (seeds > 1)}\n\n{tables.markdown(part, SHOWN)}\n"
-        for (name, seeds), part in table.groupby(["gallery", "seeds"], sort=False)
+        f"{name}, {worlds} world{'s' * (worlds > 1)}\n\n{tables.markdown(part, SHOWN)}\n"
+        for (name, worlds), part in table.groupby(["gallery", "worlds"], sort=False)
     )
 
 

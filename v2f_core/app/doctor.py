@@ -82,9 +82,9 @@ def packages() -> Iterator[Check]:
         except (ImportError, OSError, RuntimeError) as error:
             line = str(error).strip().split("\n")[0]
             yield Check(f"import {name}", f"fails: {line}", mend_import(name))
-    here = {name: installed(name) for name in OPENCVS if installed(name)}
-    if len(set(here.values())) > 1:  # each has overwritten files of the other
-        yield Check("OpenCV", " and ".join(map(" ".join, here.items())), mend_import("cv2"))
+    versions = {name: installed(name) for name in OPENCVS if installed(name)}
+    if len(set(versions.values())) > 1:  # each has overwritten files of the other
+        yield Check("OpenCV", " and ".join(map(" ".join, versions.items())), mend_import("cv2"))
 
 
 def mend_import(name: str) -> str:

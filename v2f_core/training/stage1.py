@@ -144,8 +144,8 @@ def train_stage1(
             record(0, {})
         last = 0 if settings.linear_start and len(validation.persons) < JUDGES else settings.steps
         steps = range(start + 1, last + 1)
-        shown = {"initial": start, "unit": "step", "mininterval": 1.0, "leave": None}  # below another bar it goes away
-        bar = tqdm(steps, "Stage I", last, disable=not (writes and steps), **shown)
+        silent = not (writes and steps)  # leave=None: below another bar it goes away
+        bar = tqdm(steps, "Stage I", last, None, initial=start, unit="step", mininterval=1.0, disable=silent)
         for step in bar:
             voice, face, label = training.draw(settings.batch, settings.windows, generator)
             seed_share(settings.seed, step)
