@@ -250,6 +250,27 @@ def test_the_worlds_that_settings_travel_through_are_what_their_page_says(progra
     assert not np.allclose(ours, theirs)
 
 
+def test_of_all_worlds_together_a_person_counts_once_whatever_the_number_that_trains(programs):
+    import worlds
+
+    g, parts = np.random.default_rng(0), []
+    for space in worlds.SPACES:
+        for persons, seed in ((100, 0), (100, 1), (800, 0)):
+            for system in worlds.ROWS[:2]:
+                frame = pd.DataFrame({"person": [f"{seed}/{i}" for i in range(6)], "value": g.random(6)})
+                frame = frame.assign(gallery=f"{space}, {persons}", links="random", space=space, persons=persons)
+                frame = frame.assign(by="within sex", stratum="0", metric="1:2 matching", system=system, seed=seed)
+                parts.append(frame)
+    tidy = pd.concat(parts)
+    table = worlds.worlds_table(tidy)
+    assert table.groupby("gallery", sort=False).worlds.first().tolist() == [6, 2, 1, 2, 1]
+    means = tidy.groupby(["system", "space", "person"]).value.mean().groupby("system").mean()
+    ratio, cosine = table[table.gallery == "all"].to_dict("records")
+    assert (cosine["system"], cosine["n"]) == (worlds.COSINE, 24)
+    assert cosine["1:2 matching gain"] == pytest.approx(means[worlds.COSINE] - means[worlds.RATIO])
+    assert ratio["1:2 matching"] == pytest.approx(means[worlds.RATIO])
+
+
 def test_a_row_of_worlds_is_scored_within_galleries_of_one_sex(programs):
     import worlds
 
