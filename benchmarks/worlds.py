@@ -93,10 +93,10 @@ def main() -> None:
 
 
 def worlds_table(tidy: pd.DataFrame) -> pd.DataFrame:
-    """The summary of each kind of world over the seeds that all its rows have, each against :data:`RATIO`; and of all.
+    """The summary of each kind of world over the seeds that all its rows have, each against :data:`RATIO`; and of
+    all worlds together, and of those with so many persons.
 
-    Of all worlds together, the persons of one world are tested once for each number that train: their values are
-    averaged first.
+    The persons of one world are tested once for each number that train: together their values are averaged first.
     """
     places = {"links": LINKS.index, "space": list(SPACES).index, "persons": int, "system": ROWS.index}
     tidy = tidy.sort_values(["links", "space", "persons", "system"], key=lambda c: c.map(places[str(c.name)]))
@@ -106,12 +106,15 @@ def worlds_table(tidy: pd.DataFrame) -> pd.DataFrame:
         kinds.append(frame[frame.seed.isin(seeds)].assign(worlds=len(seeds)))
     kept = pd.concat(kinds)
     everywhere = [name for name in ROWS if all((frame.system == name).any() for frame in kinds)]
-    together = kept[kept.system.isin(everywhere)].assign(gallery="all", worlds=sum(len(set(f.seed)) for f in kinds))
+    together = kept[kept.system.isin(everywhere)].copy()
     for column in ("stratum", "person"):
         together[column] = together.links + together.space + together[column].astype(str)
+    pools = {"all": together} | {f"all, {n} persons": part for n, part in together.groupby("persons")}
+    one = ["links", "space", "persons", "seed"]
+    frames = [part.assign(gallery=name, worlds=len(part.groupby(one))) for name, part in pools.items()]
     return pd.concat(
         tables.wide(tables.summarise(frame, RATIO, resamples=1000), SHOWN).assign(worlds=frame.worlds.iloc[0])
-        for frame in (together, *kinds)
+        for frame in (*frames, *kinds)
     )
 
 
