@@ -25,7 +25,7 @@ FRAGILE = ("torch", "torchaudio", "torchvision", "onnxruntime", "cv2", "soundfil
 # they fill one folder, cv2; the first needs no screen
 OPENCVS = ("opencv-python-headless", "opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless")
 OPENCV = "5.0.0.93"  # pyproject.toml's
-# torch 2.N, torchaudio 2.N and torchvision 0.(N + 15) belong together; N of the ranges in pyproject.toml
+# torch 2.N.0, torchaudio 2.N.0 and torchvision 0.(N + 15).0 belong together; N of the ranges in pyproject.toml
 OLDEST_TORCH, NEWEST_TORCH = 8, 11
 
 
@@ -98,7 +98,7 @@ def mend_import(name: str) -> str:
     release = installed("torch").split(".")[:2]
     minor = int(release[1]) if release[0] == "2" and release[1].isdigit() else NEWEST_TORCH
     minor = min(max(minor, OLDEST_TORCH), NEWEST_TORCH)
-    trio = f'"torch==2.{minor}.*" "torchaudio==2.{minor}.*" "torchvision==0.{minor + 15}.*"'
+    trio = f"torch==2.{minor}.0 torchaudio==2.{minor}.0 torchvision==0.{minor + 15}.0"
     return f"their versions must belong together: pip install {trio} (with make: make clean setup)"
 
 
