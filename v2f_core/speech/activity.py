@@ -32,10 +32,11 @@ BAND = (300.0, 3400.0)  # Hz, the telephone's
 SILENT = -110.0  # dB; a frame below it is digital silence
 LOUDEST, SPEAKING = 0.3, -20.0  # s, dB of them that the detector hears
 DROP = 60.0  # dB
+TELEPHONE, STANDS_OUT, QUIET = 4000.0, 5.0, 27.0  # Hz; dB above the background, and of a background that tells
 CLICK, GAP = 0.1, 0.3  # s
 PAUSE, MARGIN = 0.75, 0.25  # s; a longer pause is cut down to the margin on each side, for the sake of soft ends
 # Chosen from benchmarks/results/recordings.csv, see docs/recordings.md
-MIN_SPEECH, MIN_SNR, MIN_BAND = 1.0, 15.0, 7000.0
+MIN_SPEECH, MIN_SNR, MIN_BAND = 1.0, 15.0, 8000.0
 
 
 @dataclass(frozen=True)
@@ -158,13 +159,14 @@ def measure(wave: Float32[np.ndarray, " samples"]) -> Activity:
         return nothing
     power = (10 ** (level[active] / 10)).mean()
     noise = 10 ** (float(np.quantile(sounding, 0.1)) / 10)
+    snr = float(_decibels(power / noise - 1))
     return Activity(
         seconds=seconds,
         kept=_stretches(active, seconds),
         speech=min(float(active.sum()) * step, seconds),
-        snr=float(_decibels(power / noise - 1)),
+        snr=snr,
         level=float(_decibels(power)),
-        band=_band(wave, active),
+        band=_band(wave, active, (level > SILENT) & (level <= _decibels(noise)), snr),
     )
 
 
@@ -181,18 +183,23 @@ def _stretches(active: Bool[np.ndarray, " frames"], seconds: float) -> tuple[tup
     return tuple(zip(starts, ends, strict=True))
 
 
-def _band(wave: np.ndarray, active: Bool[np.ndarray, " frames"]) -> float:
+def _band(
+    wave: np.ndarray, active: Bool[np.ndarray, " frames"], quiet: Bool[np.ndarray, " frames"], snr: float
+) -> float:
     """The upper edge of the highest 250 Hz that lie at most ``DROP`` below the telephone band.
 
-    Of all frames with speech the power that a tenth of them exceeds counts: an s does, a burst of noise does not.
+    Of all frames with speech the power that a tenth of them exceeds counts: an s does, a burst of noise does not. Faint
+    noise may fill the band above a telephone's: where the background is low, and nothing stands out of it there, the
+    voice ends at 4 kHz.
     """
-    parts, start = [], 0
-    for spectra in _spectra(wave):
-        parts.append(spectra[active[start : start + len(spectra)], :-1].reshape(-1, 32, 8).mean(2))
-        start += len(spectra)
-    power = np.quantile(np.concatenate(parts), 0.9, axis=0)
+    spectra = np.concatenate([part[:, :-1].reshape(-1, 32, 8).mean(2) for part in _spectra(wave)])
+    power, background = np.quantile(spectra[active], 0.9, axis=0), spectra[quiet].mean(0)
     relative = _decibels(power / power[round(BAND[0] / 250) : round(BAND[1] / 250)].mean())
-    return float((np.flatnonzero(relative > -DROP)[-1] + 1) * 250)
+    heard = relative > -DROP
+    if snr > QUIET:
+        voiced = heard & (power > background * 10 ** (STANDS_OUT / 10))
+        heard = voiced if not voiced[round(TELEPHONE / 250) :].any() else heard
+    return float((np.flatnonzero(heard)[-1] + 1) * 250) if heard.any() else 0.0
 
 
 def _runs(active: Bool[np.ndarray, " frames"]) -> Int[np.ndarray, "runs 2"]:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from jaxtyping import Float32, Shaped
 from torch import Tensor
 
 from v2f_core.artefacts.files import printable
+from v2f_core.artefacts.loading import refusing
 from v2f_core.errors import InputError
 from v2f_core.speech.activity import SAMPLE_RATE, Activity, levels, measure
 from v2f_core.speech.decoding import Block, Decoder, open_recording, to_floats
@@ -30,13 +32,13 @@ FULL_SCALE = 0.999  # samples at or beyond this count as clipped
 CLIPPED_WARN, CLIPPED_REFUSE = 0.01, 0.5
 FLOAT_PEAK = 8.0  # 18 dB over full scale: integers stored as floats, not loud speech
 MOST_CHANNELS, CHANNEL_SECONDS = 8, 60.0  # of samples; of a recording, for the choice of a channel
-SAME_SOUND = 0.5  # correlation of two channels' levels below which two persons talk
+OTHER_VOICE = 9.5  # dB between the tenths of two channels' difference in level above which two persons talk
 LONGEST = 3600.0  # seconds of a recording that are heard
 MAX_WINDOWS = 256  # of a recording, spread evenly over its speech
 LEVEL = (-30.0, -22.0)  # dB of speech in the telephone band, as in MiniVox; beyond it the sound is turned up or down
 OFFSET = 0.001  # a constant in the samples that is taken off
 
-Voice = str | Path | bytes | memoryview | Shaped[Tensor, "..."] | Shaped[np.ndarray, "..."]
+Voice = str | Path | bytes | bytearray | memoryview | Shaped[Tensor, "..."] | Shaped[np.ndarray, "..."]
 
 
 class AudioWarning(UserWarning):
@@ -89,17 +91,16 @@ def hear(
         >>> windows.shape, round(activity.speech), round(activity.band)
         (torch.Size([11, 20000]), 7, 8000)
     """
-    if isinstance(voice, str | Path | bytes | memoryview):
-        name = "recording" if isinstance(voice, bytes | memoryview) else printable(voice)
-        wave = read_audio(bytes(voice) if isinstance(voice, memoryview) else voice).numpy()
+    if isinstance(voice, str | Path | bytes | bytearray | memoryview):
+        name = printable(voice) if isinstance(voice, str | Path) else "recording"
+        wave = read_audio(voice if isinstance(voice, str | Path) else bytes(voice)).numpy()
     else:
-        name = "samples"
-        samples = voice.detach().cpu().numpy() if isinstance(voice, Tensor) else np.asarray(voice)
+        name, samples = "samples", _as_array(voice)
         if samples.ndim == 2 and samples.shape[1] == _clip_samples(seconds):
-            samples = to_floats(samples)
-            if not np.abs(samples).max(initial=0) <= FLOAT_PEAK:  # NaN too
-                raise InputError("windows: hold NaN, or samples far beyond [-1, 1]")
-            return torch.from_numpy(samples), None
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", AudioWarning)  # that was said of the recording they were cut from
+                _mono("windows", [(SAMPLE_RATE, to_floats(samples).reshape(-1, 1))])
+            return torch.from_numpy(to_floats(samples)), None
         wave = _mono(name, [(SAMPLE_RATE, to_floats(_channels_last(samples)))])
     if abs(offset := wave.mean()) > OFFSET:
         wave = wave - offset
@@ -160,6 +161,15 @@ def _clip_samples(seconds: float) -> int:
     return max(1, round(seconds * SAMPLE_RATE))
 
 
+def _as_array(voice: Any) -> Shaped[np.ndarray, ...]:
+    with refusing("samples", "an array", "give a recording's path, its bytes, a tensor or an array"):
+        if isinstance(voice, Tensor):
+            voice = voice.detach().cpu()
+            voice = voice.float() if voice.is_floating_point() else voice  # NumPy knows no bfloat16
+            return voice.numpy()
+        return np.asarray(voice)
+
+
 def _channels_last(samples: Shaped[np.ndarray, ...]) -> Shaped[np.ndarray, "frames channels"]:
     shape = tuple(samples.shape)
     if samples.ndim == 1:
@@ -181,7 +191,8 @@ def _mono(name: str, blocks: Iterable[Block]) -> Float32[np.ndarray, " samples"]
         for part in _resampled((samples for _, samples in run), rate, channels)
     )
     wave = np.concatenate([np.empty(0, np.float32), *_best_channel(name, resampled)])
-    wave = np.clip(wave, -1.0, 1.0, out=wave)  # a resampled full-scale wave overshoots a little
+    # a resampled full-scale wave overshoots, floats may be louder: cut-off tops would fill the band
+    wave /= max(1.0, float(wave.max(initial=0)), -float(wave.min(initial=0)))
     tally.judge(wave, *((blocks.promised, blocks.doubts) if isinstance(blocks, Decoder) else (0.0, [])))
     return wave
 
@@ -243,11 +254,19 @@ def _choose_channel(name: str, samples: Float32[np.ndarray, "samples channels"])
     if most == 0:
         return int(samples.var(0).argmax())
     talking = [i for i, activity in enumerate(found) if activity.speech >= most / 2]
-    best = max(talking, key=lambda i: found[i].snr)
-    own = levels(channels[best])
-    if any(np.corrcoef(own, levels(channels[i]))[0, 1] < SAME_SOUND for i in talking):
+    best = max(talking, key=lambda i: (not found[i].doubt, found[i].snr))
+    if any(_swing(channels[best], channels[i]) > OTHER_VOICE for i in talking):
         _warn(name, f"its channels hold different voices; channel {best + 1} of {len(channels)} is heard")
     return best
+
+
+def _swing(*channels: Float32[np.ndarray, " samples"]) -> float:
+    """How far the difference in level of two channels swings while there is sound: little where both hear one voice."""
+    power = [np.convolve(10 ** (levels(channel) / 10), np.ones(4) / 4, "same") for channel in channels]
+    one, other = (10 * np.log10(each) for each in power)
+    loudness = np.maximum(one - one.max(), other - other.max())
+    difference = (one - other)[loudness >= np.median(loudness)]
+    return float(np.quantile(difference, 0.9) - np.quantile(difference, 0.1))
 
 
 def _warn(name: str, doubt: str) -> None:
