@@ -1,5 +1,6 @@
 """The series stays short: what the counting program counts, the limits it knows, and that the notebooks keep them."""
 
+import re
 from pathlib import Path
 
 import count_notebooks
@@ -62,3 +63,31 @@ def test_each_limit_is_known(fields, said):
 def test_the_series_keeps_its_limits():
     counts = [count_notebooks.count(path.stem, nbformat.read(path, as_version=4)) for path in SERIES]
     assert list(count_notebooks.faults(counts)) == []
+
+
+def sections(path):
+    """Each section of a notebook: its heading, and whether its cells belong to the first tour."""
+    found = []
+    for cell in nbformat.read(path, as_version=4).cells:
+        heading = re.search(r"^## (.+)$", cell.source, flags=re.M) if cell.cell_type == "markdown" else None
+        if heading:
+            found.append((heading[1], []))
+        if found:
+            found[-1][1].append("route" in cell.metadata.get("tags", ()))
+    return found
+
+
+@pytest.mark.parametrize("path", SERIES, ids=lambda path: path.stem)
+def test_a_heading_ends_in_a_dot_where_its_section_belongs_to_the_first_tour(path):
+    for heading, toured in sections(path):
+        assert toured[0] == heading.endswith("●"), heading
+        assert not any(toured) or heading.endswith("●"), heading
+
+
+def test_the_glossary_leads_to_sections_that_exist():
+    (text,) = (c.source for c in nbformat.read(SERIES[0], as_version=4).cells if c.source.startswith("## Words"))
+    links = re.findall(r"\]\((\d\d\w+)\.ipynb#(\S+)\) \|", text)
+    assert len(links) > 12
+    for chapter, place in links:
+        headings = [heading.replace(" ", "-") for heading, _ in sections(SERIES[0].with_name(f"{chapter}.ipynb"))]
+        assert place in headings, place
