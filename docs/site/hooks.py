@@ -21,6 +21,7 @@ CODE = re.compile(r"(```.*?```|`[^`\n]+`)", flags=re.S)
 MATH = re.compile(r"\$\$(?P<block>.+?)\$\$|\$(?P<inline>[^$\n]+)\$", flags=re.S)
 GUIDES = ("docs/*.md", "benchmarks/results/study_log.md")
 HEAVIEST = 1_000_000  # bytes a page
+FONT = re.compile(r"\\(mathbb|mathcal) ?([A-Z])")  # braces make a character of it; a font alone browsers ignore
 TAG = re.compile(r"\\tag\{(.+?)\}")
 # the theme's cells are 5rem wide and more, so that a row of faces would not fit
 NARROW = "<style>.md-typeset .jp-OutputArea table:not([class]) :is(th, td) { min-width: 0 }</style>\n"
@@ -87,11 +88,17 @@ def with_mathml(text: str) -> str:
     """Markdown whose formulae are MathML, which browsers show without a script from the network; code is left alone."""
     from latex2mathml.converter import convert
 
+    def mathml(tex: str, display: str) -> str:
+        math = convert(FONT.sub(r"\\\1{\2}", tex).strip(), display=display).replace("\\_", "_")
+        if "\\" in math:
+            raise ValueError(f"{tex}: latex2mathml leaves a part of it as it is; write it otherwise")
+        return math
+
     def formula(found: re.Match[str]) -> str:
         if found["inline"]:
-            return convert(found["inline"].strip())
+            return mathml(found["inline"], "inline")
         tags = "".join(f'<span style="float:right">({tag})</span>' for tag in TAG.findall(found["block"]))
-        math = convert(TAG.sub("", found["block"]).strip(), display="block")
+        math = mathml(TAG.sub("", found["block"]), "block")
         return f'<span style="display:block; margin:0.6em 0">{tags}{math}</span>'
 
     parts = CODE.split(text)
