@@ -302,6 +302,8 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         """
         folder = _saved_folder(pretrained_model_name_or_path, hub)
         index = _read_index(folder / "model_index.json")
+        if index.get("ast_frames") and index.get("ast_positions", "cut") != "cut":  # an option of version 0.1
+            raise InputError(f"{folder}: its AST has interpolated positions, which are gone; save it with cut ones")
         aligner, posterior = Aligner.from_pretrained(folder / "aligner"), None
         if (folder / "posterior").is_dir():
             posterior = IdentityPosterior.from_pretrained(folder / "posterior", aligner)

@@ -32,7 +32,7 @@ from minivox.build.ge2e import equal_error_rate
 from minivox.build.speech_folders import ECAPA_DIM, new_ast, new_ecapa, save_ast, save_ecapa
 from minivox.build.voice.speaker import TEMPO_PER_RATE
 from minivox.build.voice_report import explained
-from minivox.build.voices_pool import POOL, record
+from minivox.build.voices_pool import CLIPS, FEW_CLIPS, POOL, record
 from minivox.world import FEMALE, MALE, Person, population, standard_age, voice_z
 from v2f_core.artefacts.files import atomic_write
 from v2f_core.errors import InputError
@@ -107,7 +107,7 @@ def run(work: Path, tiny: bool = False) -> None:
     heard = Pool.of(shards, population(POOL, sum(len(shard["persons"]) for shard in shards)))
     timbres = work / "base_speech" / "minivox"
     test_persons = population("minivox", 4 if tiny else TEST_PERSONS)
-    unheard = Pool.of([record(test_persons, timbres)], test_persons)
+    unheard = Pool.of([record(test_persons, timbres, FEW_CLIPS if tiny else CLIPS)], test_persons)
     report = {}
     for name, recipe in RECIPES.items():
         began = time.monotonic()

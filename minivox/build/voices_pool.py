@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 POOL = "voices"
-PERSONS, CLIPS, SHARD = 1000, 5, 25
+PERSONS, CLIPS, FEW_CLIPS, SHARD = 1000, 5, 2, 25  # clips a person, few in a tiny build; persons a shard
 
 
 def run(work: Path, tiny: bool = False) -> None:
@@ -36,14 +36,14 @@ def run(work: Path, tiny: bool = False) -> None:
     for number, shard in enumerate(tqdm(shards, desc="voices", unit="shard")):
         file = work / "voices_pool" / f"{number:03d}.npz"
         if not file.exists():
-            content = record(shard, work / "base_speech" / POOL)
+            content = record(shard, work / "base_speech" / POOL, FEW_CLIPS if tiny else CLIPS)
             with atomic_write(file) as temporary:
                 np.savez(temporary, **content)  # type: ignore[arg-type]
 
 
-def record(people: list[world.Person], timbres: Path) -> dict[str, np.ndarray]:
+def record(people: list[world.Person], timbres: Path, each: int = CLIPS) -> dict[str, np.ndarray]:
     """All clips of some persons, as a shard's arrays."""
-    said = [(p.index, *clip) for p in people for clip in clips(p, timbres)]
+    said = [(p.index, *clip) for p in people for clip in clips(p, timbres, each)]
     return {
         "waves": np.concatenate([np.round(wave * 32_767).astype(np.int16) for _, _, wave in said]),
         "lengths": np.array([wave.size for _, _, wave in said]),
@@ -56,9 +56,9 @@ def record(people: list[world.Person], timbres: Path) -> dict[str, np.ndarray]:
     }
 
 
-def clips(person: world.Person, timbres: Path) -> list[tuple[int, Float[np.ndarray, " samples"]]]:
+def clips(person: world.Person, timbres: Path, count: int) -> list[tuple[int, Float[np.ndarray, " samples"]]]:
     """A person's clips, (sentence, wave) each: the voice's sentences in an order of their own."""
     voice = voice_of(person, load_timbres(timbres))
     order = np.random.default_rng([person.voice_seed, 0]).permutation(voice.sentences)
-    said = [int(order[n % len(order)]) for n in range(CLIPS)]
+    said = [int(order[n % len(order)]) for n in range(count)]
     return [(s, voice.say(s, np.random.default_rng([person.voice_seed, 1 + n]))) for n, s in enumerate(said)]

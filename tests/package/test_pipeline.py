@@ -208,6 +208,18 @@ def test_a_saved_pipeline_draws_the_same(drawing, voice, tmp_path):
     assert not list(tmp_path.rglob("*.bin"))  # no pickles
 
 
+def test_a_pipeline_of_version_0_1_is_read_or_refused_by_name(pipe, voice, tmp_path):
+    """Its index had a setting more: how AST's positions were shortened."""
+    pipe.save_pretrained(tmp_path)
+    index = tmp_path / "model_index.json"
+    written = json.loads(index.read_text())
+    index.write_text(json.dumps({**written, "ast_positions": "cut"}))
+    torch.testing.assert_close(Vox2FacePipeline.from_pretrained(tmp_path).identify(voice), pipe.identify(voice))
+    index.write_text(json.dumps({**written, "ast_frames": 128, "ast_positions": "interpolate"}))
+    with pytest.raises(InputError, match=f"{tmp_path}: its AST has interpolated positions"):
+        Vox2FacePipeline.from_pretrained(tmp_path)
+
+
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_a_saved_pipeline_of_any_encoder_comes_back_the_same(encoder, voice, tmp_path):
     """Of the miniature, with the aligner and the posterior that ship for the encoder."""
