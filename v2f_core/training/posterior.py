@@ -85,7 +85,8 @@ def train_posterior(
     faces = validation.face[:].float()
     prior = {grid: float(build(*grid).log_prior(faces).mean()) for grid in product(tried, POOLED, FLOORS)}
     shape = max(prior, key=prior.__getitem__)
-    told = {kappa: float(own_ratio(build(*shape, kappa), validation).mean()) for kappa in KAPPAS}
+    own = {kappa: float(own_log_prob(build(*shape, kappa), validation).mean()) for kappa in KAPPAS}
+    told = {kappa: value - prior[shape] for kappa, value in own.items()}
     kappa = max(told, key=told.__getitem__)
     posterior = build(*shape, kappa)
     posterior.provenance = {
@@ -105,12 +106,17 @@ def train_posterior(
 
 def own_ratio(posterior: IdentityPosterior, pairs: Pairs) -> Float[torch.Tensor, " photos"]:
     """The log likelihood ratio of each photograph with its own person's voice, in nats."""
+    return own_log_prob(posterior, pairs) - posterior.log_prior(pairs.face[:].float())
+
+
+def own_log_prob(posterior: IdentityPosterior, pairs: Pairs) -> Float[torch.Tensor, " photos"]:
+    """log p(z | v) of each photograph, given its own person's voice, in nats."""
     voices, start, found = pairs.pooled_voices(), pairs.face_start.tolist(), []
     for i in range(0, len(voices), TOGETHER):
         j = min(i + TOGETHER, len(voices))
         whose = torch.repeat_interleave(torch.arange(j - i), pairs.face_start[i : j + 1].diff())
-        ratio = posterior.log_ratio(pairs.face[start[i] : start[j]].float(), voices[i:j])
-        found.append(ratio[whose, torch.arange(len(whose))])
+        log_prob = posterior.log_prob(pairs.face[start[i] : start[j]].float(), voices[i:j])
+        found.append(log_prob[whose, torch.arange(len(whose))])
     return torch.cat(found)
 
 
