@@ -39,7 +39,7 @@ EACH_SEX, FACES = 3, 4
 class Speaker:
     """One line of the gallery: a speaker, the windows of their recordings, and their photo if there is one.
 
-    Whoever is not of the dataset is heard as people's own recordings are.
+    Speakers outside the dataset are heard by the encoder for people's own recordings.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Speaker:
     of_dataset: bool = True
 
 
-def demo(out: str | Path = "outputs/demo", profile: str | Profile | None = None, seed: int = 0) -> Path:
+def demo(out: str | Path = "outputs/demo", profile: str | Profile | None = None) -> Path:
     """Write ``gallery.png``, ``table.csv``, ``table.md`` and every generated face into a folder."""
     settings, out = profile if isinstance(profile, Profile) else load_profile(profile), Path(out)
     settings.must_draw()
@@ -64,7 +64,7 @@ def demo(out: str | Path = "outputs/demo", profile: str | Profile | None = None,
     table = stage1_table(pipe.aligner, training, test, posterior=pipe.posterior)
     heard_by = {True: (pipe, provenance(settings)), False: (own, provenance(own_settings))}
     with staged(out) as stage:
-        draw(heard_by, list(speakers(manifest, test, settings.clip_seconds)), stage, seed)
+        draw(heard_by, list(speakers(manifest, test, settings.clip_seconds)), stage)
         tables.save_identity_table(table, stage, "table")
     print(summary(table))
     print(f"{out / 'gallery.png'}, {out / 'table.md'}: {time.perf_counter() - began:.0f} s")
@@ -84,16 +84,14 @@ def speakers(manifest: Manifest, test: Pairs, clip_seconds: float) -> Iterator[S
         yield Speaker(path.stem, label, hear(path, clip_seconds)[0], of_dataset=False)
 
 
-def draw(
-    heard_by: Mapping[bool, tuple[Vox2FacePipeline, dict[str, Any]]], shown: list[Speaker], folder: Path, seed: int
-) -> None:
+def draw(heard_by: Mapping[bool, tuple[Vox2FacePipeline, dict[str, Any]]], shown: list[Speaker], folder: Path) -> None:
     """Draw the faces of each speaker, and write them as labelled PNGs and as a gallery.
 
     ``heard_by`` has the pipeline and its provenance for the dataset's speakers (True) and for others (False).
     """
     rows = []
     for number, speaker in enumerate(tqdm(shown, desc="faces", unit="voice", file=sys.stderr)):
-        seeds = range(seed + FACES * number, seed + FACES * (number + 1))  # other persons for other voices
+        seeds = range(FACES * number, FACES * (number + 1))  # other persons for other voices
         pipe, fields = heard_by[speaker.of_dataset]
         result, estimate = draw_faces(pipe, speaker.windows, seeds)
         for i, (s, image) in enumerate(zip(seeds, result.images, strict=True)):

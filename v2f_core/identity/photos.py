@@ -75,7 +75,7 @@ def _decoded(path: Path, size: int) -> UInt8[np.ndarray, "height width 3"]:
 
 
 def _has_its_length(path: Path, size: int) -> bool:
-    """Whether a WebP file has the length in its header: what it holds has no checksum, and decodes to anything."""
+    """Whether a WebP file is as long as its header says. It has no checksum: damaged data decode to some picture."""
     with path.open("rb") as file:
         return int.from_bytes(file.read(8)[4:], "little") in (size - 8, size - 9)
 
