@@ -13,6 +13,7 @@ import soundfile
 import torch
 
 from v2f_core.artefacts.files import folder_hash
+from v2f_core.artefacts.profiles import MINI_ASSETS
 from v2f_core.data.manifest import COLUMNS, Manifest
 from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
@@ -170,6 +171,14 @@ def test_refusals_name_step_file_and_processes(run, world, tmp_path, monkeypatch
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputError, match="2 processes: Stage I from waveforms runs in one"):
         run(tmp_path)
+
+
+def test_another_encoder_is_kept_under_its_own_name(world, tmp_path):
+    source, settings = MINI_ASSETS / "ge2e", replace(QUICK, identity=replace(IDENTITY, steps=1))
+    encoder = load_encoder("ge2e", source)
+    aligner = train_from_waveforms(encoder, source, None, world[1], world[2], settings, tmp_path, {})
+    assert aligner.speaker_width == load_encoder("ge2e", tmp_path / "ge2e").dim == 256
+    assert aligner.provenance["ge2e_sha256"] == folder_hash(tmp_path / "ge2e")
 
 
 def test_settings_come_from_the_profile(tiny_profile):

@@ -20,18 +20,10 @@ from v2f_core.artefacts.files import atomic_write
 from v2f_core.artefacts.loading import check_config, check_finite, checked_folder, quiet, refusing, tensors_from_bin
 from v2f_core.errors import InputError
 from v2f_core.speech.audio import AudioWarning
-from v2f_core.speech.ge2e import GE2E_FILES, GE2EEncoder, tone
+from v2f_core.speech.ge2e import GE2EEncoder, tone
 from v2f_core.speech.hyperparams import read_hyperparams
 
 HOP, WINDOW, FFT = 160, 400, 512  # 10 ms, 25 ms: Kaldi's filter bank at 16 kHz
-AST_FILES = ("config.json", "model.safetensors", "preprocessor_config.json")
-ECAPA_FILES = (
-    "hyperparams.yaml",
-    "embedding_model.ckpt",
-    "mean_var_norm_emb.ckpt",
-    "classifier.ckpt",
-    "label_encoder.txt",
-)
 
 
 @runtime_checkable
@@ -58,6 +50,9 @@ class ASTEncoder(nn.Module):
             a tenth. None: as the model was trained.
     """
 
+    kind = "ast"
+    files = ("config.json", "preprocessor_config.json", "model.safetensors")  # the weights last
+
     def __init__(self, model: Any, extractor: Any, max_frames: int | None = None) -> None:
         super().__init__()
         self.model = model.eval().requires_grad_(False)
@@ -77,7 +72,7 @@ class ASTEncoder(nn.Module):
         """Load ``config.json``, ``model.safetensors`` and ``preprocessor_config.json``, or raise an ``InputError``."""
         from transformers import ASTFeatureExtractor, ASTModel
 
-        folder = checked_folder(folder, AST_FILES, "an AST").resolve()
+        folder = checked_folder(folder, cls.files, "an AST").resolve()
         for name in ("config.json", "preprocessor_config.json"):
             check_config(folder / name)
         with quiet(), refusing(folder, "an AST"):
@@ -130,6 +125,16 @@ class ASTEncoder(nn.Module):
             )
         return self(waves)
 
+    def layers(self) -> list[nn.ModuleList]:
+        """The transformer blocks, the last layer norm with the top one; patch embedding and positions do not count."""
+        *lower, top = self.model.layers
+        return [*(nn.ModuleList([block]) for block in lower), nn.ModuleList([top, self.model.layernorm])]
+
+    def weights(self, source: Path) -> dict[str, Tensor]:
+        """The weights for a file; positions, which are never trained, are those of ``source``, at full length."""
+        positions = ASTEncoder.from_folder(source).model.embeddings.position_embeddings
+        return {**self.model.state_dict(), "embeddings.position_embeddings": positions.detach()}
+
     def _cut_positions(self, max_frames: int) -> None:
         embeddings = self.model.embeddings
         rows, columns = embeddings.get_shape(self.model.config)
@@ -146,7 +151,14 @@ class ASTEncoder(nn.Module):
 class ECAPAEncoder(nn.Module):
     """ECAPA-TDNN, a speaker verifier; v_spk is its 192-d output (full size: ``speechbrain/spkrec-ecapa-voxceleb``)."""
 
-    sample_rate = 16_000
+    kind, sample_rate = "ecapa", 16_000
+    files = (
+        "hyperparams.yaml",
+        "mean_var_norm_emb.ckpt",
+        "classifier.ckpt",
+        "label_encoder.txt",
+        "embedding_model.ckpt",  # the weights
+    )
 
     def __init__(self, parts: nn.ModuleDict) -> None:
         super().__init__()
@@ -168,7 +180,7 @@ class ECAPAEncoder(nn.Module):
         from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
         from speechbrain.processing.features import InputNormalization
 
-        folder = checked_folder(folder, ECAPA_FILES, "an ECAPA").resolve()
+        folder = checked_folder(folder, cls.files, "an ECAPA").resolve()
         settings = read_hyperparams(folder / "hyperparams.yaml")
         for path in sorted(folder.glob("*.ckpt")):  # used here or not: another program may open it
             with quiet(), refusing(path, "a checkpoint of tensors alone"):
@@ -197,6 +209,16 @@ class ECAPAEncoder(nn.Module):
     def embed(self, waves: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch dim"]:
         """v_spk without gradient."""
         return self(waves)
+
+    def layers(self) -> list[nn.ModuleList]:
+        """The first convolution, the SE-Res2 blocks, their aggregation, the attentive pooling, the projection."""
+        net: Any = self.parts["embedding_model"]
+        stack = (*([block] for block in net.blocks), [net.mfa], [net.asp, net.asp_bn], [net.fc])
+        return [nn.ModuleList(parts) for parts in stack]
+
+    def weights(self, source: Path) -> dict[str, Tensor]:
+        """The weights for a file; speaker classes and the mean embedding are never trained, and lie in other files."""
+        return self.parts["embedding_model"].state_dict()
 
 
 Encoder = ASTEncoder | ECAPAEncoder | GE2EEncoder
@@ -227,29 +249,12 @@ def load_encoder(kind: str, folder: str | Path, frames: int | None = None) -> En
 # --- top layers: train them, save the encoder again
 
 
-def layers(encoder: Encoder) -> list[nn.ModuleList]:
-    """The layers of an encoder, from the bottom up.
-
-    - AST: the transformer blocks, the last layer norm with the top block; patch embedding and positions do not count.
-    - ECAPA: the first convolution, the SE-Res2 blocks, their aggregation, the attentive pooling, the projection.
-    - GE2E: the three layers of its LSTM together, the projection.
-    """
-    if isinstance(encoder, ASTEncoder):
-        *lower, top = encoder.model.layers
-        return [*(nn.ModuleList([block]) for block in lower), nn.ModuleList([top, encoder.model.layernorm])]
-    if isinstance(encoder, GE2EEncoder):
-        return [nn.ModuleList([encoder.lstm]), nn.ModuleList([encoder.linear])]
-    net: Any = encoder.parts["embedding_model"]
-    above = ([net.mfa], [net.asp, net.asp_bn], [net.fc])
-    return [nn.ModuleList(parts) for parts in (*([block] for block in net.blocks), *above)]
-
-
 def unfreeze(encoder: Encoder, count: int) -> nn.ModuleList:
-    """Make the top ``count`` layers trainable and no other parameter; return these layers.
+    """Make the top ``count`` of ``encoder.layers()`` trainable and no other parameter; return these layers.
 
     Call ``.train()`` on the returned layers alone: the frozen part keeps its batch statistics and has no dropout.
     """
-    stack = layers(encoder)
+    stack = encoder.layers()
     if not 0 <= count <= len(stack):
         raise InputError(f"unfreeze={count}: this encoder has {len(stack)} layers")
     encoder.eval().requires_grad_(False)
@@ -259,25 +264,16 @@ def unfreeze(encoder: Encoder, count: int) -> nn.ModuleList:
 def save_encoder(encoder: Encoder, source: str | Path, folder: str | Path) -> None:
     """Write an encoder's folder with its present weights, as float32; copy all other files from ``source``.
 
-    ``source`` is the folder that the encoder was loaded from. An AST's positions, at full length, and an ECAPA's
-    speaker classes and mean embedding are copied from there too: they are never trained.
+    ``source`` is the folder that the encoder was loaded from.
     """
     source, folder = Path(source), Path(folder)
-    weights = "embedding_model.ckpt" if isinstance(encoder, ECAPAEncoder) else "model.safetensors"
-    files = {ASTEncoder: AST_FILES, ECAPAEncoder: ECAPA_FILES, GE2EEncoder: GE2E_FILES}[type(encoder)]
-    for file in files:
-        if file != weights:
-            with atomic_write(folder / file) as temporary:
-                shutil.copyfile(source / file, temporary)
-    if isinstance(encoder, ASTEncoder):
-        positions = ASTEncoder.from_folder(source).model.embeddings.position_embeddings
-        state = {**encoder.model.state_dict(), "embeddings.position_embeddings": positions.detach()}
-    else:
-        net: Any = encoder.parts["embedding_model"] if isinstance(encoder, ECAPAEncoder) else encoder
-        state = net.state_dict()
-    state = {key: value.contiguous().cpu() for key, value in state.items()}
-    with atomic_write(folder / weights) as temporary:
-        if weights.endswith(".safetensors"):
+    *others, last = encoder.files
+    for file in others:
+        with atomic_write(folder / file) as temporary:
+            shutil.copyfile(source / file, temporary)
+    state = {key: value.contiguous().cpu() for key, value in encoder.weights(source).items()}
+    with atomic_write(folder / last) as temporary:
+        if last.endswith(".safetensors"):
             save_file(state, temporary, {"format": "pt"})
         else:
             with temporary.open("wb") as opened:  # given a path, torch writes the file's name into the file

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from v2f_core.artefacts.loading import check_config, check_finite, checked_folder, read_tensors, refusing
 from v2f_core.errors import InputError
 
-GE2E_FILES = ("config.json", "model.safetensors")
 MELS, WIDTH, LAYERS, SAMPLE_RATE = 40, 256, 3, 16_000
 FFT, HOP = 400, 160  # 25 ms, 10 ms
 PARTIAL, STEP = 160, 77  # frames of a partial utterance, 1.6 s, and from one to the next, 1 / 1.3 s
@@ -41,6 +40,7 @@ class GE2EEncoder(nn.Module):
     """
 
     kind, dim, sample_rate = "ge2e", WIDTH, SAMPLE_RATE
+    files = ("config.json", "model.safetensors")  # the weights last
 
     def __init__(self, level: float | None = LEVEL_DBFS) -> None:
         from torchaudio.functional import melscale_fbanks
@@ -57,7 +57,7 @@ class GE2EEncoder(nn.Module):
     @classmethod
     def from_folder(cls, folder: str | Path) -> GE2EEncoder:
         """Load ``config.json`` and ``model.safetensors``, of any precision, in float32."""
-        folder = checked_folder(folder, GE2E_FILES, "a GE2E")
+        folder = checked_folder(folder, cls.files, "a GE2E")
         config, weights = check_config(folder / "config.json"), read_tensors(folder / "model.safetensors")
         with refusing(folder, "a GE2E"):
             level = config["level_dbfs"]
@@ -96,6 +96,14 @@ class GE2EEncoder(nn.Module):
     def embed(self, waves: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch dim"]:
         """v_spk without gradient."""
         return self(waves)
+
+    def layers(self) -> list[nn.ModuleList]:
+        """The three layers of the LSTM together, the projection."""
+        return [nn.ModuleList([self.lstm]), nn.ModuleList([self.linear])]
+
+    def weights(self, source: Path) -> dict[str, Tensor]:
+        """The weights for a file."""
+        return self.state_dict()
 
 
 def partials(samples: int) -> list[int]:

@@ -25,7 +25,7 @@ from v2f_core.data.manifest import Manifest
 from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
 from v2f_core.speech.audio import CLIP_SECONDS, read_clips
-from v2f_core.speech.encoders import ASTEncoder, Encoder, SpeechEncoder, save_encoder, unfreeze
+from v2f_core.speech.encoders import Encoder, SpeechEncoder, save_encoder, unfreeze
 from v2f_core.training.embeddings import voice_embedder
 from v2f_core.training.guards import at_step, check_numbers, descend, seeded
 from v2f_core.training.pairs import Pairs, pair_up
@@ -39,7 +39,7 @@ RECORDINGS_AT_ONCE = 16  # embedded together
 class WaveformSettings:
     """Settings of Stage I from waveforms; out of range they are refused, and so is a batch of 1."""
 
-    unfreeze: int = 1  # layers from the top, see `speech.encoders.layers`; 0 trains the aligner alone
+    unfreeze: int = 1  # layers from the top, see the encoder's `layers`; 0 trains the aligner alone
     learning_rate_encoder: float = 1e-5  # decays with the aligner's
     weight_decay_encoder: float = 0.01
     # the rest; `windows` has no effect, since a training example is one clip
@@ -127,7 +127,8 @@ def train_from_waveforms(
     Args:
         encoder, source: a speech encoder, which is trained in place, and the folder that it was loaded from.
         aligner: of Stage I, trained in place; None starts with a new one.
-        folder: gets ``ast/`` or ``ecapa/`` and ``aligner/``, as a profile has them, ``history.csv``, ``checkpoint.pt``.
+        folder: gets the encoder's folder (``ast/``, ``ecapa/`` or ``ge2e/``) and ``aligner/``, as a profile has them,
+            ``history.csv`` and ``checkpoint.pt``.
     Returns:
         the best aligner, as written to ``folder``.
     """
@@ -135,7 +136,7 @@ def train_from_waveforms(
         raise InputError(f"{processes} processes: Stage I from waveforms runs in one; start it without a launcher")
     folder, identity, pairs = Path(folder), settings.identity, training.pairs
     checkpoint, made_from = folder / CHECKPOINT_NAME, {**provenance, "settings": asdict(settings)}
-    encoder_folder = folder / ("ast" if isinstance(encoder, ASTEncoder) else "ecapa")
+    encoder_folder = folder / encoder.kind
     with seeded(identity.seed, device):
         top = unfreeze(encoder.to(device), settings.unfreeze)
         trained = aligner or Aligner(encoder.dim, identity.hidden_width, pairs.face.shape[1], identity.dropout)
