@@ -269,7 +269,7 @@ def fetch(
 
 
 def open_profile(name: str | None, device: str = "cpu", encoder: str | None = None, threads: int | None = 1) -> Profile:
-    """The profile, with another speech encoder if one is named, after a look that the device is there.
+    """Load the profile, with another speech encoder if one is named, and check that the device is there.
 
     The small nets of all profiles but the full one compute with one thread: two only wait for each other. It is set
     before torch is imported, and the user's own OMP_NUM_THREADS is kept. Trainings (``threads=None``) take all.

@@ -62,7 +62,7 @@ class Profile:
     own_data: bool = False
 
     def part(self, name: str) -> Path:
-        """The folder of a part, after a look that it is there and, where hashes are known, that it is undamaged.
+        """Check that a part is there and, where hashes are known, undamaged; return its folder.
 
         Raises:
             InputError: no such part; its folder is missing or empty; a file differs from its hash, the shipped one or
@@ -131,7 +131,7 @@ class Profile:
         return replace(self, encoder=encoder, **changed)
 
     def there(self, name: str) -> bool:
-        """Whether a part lies in its folder, or should by the hashes beside it."""
+        """Whether a part's folder is there, or was there when the hashes beside it were written."""
         folder: Path | None = getattr(self, name)
         if folder is None:
             return False

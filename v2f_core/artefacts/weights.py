@@ -146,7 +146,7 @@ def missing(part: str, folder: str | Path) -> list[tuple[Origin, str]]:
 
 
 def how_to_get(part: str) -> str:
-    """The command to get a part with, what is downloaded by hand before, sizes and licences, as the end of a sentence.
+    """How to get a part, as the end of a sentence: what to download by hand, the command, its size and licences.
 
     Example:
         >>> how_to_get("ast")

@@ -178,7 +178,7 @@ def _by_person(
     left_out: LeftOut,
     known: dict[tuple[int, int], str],
 ) -> dict[str, list[str]]:
-    """The usable files below some folders, relative to the root, by the folder of the first level that they are in.
+    """The usable files below some folders, as paths relative to the root, grouped by the first name below their folder.
 
     A file with several names, by links, is used under its first: it shows one person, and is in one split. ``known``
     maps each file's device and inode to that name.

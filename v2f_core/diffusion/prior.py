@@ -129,7 +129,7 @@ class Prior(nn.Module):
 
     @torch.no_grad()
     def checked(self, folder: str | Path) -> Prior:
-        """This prior, after a look at all of its weights, and a first step and picture at a small size."""
+        """Check all weights, and try a first step and a picture at a small size; return this prior."""
         for name in ("unet", "vae", "text_encoder"):
             check_finite(getattr(self, name), Path(folder) / name, AGAIN)
         a = self.alphas_cumprod

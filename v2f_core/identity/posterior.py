@@ -149,7 +149,7 @@ class IdentityPosterior(nn.Module):
             return point.reshape(*shape, n, dim).clone()
         means, log_share = self.heard(estimate.reshape(-1, dim))
         noise = _normal((len(point), n, self.basis.shape[1] + 1), generator).to(means)
-        # which part, by the last of the normal numbers: parts lie side by side between 0 and 1, women's first
+        # the last normal number chooses the part: the shares lie side by side between 0 and 1, women's first
         ends = log_share.exp().flatten(1).cumsum(dim=1)[:, None, :-1].contiguous()
         which = torch.searchsorted(ends.expand(-1, n, -1).contiguous(), torch.special.ndtr(noise[..., -1:]))
         centre = means.flatten(1, 2).gather(1, which.expand(-1, -1, means.shape[-1]))
