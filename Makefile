@@ -29,7 +29,7 @@ open: $(READY) ## the open profile's face nets (10 MB, Apache-2.0 and MIT), then
 	$(BIN)/python -m v2f_core doctor --profile open
 
 test: lint ## lint, unit tests, doctests and every notebook
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -p no:nbval
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -p no:nbval
 	$(if $(wildcard notebooks/*.ipynb),$(BIN)/pytest -n 2 --dist loadfile --nbval notebooks)
 
 test-slow: $(READY) ## exercises' solutions, another seed, a step at full size, planted faults, the parts of the builder
