@@ -169,7 +169,7 @@ def extract(
     missing = {path: part for path, part in shards.items() if not path.exists()}
     skipped = [bad for path in shards.keys() - missing.keys() for bad in _header(path)["skipped"]]
     contents = read_ahead([root / item for part in missing.values() for item in part], decode, workers)
-    progress = tqdm(total=share, desc=describe, unit="file", mininterval=1.0, disable=process > 0)
+    progress = tqdm(total=share, desc=describe, unit="file", mininterval=1.0, delay=2.0, disable=process > 0)
     with progress as bar:
         for path, part in shards.items():
             if path in missing:

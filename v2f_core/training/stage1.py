@@ -145,7 +145,7 @@ def train_stage1(
         last = 0 if settings.linear_start and len(validation.persons) < JUDGES else settings.steps
         steps = range(start + 1, last + 1)
         silent = not (writes and steps)  # leave=None: below another bar it goes away
-        bar = tqdm(steps, "Stage I", last, None, initial=start, unit="step", mininterval=1.0, disable=silent)
+        bar = tqdm(steps, "Stage I", last, None, initial=start, unit="step", mininterval=1.0, delay=2.0, disable=silent)
         for step in bar:
             voice, face, label = training.draw(settings.batch, settings.windows, generator)
             seed_share(settings.seed, step)
@@ -157,7 +157,7 @@ def train_stage1(
                 if step % settings.evaluate_every == 0 or step == settings.steps:
                     train = {f"train_{name}": value.item() for name, value in terms.items()}
                     value = record(step, {"lr": float(schedule.get_last_lr()[0]), **train})
-                    bar.set_postfix(train=train["train_total"], val=value)
+                    bar.set_postfix(train=train["train_total"], val=value, refresh=False)
             if settings.patience and history.rows:
                 reached = min(history.rows, key=lambda row: row["val_total"])["step"]
                 if step - reached >= settings.patience * settings.evaluate_every:
