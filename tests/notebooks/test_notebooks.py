@@ -1,7 +1,9 @@
 """The notebooks keep the rules of the series, and the program that runs and stores them keeps nothing else."""
 
 import json
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +13,8 @@ import run_notebooks
 from nbconvert import HTMLExporter
 from nbformat import v4
 
+from v2f_core.artefacts.profiles import load_profile
+from v2f_core.artefacts.weights import OPEN_FACES
 from v2f_core.errors import InputError
 
 SERIES = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
@@ -124,3 +128,21 @@ def test_a_missing_artefact_and_a_folder_without_permission_are_said_with_the_wa
     cells = [cell.source for cell in nbformat.read(SERIES[0], as_version=4).cells if cell.cell_type == "code"]
     with pytest.raises(InputError, match=remedy):
         exec("\n".join(cells[1:5]), {})
+
+
+def test_the_class_project_runs_where_the_open_profile_is_installed_and_is_skipped_elsewhere(
+    tmp_path, monkeypatch, capsys
+):
+    """Without a class, on made-up pairs: clips of real readers with synthetic portraits."""
+    [path] = [path for path in SERIES if path.name.startswith("12_")]
+    cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    [source] = [source for source in cells if "V2F_CLASS" in source]
+    monkeypatch.chdir(path.parent)
+    monkeypatch.setenv("V2F_CLASS", str(tmp_path / "none"))
+    shown: list[str] = []
+    names = {"os": os, "subprocess": subprocess, "sys": sys, "Path": Path, "work": tmp_path, "InputError": InputError}
+    exec(source, names | {"load_profile": load_profile, "Markdown": str, "display": shown.append})
+    if OPEN_FACES.folder() is None:
+        assert re.match(r"skipped: .*faces is missing; install it: .*make open", capsys.readouterr().out)
+    else:
+        assert shown[0].startswith("# Stage I on 12 persons (6 f, 6 m)")

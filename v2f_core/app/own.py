@@ -100,9 +100,10 @@ def report(pairs: Pairs, table: pd.DataFrame, deals: int, took: str) -> str:
     """The table with how it came about."""
     count = folds.fold_count(len(pairs.persons))
     sexes = ", ".join(f"{pairs.sexes.count(sex)} {sex}" for sex in sorted(set(pairs.sexes)))
+    size, times = len(pairs.persons) // count, f"{deals} time{'s' * (deals > 1)}"
     text = (
         f"# Stage I on {len(pairs.persons)} persons ({sexes})\n\n"
-        f"Each person was tested {deals} times, among the {len(pairs.persons) // count} or so of a fold, by an aligner "
+        f"Each person was tested {times}, among the {size} or so of a fold, by an aligner "
         f"that was trained on the others ({count} folds). 95 % intervals over persons; they leave out that aligners "
         "share training persons. The second line of a cell is the gain over ridge regression by likelihood ratio. "
         f"{took}.\n\nNo faces are drawn. A voice does not determine a face: do not use this to find a person.\n\n"
