@@ -45,12 +45,20 @@ def test_a_csv_that_is_no_manifest_is_refused_by_name(tmp_path, content):
         ({"path": "..\\b.png"}, "not a path below"),
         ({"path": ""}, "not a path below"),
         ({"person": "../Bob", "path": "b.png"}, "no name of a person"),
+        ({"person": " Ada ", "split": "train", "path": "b.png"}, "Ada: in more than one split"),
     ],
 )
 def test_a_table_that_makes_no_sense_is_refused(change, message):
     assert len(check(pd.DataFrame([GOOD]))) == 1
     with pytest.raises(InputError, match=message):
         check(pd.DataFrame([GOOD, GOOD | change]))
+
+
+def test_an_accent_that_is_spelt_in_two_ways_is_one_person():
+    rows = [GOOD | {"person": "Ren\u00e9"}, GOOD | {"person": "Rene\u0301", "path": "b.png"}]
+    assert check(pd.DataFrame(rows)).person.tolist() == ["Ren\u00e9"] * 2
+    with pytest.raises(InputError, match="in more than one split"):
+        check(pd.DataFrame([rows[0], rows[1] | {"split": "train"}]))
 
 
 @pytest.mark.parametrize("column", COLUMNS)

@@ -11,6 +11,7 @@ from v2f_core.cli import main
 from v2f_core.data.manifest import from_csv
 from v2f_core.data.voxceleb import (
     compare_split,
+    from_folders,
     from_pairs,
     open_dataset,
     read_layout,
@@ -187,6 +188,10 @@ def test_masked_faces_are_used_without_origin_faces(root):
         ),
         (
             lambda root: write(root / "split.csv", "name,split\nName_00,train\nName_01,val\nName_00,test\n"),
+            "split.csv: Name_00: in more than one split",
+        ),
+        (
+            lambda root: write(root / "split.csv", "name, split\nName_00, train\nName_00 , test\n"),
             "split.csv: Name_00: in more than one split",
         ),
         (lambda root: write(root / "split.csv", "who,where\na,b\n"), "split.csv: no columns name and split"),
@@ -434,6 +439,32 @@ def test_a_folder_for_each_person_is_a_dataset(tmp_path, monkeypatch):
     left = dict(manifest.left_out.values)
     assert left.keys() == {"Ada/notes.txt", "Bea", "Cleo", "Cleo/0.wav"}
     assert (left["Bea"], left["Cleo"], left["Cleo/0.wav"]) == ("a voice alone", "a face alone", "empty")
+
+
+def test_of_folders_for_persons_those_that_cannot_be_used_are_named(tmp_path):
+    for name in (b"Ada", b"J\xfcrgen"):
+        write(tmp_path / os.fsdecode(name) / "hello.wav")
+        write(tmp_path / os.fsdecode(name) / "me.jpg")
+    os.mkfifo(tmp_path / "Ada" / "pipe.wav")
+    (tmp_path / "Ada" / "here").symlink_to(".")
+    for link, target in (("Eve", "Ada"), ("up", ".."), ("loop", "loop"), ("nowhere", "no")):
+        (tmp_path / link).symlink_to(target)
+    (tmp_path.parent / "private.wav").write_text("in the folder above")
+    manifest = from_folders(tmp_path)
+    assert manifest.table.path.tolist() == ["Ada/me.jpg", "Ada/hello.wav"]
+    loop, lost = "a link to a folder that it is in", "a link that leads nowhere"
+    assert dict(manifest.left_out.values) == {
+        "Ada/here": loop,
+        "Ada/pipe.wav": "no file: a pipe or device",
+        "Eve/hello.wav": "the same file as Ada/hello.wav",
+        "Eve/me.jpg": "the same file as Ada/me.jpg",
+        "Eve/here": "a link to a folder that it is in",
+        "Eve/pipe.wav": "no file: a pipe or device",
+        "J\\xfcrgen": "its name is not UTF-8, or has signs that cannot be printed",
+        "up": loop,
+        "loop": lost,
+        "nowhere": lost,
+    }
 
 
 def test_few_persons_are_split_in_fifths_within_each_sex():

@@ -17,8 +17,8 @@ import pandas as pd
 from v2f_core.artefacts.files import atomic_write, check_writable
 from v2f_core.artefacts.profiles import Profile, cache_folder
 from v2f_core.artefacts.store import PROVENANCE_NAME, Embeddings, files_in
-from v2f_core.data.manifest import Manifest, plain_path
-from v2f_core.data.voxceleb import LISTS, composed, open_dataset, people_in
+from v2f_core.data.manifest import Manifest, composed, plain_path
+from v2f_core.data.voxceleb import LISTS, open_dataset, people_in
 from v2f_core.errors import InputError
 from v2f_core.evaluation import folds, tables
 from v2f_core.speech.ge2e import ONE_VOICE, oneness

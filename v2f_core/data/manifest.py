@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -130,6 +131,7 @@ def check(table: pd.DataFrame) -> pd.DataFrame:
     if missing := [column for column in COLUMNS if column not in table]:
         raise InputError(f"no column {missing[0]!r}; expected {', '.join(COLUMNS)}")
     table = table[list(COLUMNS)].astype(str)
+    table["person"] = table.person.map(composed)
     for column, allowed in VALUES.items():
         wrong = table[~table[column].isin(allowed)]
         if len(wrong):
@@ -153,6 +155,11 @@ def check(table: pd.DataFrame) -> pd.DataFrame:
         whose = " and ".join(persons if len(persons) < 3 else [persons[0], f"{len(persons) - 1} others"])
         raise InputError(f"{twice.path.iloc[0]}: listed twice, for {whose}; list each file once, for one person")
     return table.sort_values(["split", "person", "kind", "path"]).reset_index(drop=True)
+
+
+def composed(name: str) -> str:
+    """A name without blanks around it and with composed accents (NFC); some file systems store them decomposed."""
+    return unicodedata.normalize("NFC", name.strip())
 
 
 def plain_path(path: str) -> str:

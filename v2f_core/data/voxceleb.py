@@ -13,7 +13,6 @@ the folders.
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from v2f_core.artefacts.files import is_plain_name
 from v2f_core.artefacts.loading import refusing
 from v2f_core.artefacts.profiles import Profile
-from v2f_core.data.manifest import COLUMNS, VALUES, Manifest, from_csv, listed, plain_path, read_table
+from v2f_core.data.manifest import COLUMNS, VALUES, Manifest, composed, from_csv, listed, plain_path, read_table
 from v2f_core.data.packed import unpack
 from v2f_core.errors import InputError
 
@@ -196,10 +195,14 @@ def _by_person(
                 first = known.setdefault((status.st_dev, status.st_ino), name)
                 why = f"{SAME} {first}" if first != name else "empty" if status.st_size == 0 else ""
             if why:
-                left_out.append((name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"), why))
+                left_out.append((_readable(name), why))
             else:
                 files.setdefault(composed(path.relative_to(folder).parts[0]), []).append(name)
     return files
+
+
+def _readable(name: str) -> str:
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _walk(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[tuple[Path, str]]:
@@ -213,18 +216,24 @@ def _walk(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[tuple[Path, st
     for path in paths:
         if path.name.startswith("."):  # hidden files of file managers
             continue
-        if not is_plain_name(path.name):
-            yield path, "its name is not UTF-8, or has signs that cannot be printed"
-        elif path.is_dir():
-            target = path.resolve()
-            if target in above or above[-1].is_relative_to(target):
-                yield path, "a link to a folder that it is in"
-            else:
-                yield from _walk(path, above)
-        elif path.is_file():
-            yield path, ""
+        why = _fault(path, above)
+        if not why and path.is_dir():
+            yield from _walk(path, above)
         else:
-            yield path, "a link that leads nowhere" if path.is_symlink() else "no file: a pipe or device"
+            yield path, why
+
+
+def _fault(path: Path, above: tuple[Path, ...]) -> str:
+    """Why a file or folder cannot be used, below the folders ``above``; "" if it can."""
+    if not is_plain_name(path.name):
+        return "its name is not UTF-8, or has signs that cannot be printed"
+    if path.is_dir():
+        target = path.resolve()
+        loop = target in above or above[-1].is_relative_to(target)
+        return "a link to a folder that it is in" if loop else ""
+    if path.is_file():
+        return ""
+    return "a link that leads nowhere" if path.is_symlink() else "no file: a pipe or device"
 
 
 # --- the tables of persons, and the split
@@ -275,17 +284,14 @@ def sf2f_split(names: Iterable[str]) -> dict[str, str]:
     return split
 
 
-def composed(name: str) -> str:
-    """A name with composed accents (NFC), as in the tables; some file systems store them decomposed."""
-    return unicodedata.normalize("NFC", name)
-
-
 def _read_split(path: Path) -> dict[str, str] | None:
     if not path.is_file():
         return None
     table = read_table(path)
+    table.columns = table.columns.str.strip()
     if not {"name", "split"} <= set(table):
         raise InputError(f"{path}: no columns name and split; give both, or remove the file for SF2F's rule")
+    table["split"] = table["split"].str.strip()
     if unknown := set(table["split"]) - set(VALUES["split"]):
         raise InputError(f"{path}: split is {min(unknown)!r}; expected {' or '.join(VALUES['split'])}")
     splits: dict[str, str] = {}
@@ -389,7 +395,8 @@ def from_folders(root: str | Path) -> Manifest:
 
     root = Path(root)
     rows: list[tuple[str, str, str]] = []
-    left_out: LeftOut = []
+    faults = ((path.name, _fault(path, (root.resolve(),))) for path in root.iterdir() if path.name[0] != ".")
+    left_out: LeftOut = [(_readable(name), why) for name, why in faults if why]
     known: dict[tuple[int, int], str] = {}
     for folder in people_in(root):
         for paths in _by_person(root, [folder], PICTURES | RECORDINGS, left_out, known).values():
@@ -407,6 +414,7 @@ def from_folders(root: str | Path) -> Manifest:
 def people_in(root: Path) -> list[Path]:
     """The folders below a root that hold recordings or photographs themselves."""
     folders = [path for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    folders = [path for path in folders if not _fault(path, (root.resolve(),))]
     return [path for path in folders if any(file.suffix.lower() in PICTURES | RECORDINGS for file in path.iterdir())]
 
 
