@@ -231,6 +231,7 @@ def wav(size: int, samples: np.ndarray, rate: int = SAMPLE_RATE, bytes_a_second:
         (0x7FFFF000, {}, ""),  # SoX
         (0, {}, "header that was never finished"),
         (32_000, {"rate": 22_050, "bytes_a_second": 32_000}, "header that contradicts itself"),
+        (16_000, {"rate": SAMPLE_RATE}, "holds more than its header says"),
     ],
 )
 def test_a_wrong_header_is_told_of_and_a_pipes_is_not(tmp_path: Path, size: int, rates: dict, said: str) -> None:

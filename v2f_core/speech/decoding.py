@@ -238,6 +238,10 @@ def _read_wav_header(file: FileIO | BytesIO) -> tuple[float, list[str]] | None:
                 doubts.append("has a header that was never finished; read to its end")
             elif length < 2**31 - 2**16 and bytes_a_second and not doubts:  # longer: it was not known yet
                 seconds = length / bytes_a_second
+                file.seek(min(length + length % 2, size), os.SEEK_CUR)
+                behind = file.read(4)  # another chunk's name, filling, or sound
+                if len(behind) == 4 and any(behind) and not all(32 <= sign < 127 for sign in behind):
+                    doubts.append("holds more than its header says, which was not heard")
             break
         file.seek(min(length + length % 2, size), os.SEEK_CUR)
     file.seek(0)
