@@ -49,6 +49,7 @@ from v2f_core.training.pairs import Pairs, pair_up
 
 TRUNCATIONS = (0.0, 0.5, 1.0)
 DRAWS, K, GALLERY = 200, 10, 100
+SETS, FLOOR = 2000, 0.215  # random sets of persons, and the R@10 that was asked for
 TONE, TONES = "skin tone", ("light", "medium", "dark")
 ATTRIBUTES = {"age of the skin": "face_skin_age", TONE: "face_skin_tone", "black hair": "black hair", "man": "man"}
 
@@ -68,7 +69,13 @@ def main() -> None:
     drawn = {t: world.draw(t, DRAWS, chosen.seed) for t in TRUNCATIONS}
     tables = {
         "": pd.DataFrame(
-            [*recognition(world), *scores(world, drawn), *variety(world, drawn), *calibrated(world, drawn)]
+            [
+                *recognition(world),
+                *scores(world, drawn),
+                *variety(world, drawn),
+                *spread(world, drawn),
+                *calibrated(world, drawn),
+            ]
         ),
         "_fairness": pd.DataFrame(fairness(world, drawn)),
     }
@@ -173,6 +180,8 @@ def recognition(world: World) -> Iterator[dict[str, Any]]:
     for name, values in systems.items():
         yield row("R@10 of 100 within sex", name, metrics.within(_recall, values, world.sex), world.sex)
         yield row("1:2 matching within sex", name, metrics.within(metrics.matching, values, world.sex), world.sex)
+        if len(values) >= 4 * GALLERY:
+            yield from _luck(name, values, world.sex)
 
 
 def scores(world: World, drawn: dict[float, Float[np.ndarray, "n draws dim"]]) -> Iterator[dict[str, Any]]:
@@ -206,8 +215,15 @@ def scores(world: World, drawn: dict[float, Float[np.ndarray, "n draws dim"]]) -
 def variety(world: World, drawn: dict[float, Float[np.ndarray, "n draws dim"]]) -> Iterator[dict[str, Any]]:
     """Diversity beside that of a faithful sampler and of real persons; two voices; distance to real faces."""
     likelihood = ceilings.log_likelihood(people(world.test), people(world.training))
-    faithful = 1 - ceilings.mean_and_sample(likelihood, world.training.gallery().numpy())[1].value
-    yield {"measure": "diversity", "system": "faithful sampler, 1 − C_sample", "value": faithful, "n": len(likelihood)}
+    alike, error = ceilings.mean_and_sample(likelihood, world.training.gallery().numpy())[1]
+    ends = {"low": 1 - alike - 1.96 * error, "high": 1 - alike + 1.96 * error}
+    yield {
+        "measure": "diversity",
+        "system": "faithful sampler, 1 − C_sample",
+        "value": 1 - alike,
+        **ends,
+        "n": len(likelihood),
+    }
     first = world.photos[0]
     real = 1 - draws.between_voices(first[:, None], world.sex)
     yield {"measure": "diversity", "system": "real persons of the sex", "value": real, "n": len(first)}
@@ -224,6 +240,34 @@ def variety(world: World, drawn: dict[float, Float[np.ndarray, "n draws dim"]]) 
         right = (men.read(identities) > 0.5) == (world.sex == "m")[:, None]
         yield row("sex right", name, right.mean(axis=1), world.sex)
         yield from _distances(world, name, identities[:, :4].reshape(-1, identities.shape[-1]), np.repeat(world.sex, 4))
+
+
+def spread(world: World, drawn: dict[float, Float[np.ndarray, "n draws dim"]]) -> Iterator[dict[str, Any]]:
+    """The standard deviation of an attribute within a voice, and of one draw a voice within sex.
+
+    Beside draws: training faces drawn by the exact posterior of the world, and any of the sex.
+    """
+    generator, pool = np.random.default_rng(0), world.training.gallery().numpy()
+    weights = {
+        "exact posterior of the world": ceilings.log_likelihood(people(world.test), people(world.training)),
+        "random face of the sex": np.where(world.sex[:, None] == np.array(world.training.sexes), 0.0, -np.inf),
+    }
+    systems = {f"truncation {truncation:g}": identities for truncation, identities in drawn.items() if truncation}
+    for name, values in weights.items():
+        chosen = [generator.choice(len(pool), DRAWS, p=share) for share in softmax(values, axis=1)]
+        systems[name] = pool[np.stack(chosen)]
+    for name in ("age of the skin", TONE):
+        for system, identities in systems.items():
+            read = world.readers[name].read(identities)
+            yield row(f"spread within a voice: {name}", system, read.std(axis=1), world.sex)
+            about = [read[world.sex == s] - read[world.sex == s].mean() for s in ("f", "m")]
+            pooled = float(np.mean([values.std() for values in about]))
+            yield {
+                "measure": f"spread over all voices of a sex: {name}",
+                "system": system,
+                "value": pooled,
+                "n": len(read),
+            }
 
 
 def calibrated(world: World, drawn: dict[float, Float[np.ndarray, "n draws dim"]]) -> Iterator[dict[str, Any]]:
@@ -324,6 +368,26 @@ def _recall(values: Float[np.ndarray, "n n"]) -> Float[np.ndarray, " n"]:
     size = min(GALLERY, len(values))
     hits: np.ndarray = hypergeom(len(values) - 1, above, size - 1).cdf(K - 1)
     return hits
+
+
+def _luck(name: str, values: Float[np.ndarray, "n n"], sex: Shaped[np.ndarray, " n"]) -> Iterator[dict[str, Any]]:
+    """R@10 of random sets of 100 women and 100 men, as many as MiniVox's test persons; the interval is of sets."""
+    generator, found = np.random.default_rng(0), []
+    for _ in range(SETS):
+        sets = [generator.choice(np.flatnonzero(sex == s), GALLERY, replace=False) for s in ("f", "m")]
+        found.append(np.mean([metrics.recall(values[np.ix_(some, some)], K).mean() for some in sets]))
+    low, high = np.quantile(found, [0.025, 0.975])
+    about = {"system": name, "n": SETS}
+    yield {
+        "measure": "R@10 of 100 within sex, sets of 200",
+        "value": float(np.mean(found)),
+        "low": low,
+        "high": high,
+    } | about
+    yield {
+        "measure": f"sets of 200 with an R@10 below {FLOOR}",
+        "value": float(np.mean(np.array(found) < FLOOR)),
+    } | about
 
 
 def _distances(
