@@ -1,12 +1,14 @@
 """Does sampling do what L_self is said to do, does a critic on draws add to it, and where do pictures lose a draw?
 
-    python benchmarks/stage2_draws.py                 # MiniVox's 100 validation persons; an hour and a half of one core
-    python benchmarks/stage2_draws.py --persons 16 --stage2-steps 4 --seeds 1 --work runs/trial --out runs    # a trial
+    python benchmarks/stage2_draws.py pictures     # a critic on draws, causes; MiniVox's 100 validation persons
+    python benchmarks/stage2_draws.py l_self       # L_self beside sampling; each half an hour of one free core
+    python benchmarks/stage2_draws.py pictures --persons 16 --stage2-steps 4 --seeds 1 --work runs/trial --out runs
 
 The paper motivates L_self by identities that lie off the manifold on which the prior was trained. Stage II is trained
 here from the shipped aligner, as Eq. 14 says and by the best other critic of the study, for as many steps as in the
 study; and once more on draws (`obey`). Everyone's faces start from the same noise under every system. What is measured
-is kept in the work folder, so that an interrupted run goes on; the table is written anew after every system.
+is kept in the work folder, so that an interrupted run goes on; the table, stage2_draws.csv or draws_in_pictures.csv, is
+written anew after every system.
 
 - residual: mean square of the noise that the prior does not foresee in the speaker's photograph, told the identity;
 - L_self: Eq. 14 of the same photograph;
@@ -99,6 +101,7 @@ STAGE2 = {
     "cycle": ("chosen", "cycle, φ alone, λ 30"),
     "paper": ("table4", "paper"),
 }  # name → table and row of the study
+TABLES = {"pictures": "draws_in_pictures", "l_self": "stage2_draws"}
 STEPS = 150  # the study's
 SETTINGS = {"guidance 1": (25, 1.0), "10 steps": (10, 1.5), "guidance 1, 10 steps": (10, 1.0)}
 DRAWS, TRUE = "draws, truncation 1", "true identities"
@@ -151,6 +154,7 @@ class Measured(NamedTuple):
 def main() -> None:
     """Train, draw, measure, print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", choices=TABLES)
     parser.add_argument("--persons", type=int, default=100, help="validation persons, women and men alike")
     parser.add_argument("--draws", type=int, default=2, help="faces of each voice")
     parser.add_argument("--stage2-steps", type=int, default=STEPS)
@@ -161,7 +165,7 @@ def main() -> None:
     bench = Bench.open(load_profile("mini"), chosen.persons, chosen.draws, chosen.work, chosen.stage2_steps)
     found: dict[str, list[Measured]] = {}
     against = {}
-    for source in bench.sources(chosen.seeds):
+    for source in getattr(bench, chosen.table)(chosen.seeds):
         kept = chosen.work / f"{source.name} {source.seed}.json"
         if not kept.is_file():
             write_json(kept, bench.measure(source.make())._asdict())
@@ -169,7 +173,7 @@ def main() -> None:
         against[source.name] = source.against
         table = tabulate(found, against, bench.world.sex)
         print(table[table.system == source.name].to_string(index=False), flush=True)
-        with atomic_write(chosen.out / "stage2_draws.csv") as part:
+        with atomic_write(chosen.out / f"{TABLES[chosen.table]}.csv") as part:
             table.to_csv(part, index=False, float_format="%.4g")
 
 
@@ -281,29 +285,33 @@ class Bench(NamedTuple):
             steps,
         )
 
-    def sources(self, seeds: int) -> Iterator[Source]:
-        """The systems, those that others are compared with first."""
-        voices, whole = self.world.test.pooled_voices(), self.world.draw(1.0, self.count, 0)
+    def pictures(self, seeds: int) -> Iterator[Source]:
+        """Photographs; faces of draws and of true identities, also after a critic on draws and by other samplers."""
         own = self.repeated(self.world.photos[0])
         yield Source("photographs", lambda: Shown(own[:, :1], self.photographs[:, :1]))
         yield Source("photographs through the VAE", lambda: Shown(own[:, :1], self.rebuilt()), "photographs")
-        for name, identities in {DRAWS: whole, TRUE: own}.items():
-            yield Source(name, partial(self.drawn, identities, self.fresh))
+        both = {DRAWS: self.world.draw(1.0, self.count, 0), TRUE: own}
+        yield from (Source(name, partial(self.drawn, identities, self.fresh)) for name, identities in both.items())
         for seed in range(seeds):
-            for name, identities in {DRAWS: whole, TRUE: own}.items():
+            for name, identities in both.items():
                 make = partial(self.drawn, identities, partial(self.obeying, seed))
                 yield Source(f"{name}, after a critic on draws", make, name, seed)
-            for setting, (steps, guidance) in SETTINGS.items() if seed == 0 else ():
-                for name, identities in {DRAWS: whole, TRUE: own}.items():
-                    make = partial(self.drawn, identities, self.fresh, steps, guidance)
-                    yield Source(f"{name}, {setting}", make, name)
-        point = self.repeated(self.world.posterior.mean(voices).numpy())
-        yield Source("ẑ", partial(self.drawn, point, self.fresh))
-        half = self.world.draw(0.5, self.count, 0)
-        yield Source("draws, truncation 0.5", partial(self.drawn, half, self.fresh), "ẑ")
+        for setting, (steps, guidance) in SETTINGS.items():
+            for name, identities in both.items():
+                make = partial(self.drawn, identities, self.fresh, steps, guidance)
+                yield Source(f"{name}, {setting}", make, name)
+
+    def l_self(self, seeds: int) -> Iterator[Source]:
+        """Faces of ẑ, of ẑ after Stage II as in the study, of draws, and of true identities; of one seed."""
+        voices = self.world.test.pooled_voices()
+        yield Source("ẑ", partial(self.drawn, self.repeated(self.world.posterior.mean(voices).numpy()), self.fresh))
         for name, (table, system) in STAGE2.items():
             (line,) = [line for line in ablation.table(table) if line.system == system]
             yield Source(f"ẑ after {name}", partial(self.by_the_study, line, name), "ẑ")
+        for truncation in (0.5, 1.0):
+            identities = self.world.draw(truncation, self.count, 0)
+            yield Source(f"draws, truncation {truncation:g}", partial(self.drawn, identities, self.fresh))
+        yield Source(TRUE, partial(self.drawn, self.repeated(self.world.photos[0]), self.fresh))
 
     def repeated(self, identities: Float[np.ndarray, "n 512"]) -> Float[np.ndarray, "n draws 512"]:
         """One identity for every face of a voice."""
