@@ -419,7 +419,9 @@ class Bench(NamedTuple):
             each["diversity"] = np.full(len(sex), np.nan)
             each["diversity"][whole] = metrics.diversity(seen[whole])
             each["kernel distance"] = np.full(len(sex), np.nan)
-            each["kernel distance"][whole] = self.kernel_distances(seen[whole], sex[whole])
+            faces, owners = self.world.training.gallery().numpy(), np.array(self.world.training.sexes)
+            real = {s: faces[owners == s] for s in ("f", "m")}
+            each["kernel distance"][whole] = kernel_distances(seen[whole], sex[whole], real)
             ample["cosine of two voices' faces"] = draws.between_voices(seen[whole], sex[whole])
         return Measured({name: value.tolist() for name, value in each.items()}, ample)
 
@@ -458,22 +460,23 @@ class Bench(NamedTuple):
             scores[found] = ratio(seen[found], truth)
         return scores
 
-    def kernel_distances(self, seen: Float[np.ndarray, "n draws 512"], sex: np.ndarray) -> Float[np.ndarray, " n"]:
-        """Pseudo-values of the kernel distance within sex to photographs of training persons; their mean is its value.
 
-        To photographs of the same persons it would be too small.
-        """
-        training = self.world.training
-        real = {s: training.gallery().numpy()[np.array(training.sexes) == s] for s in ("f", "m")}
+def kernel_distances(
+    seen: Float[np.ndarray, "n draws dim"], sex: np.ndarray, real: dict[str, Float[np.ndarray, "m dim"]]
+) -> Float[np.ndarray, " n"]:
+    """Pseudo-values of the kernel distance within sex to ``real`` photographs of each; their mean is the distance.
 
-        def distance(kept: np.ndarray) -> float:
-            parts = {s: seen[kept & (sex == s)].reshape(-1, 512) for s in real}
-            return float(np.mean([metrics.kernel_distance(part, real[s]) for s, part in parts.items()]))
+    To photographs of the same persons it would be too small.
+    """
 
-        everyone = np.arange(len(seen))
-        without = np.array([distance(everyone != i) for i in everyone])
-        moved = (len(seen) - 1) * (without.mean() - without)
-        return distance(everyone >= 0) + moved
+    def distance(kept: np.ndarray) -> float:
+        parts = {s: seen[kept & (sex == s)].reshape(-1, seen.shape[-1]) for s in real}
+        return float(np.mean([metrics.kernel_distance(part, real[s]) for s, part in parts.items()]))
+
+    everyone = np.arange(len(seen))
+    without = np.array([distance(everyone != i) for i in everyone])
+    moved = (len(seen) - 1) * (without.mean() - without)
+    return distance(everyone >= 0) + moved
 
 
 def read_photographs(manifest: Any, persons: list[str], count: int) -> Pictures:

@@ -6,6 +6,7 @@ import re
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,9 +14,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from fakes import seeded, unit, wake
 
+from v2f_core.diffusion.consistency import SelfConsistency
 from v2f_core.errors import InputError
+from v2f_core.evaluation import metrics
 from v2f_core.evaluation.systems import Faces
+from v2f_core.identity.arcface_torch import align_batch
 from v2f_core.studies.critics import CRITICS
 
 
@@ -26,7 +31,7 @@ def programs(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     yield
     names = ("gpu", "random_nets", "positions", "distances", "fuzz", "encodings_of_speech", "real_voices", "worlds")
-    for name in names:
+    for name in (*names, "posterior", "stage2_draws"):
         sys.modules.pop(name, None)
 
 
@@ -161,6 +166,70 @@ def test_a_dose_of_truth_is_measured_as_the_study_measures(programs):
         rivals = [j for j in range(5) if sexes[j] == sexes[i] and j != i]
         expected = scores[i], drawn.features[i] @ taken.features[i], np.mean([scores[i] > scores[j] for j in rivals])
         np.testing.assert_allclose(found[i], expected, atol=1e-5)
+
+
+# --- draws
+
+
+def test_a_critic_on_draws_asks_whom_of_all_a_face_shows(programs, prior, arcface, faces):
+    """Three women and a man: each is a rival of all others. Beside it stands the prior's own loss on photographs."""
+    from stage2_draws import obey
+
+    wake(prior)
+    drawn, generator = unit(4, 3), seeded(4)
+    with torch.no_grad():
+        losses = SelfConsistency(prior, arcface, partial(obey, anchor=2.0))(drawn, faces, seeded(4)).each
+        view = SelfConsistency(prior, arcface).look(faces, generator)
+        start = torch.randn(faces.latents.shape, generator=generator)
+        latents = prior.denoise(start, prior.condition(drawn), 5, guidance=1.0)
+        z_t = prior.add_noise(latents, view.noise, view.t)
+        x_0 = prior.one_step_x0(z_t, view.t, prior.predict(z_t, view.t, prior.condition(drawn)))
+        seen = arcface(align_batch(prior.decode(x_0), faces.landmarks.mean(0).expand(4, 5, 2)))
+        missed = prior.predict(view.z_t, view.t, prior.condition(faces.z_arc)) - view.noise
+    for i in range(4):
+        cosines = [float(seen[i] @ drawn[j]) / 0.2 for j in range(4)]
+        told = np.log(np.exp(cosines).sum()) - cosines[i]
+        assert float(losses[i]) == pytest.approx(told + 2 * float((missed[i] ** 2).mean()), abs=1e-4)
+
+
+def test_seeds_are_averaged_by_person_and_gains_are_paired(programs):
+    from stage2_draws import Measured, tabulate
+
+    g = np.random.default_rng(0)
+    base, first, second = g.normal(size=(3, 12))
+    base[3], sex = np.nan, np.array(list("fm") * 6)
+    found = {
+        "before": [Measured({"kept": base.tolist(), "lost": base.tolist()}, {})],
+        "after": [
+            Measured({"kept": values.tolist()}, {"of all": value}) for values, value in ((first, 1), (second, 3))
+        ],
+    }
+    table = tabulate(found, {"before": "", "after": "before"}, sex).set_index(["system", "measure"])
+    known = np.arange(12) != 3
+    by_sex = [[(first[i] + second[i]) / 2 - base[i] for i in np.flatnonzero(known & (sex == s))] for s in "fm"]
+    after = table.loc["after", "kept"]
+    assert (after["n"], after.seeds, after.against) == (12, 2, "before")
+    assert after.value == pytest.approx((first.mean() + second.mean()) / 2)
+    assert after.gain == pytest.approx(np.mean([np.mean(values) for values in by_sex]))
+    assert after["gain low"] < after.gain < after["gain high"]
+    assert table.loc["before", "kept"]["n"] == 11
+    assert np.isnan(table.loc["before", "kept"].gain)
+    assert table.loc["after", "of all"].value == 2
+
+
+def test_pseudo_values_average_to_the_distance_and_miss_who_moves_it(programs):
+    from stage2_draws import kernel_distances
+
+    g = np.random.default_rng(0)
+    seen, real = ({s: g.normal(size=(count, 2, 4)) for s in "fm"} for count in (6, 9))
+    seen, real = ({s: x / np.linalg.norm(x, axis=-1, keepdims=True) for s, x in part.items()} for part in (seen, real))
+    real = {s: x.reshape(-1, 4) for s, x in real.items()}
+    sex, draws = np.repeat(list("fm"), 6), np.concatenate([seen["f"], seen["m"]])
+    values = kernel_distances(draws, sex, real)
+    whole = {s: metrics.kernel_distance(seen[s].reshape(-1, 4), real[s]) for s in "fm"}
+    assert values.mean() == pytest.approx(np.mean(list(whole.values())))
+    without = [metrics.kernel_distance(np.delete(seen["f"], i, axis=0).reshape(-1, 4), real["f"]) for i in range(6)]
+    np.testing.assert_allclose(values[:6] - values[0], -11 * (np.array(without) - without[0]) / 2, atol=1e-9)
 
 
 # --- damaged inputs
