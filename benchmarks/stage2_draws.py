@@ -21,6 +21,8 @@ written anew after every system.
 - sex right: the speaker's; sex kept: the one that is read from the identity;
 - tone, picture minus identity: skin tone as a ridge regression reads it, above 0 where the picture is darker; drawn
   light, drawn dark: in that third of training photographs; dark kept: of the dark identities, those drawn dark;
+  contrast: the slope of the pictures' tone on the identities', 1 where nothing is lost (added after the first table had
+  shown that pictures are not darker or lighter on average);
 - diversity of a voice's faces, cosine of two voices' faces, kernel distance to training persons' photographs
   within sex.
 
@@ -84,7 +86,7 @@ from v2f_core.diffusion.consistency import Critic, FaceBatch, SelfConsistency, V
 from v2f_core.diffusion.lora import fuse_lora
 from v2f_core.diffusion.prior import Prior
 from v2f_core.evaluation import metrics
-from v2f_core.evaluation.intervals import paired_difference
+from v2f_core.evaluation.intervals import bootstrap, paired_difference
 from v2f_core.evaluation.judge import Judge
 from v2f_core.evaluation.protocols import first_of_each_sex
 from v2f_core.identity.aligner import Aligner
@@ -105,6 +107,7 @@ TABLES = {"pictures": "draws_in_pictures", "l_self": "stage2_draws"}
 STEPS = 150  # the study's
 SETTINGS = {"guidance 1": (25, 1.0), "10 steps": (10, 1.5), "guidance 1, 10 steps": (10, 1.0)}
 DRAWS, TRUE = "draws, truncation 1", "true identities"
+READERS, MOVED = ("f_arc", "the second scorer"), "tone, picture minus identity, read by "
 AT_ONCE, NOISINGS = 20, 4
 
 Pictures = UInt8[np.ndarray, "n views height width 3"]
@@ -142,6 +145,7 @@ class Source(NamedTuple):
     make: Callable[[], Shown]
     against: str = ""
     seed: int = 0
+    identities: Float[np.ndarray, "n views 512"] | None = None  # where they are known before any training
 
 
 class Measured(NamedTuple):
@@ -164,21 +168,28 @@ def main() -> None:
     chosen = parser.parse_args()
     bench = Bench.open(load_profile("mini"), chosen.persons, chosen.draws, chosen.work, chosen.stage2_steps)
     found: dict[str, list[Measured]] = {}
-    against = {}
+    against, tones = {}, {}
     for source in getattr(bench, chosen.table)(chosen.seeds):
         kept = chosen.work / f"{source.name} {source.seed}.json"
         if not kept.is_file():
             write_json(kept, bench.measure(source.make())._asdict())
         found.setdefault(source.name, []).append(Measured(**json.loads(kept.read_text())))
         against[source.name] = source.against
-        table = tabulate(found, against, bench.world.sex)
+        if source.identities is not None:
+            tones[source.name] = bench.world.readers[TONE].read(source.identities).mean(axis=1)
+        table = tabulate(found, against, bench.world.sex, tones)
         print(table[table.system == source.name].to_string(index=False), flush=True)
         with atomic_write(chosen.out / f"{TABLES[chosen.table]}.csv") as part:
             table.to_csv(part, index=False, float_format="%.4g")
 
 
-def tabulate(found: dict[str, list[Measured]], against: dict[str, str], sex: np.ndarray) -> pd.DataFrame:
-    """One row a system and measure, with the paired gain where the other system has it too."""
+def tabulate(
+    found: dict[str, list[Measured]], against: dict[str, str], sex: np.ndarray, tones: dict[str, np.ndarray]
+) -> pd.DataFrame:
+    """One row a system and measure, with the paired gain where the other system has it too.
+
+    ``tones``: the skin tone of each person's identities under a system, for the contrast of its pictures.
+    """
 
     def mean(system: str, name: str) -> Float[np.ndarray, " n"]:
         return np.mean([measured.each[name] for measured in found[system]], axis=0)
@@ -195,11 +206,35 @@ def tabulate(found: dict[str, list[Measured]], against: dict[str, str], sex: np.
                 gain = paired_difference(values[both], others[both], sex[both])
                 line |= {"against": against[system], "gain": gain.value, "gain low": gain.low, "gain high": gain.high}
             rows.append(line)
+        for reader in READERS if system in tones else ():
+            moved = [mean(name, MOVED + reader) for name in (system, against[system]) if name]
+            about = {"system": system, "measure": f"contrast of skin tone, read by {reader}", "seeds": len(seeds)}
+            rows.append(about | contrast(tones[system], moved, sex) | {"n": len(sex), "against": against[system]})
         for name in seeds[0].whole:
             value = float(np.mean([measured.whole[name] for measured in seeds]))
             rows.append({"seeds": len(seeds), "system": system, "measure": name, "value": value, "n": len(sex)})
     columns = ["system", "measure", "value", "low", "high", "n", "seeds", "against", "gain", "gain low", "gain high"]
     return pd.DataFrame(rows).reindex(columns=columns)
+
+
+def contrast(told: Float[np.ndarray, " n"], moved: list[Float[np.ndarray, " n"]], sex: np.ndarray) -> dict[str, float]:
+    """The slope over persons of the pictures' tone on the identities'; with a second system, also the gain over it.
+
+    ``moved``: the pictures' tone minus that of the identities, of the system and of the other. Persons without a face
+    are left out.
+    """
+    known = np.isfinite(moved).all(axis=0)
+    values = [told, told**2, *(column for less in moved for column in (told + less, told * (told + less)))]
+    moments = np.stack([value[known] for value in values], axis=1)
+
+    def slope(m: np.ndarray, at: int) -> np.ndarray:
+        return (m[..., at + 1] - m[..., 0] * m[..., at]) / (m[..., 1] - m[..., 0] ** 2)
+
+    line = bootstrap(moments, lambda m: slope(m, 2), sex[known])._asdict()
+    if len(moved) > 1:
+        gain = bootstrap(moments, lambda m: slope(m, 2) - slope(m, 4), sex[known])
+        line |= {"gain": gain.value, "gain low": gain.low, "gain high": gain.high}
+    return line
 
 
 class SecondScorer(NamedTuple):
@@ -288,18 +323,21 @@ class Bench(NamedTuple):
     def pictures(self, seeds: int) -> Iterator[Source]:
         """Photographs; faces of draws and of true identities, also after a critic on draws and by other samplers."""
         own = self.repeated(self.world.photos[0])
-        yield Source("photographs", lambda: Shown(own[:, :1], self.photographs[:, :1]))
-        yield Source("photographs through the VAE", lambda: Shown(own[:, :1], self.rebuilt()), "photographs")
+        one, taken = own[:, :1], {"photographs": self.photographs[:, :1], "photographs through the VAE": self.rebuilt()}
+        for name, pictures in taken.items():
+            against = "" if name == "photographs" else "photographs"
+            yield Source(name, partial(Shown, one, pictures), against, identities=one)
         both = {DRAWS: self.world.draw(1.0, self.count, 0), TRUE: own}
-        yield from (Source(name, partial(self.drawn, identities, self.fresh)) for name, identities in both.items())
+        for name, identities in both.items():
+            yield Source(name, partial(self.drawn, identities, self.fresh), identities=identities)
         for seed in range(seeds):
             for name, identities in both.items():
                 make = partial(self.drawn, identities, partial(self.obeying, seed))
-                yield Source(f"{name}, after a critic on draws", make, name, seed)
+                yield Source(f"{name}, after a critic on draws", make, name, seed, identities)
         for setting, (steps, guidance) in SETTINGS.items():
             for name, identities in both.items():
                 make = partial(self.drawn, identities, self.fresh, steps, guidance)
-                yield Source(f"{name}, {setting}", make, name)
+                yield Source(f"{name}, {setting}", make, name, identities=identities)
 
     def l_self(self, seeds: int) -> Iterator[Source]:
         """Faces of ẑ, of ẑ after Stage II as in the study, of draws, and of true identities; of one seed."""
@@ -411,7 +449,7 @@ class Bench(NamedTuple):
             by_view[name] = [metrics.within(metrics.matching, score, sex) for score in scores]
         each |= {name: np.mean(values, axis=0) for name, values in by_view.items()}
         by_f_arc = {name: np.where(found, self.world.readers[name].read(seen), np.nan) for name in (TONE, "man")}
-        for reader, attributes in {"f_arc": by_f_arc, "the second scorer": read}.items():
+        for reader, attributes in zip(READERS, (by_f_arc, read), strict=True):
             for name, value in self.who(attributes, conditions, self.cuts[reader]).items():
                 each[f"{name}, read by {reader}"] = value
         whole, ample = found.all(axis=1), {}

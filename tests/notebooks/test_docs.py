@@ -141,6 +141,138 @@ def test_every_interval_that_the_study_tells_stands_in_a_result():
         assert any((np.abs(array - each) <= unit).all(1).any() for each in signs), " ".join(interval)
 
 
+def measured(*names: str) -> dict[tuple[str, str], pd.Series]:
+    """Rows of results by measure and system; those of who is drawn have both told in other columns."""
+    rows = {}
+    for name in names:
+        for _, row in pd.read_csv(RESULTS / f"{name}.csv").iterrows():
+            if "third" in row:
+                row["value"] = row["drawn so"]
+                key = f"drawn {row.third}: {row['of']}", f"truncation {row.truncation:g}"
+                rows[f"base rate: {row.third}", ""] = pd.Series({"value": row["base rate"]})
+            else:
+                key = row.measure, row.system
+            rows[key] = row
+    return rows
+
+
+def cells(page: str, head: str) -> dict[str, list[str]]:
+    """The rows of the table that begins with ``head``, by their first cells."""
+    lines = page[page.index(head) :].partition("\n\n")[0].splitlines()
+    rows = [[cell.strip().replace("**", "") for cell in line.strip("|").split("|")] for line in lines]
+    return {row[0]: row[1:] for row in rows[2:]}
+
+
+def check(cell: str, row: pd.Series, columns: tuple[str, ...] = ("value", "low", "high")) -> None:
+    """The numbers of a cell are those of a row, to the places that are told."""
+    told = re.findall(r"[-+]?\d+(?:\.\d+)?", cell.replace("−", "-").replace(" %", ""))
+    assert told, cell
+    for number, column in zip(told, columns, strict=False):
+        unit = 10.0 ** -len(number.partition(".")[2])
+        assert abs(float(number) - row[column]) <= 0.51 * unit + 5e-4 * abs(row[column]), (cell, column, row[column])
+
+
+READ = "as read from the photograph"
+POSTERIOR = {
+    "energy score, skill": "energy score, skill",
+    "R@10 of 100 within sex": "R@10 of 100 within sex",
+    "1:2 matching within sex": "1:2 matching within sex",
+    "diversity": "diversity",
+    "cosine of two voices' faces": "cosine of two voices' faces",
+    "kernel distance to real faces": "kernel distance to real faces within sex",
+    "sex right": "sex right",
+    "90 % interval, age": f"coverage of 90%: age of the skin, {READ}",
+    "90 % interval, skin tone": f"coverage of 90%: skin tone, {READ}",
+    "darkest third drawn dark": "drawn dark: speakers of this third",
+    "all drawn dark": "drawn dark: all speakers",
+}
+RANKED = {"truncation 0": "cosine with ẑ", "truncation 1": "log likelihood ratio"}
+BESIDE = {  # what stands "to compare": the measure, if it is not the row's, and the system
+    "exact": (None, "ceiling: what faces show, exact"),
+    "faithful": (None, "faithful sampler, 1 − C_sample"),
+    "real": (None, "real persons of the sex"),
+    "photographs": (None, "photographs"),
+    "base rate": ("base rate: dark", ""),
+}
+
+
+@pytest.mark.parametrize(
+    ("head", "results"),
+    [
+        ("| | ẑ | truncation 0.5 | draws | to compare |", ("posterior", "posterior_fairness")),
+        ("| in pictures | ẑ | truncation 0.5 | draws | to compare |", ("posterior_faces", "posterior_fairness")),
+    ],
+)
+def test_the_posteriors_tables_say_what_was_measured(head, results):
+    rows, page = measured(*results), (ROOT / "docs" / "posterior.md").read_text(encoding="utf-8")
+    beside = rows | measured("posterior", "posterior_fairness") if "posterior" not in results else rows
+    for label, told in cells(page, head).items():
+        measure = POSTERIOR[label]
+        for cell, system in zip(told[:3], ("truncation 0", "truncation 0.5", "truncation 1"), strict=True):
+            if cell:
+                ranked = label.startswith(("R@10", "1:2"))
+                check(cell, rows[measure, RANKED[system] if ranked else system])
+        for name, number in re.findall(r"([a-z ]+) (−?[\d.]+)", told[3]):
+            if (label, name.strip()) == ("energy score, skill", "exact"):
+                continue  # 1 by definition
+            other, system = BESIDE[name.strip()]
+            places = [(other or measure, system), (other or measure, "other photographs")]
+            check(number, next(beside[place] for place in places if place in beside))
+
+
+def test_the_1000_persons_are_told_as_they_were_measured():
+    page = (ROOT / "docs" / "posterior.md").read_text(encoding="utf-8")
+    many, few = measured("posterior_large", "posterior_large_fairness"), measured("posterior_800_on_large")
+    names = POSTERIOR | {
+        f"90 % interval, {name}": f"coverage of 90%: {name} of the skin, the world's" for name in ("age",)
+    }
+    names |= {"90 % interval, skin tone": "coverage of 90%: skin tone, the world's"}
+    names |= {"lightest third drawn light": "drawn light: speakers of this third"}
+    for label, (point, shipped, more, beside) in cells(page, "| 1,000 test persons |").items():
+        ranked = label.startswith(("R@10", "1:2"))
+        ours = RANKED["truncation 1"] if ranked else "truncation 1"
+        places = [
+            (point, many, RANKED["truncation 0"] if ranked else "truncation 0"),
+            (shipped, few, ours),
+            (more, many, ours),
+        ]
+        for cell, rows, system in places:
+            if cell:
+                check(cell, rows[names[label], system])
+        if "base rate" in beside:
+            check(beside, many[f"base rate: {label.split()[-1]}", ""])
+        elif "photographs" in beside:
+            check(beside, many[names[label], "other photographs"])
+        elif ranked:
+            check(beside, many[names[label], "ceiling: what faces show, exact"])
+
+
+L_SELF = {
+    "prior's residual": "residual",
+    "L_self of Eq. 14": "L_self",
+    "no face found": "undetected",
+    "kept: cosine of the drawn face with its identity": "kept",
+    "likeness to the speaker": "likeness",
+    "1:2 matching within sex, by ratio": "1:2 matching within sex by log ratio",
+    "diversity of a voice's faces": "diversity",
+    "cosine of two voices' faces": "cosine of two voices' faces",
+    "kernel distance to photographs": "kernel distance",
+}
+
+
+def test_the_table_of_sampling_beside_l_self_says_what_was_measured():
+    page, rows = (ROOT / "docs" / "posterior.md").read_text(encoding="utf-8"), measured("stage2_draws")
+    systems = ("ẑ", "ẑ after paper", "ẑ after cycle", "draws, truncation 0.5", "draws, truncation 1", "true identities")
+    table = cells(page, "| | ẑ | after Eq. 14 |")
+    assert set(table) == set(L_SELF)
+    for label, told in table.items():
+        for cell, system in zip(told, systems, strict=True):
+            if cell == "–":
+                assert (L_SELF[label], system) not in rows
+            else:
+                check(cell, rows[L_SELF[label], system])
+
+
 def test_the_page_of_measures_names_functions_that_exist_and_figures_that_they_return():
     page = (ROOT / "docs" / "measures.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`([a-z]\w+)\.([\w.]+)`", page))

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from fakes import seeded, unit, wake
+from scipy.stats import linregress
 
 from v2f_core.diffusion.consistency import SelfConsistency
 from v2f_core.errors import InputError
@@ -204,7 +205,7 @@ def test_seeds_are_averaged_by_person_and_gains_are_paired(programs):
             Measured({"kept": values.tolist()}, {"of all": value}) for values, value in ((first, 1), (second, 3))
         ],
     }
-    table = tabulate(found, {"before": "", "after": "before"}, sex).set_index(["system", "measure"])
+    table = tabulate(found, {"before": "", "after": "before"}, sex, {}).set_index(["system", "measure"])
     known = np.arange(12) != 3
     by_sex = [[(first[i] + second[i]) / 2 - base[i] for i in np.flatnonzero(known & (sex == s))] for s in "fm"]
     after = table.loc["after", "kept"]
@@ -215,6 +216,22 @@ def test_seeds_are_averaged_by_person_and_gains_are_paired(programs):
     assert table.loc["before", "kept"]["n"] == 11
     assert np.isnan(table.loc["before", "kept"].gain)
     assert table.loc["after", "of all"].value == 2
+
+
+def test_the_contrast_is_the_slope_of_what_is_seen_on_what_was_told(programs):
+    from stage2_draws import contrast
+
+    g, sex = np.random.default_rng(0), np.array(list("fm") * 20)
+    told = g.normal(size=40)
+    less, more = -0.3 * told + 0.01 * g.normal(size=40), 0.2 * told + 0.01 * g.normal(size=40)
+    less[5] = np.nan
+    known = np.arange(40) != 5
+    found = contrast(told, [less, more], sex)
+    slopes = [linregress(told[known], (told + moved)[known]).slope for moved in (less, more)]
+    assert found["value"] == pytest.approx(slopes[0], abs=2e-3)  # each sex counts alike, though one person is lost
+    assert found["gain"] == pytest.approx(slopes[0] - slopes[1], abs=2e-3)
+    assert found["low"] < 0.7 < found["high"]
+    assert contrast(told, [less], sex).keys() == {"value", "low", "high"}
 
 
 def test_pseudo_values_average_to_the_distance_and_miss_who_moves_it(programs):
