@@ -220,6 +220,30 @@ def test_the_posteriors_tables_say_what_was_measured(head, results):
             check(number, next(beside[place] for place in places if place in beside))
 
 
+def test_the_causes_of_missed_floors_are_told_as_they_were_measured():
+    page = " ".join((ROOT / "docs" / "posterior.md").read_text(encoding="utf-8").split())
+    here, many = measured("posterior"), measured("posterior_large")
+    exact, ratio = "ceiling: what faces show, exact", "log likelihood ratio"
+    of_sets = many["R@10 of 100 within sex, sets of 200", exact]
+    ceilings = [rows["R@10 of 100 within sex", exact].value for rows in (here, many)]
+    assert f"Perfect ears have {ceilings[0]:.3f} on them and {ceilings[1]:.3f} on the 1,000" in page
+    assert ceilings[0] < of_sets.low
+    assert f"lie between {of_sets.low:.3f} and {of_sets.high:.3f}" in page
+    ranked = [rows["R@10 of 100 within sex", ratio].value for rows in (here, many)]
+    skills = [(ours - 0.1) / (ceiling - 0.1) for ours, ceiling in zip(ranked, ceilings, strict=True)]
+    assert f"The skill is the same, {skills[0]:.2f} and {skills[1]:.2f}" in page
+    systems = ("truncation 1", "random face of the sex", "exact posterior of the world")
+    age = [here["spread within a voice: age of the skin", system].value for system in systems]
+    assert f"by {age[0]:.1f} years under draws, by {age[1]:.1f} among random faces" in page
+    assert f"and by {age[2]:.1f} under" in page
+    pooled = {
+        name: [here[f"spread over all voices of a sex: {name}", system].value for system in systems[:2]]
+        for name in ("age of the skin", "skin tone")
+    }
+    assert "draws spread by {:.1f} years, persons by {:.1f}".format(*pooled["age of the skin"]) in page
+    assert "no such excess ({:.3f} and {:.3f})".format(*pooled["skin tone"]) in page
+
+
 def test_the_1000_persons_are_told_as_they_were_measured():
     page = (ROOT / "docs" / "posterior.md").read_text(encoding="utf-8")
     many, few = measured("posterior_large", "posterior_large_fairness"), measured("posterior_800_on_large")
