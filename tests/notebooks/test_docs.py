@@ -297,6 +297,26 @@ def test_the_table_of_sampling_beside_l_self_says_what_was_measured():
                 check(cell, rows[L_SELF[label], system])
 
 
+def test_where_pictures_lose_a_draw_and_what_a_critic_changes_are_told_as_measured():
+    page, rows = (ROOT / "docs" / "posterior.md").read_text(encoding="utf-8"), measured("draws_in_pictures")
+    draws, true = "draws, truncation 1", "true identities"
+    guided = [f"{draws}, {setting}" for setting in ("guidance 1", "guidance 2, 10 steps", "guidance 3, 10 steps")]
+    for label, told in cells(page, "| validation persons |").items():
+        for cell, system in zip(
+            told, ("photographs", "photographs through the VAE", true, draws, *guided), strict=True
+        ):
+            parts = cell.split(";")
+            readers = [f", read by {reader}" for reader in ("f_arc", "the second scorer")] if len(parts) > 1 else [""]
+            for part, reader in zip(parts, readers, strict=True):
+                assert (part == "–") == ((label + reader, system) not in rows)
+                if part != "–":
+                    check(part, rows[label + reader, system])
+    after = [f"{name}, after a critic on draws" for name in (draws, true)]
+    for label, told in cells(page, "| change |").items():
+        for cell, system in zip(told, (*after, guided[1]), strict=True):
+            check(cell, rows[label, system], ("gain", "gain low", "gain high"))
+
+
 def test_the_page_of_measures_names_functions_that_exist_and_figures_that_they_return():
     page = (ROOT / "docs" / "measures.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`([a-z]\w+)\.([\w.]+)`", page))
