@@ -58,6 +58,7 @@ def measure(repetitions: int) -> pd.DataFrame:
             for name, arguments in commands(Path(folder)).items():
                 # generate unpacks nothing, so that the demo finds the cache empty
                 rows.append((number, name, cpu_seconds(arguments, Path(folder) / "cache")))
+                print(*rows[-1], file=sys.stderr, flush=True)
     return pd.DataFrame(rows, columns=["repetition", "command", "seconds"])
 
 
