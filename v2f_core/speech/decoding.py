@@ -30,6 +30,7 @@ FFMPEG = (
 EXACT = ("aiff", "au", "flac", "matroska,webm", "mp3", "mov,mp4,m4a,3gp,3g2,mj2")  # whose lengths are no guess
 DAMAGED = "is damaged; used what can be read"
 # codecs that give up high frequencies first; fewer kilobits a second and channel are told of
+PLANES = {"u8p": np.uint8, "s16p": np.int16, "s32p": np.int32, "s64p": np.int64, "fltp": np.float32, "dblp": np.float64}
 COARSE, MIN_KILOBITS = ("aac", "mp3"), 40
 
 Block = tuple[int, Float32[np.ndarray, "frames channels"]]
@@ -192,8 +193,12 @@ class _Bytes:
 
 
 def _samples(frame: Any) -> np.ndarray:
-    samples = frame.to_ndarray()
-    return samples.T if frame.format.is_planar else samples.reshape(-1, frame.layout.nb_channels)
+    channels, kind = frame.layout.nb_channels, frame.format
+    if not kind.is_planar:
+        return frame.to_ndarray().reshape(-1, channels)
+    # of eight channels and more PyAV counts planes beyond the last, and to_ndarray would read them: a crash
+    whole = [np.frombuffer(plane, PLANES[kind.name], frame.samples) for plane in frame.planes[:channels]]
+    return np.stack(whole, 1)
 
 
 def to_floats(samples: Shaped[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:
