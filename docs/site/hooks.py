@@ -168,16 +168,8 @@ on_files.mkdocs_priority = 100  # before the plugin that turns notebooks into pa
 def on_page_content(content: str, page: Any, config: Any, files: Any) -> str:
     """Links of notebooks point to pages; Sphinx's roles, which docstrings use, become plain code."""
     if page.file.src_uri.endswith(".ipynb"):
-        return NARROW + re.sub(r'href="(?![a-z]+:)([^"#]+)\.(?:ipynb|md)(?:#([^"]*))?"', _to_page, content)
+        return NARROW + re.sub(r'href="(?![a-z]+:)([^"#]+)\.(?:ipynb|md)(#[^"]*)?"', r'href="\1.html\2"', content)
     return re.sub(r":(?:class|func|data|mod|meth|attr):<code>~?(?:(?:v2f_core|minivox)\.[\w.]*\.)?", "<code>", content)
-
-
-def _to_page(found: re.Match[str]) -> str:
-    """JupyterLab's anchors are headings with dashes for spaces; the site's are slugs."""
-    from markdown.extensions.toc import slugify
-
-    place = slugify(unquote(found[2] or "").replace("-", " "), "-")
-    return f'href="{found[1]}.html{place and "#" + place}"'
 
 
 def on_post_page(output: str, page: Any, config: Any) -> str:
