@@ -203,15 +203,23 @@ def tabulate(
     def mean(system: str, name: str) -> Float[np.ndarray, " n"]:
         return np.mean([measured.each[name] for measured in found[system]], axis=0)
 
+    def asked_of(system: str) -> dict[str, list[float]]:
+        return found[system][0].each if system else {}
+
+    def few(group: np.ndarray) -> bool:
+        return min((group == s).sum() for s in np.unique(sex)) < 2
+
     rows = []
     for system, seeds in found.items():
         for name in seeds[0].each:
             values = mean(system, name)
             known = np.isfinite(values)
+            if few(sex[known]):  # such as how many dark identities are drawn dark, where no identity is dark
+                continue
             line = {"seeds": len(seeds), **row(name, system, values[known], sex[known])}
-            if against[system] and name in found[against[system]][0].each:
-                others = mean(against[system], name)
-                both = known & np.isfinite(others)
+            others = mean(against[system], name) if name in asked_of(against[system]) else np.full(len(sex), np.nan)
+            both = known & np.isfinite(others)
+            if not few(sex[both]):
                 gain = paired_difference(values[both], others[both], sex[both])
                 line |= {"against": against[system], "gain": gain.value, "gain low": gain.low, "gain high": gain.high}
             rows.append(line)

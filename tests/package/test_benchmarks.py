@@ -200,7 +200,7 @@ def test_seeds_are_averaged_by_person_and_gains_are_paired(programs):
     base, first, second = g.normal(size=(3, 12))
     base[3], sex = np.nan, np.array(list("fm") * 6)
     found = {
-        "before": [Measured({"kept": base.tolist(), "lost": base.tolist()}, {})],
+        "before": [Measured({"kept": base.tolist(), "lost": base.tolist(), "of nobody": [np.nan] * 12}, {})],
         "after": [
             Measured({"kept": values.tolist()}, {"of all": value}) for values, value in ((first, 1), (second, 3))
         ],
@@ -214,6 +214,7 @@ def test_seeds_are_averaged_by_person_and_gains_are_paired(programs):
     assert after.gain == pytest.approx(np.mean([np.mean(values) for values in by_sex]))
     assert after["gain low"] < after.gain < after["gain high"]
     assert table.loc["before", "kept"]["n"] == 11
+    assert ("before", "of nobody") not in table.index
     assert np.isnan(table.loc["before", "kept"].gain)
     assert table.loc["after", "of all"].value == 2
 
