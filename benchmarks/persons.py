@@ -1,7 +1,7 @@
 """What do more persons give? Stage I and the posterior from MiniVox's 800 training persons, and from MiniVox-L's 2,890.
 
-    python benchmarks/persons.py              # half an hour of one core; writes benchmarks/results/persons.csv
-    python benchmarks/persons.py --seeds 1    # ten minutes
+    python benchmarks/persons.py              # 15 minutes of one core; writes benchmarks/results/persons.csv
+    python benchmarks/persons.py --seeds 1    # five minutes
 
 For each speech encoder, by the profile's own settings. All are measured on MiniVox-L's 100 validation persons, who also
 stop the training. Each person's first photograph and mean voice are taken.
@@ -32,7 +32,7 @@ RESULTS = Path("benchmarks/results")
 def main() -> None:
     """Train, measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--out", type=Path, default=RESULTS)
     chosen = parser.parse_args()
     profile, rows = load_profile("mini"), []
@@ -42,7 +42,7 @@ def main() -> None:
         validation = paired(many, "cpu")[2]
         for trained in (small, many):
             rows += [measured(trained, validation, seed) for seed in range(chosen.seeds)]
-            print(rows[-1], flush=True)
+            print(*rows[-1].values(), flush=True)
     table = pd.DataFrame(rows)
     with atomic_write(chosen.out / "persons.csv") as temporary:
         table.to_csv(temporary, index=False, float_format="%.4f", lineterminator="\n")
