@@ -42,7 +42,9 @@ def commands(place: Path) -> dict[str, tuple[str, ...]]:
 
 def cpu_seconds(arguments: tuple[str, ...], cache: Path) -> float:
     """CPU seconds, of the user and of the system, that a Python process takes."""
-    left = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "V2F_"))}
+    # where Python may not keep what it compiles, every start would compile torch anew
+    unset = ("OMP_", "V2F_", "PYTHONDONTWRITEBYTECODE")
+    left = {name: value for name, value in os.environ.items() if not name.startswith(unset)}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     environment = {**left, "V2F_CACHE": str(cache)}
     subprocess.run([sys.executable, *arguments], env=environment, check=True, capture_output=True)

@@ -97,10 +97,11 @@ def hear(
     else:
         name, samples = "samples", _as_array(voice)
         if samples.ndim == 2 and samples.shape[1] == _clip_samples(seconds):
+            windows = to_floats(samples)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", AudioWarning)  # that was said of the recording they were cut from
-                _mono("windows", [(SAMPLE_RATE, to_floats(samples).reshape(-1, 1))])
-            return torch.from_numpy(to_floats(samples)), None
+                _mono("windows", [(SAMPLE_RATE, windows.reshape(-1, 1))])  # refuses what is no sound
+            return torch.from_numpy(windows), None
         wave = _mono(name, [(SAMPLE_RATE, to_floats(_channels_last(samples)))])
     if abs(offset := wave.mean()) > OFFSET:
         wave = wave - offset

@@ -29,8 +29,9 @@ FFMPEG = (
 )
 EXACT = ("aiff", "au", "flac", "matroska,webm", "mp3", "mov,mp4,m4a,3gp,3g2,mj2")  # whose lengths are no guess
 DAMAGED = "is damaged; used what can be read"
-# codecs that give up high frequencies first; fewer kilobits a second and channel are told of
+# FFmpeg's formats of samples that keep each channel in a plane of its own
 PLANES = {"u8p": np.uint8, "s16p": np.int16, "s32p": np.int32, "s64p": np.int64, "fltp": np.float32, "dblp": np.float64}
+# codecs that give up high frequencies first; fewer kilobits a second and channel are told of
 COARSE, MIN_KILOBITS = ("aac", "mp3"), 40
 
 Block = tuple[int, Float32[np.ndarray, "frames channels"]]

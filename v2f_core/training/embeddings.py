@@ -28,7 +28,7 @@ from v2f_core.speech.encoders import SpeechEncoder, load_encoder
 from v2f_core.training.processes import first_process_first, join, own_device
 
 WINDOWS_AT_ONCE = 64
-READING = "0.3"  # version of how recordings and photographs are read; a new one makes all stores anew
+READING = "0.4"  # version of how recordings and photographs are read; a new one makes all stores anew
 NO_FACE = "no face found in it; expected one face, upright and unobscured"
 READY = "embeddings"  # a dataset's folder of stores, named as the profile's parts are
 MAX_BAD, MAX_BAD_OWN = 0.05, 0.5  # of few files, each of which is named, more may be bad
