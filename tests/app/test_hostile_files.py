@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from v2f_core.artefacts import store
-from v2f_core.artefacts.checkpoints import load_checkpoint
+from v2f_core.artefacts.checkpoints import resume_training
 from v2f_core.artefacts.profiles import MINI_ASSETS
 from v2f_core.data.manifest import Manifest, from_csv
 from v2f_core.diffusion.lora import WEIGHTS_NAME, load_lora
@@ -129,7 +129,7 @@ def test_a_pickle_in_place_of_a_run_s_files_is_not_run(parts, mark, tmp_path):
         for load in (
             lambda: load_lora(prior, tmp_path),
             lambda: store.load(tmp_path / "store"),
-            lambda: load_checkpoint(tmp_path / "checkpoint.pt", {}),
+            lambda: resume_training(tmp_path / "checkpoint.pt", {}, torch.Generator(), {}),
             lambda: from_csv(tmp_path / "mine.csv"),
         ):
             with pytest.raises(InputError):

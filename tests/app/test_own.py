@@ -16,7 +16,7 @@ from v2f_core.app import own
 from v2f_core.app.evaluate import without_faces
 from v2f_core.artefacts import profiles
 from v2f_core.artefacts.profiles import MINI_ASSETS, cache_folder, load_profile
-from v2f_core.artefacts.weights import OPEN_FACES
+from v2f_core.artefacts.weights import open_faces
 from v2f_core.cli import main
 from v2f_core.data.voxceleb import open_dataset
 from v2f_core.errors import InputError
@@ -54,7 +54,7 @@ def profile(tmp_path, monkeypatch):
 def open_profile(profile, tmp_path, monkeypatch):
     """`--profile open` on the ten persons, with the miniature's face pack: the extra need not be installed."""
     real = profiles.PROFILES["open"]
-    mine = lambda: replace(real(), faces=profile.faces, packaged={})  # noqa: E731
+    mine = lambda: replace(real(), faces=profile.faces)  # noqa: E731
     monkeypatch.setitem(profiles.PROFILES, "open", mine)
     monkeypatch.setenv("V2F_OPEN", str(tmp_path / "open"))
     monkeypatch.setenv("V2F_DATASET", str(profile.dataset))
@@ -244,7 +244,7 @@ def test_the_miniature_has_nobody_who_could_withdraw():
         own.forget(load_profile("mini"), "Ada")
 
 
-@pytest.mark.skipif(OPEN_FACES.folder() is None, reason="the extra is not installed: make open")
+@pytest.mark.skipif(open_faces() is None, reason="the extra is not installed: make open")
 def test_a_photograph_of_two_persons_is_refused_and_a_bystander_is_not(profile, tmp_path):
     from skimage import data
 

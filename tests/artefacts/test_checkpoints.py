@@ -5,33 +5,21 @@ import pytest
 import torch
 from torch import nn
 
-from v2f_core.artefacts.checkpoints import (
-    History,
-    load_checkpoint,
-    resume_training,
-    save_checkpoint,
-    save_training,
-)
+from v2f_core.artefacts.checkpoints import History, resume_training, save_training
 from v2f_core.errors import InputError
 
 
-def test_a_checkpoint_of_other_settings_or_another_model_is_refused_by_name(tmp_path):
-    save_checkpoint(tmp_path / "c.pt", {"step": 1}, {"settings": {"seed": 0, "rate": 0.1}, "voices": "ab"})
+def test_a_checkpoint_of_other_settings_or_another_model_or_cut_off_is_refused_by_name(tmp_path):
+    path, net, generator = tmp_path / "c.pt", nn.Linear(40, 40), torch.Generator()
+    made_from = {"settings": {"seed": 0, "rate": 0.1}, "voices": "ab"}
+    save_training(path, 1, {"net": net}, generator, made_from)
     with pytest.raises(InputError, match=r"c\.pt: of another training \(settings\.seed, voices differs\)"):
-        load_checkpoint(tmp_path / "c.pt", {"settings": {"seed": 1, "rate": 0.1}, "voices": "cd"})
-
-    generator = torch.Generator()
-    save_training(tmp_path / "d.pt", 1, {"net": nn.Linear(4, 4)}, generator, {})
+        resume_training(path, {"net": net}, generator, {"settings": {"seed": 1, "rate": 0.1}, "voices": "cd"})
     with pytest.raises(InputError, match="cannot be read as a checkpoint of this model"):
-        resume_training(tmp_path / "d.pt", {"net": nn.Linear(5, 5)}, generator, {})
-
-
-def test_a_damaged_file_is_named(tmp_path):
-    save_checkpoint(tmp_path / "cut.pt", {"weight": torch.ones(1000)}, {})
-    whole = (tmp_path / "cut.pt").read_bytes()
-    (tmp_path / "cut.pt").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match=r"cut\.pt: cannot be read as a checkpoint .*delete it to begin anew"):
-        load_checkpoint(tmp_path / "cut.pt", {})
+        resume_training(path, {"net": nn.Linear(5, 5)}, generator, made_from)
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(InputError, match=r"c\.pt: cannot be read as a checkpoint .*delete it to begin anew"):
+        resume_training(path, {"net": net}, generator, made_from)
 
 
 def test_a_history_has_the_mean_of_each_loss_between_rows_also_after_a_kill(tmp_path):

@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from v2f_core.artefacts.loading import arrays_from_pickle, tensors_from_bin, to_safetensors
+from v2f_core.artefacts.loading import arrays_from_pickle, tensors_from_bin
+from v2f_core.artefacts.weights import to_safetensors
 from v2f_core.errors import InputError
 
 

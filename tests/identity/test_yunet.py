@@ -9,11 +9,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from v2f_core.artefacts.weights import OPEN_FACES
+from v2f_core.artefacts.weights import open_faces, wrong_open_face
 from v2f_core.identity.faces import FacePack, align, find_nets
 from v2f_core.identity.yunet import as_floats
 
-with_nets = pytest.mark.skipif(OPEN_FACES.folder() is None, reason="the extra is not installed: make open")
+with_nets = pytest.mark.skipif(open_faces() is None, reason="the extra is not installed: make open")
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_integer_weights_are_the_floats_that_they_stand_for(stored, scale, setti
 
 @pytest.fixture(scope="module")
 def pack():
-    return FacePack.from_folder(OPEN_FACES.folder())
+    return FacePack.from_folder(open_faces())
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def photographs():
 
 def theirs(photograph):
     """OpenCV's detection, crop and embedding; its class for the last does not run these weights in OpenCV 5.0."""
-    detector, net = map(str, find_nets(OPEN_FACES.folder()))
+    detector, net = map(str, find_nets(open_faces()))
     bgr = np.ascontiguousarray(photograph[..., ::-1])
     face = cv2.FaceDetectorYN.create(detector, "", bgr.shape[1::-1], 0.6, 0.3).detect(bgr)[1][0]
     crop = cv2.FaceRecognizerSF.create(net, "").alignCrop(bgr, face)
@@ -104,6 +104,6 @@ def test_a_face_that_fills_a_large_photograph_is_found(pack, photographs):
 
 @with_nets
 def test_the_weights_are_those_whose_hashes_are_known():
-    assert OPEN_FACES.wrong(OPEN_FACES.folder()) == ""
+    assert wrong_open_face(open_faces()) == ""
     with warnings.catch_warnings(record=True):
-        assert [onnx.load(str(net)).opset_import[0].version for net in find_nets(OPEN_FACES.folder())] == [21, 21]
+        assert [onnx.load(str(net)).opset_import[0].version for net in find_nets(open_faces())] == [21, 21]

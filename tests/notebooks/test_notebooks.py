@@ -14,7 +14,7 @@ from nbconvert import HTMLExporter
 from nbformat import v4
 
 from v2f_core.artefacts.profiles import load_profile
-from v2f_core.artefacts.weights import OPEN_FACES
+from v2f_core.artefacts.weights import open_faces
 from v2f_core.errors import InputError
 
 SERIES = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
@@ -142,7 +142,7 @@ def test_the_class_project_runs_where_the_open_profile_is_installed_and_is_skipp
     shown: list[str] = []
     names = {"os": os, "subprocess": subprocess, "sys": sys, "Path": Path, "work": tmp_path, "InputError": InputError}
     exec(source, names | {"load_profile": load_profile, "Markdown": str, "display": shown.append})
-    if OPEN_FACES.folder() is None:
+    if open_faces() is None:
         assert re.match(r"skipped: .*faces is missing; install it: .*make open", capsys.readouterr().out)
     else:
         assert shown[0].startswith("# Stage I on 12 persons (6 f, 6 m)")

@@ -22,7 +22,6 @@ from v2f_core.artefacts.files import (
     SYNTHETIC,
     check_writable,
     folder_hash,
-    png_fields,
     png_text,
     printable,
     safe_name,
@@ -209,7 +208,7 @@ def save_gallery(rows: Sequence[GalleryRow], path: Path, made: dict[str, Any], t
 
     matplotlib.use("Agg")
     figure = gallery(rows, title)
-    figure.savefig(path, metadata=png_fields(made))
+    figure.savefig(path, pil_kwargs={"pnginfo": png_text(made)})
     plt.close(figure)
 
 

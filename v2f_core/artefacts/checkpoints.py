@@ -20,68 +20,57 @@ CHECKPOINT_NAME, HISTORY_NAME = "checkpoint.pt", "history.csv"
 WAY_OUT = "choose another folder, or delete it to begin anew"
 
 
-def save_checkpoint(path: str | Path, state: Mapping[str, Any], made_from: Mapping[str, Any]) -> None:
-    """Write a state of tensors, numbers and strings, with the settings and hashes that it depends on (as JSON)."""
+def save_training(
+    path: str | Path, step: int, parts: Mapping[str, Any], generator: torch.Generator, made_from: Mapping[str, Any]
+) -> None:
+    """Write a training's checkpoint after a step: each part's ``state_dict()``, and the states of all generators.
+
+    ``made_from`` are the settings and hashes that the training depends on.
+    """
+    random = {"own": generator.get_state(), "cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        random["cuda"] = torch.cuda.get_rng_state()
+    state = {"step": step, **{name: part.state_dict() for name, part in parts.items()}, "randomness": random}
     with atomic_write(path) as temporary:
-        torch.save({"made_from": json.dumps(made_from), "state": dict(state)}, temporary)
+        torch.save({"made_from": json.dumps(made_from), "state": state}, temporary)
 
 
-def load_checkpoint(path: str | Path, made_from: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The state in a checkpoint, on the CPU; None if there is no file. The file cannot run code.
+def resume_training(
+    path: str | Path, parts: Mapping[str, Any], generator: torch.Generator, made_from: Mapping[str, Any]
+) -> int:
+    """Restore the parts from a checkpoint of :func:`save_training`; return its step, or 0 if there is no checkpoint.
+
+    The file cannot run code.
 
     Raises:
         InputError: the file is damaged, or belongs to a training with other settings or inputs.
 
     Example:
         >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "checkpoint.pt"
-        >>> save_checkpoint(path, {"step": 7}, {"seed": 0})
-        >>> load_checkpoint(path, {"seed": 0})
-        {'step': 7}
-        >>> load_checkpoint(path, {"seed": 1})
+        >>> path, net, generator = Path(tempfile.mkdtemp()) / "checkpoint.pt", torch.nn.Linear(2, 2), torch.Generator()
+        >>> save_training(path, 7, {"net": net}, generator, {"seed": 0})
+        >>> resume_training(path, {"net": net}, generator, {"seed": 0})
+        7
+        >>> resume_training(path, {"net": net}, generator, {"seed": 1})
         Traceback (most recent call last):
         v2f_core.errors.InputError: …: of another training (seed differs); choose another folder, or delete it to …
     """
-    path = Path(path)
-    if not path.exists():
-        return None
-    with refusing(path, "a checkpoint of a training", WAY_OUT), warnings.catch_warnings():
+    if not Path(path).exists():
+        return 0
+    with refusing(path, "a checkpoint of this model and these persons", WAY_OUT), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about pickles of an unusual form: they load, or they raise
         saved = torch.load(path, map_location="cpu", weights_only=True)
-        before, state = _flat(json.loads(saved["made_from"])), dict(saved["state"])
-    now = _flat(json.loads(json.dumps(made_from)))
-    if changed := sorted(name for name in before.keys() | now if before.get(name) != now.get(name)):
-        raise InputError(f"{path}: of another training ({', '.join(changed)} differs); {WAY_OUT}")
-    return state
-
-
-def save_training(
-    path: str | Path, step: int, parts: Mapping[str, Any], generator: torch.Generator, made_from: Mapping[str, Any]
-) -> None:
-    """Write a training's checkpoint after a step: each part's ``state_dict()``, and the states of all generators."""
-    random = {"own": generator.get_state(), "cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        random["cuda"] = torch.cuda.get_rng_state()
-    states = {name: part.state_dict() for name, part in parts.items()}
-    save_checkpoint(path, {"step": step, **states, "randomness": random}, made_from)
-
-
-def resume_training(
-    path: str | Path, parts: Mapping[str, Any], generator: torch.Generator, made_from: Mapping[str, Any]
-) -> int:
-    """Restore the parts from a checkpoint of :func:`save_training`; return its step, or 0 if there is no checkpoint."""
-    state = load_checkpoint(path, made_from)
-    if state is None:
-        return 0
-    with refusing(path, "a checkpoint of this model and these persons", WAY_OUT):
+        before, now = (_flat(json.loads(text)) for text in (saved["made_from"], json.dumps(made_from)))
+        if changed := sorted(name for name in before.keys() | now if before.get(name) != now.get(name)):
+            raise InputError(f"{path}: of another training ({', '.join(changed)} differs); {WAY_OUT}")
         for name, part in parts.items():
-            part.load_state_dict(state[name])
-        random = state["randomness"]
+            part.load_state_dict(saved["state"][name])
+        random = saved["state"]["randomness"]
         generator.set_state(random["own"])
         torch.set_rng_state(random["cpu"])
         if "cuda" in random and torch.cuda.is_available():
             torch.cuda.set_rng_state(random["cuda"])
-        return int(state["step"])
+        return int(saved["state"]["step"])
 
 
 class History:

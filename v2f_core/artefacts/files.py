@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from v2f_core.artefacts.loading import read_json
 from v2f_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def is_plain_name(text: str) -> bool:
 def safe_name(text: str) -> str:
     """Turn any text into the start of a file name that is valid on every system and differs for every text.
 
-    Safe text stays as it is; other text gets eight digits of its SHA-256.
+    Text that is no safe name gets eight digits of its SHA-256.
 
     Example:
         >>> safe_name("id10001"), safe_name("../x"), safe_name("10:30")
@@ -153,12 +154,7 @@ def check_writable(folder: Path) -> None:
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """The installed version of each package; "source" where the package runs from its source tree, not installed.
-
-    Example:
-        >>> sorted(versions("torch", "v2f-core"))
-        ['torch', 'v2f-core']
-    """
+    """The installed version of each package; "source" where it runs from its source tree, not installed."""
     installed = {}
     for package in packages:
         try:
@@ -168,28 +164,15 @@ def versions(*packages: str) -> dict[str, str]:
     return installed
 
 
-def png_fields(provenance: dict[str, Any]) -> dict[str, str]:
-    """The text chunks of a generated picture, for matplotlib's ``metadata=``: that it is synthetic, and its provenance.
-
-    Example:
-        >>> png_fields({"seed": 7})["v2f_core"]
-        '{"synthetic": true, "seed": 7}'
-    """
-    return {
-        "Description": SYNTHETIC,
-        "Software": f"v2f-core {versions('v2f-core')['v2f-core']}",
-        "Source": "a generative model (Vox2Face)",
-        "v2f_core": json.dumps({"synthetic": True, **provenance}),
-    }
-
-
 def png_text(provenance: dict[str, Any]) -> PngInfo:
-    """:func:`png_fields` for ``Image.save(..., pnginfo=…)``."""
+    """What a generated picture says of itself, for ``Image.save(..., pnginfo=…)``: synthetic, and its provenance."""
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()
-    for key, value in png_fields(provenance).items():
-        info.add_text(key, value)
+    info.add_text("Description", SYNTHETIC)
+    info.add_text("Software", f"v2f-core {versions('v2f-core')['v2f-core']}")
+    info.add_text("Source", "a generative model (Vox2Face)")
+    info.add_text("v2f_core", json.dumps({"synthetic": True, **provenance}))
     return info
 
 
@@ -219,14 +202,8 @@ def folder_hash(folder: str | Path) -> str:
 
 def read_hashes(table: Path) -> dict[str, str]:
     """SHA256.json as relative path → SHA-256; empty if there is no such file."""
-    if not table.is_file():
-        return {}
-    try:
-        return dict(json.loads(table.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(
-            f"{table}: cannot be read as JSON ({error}); mend it, or delete it to have every file's hash taken anew"
-        ) from error
+    remedy = "mend it, or delete it to have every file's hash taken anew"
+    return read_json(table, remedy) if table.is_file() else {}
 
 
 def check_hashes(folder: Path, remedy: str, add: bool = False) -> None:

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from v2f_core.artefacts.files import atomic_write
 from v2f_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ LARGEST, MOST_LAYERS = 100_000, 1000  # numbers in a config: memory and time are
 def refusing(path: str | Path, kind: str, remedy: str = "get it again") -> Iterator[None]:
     """Turn whatever a library raises in the block into one line; an `InputError` gets the path, if it lacks it.
 
-    ``kind`` is what was expected in the file or folder, ``remedy`` the way out.
+    ``kind`` is what was expected there, ``remedy`` the way out.
 
     Example:
         >>> with refusing("prior/unet", "a UNet"):
@@ -79,12 +78,7 @@ def quiet() -> Iterator[None]:
 
 
 def one_line(error: BaseException) -> str:
-    """A library's message on one line, cut short; its class where it has none.
-
-    Example:
-        >>> one_line(ValueError("a\\n  b")), one_line(AssertionError())
-        ('a b', 'AssertionError')
-    """
+    """A library's message on one line, cut short; its class where it has none."""
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
@@ -103,20 +97,19 @@ def read_json(path: str | Path, remedy: str = "get it again") -> dict[str, Any]:
 
     Raises:
         InputError: it is missing, larger than 16 MB, no JSON, or holds something else.
-
-    Example:
-        >>> read_json("nowhere.json")
-        Traceback (most recent call last):
-        v2f_core.errors.InputError: nowhere.json: cannot be read as JSON ([Errno 2] No such file …); get it again
     """
     path = Path(path)
     with refusing(path, "JSON", remedy):
         if path.stat().st_size > MOST_BYTES:
             raise ValueError(f"more than {MOST_BYTES:,} bytes")
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise TypeError("expected names with values")
-        return content
+        return _names(path.read_text(encoding="utf-8"))
+
+
+def _names(text: str) -> dict[str, Any]:
+    content = json.loads(text)
+    if not isinstance(content, dict):
+        raise TypeError("expected names with values")
+    return content
 
 
 def check_config(path: str | Path) -> dict[str, Any]:
@@ -124,14 +117,6 @@ def check_config(path: str | Path) -> dict[str, Any]:
 
     Raises:
         InputError: as :func:`read_json`; or a number is too large for a model.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "config.json"
-        >>> _ = path.write_text('{"num_hidden_layers": 99999}')
-        >>> check_config(path)
-        Traceback (most recent call last):
-        v2f_core.errors.InputError: …config.json: num_hidden_layers is 99999; expected a model's setting; get it again
     """
     config = read_json(path)
     for name, value in config.items():
@@ -159,21 +144,11 @@ def read_header(path: str | Path, key: str, remedy: str = "get it again") -> dic
     from safetensors import safe_open
 
     with refusing(path, f"a file with the header {key!r}", remedy), safe_open(path, "pt") as file:
-        header = json.loads(file.metadata()[key])
-        if not isinstance(header, dict):
-            raise TypeError("expected names with values")
-        return header
+        return _names(file.metadata()[key])
 
 
 def check_finite(weights: Mapping[str, Tensor] | nn.Module, path: str | Path, remedy: str = "get it again") -> None:
-    """Refuse weights that are NaN or infinite: what they compute is NaN, and a picture of it is black.
-
-    Example:
-        >>> import torch
-        >>> check_finite({"bias": torch.tensor([1.0, float("nan")])}, "unet")
-        Traceback (most recent call last):
-        v2f_core.errors.InputError: unet: bias holds NaN or infinite numbers; get it again
-    """
+    """Refuse weights that are NaN or infinite: what they compute is NaN, and a picture of it is black."""
     import torch
 
     tensors = weights.state_dict() if isinstance(weights, torch.nn.Module) else weights
@@ -221,15 +196,7 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def arrays_from_pickle(path: str | Path) -> dict[str, np.ndarray]:
-    """The NumPy arrays of a pickled dictionary. Any other class or function is refused before it runs.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "weights.pkl"
-        >>> _ = path.write_bytes(pickle.dumps({"fc.bias": np.zeros(2)}))
-        >>> arrays_from_pickle(path)
-        {'fc.bias': array([0., 0.])}
-    """
+    """The NumPy arrays of a pickled dictionary. Any other class or function is refused before it runs."""
     with refusing(path, "a pickle of arrays alone", REFUSED), Path(path).open("rb") as file:
         arrays = dict(_ArraysOnly(file, encoding="latin1").load())  # Python 2 wrote the published VGGFace2 weights
         for name, array in arrays.items():
@@ -248,22 +215,3 @@ def tensors_from_bin(path: str | Path) -> dict[str, Tensor]:
         if not all(isinstance(value, torch.Tensor) for value in tensors.values()):
             raise ValueError("expected a dictionary of tensors")
         return tensors
-
-
-def to_safetensors(source: Path, target: Path) -> None:
-    """Write the numbers of a torch checkpoint, or of a pickle of arrays (``.pkl``), as safetensors.
-
-    A ``.pkl`` is the published VGGFace2 net: its batch norms get torchvision's count of batches, which is zero.
-    """
-    import torch
-    from safetensors.torch import save_file
-
-    if source.suffix == ".pkl":
-        tensors = {name: torch.from_numpy(np.array(value)) for name, value in arrays_from_pickle(source).items()}
-        for name in [name for name in tensors if name.endswith("running_mean")]:
-            tensors[name.replace("running_mean", "num_batches_tracked")] = torch.tensor(0)
-    else:
-        tensors = tensors_from_bin(source)
-    with atomic_write(target) as temporary:
-        # transformers asks for the format
-        save_file({name: value.contiguous().clone() for name, value in tensors.items()}, temporary, {"format": "pt"})

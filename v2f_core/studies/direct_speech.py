@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm import trange
 
-from v2f_core.artefacts.checkpoints import load_checkpoint, save_checkpoint
+from v2f_core.artefacts.checkpoints import resume_training, save_training
 from v2f_core.artefacts.files import folder_hash
 from v2f_core.artefacts.profiles import Profile
 from v2f_core.artefacts.store import Embeddings
@@ -79,8 +79,7 @@ def train_speech_condition(
         with torch.no_grad():
             null = prior.null(1)
         net = SpeechCondition(training.wide.voice.shape[1], null, settings.hidden_width).to(prior.device)
-        if (state := load_checkpoint(path, inputs)) is not None:
-            net.load_state_dict(state)
+        if resume_training(path, {"net": net}, generator, inputs):
             return net.eval().cpu()
         prior.requires_grad_(False)
         optimiser = torch.optim.AdamW(net.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
@@ -97,7 +96,7 @@ def train_speech_condition(
             optimiser.step()
             schedule.step()
             bar.set_postfix(residual=float(residual.detach()))
-    save_checkpoint(path, net.state_dict(), inputs)
+    save_training(path, settings.steps, {"net": net}, generator, inputs)
     return net.eval().cpu()
 
 
