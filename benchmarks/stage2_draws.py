@@ -75,6 +75,7 @@ from typing import Any, NamedTuple
 import draws
 import numpy as np
 import pandas as pd
+import study
 import torch
 from jaxtyping import Float, UInt8
 from posterior import TONE, Reader, World, row
@@ -96,17 +97,15 @@ from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.arcface_torch import differentiable_arcface
 from v2f_core.identity.faces import FacePack
 from v2f_core.identity.photos import read_image
-from v2f_core.studies import ablation
+from v2f_core.studies.ablation import TABLES, Ablation
 from v2f_core.studies.critics import cycle, generated
 from v2f_core.training.embeddings import embed_dataset
 from v2f_core.training.latents import pair_faces, stored_latents
 from v2f_core.training.stage2 import Stage2Settings, train_stage2
 
-STAGE2 = {
-    "cycle": ("chosen", "cycle, φ alone, λ 30"),
-    "paper": ("table4", "paper"),
-}  # name → table and row of the study
-TABLES = {"pictures": "draws_in_pictures", "l_self": "stage2_draws"}
+OF_THE_STUDY = (*study.TABLES["chosen"], *TABLES["table4"])
+STAGE2 = [row for row in OF_THE_STUDY if row.system in ("cycle, φ alone, λ 30", "paper")]
+FILES = {"pictures": "draws_in_pictures", "l_self": "stage2_draws"}
 STEPS = 150  # the study's
 SETTINGS = {  # steps and guidance
     "guidance 1": (25, 1.0),
@@ -167,7 +166,7 @@ class Measured(NamedTuple):
 def main() -> None:
     """Train, draw, measure, print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", choices=TABLES)
+    parser.add_argument("table", choices=FILES)
     parser.add_argument("--persons", type=int, default=100, help="validation persons, women and men alike")
     parser.add_argument("--draws", type=int, default=2, help="faces of each voice")
     parser.add_argument("--stage2-steps", type=int, default=STEPS)
@@ -188,7 +187,7 @@ def main() -> None:
             tones[source.name] = bench.world.readers[TONE].read(source.identities).mean(axis=1)
         table = tabulate(found, against, bench.world.sex, tones)
         print(table[table.system == source.name].to_string(index=False), flush=True)
-        with atomic_write(chosen.out / f"{TABLES[chosen.table]}.csv") as part:
+        with atomic_write(chosen.out / f"{FILES[chosen.table]}.csv") as part:
             table.to_csv(part, index=False, float_format="%.4g")
 
 
@@ -360,9 +359,8 @@ class Bench(NamedTuple):
         """Faces of ẑ, of ẑ after Stage II as in the study, of draws, and of true identities; of one seed."""
         voices = self.world.test.pooled_voices()
         yield Source("ẑ", partial(self.drawn, self.repeated(self.world.posterior.mean(voices).numpy()), self.fresh))
-        for name, (table, system) in STAGE2.items():
-            (line,) = [line for line in ablation.table(table) if line.system == system]
-            yield Source(f"ẑ after {name}", partial(self.by_the_study, line, name), "ẑ")
+        for line in STAGE2:
+            yield Source(f"ẑ after {line.mode}", partial(self.by_the_study, line), "ẑ")
         for truncation in (0.5, 1.0):
             identities = self.world.draw(truncation, self.count, 0)
             yield Source(f"draws, truncation {truncation:g}", partial(self.drawn, identities, self.fresh))
@@ -378,11 +376,11 @@ class Bench(NamedTuple):
         """The prior as it is shipped."""
         return Prior.from_folder(self.profile.part("prior")).requires_grad_(False)
 
-    def by_the_study(self, line: ablation.Ablation, name: str) -> Shown:
+    def by_the_study(self, line: Ablation) -> Shown:
         """Faces of ẑ after Stage II as in the study, from the shipped aligner."""
         aligner = Aligner.from_pretrained(self.profile.part("aligner"))
         settings = line.settings(self.profile, 0, self.steps)
-        adapted = self.trained(aligner, settings, line.critic or paper, name)
+        adapted = self.trained(aligner, settings, line.critic or paper, line.mode)
         with torch.no_grad():
             identities = aligner(self.world.test.pooled_voices()).numpy()
         return self.drawn(self.repeated(identities), lambda: adapted)
@@ -391,7 +389,7 @@ class Bench(NamedTuple):
         """The prior with adapters that were trained on draws of training voices."""
         drawing = Drawing.from_pretrained(self.profile.part("aligner"))
         drawing.draw = partial(self.world.posterior.sample, n=1)
-        identity = ablation.Ablation("").identity(self.profile, seed)
+        identity = Ablation("").identity(self.profile, seed)
         changes = {"steps": self.steps, "trains": "lora", "weight_id": 0.0, "seed": seed, "identity": identity}
         settings = Stage2Settings(**{**self.profile.stage2, **changes})
         return self.trained(drawing, settings, obey, f"obey {seed}")

@@ -148,7 +148,6 @@ def evaluate(
     tune: Annotated[bool, typer.Option("--tune", help="Choose every row's guidance on validation persons.")] = False,
     limit: Annotated[int | None, typer.Option(help="Only so many test persons, women and men alike.")] = None,
     stage2: Annotated[list[Path] | None, typer.Option(help="Folder of a trained Stage II; may be repeated.")] = None,
-    labels: Annotated[Path | None, typer.Option(help="CSV of person, age, skin tone.")] = None,
     seed: Seed = 0,
     profile: ProfileName = None,
     device: Device = "cpu",
@@ -159,34 +158,28 @@ def evaluate(
     from v2f_core.app.evaluate import chosen_rows, evaluate
 
     rows = chosen_rows(systems)
-    page = evaluate(out, chosen, rows, draws, steps, guidance, limit, stage2 or [], labels, seed, tune, device)
+    page = evaluate(out, chosen, rows, draws, steps, guidance, limit, stage2 or [], seed, tune, device)
     print(f"tables and report: {page}")
 
 
 @app.command()
 def ablate(
-    table: Annotated[str, typer.Argument(help="table4, modes, attempts, chosen, sources, parts or rank.")],
+    table: Annotated[str, typer.Argument(help="table4, modes or rank.")],
     out: Annotated[Path, typer.Option(help="Folder for the runs and, in it, the results.")] = Path("runs/ablate"),
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from 0.")] = 3,
     steps: Steps = None,
     persons: Annotated[int, typer.Option(min=10, help="Persons at most, women and men alike.")] = 1000,
-    split: Annotated[Literal["test", "val"], typer.Option(help="Whose: val while you still choose.")] = "test",
     profile: ProfileName = None,
     device: Device = "cpu",
 ) -> None:
     """A table of ablations over seeds: trained, drawn, measured; goes on where it was stopped."""
     chosen = open_profile(profile, device, threads=None)
-    from v2f_core.app.ablate import SHOWN, Plan, ablate
-    from v2f_core.show.plots import forest
+    from v2f_core.app.ablate import Plan, run_table
     from v2f_core.studies import ablation
-    from v2f_core.studies.ablation import WITHOUT
 
-    plan = Plan(chosen, out, steps, persons, split=split, device=device)
-    name = table if split == "test" else f"{table}_{split}"
-    summary = ablation.save(ablate(table, seeds, plan), name, out / "results", SHOWN)
-    forest(summary, SHOWN, WITHOUT).savefig(out / "results" / f"{name}.png")
-    print((out / "results" / f"{name}.md").read_text(encoding="utf-8"))
-    print(f"results: {out / 'results'}")
+    page = run_table(table, ablation.table(table), seeds, Plan(chosen, out, steps, persons, device=device))
+    print(page.read_text(encoding="utf-8"))
+    print(f"results: {page.parent}")
 
 
 @app.command()

@@ -70,9 +70,8 @@ ROWS = (
 
 
 @pytest.fixture
-def tidy(plan, kit, monkeypatch):
-    monkeypatch.setattr(ablate, "table", lambda name: ROWS)
-    return ablate.ablate("mine", 2, plan)
+def tidy(plan, kit):
+    return ablate.ablate(ROWS, 2, plan)
 
 
 def user_critic(view, identity, faces):
@@ -100,7 +99,7 @@ def test_all_systems_and_seeds_stand_in_one_tidy_table(tidy, kit, plan):
     assert parts.to_dict() == {WITHOUT: "none", "speech alone": "none", "teacher": "both", "of 2": "none"}
 
     before = len(kit)
-    again = ablate.ablate("mine", 2, plan)
+    again = ablate.ablate(ROWS, 2, plan)
     assert len(kit) == before  # no system is run again
     pd.testing.assert_frame_equal(tidy, again)
 

@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 
 from v2f_core import cli
-from v2f_core.app.evaluate import labels_of
 from v2f_core.app.report import Evaluation, write_report
 from v2f_core.data.manifest import COLUMNS, Manifest
 from v2f_core.diffusion.lora import add_lora, save_lora
 from v2f_core.diffusion.prior import Prior
 from v2f_core.evaluation import controls
+from v2f_core.evaluation.protocols import AGE, TONE
 from v2f_core.evaluation.systems import Drawing, Scorer
 from v2f_core.evaluation.tables import Ceiling
 from v2f_core.identity.aligner import Aligner
@@ -124,15 +124,14 @@ def systems(world, stage2, tiny_profile):
 def report(world, systems, tiny_profile, tmp_path_factory):
     """The folder of a whole report."""
     manifest, bench = world
-    ages = "".join(f"{name},{20 + 5 * i},0.{i % 9}\n" for i, name in enumerate(NAMES[:-1]))
-    labels = manifest.root / "labels.csv"
-    labels.write_text("person,age,skin tone\n" + ages + "".join(f"T{i},{20 + i},0.{i % 9}\n" for i in range(N)))
+    known = [(name, 20.0 + 5 * i, i % 9 / 10) for i, name in enumerate(NAMES[:-1])]
+    known += [(f"T{i}", 20.0 + i, i % 9 / 10) for i in range(N)]
     evaluation = Evaluation(
         bench=bench,
         manifest=manifest,
         profile=tiny_profile,
         systems=systems,
-        labels=labels_of(manifest, labels),
+        labels=pd.DataFrame(known, columns=["person", AGE, TONE]).set_index("person"),
         ceilings={"all": Ceiling(0.9, 0.95, 0.9)},
         notes=["a note"],
     )
@@ -269,7 +268,7 @@ def test_a_stage_2_is_named_by_its_critic(record, critic, tiny_profile, tmp_path
     [
         (["--systems", "median face"], "median face: no row that can be drawn; choose of mean face"),
         (["--systems", "none", "--out", __file__], "a file, not a folder"),
-        (["--systems", "none", "--labels", "nowhere.csv", "--profile", "huge"], "huge: no such profile"),
+        (["--systems", "none", "--profile", "huge"], "huge: no such profile"),
         (["--tune", "--guidance", "2"], "leave one out"),
     ],
 )

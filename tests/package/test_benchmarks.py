@@ -32,7 +32,7 @@ def programs(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     yield
     names = ("gpu", "random_nets", "positions", "distances", "fuzz", "encodings_of_speech", "real_voices", "worlds")
-    for name in (*names, "draws", "posterior", "stage2_draws"):
+    for name in (*names, "draws", "posterior", "stage2_draws", "study"):
         sys.modules.pop(name, None)
 
 

@@ -9,7 +9,7 @@ of the validation persons' faces.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -35,7 +35,8 @@ from v2f_core.evaluation.protocols import first_of_each_sex, photographs
 from v2f_core.evaluation.systems import Drawing, Faces, Scorer, best_of, draw_faces
 from v2f_core.identity.arcface_torch import differentiable_arcface
 from v2f_core.identity.faces import FacePack
-from v2f_core.studies.ablation import Ablation, table, tidy
+from v2f_core.show.plots import forest
+from v2f_core.studies.ablation import WITHOUT, Ablation, save, tidy
 from v2f_core.studies.direct_speech import SpeechConditionSettings, train_speech_condition
 from v2f_core.training.embeddings import embed_dataset
 from v2f_core.training.latents import FacePairs, pair_faces, stored_latents
@@ -84,15 +85,22 @@ class Kit(NamedTuple):
     arcface: nn.Module
 
 
-def ablate(name: str, seeds: int, plan: Plan) -> pd.DataFrame:
+def run_table(name: str, rows: Sequence[Ablation], seeds: int, plan: Plan) -> Path:
+    """:func:`ablate`, written into ``results`` in the plan's folder: persons, summary, picture; returns the Markdown.
+
+    Raises:
+        InputError: a part of the profile cannot be used; a loss was not finite.
+    """
+    results, name = plan.folder / "results", name if plan.split == "test" else f"{name}_{plan.split}"
+    forest(save(ablate(rows, seeds, plan), name, results, SHOWN), SHOWN, WITHOUT).savefig(results / f"{name}.png")
+    return results / f"{name}.md"
+
+
+def ablate(rows: Sequence[Ablation], seeds: int, plan: Plan) -> pd.DataFrame:
     """Run the missing runs of a table; returns the tidy rows of all, :data:`v2f_core.studies.ablation.COLUMNS`.
 
     Seed 0 comes first: it chooses the guidance of all seeds.
-
-    Raises:
-        InputError: no such table; a part of the profile cannot be used; a loss was not finite.
     """
-    rows = table(name)
     plan.profile.must_draw()
     check_writable(plan.folder)
     return pd.concat([measured(row, seed, plan) for seed in range(seeds) for row in rows], ignore_index=True)

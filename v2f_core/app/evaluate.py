@@ -27,7 +27,7 @@ from v2f_core.evaluation.controls import DRAWABLE, Bench, Stage2
 from v2f_core.evaluation.folds import ridge_rows
 from v2f_core.evaluation.judge import Judge
 from v2f_core.evaluation.leaks import check_splits
-from v2f_core.evaluation.protocols import AGE, TONE, first_of_each_sex, photographs, read_labels
+from v2f_core.evaluation.protocols import AGE, TONE, first_of_each_sex, photographs
 from v2f_core.evaluation.systems import Drawing, Scorer, System
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.faces import FacePack
@@ -38,22 +38,24 @@ from v2f_core.studies.direct_speech import stored_speech_condition
 from v2f_core.training.embeddings import Embeddings, embed_dataset
 from v2f_core.training.pairs import Pairs, pair_up
 
-IDENTITIES = (controls.MEAN, controls.SEX_MEAN)  # rows that need no drawn face
+UNDRAWN = (controls.MEAN, controls.SEX_MEAN)  # rows that need no drawn face
 
 
 class Inputs(NamedTuple):
-    """The dataset, its embeddings by split, and two aligners."""
+    """The dataset with its embeddings, and Stage I."""
 
     manifest: Manifest
     voices: Embeddings
     faces: Embeddings
     aligner: Aligner
     posterior: IdentityPosterior | None
-    cosreg: Aligner
     training: Pairs
-    validation: Pairs
     test: Pairs
     beyond: int  # test persons beyond the limit
+
+    def validation(self) -> Pairs:
+        """The validation persons; a dataset of one's own may have none."""
+        return pair_up(self.manifest, self.voices, self.faces, "val")
 
 
 def evaluate(
@@ -65,7 +67,6 @@ def evaluate(
     guidance: float | None = None,
     limit: int | None = None,
     stage2: Sequence[Path] = (),
-    labels: Path | None = None,
     seed: int = 0,
     tune: bool = False,
     device: str = "cpu",
@@ -83,7 +84,6 @@ def evaluate(
         steps, guidance, seed: of the sampler; guidance is the profile's when None.
         limit: the largest number of test persons, half of each sex.
         stage2: folders of trained Stages II, each a row.
-        labels: CSV of ages and skin tones; MiniVox has its own.
         tune: choose each row's guidance on the validation persons, from `controls.GUIDANCES`.
         device: for embedding, drawing and scoring.
     Returns:
@@ -93,14 +93,17 @@ def evaluate(
     """
     if tune and guidance is not None:
         raise InputError(f"guidance {guidance:g} is given, and tune would choose it; leave one out")
+    if stage2 or tune or guidance is not None:
+        profile.must_draw()
     check_writable(out)
-    if profile.prior is None:
-        if stage2 or tune or guidance is not None:
-            profile.must_draw()
-        return identities_alone(profile, out, limit, device)
     inputs = load(profile, limit, device)
-    stage1 = stage1_table(inputs.aligner, inputs.training, inputs.test, {"CosReg": inputs.cosreg}, inputs.posterior)
-    tables.save_identity_table(stage1, out)
+    if profile.prior is None:
+        return identities_alone(inputs, out)
+    cosreg = stored_cosreg(inputs.training, inputs.validation(), inputs.aligner)
+    with torch.no_grad():
+        others = {controls.COSREG: cosreg(inputs.test.pooled_voices()).numpy()}
+    table = stage1_table(inputs.aligner, inputs.training, inputs.test, others, inputs.posterior)
+    tables.save_identity_table(table, out)
     drawing = Drawing(steps, profile.guidance if guidance is None else guidance, seed)
     bench = make_bench(inputs, profile, drawing, draws, "test", device)
     in_world = known(inputs.test) and known(inputs.training)
@@ -113,18 +116,21 @@ def evaluate(
         net = stored_speech_condition(profile, *stores, bench.prior, bench.scorer.pack, bench.folder)
 
     def rows(of: Bench) -> Iterator[System]:
-        return controls.rows(of, inputs.aligner, inputs.cosreg, systems, net, trained)
+        return controls.rows(of, inputs.aligner, cosreg, systems, net, trained)
 
     if tune:
         scores = controls.tuned(make_bench(inputs, profile, drawing, 1, "val", device), rows)
         bench = replace(bench, guidance=controls.best_scales(scores))
-        notes.append(_tuning_note(scores, bench.guidance, len(inputs.validation.persons)))
+        notes.append(_tuning_note(scores, bench.guidance))
+    labels = pd.DataFrame()  # ages and skin tones, where the world is known
+    if (inputs.manifest.root / "factors.csv").is_file():
+        labels = factors(inputs.manifest.root).rename(columns={"face_skin_tone": TONE})[[AGE, TONE]]
     evaluation = Evaluation(
         bench=bench,
         manifest=inputs.manifest,
         profile=profile,
         systems=list(rows(bench)),
-        labels=labels_of(inputs.manifest, labels),
+        labels=labels,
         ceilings=bounds(inputs.test, inputs.training) if in_world else {},
         notes=notes,
         ratio=log_ratio(inputs.posterior),
@@ -148,17 +154,15 @@ def chosen_rows(text: str) -> tuple[str, ...]:
 
 
 def load(profile: Profile, limit: int | None = None, device: str = "cpu") -> Inputs:
-    """Dataset, embeddings (stored, or computed now), Stage I's aligner, and an aligner by cosine regression."""
+    """Dataset, embeddings (stored, or computed now), and Stage I."""
     aligner = Aligner.from_pretrained(profile.part("aligner"))
     posterior = posterior_for(profile, aligner)
     manifest = open_dataset(profile)
     voices, faces = embed_dataset(profile, manifest, device)
-    training, validation, test = (pair_up(manifest, voices, faces, split) for split in ("train", "val", "test"))
-    cosreg, everybody = stored_cosreg(training, validation, aligner), len(test.persons)
-    if limit is not None:
-        test = test.only(first_of_each_sex(test.sexes, limit))
-    beyond = everybody - len(test.persons)
-    return Inputs(manifest, voices, faces, aligner, posterior, cosreg, training, validation, test, beyond)
+    training, everybody = (pair_up(manifest, voices, faces, split) for split in ("train", "test"))
+    test = everybody if limit is None else everybody.only(first_of_each_sex(everybody.sexes, limit))
+    beyond = len(everybody.persons) - len(test.persons)
+    return Inputs(manifest, voices, faces, aligner, posterior, training, test, beyond)
 
 
 def posterior_for(profile: Profile, aligner: Aligner) -> IdentityPosterior | None:
@@ -174,34 +178,20 @@ def log_ratio(posterior: IdentityPosterior | None) -> tables.Ratio | None:
     return lambda z, faces: posterior.log_ratio_of(torch.from_numpy(faces), torch.from_numpy(z)).double().numpy()
 
 
-def identities_alone(profile: Profile, out: Path, limit: int | None = None, device: str = "cpu") -> Path:
-    """Stage I's table of a profile that draws no faces, with ridge regression beside it; returns the file."""
-    aligner = Aligner.from_pretrained(profile.part("aligner"))
-    manifest = open_dataset(profile)
-    voices, faces = embed_dataset(profile, manifest, device)
-    training, test = (pair_up(manifest, voices, faces, split) for split in ("train", "test"))
-    if limit is not None:
-        test = test.only(first_of_each_sex(test.sexes, limit))
-    systems = controls.predictions(test, training, aligner) | ridge_rows(training, test)
-    gallery, ranked = test.gallery(), {}
-    if (fitted := posterior_for(profile, aligner)) is not None:
-        ranked = {"posterior, likelihood ratio": fitted.log_ratio(gallery, test.pooled_voices()).numpy()}
-    table = tables.identity_table(systems, gallery.numpy(), np.array(test.sexes), ranked=ranked)
-    tables.save_identity_table(table, out)
-    note = without_faces(posterior=bool(ranked))
-    tables.write(out, "stage1.md", f"{(out / 'stage1.md').read_text(encoding='utf-8')}{note}\n")
-    print(note)
-    return out / "stage1.md"
-
-
-def without_faces(posterior: bool) -> str:
-    """Which rows a profile that draws no faces leaves out, and why; ``posterior`` says whether p(z | v) has a row."""
-    drawn = ", ".join(name for name in (*DRAWABLE, controls.VAE) if name not in (*IDENTITIES, controls.COSREG))
+def identities_alone(inputs: Inputs, out: Path) -> Path:
+    """Stage I's table where no faces are drawn, with ridge regression beside it; returns the file."""
+    others = ridge_rows(inputs.training, inputs.test)
+    table = stage1_table(inputs.aligner, inputs.training, inputs.test, others, inputs.posterior)
+    drawn = ", ".join(name for name in (*DRAWABLE, controls.VAE) if name not in (*UNDRAWN, controls.COSREG))
     note = (
         f"Left out: {drawn}, and all measures of pictures: no open generator knows these identities, so no faces are "
         f"drawn. {controls.COSREG}: ridge regression is its closed form."
     )
-    return note if posterior else f"{note} The posterior's likelihood ratio: none is trained yet (posterior)."
+    if inputs.posterior is None:
+        note += " The posterior's likelihood ratio: none is trained yet (posterior)."
+    tables.save_identity_table(table, out, note=f"{note}\n")
+    print(note)
+    return out / "stage1.md"
 
 
 def make_bench(inputs: Inputs, profile: Profile, drawing: Drawing, draws: int, split: str, device: str) -> Bench:
@@ -212,7 +202,7 @@ def make_bench(inputs: Inputs, profile: Profile, drawing: Drawing, draws: int, s
         judge, parts = Judge.from_folder(profile.part("judge"), device), [*parts, "judge"]
     with suppress(InputError):  # else the judge's features are the second scorer
         second, parts = FacePack.from_folder(profile.part("scorer"), device), [*parts, "scorer"]
-    persons = inputs.test if split == "test" else inputs.validation
+    persons = inputs.test if split == "test" else inputs.validation()
     hashes = {f"{part}_sha256": folder_hash(profile.part(part)) for part in ("prior", *parts)}
     prior = Prior.from_folder(profile.part("prior"), device).requires_grad_(False)
     photos = photographs(inputs.manifest, inputs.faces, persons, split)
@@ -224,16 +214,15 @@ def stage1_table(
     aligner: Aligner,
     training: Pairs,
     test: Pairs,
-    others: dict[str, Aligner] | None = None,
+    others: Mapping[str, np.ndarray] | None = None,
     posterior: IdentityPosterior | None = None,
 ) -> pd.DataFrame:
     """The table of :func:`v2f_core.evaluation.tables.identity_table`, with ceilings where the world is known.
 
-    With a posterior, which belongs to the aligner, every row's faces are also ranked by its likelihood ratio.
+    ``others`` are identities that other systems predict. With a posterior, which belongs to the aligner, every row's
+    faces are also ranked by its likelihood ratio.
     """
-    systems = controls.predictions(test, training, aligner)
-    with torch.no_grad():
-        systems |= {name: other(test.pooled_voices()).numpy() for name, other in (others or {}).items()}
+    systems = {**controls.predictions(test, training, aligner), **(others or {})}
     ceilings, ranked = None, {}
     if known(test) and known(training):
         ceilings = bounds(test, training)
@@ -241,15 +230,6 @@ def stage1_table(
         ranked = {"true voices, ranking by likelihood": rank_scores(training, test)}
     truth, sexes = test.gallery().numpy(), np.array(test.sexes)
     return tables.identity_table(systems, truth, sexes, ceilings, ranked, ratio=log_ratio(posterior))
-
-
-def labels_of(manifest: Manifest, path: str | Path | None) -> pd.DataFrame:
-    """Ages and skin tones by person: from a CSV, else the true ones of a synthetic world, else an empty table."""
-    if path is not None:
-        return read_labels(path)
-    if not (manifest.root / "factors.csv").is_file():
-        return pd.DataFrame()
-    return factors(manifest.root).rename(columns={"face_skin_tone": TONE})[[AGE, TONE]]
 
 
 def _notes(inputs: Inputs) -> list[str]:
@@ -263,9 +243,9 @@ def _notes(inputs: Inputs) -> list[str]:
     return notes
 
 
-def _tuning_note(scores: dict[str, dict[float, float]], best: Mapping[str, float], persons: int) -> str:
+def _tuning_note(scores: dict[str, dict[float, float]], best: Mapping[str, float]) -> str:
     rows = [
         f"{name} {best[name]:g} ({', '.join(f'{scale:g}: {value:.3f}' for scale, value in by_scale.items())})"
         for name, by_scale in scores.items()
     ]
-    return f"guidance was chosen for each row by the cosine of {persons} validation persons: {'; '.join(rows)}"
+    return f"guidance was chosen for each row by the cosine of the validation persons' faces: {'; '.join(rows)}"

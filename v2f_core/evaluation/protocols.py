@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Shaped
 
-from v2f_core.artefacts.loading import refusing
 from v2f_core.data.manifest import Manifest
 from v2f_core.errors import InputError
 from v2f_core.training.embeddings import Embeddings
@@ -89,27 +88,6 @@ def photographs(manifest: Manifest, faces: Embeddings, pairs: Pairs, split: str 
 
 
 # --- groups by age and skin tone
-
-
-def read_labels(path: str | Path) -> pd.DataFrame:
-    """Labels of your own: a CSV with a column person, and age (years), "skin tone" (0 light to 1 dark), or both.
-
-    Raises:
-        InputError: the file is missing, no CSV, or a value is not a number.
-
-    Example:
-        >>> import tempfile
-        >>> mine = Path(tempfile.mkdtemp()) / "labels.csv"
-        >>> _ = mine.write_text("person,age\\nAda,36\\nBea,\\n")
-        >>> read_labels(mine)["age"].tolist()
-        [36.0, nan]
-    """
-    with refusing(path, "a table of labels", "expected columns person, age, skin tone"):
-        table = pd.read_csv(path, dtype={"person": str}).set_index("person")
-        table = table[[name for name in (AGE, TONE) if name in table]].astype(float)
-    if table.index.duplicated().any() or not len(table.columns):
-        raise InputError(f"{path}: expected one line a person, and a column {AGE!r} or {TONE!r}")
-    return table
 
 
 def truth_of(labels: pd.DataFrame, persons: Sequence[str], name: str) -> Float[np.ndarray, " n"]:

@@ -326,11 +326,11 @@ def identity_table(
     return likeness_table(tidy, galleries, ceilings, resamples).drop(columns="by")
 
 
-def save_identity_table(table: pd.DataFrame, folder: str | Path, name: str = "stage1") -> None:
-    """Write Stage I's table as ``<name>.csv`` and, with fewer measures, as ``<name>.md``."""
+def save_identity_table(table: pd.DataFrame, folder: str | Path, name: str = "stage1", note: str = "") -> None:
+    """Write Stage I's table as ``<name>.csv`` and, with fewer measures and a note below, as ``<name>.md``."""
     shown = (COSINE, "R@1", "R@10", MATCHING, "skill, cosine", "skill, R@10", "R@10 by ratio", f"{MATCHING} by ratio")
     write(folder, f"{name}.csv", table)
-    write(folder, f"{name}.md", by_gallery(table, shown))
+    write(folder, f"{name}.md", by_gallery(table, shown) + note)
 
 
 def group_table(tidy: pd.DataFrame, attributes: pd.DataFrame, resamples: int = 4000) -> pd.DataFrame:

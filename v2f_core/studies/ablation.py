@@ -29,16 +29,7 @@ from v2f_core.errors import InputError
 from v2f_core.evaluation import metrics, tables
 from v2f_core.evaluation.systems import Faces
 from v2f_core.identity.aligner import CONFIG_NAME, Aligner
-from v2f_core.studies.critics import (
-    BALANCED,
-    anchored,
-    contrast,
-    cycle,
-    generated,
-    innermost,
-    likeness,
-    others,
-)
+from v2f_core.studies.critics import BALANCED, contrast, cycle, generated, innermost, likeness
 from v2f_core.training.pairs import Pairs
 from v2f_core.training.stage1 import Stage1Settings, train_stage1
 from v2f_core.training.stage2 import Stage2Settings, from_profile
@@ -92,15 +83,6 @@ class Ablation:
         return from_profile(profile, **changes | ({"steps": steps} if steps else {}))
 
 
-RIVALS = {"rival_temperature": 0.1}
-
-
-def _drawn(critic: Critic, **options: Any) -> Critic:
-    """A critic of generated faces."""
-    return partial(generated, critic=partial(critic, **options) if options else critic)
-
-
-drawn_cycle, rival_cycle, rival_likeness = _drawn(cycle), _drawn(cycle, **RIVALS), _drawn(likeness, **RIVALS)
 PHI = "aligner"
 TABLES: Mapping[str, tuple[Ablation, ...]] = MappingProxyType(
     {
@@ -119,51 +101,8 @@ TABLES: Mapping[str, tuple[Ablation, ...]] = MappingProxyType(
             Ablation("denoise", denoise),
             Ablation("teacher", teacher),
             Ablation("contrast", contrast, trains=PHI),
-            Ablation("cycle, φ alone", drawn_cycle, trains=PHI),
-            Ablation("likeness, φ alone", _drawn(likeness), trains=PHI),
-        ),
-        # changes that may keep L_self from its trivial optimum; compared on validation persons
-        "attempts": (
-            Ablation(WITHOUT),
-            Ablation("paper, φ alone", paper, trains=PHI),
-            Ablation("paper, anchored", partial(anchored, critic=paper)),
-            Ablation("teacher, φ alone", teacher, trains=PHI),
-            Ablation("cycle", drawn_cycle),
-            Ablation("cycle, anchored", partial(generated, critic=partial(anchored, critic=cycle))),
-            Ablation("cycle, φ alone", drawn_cycle, trains=PHI),
-            Ablation("cycle, φ alone, λ 30", drawn_cycle, 30.0, PHI),
-            Ablation("cycle, φ alone, λ 10", drawn_cycle, 10.0, PHI),
-            # λ_self balanced by benchmarks/results/gradients.csv, and a third of it where φ is alone
-            Ablation("cycle, among rivals", rival_cycle, 25.0),
-            Ablation("cycle, among rivals, φ alone", rival_cycle, 8.0, PHI),
-            Ablation("likeness, among rivals, φ alone", rival_likeness, 5.0, PHI),
-            Ablation("likeness, among rivals, φ alone, λ 15", rival_likeness, 15.0, PHI),
-            Ablation("likeness, among rivals, φ alone, λ 45", rival_likeness, 45.0, PHI),
-        ),
-        # the attempts that were chosen on validation persons; measured on test persons
-        "chosen": (
-            Ablation(WITHOUT),
-            Ablation("cycle, φ alone, λ 30", drawn_cycle, 30.0, PHI),
-            Ablation("likeness, among rivals, φ alone", rival_likeness, 5.0, PHI),
-        ),
-        # whose noised face the critic looks at: a gain that needs the speaker's own face in z_t is leakage
-        "sources": (
-            Ablation(WITHOUT),
-            Ablation("paper", paper),
-            Ablation("teacher", teacher),
-            Ablation("paper, z_t other", partial(others, critic=paper)),
-            Ablation("teacher, z_t other", partial(others, critic=teacher)),
-            Ablation("paper, z_t generated", partial(generated, critic=paper, steps=10)),
-            Ablation("teacher, z_t generated", partial(generated, critic=teacher, steps=10)),
-        ),
-        # where a change comes from: φ or adapters, low or high t
-        "parts": (
-            Ablation(WITHOUT),
-            Ablation("teacher", teacher),
-            Ablation("teacher, φ alone", teacher, trains=PHI),
-            Ablation("teacher, adapters alone", teacher, trains="lora"),
-            Ablation("teacher, low t", teacher, stage2={"t_max": 499}),
-            Ablation("teacher, high t", teacher, stage2={"t_min": 500}),
+            Ablation("cycle, φ alone", partial(generated, critic=cycle), trains=PHI),
+            Ablation("likeness, φ alone", partial(generated, critic=likeness), trains=PHI),
         ),
         # Table 3's rank curve; "paper" has rank 16
         "rank": (
