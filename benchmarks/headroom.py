@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -35,9 +36,9 @@ from v2f_core.diffusion.prior import Prior
 from v2f_core.evaluation.metrics import bootstrap
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.faces import FacePack
-from v2f_core.studies.ablation import train_cosreg
 from v2f_core.training.embeddings import embed_dataset
 from v2f_core.training.pairs import pair_up
+from v2f_core.training.stage1 import Stage1Settings, train_stage1
 
 SEEDS, AT_ONCE = 2, 50
 
@@ -70,7 +71,9 @@ def main() -> None:
     voices, faces = embed_dataset(profile, manifest)
     training, validation, asked = (pair_up(manifest, voices, faces, s) for s in ("train", "val", chosen.split))
     aligner = Aligner.from_pretrained(profile.part("aligner"))
-    cosreg = train_cosreg(training, validation, aligner)
+    alone = {"weight_am": 0.0, "weight_info": 0.0, "weight_cosine": 1.0}
+    with TemporaryDirectory() as folder:
+        cosreg = train_stage1(training, validation, Stage1Settings(**{**profile.stage1, **alone}), folder, {})
     with torch.no_grad():
         systems = {
             "Stage I": aligner(asked.pooled_voices()),

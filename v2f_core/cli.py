@@ -264,11 +264,8 @@ def fetch(
 def open_profile(name: str | None, device: str = "cpu", encoder: str | None = None, threads: int | None = 1) -> Profile:
     """Load the profile, with another speech encoder if one is named, and check that the device is there.
 
-    The small nets of all profiles but the full one compute with one thread: two only wait for each other. It is set
-    before torch is imported, and the user's own OMP_NUM_THREADS is kept. Trainings (``threads=None``) take all.
-
-    Raises:
-        InputError: there is no such profile, or this machine's torch cannot use the device.
+    The small nets of all profiles but the full one compute with one thread: two only wait for each other. Trainings
+    (``threads=None``) take all, and the user's own OMP_NUM_THREADS is kept.
     """
     from v2f_core.artefacts.profiles import load_profile
 
@@ -295,28 +292,15 @@ def own_profile(folder: Path, name: str, device: str = "cpu") -> Profile:
 
 
 def in_a_line(message: Warning | str, category: type[Warning], *where: Any, **line: Any) -> str:
-    """A warning as a note: of this package's the text, of others' the text with its kind.
-
-    Example:
-        >>> in_a_line("it is late", UserWarning, "clock.py", 12)
-        'note: UserWarning: it is late\\n'
-    """
+    """A warning as a note: of this package's the text, of others' the text with its kind."""
     kind = "" if category.__module__.startswith("v2f_core") else f"{category.__name__}: "
     return f"note: {kind}{' '.join(str(message).split())}\n"
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; what a user can mend is one line on stderr and exit code 2.
-
-    OMP_WAIT_POLICY is set to PASSIVE, unless the user chose otherwise: PyTorch's waiting threads then sleep. Spinning,
-    they take the cores from those that work, and twice the time is gone.
-
-    Example:
-        >>> main(["doctor", "--help"])
-        Traceback (most recent call last):
-        SystemExit: 0
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read once, when torch is imported
+    """Run the command line; what a user can mend is one line on stderr and exit code 2."""
+    # read once, when torch is imported; waiting threads that spin take the cores from those that work
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     warnings.formatwarning = in_a_line
     try:
         app(arguments, prog_name="python -m v2f_core")

@@ -217,8 +217,7 @@ def test_the_whole_way_by_commands(open_profile, profile, tmp_path, capsys, monk
     for row in ("mean face", "shuffled voice", "full", "ridge regression"):
         assert f"| {row} |" in page
     assert "| R@10 by ratio |" in page
-    assert "Left out: no identity, w/o ArcFace, w/o DSC (Stage I), best of 4 by ẑ, oracle, VAE reconstruction" in page
-    assert "CosReg: ridge regression is its closed form" in page
+    assert "Left out: no identity, w/o DSC (Stage I), best of 4 by ẑ, oracle, VAE reconstruction" in page
     assert "none is trained yet" not in page
 
 

@@ -27,27 +27,20 @@ class OneFace(FacePack):
         return [Face(np.zeros(4, np.float32), points, 1.0)] if image.any() else []
 
 
-def test_latents_are_the_encoded_picture_and_landmarks_scale_with_it(tiny_profile, tmp_path):
-
+def test_latents_are_the_encoded_picture_and_landmarks_scale_with_it(tiny_profile):
     prior = Prior.from_folder(tiny_profile.prior)
     pixels = np.random.default_rng(0).integers(1, 255, (32, 32, 3), np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "same.png")
-    Image.fromarray(pixels).resize((64, 64), Image.Resampling.NEAREST).save(tmp_path / "large.png")
+    large = np.array(Image.fromarray(pixels).resize((64, 64), Image.Resampling.NEAREST))
     wide = np.zeros((32, 40, 3), np.uint8)
     wide[:, 4:36] = pixels
-    Image.fromarray(wide).save(tmp_path / "wide.png")
-    Image.fromarray(np.zeros_like(pixels)).save(tmp_path / "black.png")
-    (tmp_path / "broken.png").write_bytes(b"no picture")
-    names = ("same", "broken", "large", "black", "wide")
-    same, broken, large, black, wide = latent_embedder(prior, OneFace())([tmp_path / f"{name}.png" for name in names])
+    same, large, black, wide = latent_embedder(prior, OneFace())([pixels, large, np.zeros_like(pixels), wide])
     expected = prior.encode(torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 127.5 - 1)
     torch.testing.assert_close(same[0, :64].view(SHAPE), expected[0].detach(), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(wide, same)  # what is not square is cut at both sides
     assert same[0, 64:66].tolist() == [8, 16]
     assert large[0, 64:66].tolist() == [8, 16]
     assert large[0, 66:68].tolist() == [8.5, 16.5]
-    assert "broken.png: cannot be read" in str(broken)
-    assert "black.png: no face found" in str(black)
+    assert "no face found" in str(black)
 
 
 def test_every_drawn_face_has_its_own_latents_landmarks_and_sex():

@@ -21,14 +21,13 @@ from v2f_core.identity.sphere import normalise
 from v2f_core.speech.audio import read_clips
 from v2f_core.speech.encoders import load_encoder, unfreeze
 from v2f_core.training.embeddings import Embeddings, extract_voices
-from v2f_core.training.stage1 import Stage1Settings, identity_loss, validate
+from v2f_core.training.stage1 import identity_loss, validate
 from v2f_core.training.waveforms import Recordings, WaveformSettings, train_from_waveforms
 
-IDENTITY = Stage1Settings(
+QUICK = WaveformSettings(
     steps=4, batch=4, learning_rate=1e-2, hidden_width=8, dropout=0.1, evaluate_every=2, weight_cosine=1.0,
-    checkpoint_every=2,
+    checkpoint_every=2, unfreeze=1, learning_rate_encoder=1e-2,
 )  # fmt: skip
-QUICK = WaveformSettings(unfreeze=1, learning_rate_encoder=1e-2, identity=IDENTITY)
 
 
 @dataclass(frozen=True)
@@ -102,13 +101,13 @@ def test_a_step_draws_persons_with_their_own_recordings_and_faces(world):
 
 def test_two_steps_by_hand(tiny_profile, world, run, tmp_path):
     """L_id (Eq. 10) of single clips; AdamW with a rate of their own for the upper layers; both rates by a cosine."""
-    settings = replace(QUICK, identity=replace(IDENTITY, steps=2, dropout=0.0))
+    settings = replace(QUICK, steps=2, dropout=0.0)
     trained, training = run(tmp_path, settings), world[1]
     torch.manual_seed(0)
     encoder = load_encoder("ast", tiny_profile.ast)
     upper = list(unfreeze(encoder, 1).parameters())
     aligner = Aligner(encoder.dim, 8, 512, 0.0)
-    loss = identity_loss(training.pairs, settings.identity, free=True)
+    loss = identity_loss(training.pairs, settings, free=True)
     own = [*aligner.parameters(), *loss.parameters()]
     optimiser = torch.optim.AdamW([{"params": own}, {"params": upper}], weight_decay=0.01)
     for step in (1, 2):
@@ -142,7 +141,7 @@ def test_the_best_pair_is_kept_and_goes_together(world, unbroken):
     assert aligner.provenance["step"] == best.step
     assert aligner.provenance["ast_sha256"] == folder_hash(folder / "ast")
     heard = world[2].embedded_by(load_encoder("ast", folder / "ast"))
-    scores = validate(aligner, heard, identity_loss(world[2].pairs, IDENTITY, free=False))
+    scores = validate(aligner, heard, identity_loss(world[2].pairs, QUICK, free=False))
     assert scores["val_total"] == pytest.approx(best.val_total, rel=1e-3)  # the aligner is float16 on disk
 
 
@@ -174,19 +173,13 @@ def test_refusals_name_step_file_and_processes(run, world, tmp_path, monkeypatch
 
 
 def test_another_encoder_is_kept_under_its_own_name(world, tmp_path):
-    source, settings = MINI_ASSETS / "ge2e", replace(QUICK, identity=replace(IDENTITY, steps=1))
+    source, settings = MINI_ASSETS / "ge2e", replace(QUICK, steps=1)
     encoder = load_encoder("ge2e", source)
     aligner = train_from_waveforms(encoder, source, None, world[1], world[2], settings, tmp_path, {})
     assert aligner.speaker_width == load_encoder("ge2e", tmp_path / "ge2e").dim == 256
     assert aligner.provenance["ge2e_sha256"] == folder_hash(tmp_path / "ge2e")
 
 
-def test_settings_come_from_the_profile(tiny_profile):
-    own = {"learning_rate_encoder": 0.25, "identity": {"margin": 0.3}}
-    profile = replace(tiny_profile, stage1={"learning_rate": 0.5, "margin": 0.2}, finetune=own)
-    settings = WaveformSettings.from_profile(profile, unfreeze=3, seed=5, steps=7)
-    assert (settings.unfreeze, settings.learning_rate_encoder) == (3, 0.25)
-    assert (settings.identity.learning_rate, settings.identity.margin) == (0.5, 0.3)
-    assert (settings.identity.seed, settings.identity.steps) == (5, 7)
+def test_one_clip_has_no_rival():
     with pytest.raises(InputError, match="batch=1: expected at least 2"):
-        WaveformSettings(identity=Stage1Settings(batch=1))
+        WaveformSettings(batch=1)

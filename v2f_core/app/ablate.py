@@ -61,13 +61,7 @@ class Plan:
     device: str = "cpu"
 
     def run(self, system: str, seed: int) -> Path:
-        """The folder in which a system is trained with a seed.
-
-        Example:
-            >>> from v2f_core.artefacts.profiles import load_profile
-            >>> Plan(load_profile("mini"), Path("runs")).run("w/o DSC", 0).name
-            'no-DSC-0'
-        """
+        """The folder in which a system is trained with a seed, such as "no-DSC-0"."""
         letters = [letter if letter.isalnum() or letter == "_" else " " for letter in system.replace("w/o", "no")]
         return self.folder / "-".join([*"".join(letters).split(), str(seed)])
 
@@ -141,16 +135,7 @@ def open_kit(plan: Plan) -> Kit:
 
 
 def claim(folder: Path, plan: Mapping[str, object]) -> None:
-    """Write the settings of a folder's run into its plan.json; a folder of other settings is refused.
-
-    Example:
-        >>> import tempfile
-        >>> folder = Path(tempfile.mkdtemp()) / "teacher-0"
-        >>> claim(folder, {"seed": 0})
-        >>> claim(folder, {"seed": 1})
-        Traceback (most recent call last):
-        v2f_core.errors.InputError: …/teacher-0: holds a run with other settings; choose another folder …
-    """
+    """Write the settings of a folder's run into its plan.json; a folder of other settings is refused."""
     path = folder / "plan.json"
     if path.exists() and json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(plan)):
         raise InputError(f"{folder}: holds a run with other settings; choose another folder with --out, or delete it")

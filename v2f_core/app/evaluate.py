@@ -33,12 +33,8 @@ from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.faces import FacePack
 from v2f_core.identity.posterior import IdentityPosterior
 from v2f_core.pipeline import made_from
-from v2f_core.studies.ablation import stored_cosreg
-from v2f_core.studies.direct_speech import stored_speech_condition
 from v2f_core.training.embeddings import Embeddings, embed_dataset
 from v2f_core.training.pairs import Pairs, pair_up
-
-UNDRAWN = (controls.MEAN, controls.SEX_MEAN)  # rows that need no drawn face
 
 
 class Inputs(NamedTuple):
@@ -97,26 +93,23 @@ def evaluate(
         profile.must_draw()
     check_writable(out)
     inputs = load(profile, limit, device)
+    table = stage1_table(inputs.aligner, inputs.training, inputs.test, inputs.posterior)
+    note = "" if profile.prior else without_faces(inputs.posterior is not None)
+    tables.save_identity_table(table, out, note=note)
     if profile.prior is None:
-        return identities_alone(inputs, out)
-    cosreg = stored_cosreg(inputs.training, inputs.validation(), inputs.aligner)
-    with torch.no_grad():
-        others = {controls.COSREG: cosreg(inputs.test.pooled_voices()).numpy()}
-    table = stage1_table(inputs.aligner, inputs.training, inputs.test, others, inputs.posterior)
-    tables.save_identity_table(table, out)
+        print(note)
+        return out / "stage1.md"
     drawing = Drawing(steps, profile.guidance if guidance is None else guidance, seed)
     bench = make_bench(inputs, profile, drawing, draws, "test", device)
     in_world = known(inputs.test) and known(inputs.training)
     scorers = {name: profile.part(name) for name in (key.removesuffix("_sha256") for key in bench.hashes)}
-    notes = _notes(inputs) + check_splits(inputs.training, inputs.test, scorers, all_known=known(inputs.test))
+    notes = check_splits(inputs.training, inputs.test, scorers, all_known=known(inputs.test))
+    if inputs.beyond:
+        notes.append(f"{inputs.beyond} persons of the test split are beyond the limit")
     trained = [Stage2.from_folder(folder, profile.part("prior"), device) for folder in stage2]
-    net = None
-    if controls.NO_ARCFACE in systems:
-        stores = (inputs.manifest, inputs.voices, inputs.faces)
-        net = stored_speech_condition(profile, *stores, bench.prior, bench.scorer.pack, bench.folder)
 
     def rows(of: Bench) -> Iterator[System]:
-        return controls.rows(of, inputs.aligner, cosreg, systems, net, trained)
+        return controls.rows(of, inputs.aligner, systems, trained)
 
     if tune:
         scores = controls.tuned(make_bench(inputs, profile, drawing, 1, "val", device), rows)
@@ -139,12 +132,7 @@ def evaluate(
 
 
 def chosen_rows(text: str) -> tuple[str, ...]:
-    """The names of rows from the command line: separated by commas, or "all", or "none".
-
-    Example:
-        >>> chosen_rows("CosReg, oracle"), chosen_rows("none")
-        (('CosReg', 'oracle'), ())
-    """
+    """The names of rows from the command line: separated by commas, or "all", or "none"."""
     if text.strip() in ("all", "none"):
         return DRAWABLE if text.strip() == "all" else ()
     names = tuple(name.strip() for name in text.split(","))
@@ -178,20 +166,14 @@ def log_ratio(posterior: IdentityPosterior | None) -> tables.Ratio | None:
     return lambda z, faces: posterior.log_ratio_of(torch.from_numpy(faces), torch.from_numpy(z)).double().numpy()
 
 
-def identities_alone(inputs: Inputs, out: Path) -> Path:
-    """Stage I's table where no faces are drawn, with ridge regression beside it; returns the file."""
-    others = ridge_rows(inputs.training, inputs.test)
-    table = stage1_table(inputs.aligner, inputs.training, inputs.test, others, inputs.posterior)
-    drawn = ", ".join(name for name in (*DRAWABLE, controls.VAE) if name not in (*UNDRAWN, controls.COSREG))
+def without_faces(posterior: bool) -> str:
+    """Which rows a profile that draws no faces leaves out, and why; ``posterior`` says whether p(z | v) ranks faces."""
+    drawn = ", ".join(name for name in (*DRAWABLE, controls.VAE) if name not in (controls.MEAN, controls.SEX_MEAN))
     note = (
         f"Left out: {drawn}, and all measures of pictures: no open generator knows these identities, so no faces are "
-        f"drawn. {controls.COSREG}: ridge regression is its closed form."
+        "drawn."
     )
-    if inputs.posterior is None:
-        note += " The posterior's likelihood ratio: none is trained yet (posterior)."
-    tables.save_identity_table(table, out, note=f"{note}\n")
-    print(note)
-    return out / "stage1.md"
+    return note if posterior else f"{note} The posterior's likelihood ratio: none is trained yet (posterior)."
 
 
 def make_bench(inputs: Inputs, profile: Profile, drawing: Drawing, draws: int, split: str, device: str) -> Bench:
@@ -214,15 +196,14 @@ def stage1_table(
     aligner: Aligner,
     training: Pairs,
     test: Pairs,
-    others: Mapping[str, np.ndarray] | None = None,
     posterior: IdentityPosterior | None = None,
 ) -> pd.DataFrame:
     """The table of :func:`v2f_core.evaluation.tables.identity_table`, with ceilings where the world is known.
 
-    ``others`` are identities that other systems predict. With a posterior, which belongs to the aligner, every row's
-    faces are also ranked by its likelihood ratio.
+    Ridge regression stands beside the aligner. With a posterior, which belongs to the aligner, every row's faces are
+    also ranked by its likelihood ratio.
     """
-    systems = {**controls.predictions(test, training, aligner), **(others or {})}
+    systems = controls.predictions(test, training, aligner) | ridge_rows(training, test)
     ceilings, ranked = None, {}
     if known(test) and known(training):
         ceilings = bounds(test, training)
@@ -230,17 +211,6 @@ def stage1_table(
         ranked = {"true voices, ranking by likelihood": rank_scores(training, test)}
     truth, sexes = test.gallery().numpy(), np.array(test.sexes)
     return tables.identity_table(systems, truth, sexes, ceilings, ranked, ratio=log_ratio(posterior))
-
-
-def _notes(inputs: Inputs) -> list[str]:
-    notes = [f"{inputs.beyond} persons of the test split are beyond the limit"] if inputs.beyond else []
-    learned, here = inputs.aligner.provenance.get("persons"), len(inputs.training.persons)
-    if learned not in (None, here):
-        notes.append(
-            f"the aligner was trained on {learned} persons; CosReg and w/o ArcFace were trained here, on this "
-            f"dataset's {here}"
-        )
-    return notes
 
 
 def _tuning_note(scores: dict[str, dict[float, float]], best: Mapping[str, float]) -> str:

@@ -61,7 +61,7 @@ def own(
     left_out = pd.concat([manifest.left_out, bad_files(profile, voices, faces)])
     tables.write(out, "left_out.csv", left_out)
     settings = Stage1Settings(**{**profile.stage1, "seed": seed} | ({"steps": steps} if steps else {}))
-    table = folds.folds_table(*folds.leave_out(pairs, settings, deals))
+    table = folds.folds_table(folds.leave_out(pairs, settings, deals))
     tables.write(out, "stage1.csv", table)
     trained = time.perf_counter() - started - embedded
     took = f"{embedded:.0f} s to embed, {trained:.0f} s to train, {peak()} MB of memory"

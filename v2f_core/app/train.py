@@ -79,7 +79,8 @@ def stage1_from_waveforms(
 ) -> None:
     """Train the aligner (from its folder, or a new one) and ``unfreeze`` upper layers of the encoder from waveforms."""
     check_writable(out)
-    settings = WaveformSettings.from_profile(profile, unfreeze, seed=seed, **({"steps": steps} if steps else {}))
+    chosen = {"unfreeze": unfreeze, "seed": seed} | ({"steps": steps} if steps else {})
+    settings = WaveformSettings(**{**profile.stage1, **profile.finetune, **chosen})
     manifest, source = open_dataset(profile), profile.part(profile.encoder)
     stores = embed_dataset(profile, manifest, device)
     training, validation = (Recordings.of(manifest, *stores, split, profile.clip_seconds) for split in ("train", "val"))

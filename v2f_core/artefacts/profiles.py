@@ -53,7 +53,7 @@ class Profile:
     guidance: float = 3.0  # classifier-free, of the sampler
     steps: int = 25  # of DPM-Solver++
     stage1: Mapping[str, Any] = field(default_factory=dict)  # what differs from `Stage1Settings`,
-    finetune: Mapping[str, Any] = field(default_factory=dict)  # from `WaveformSettings` ("identity": from stage1),
+    finetune: Mapping[str, Any] = field(default_factory=dict)  # from these and `WaveformSettings`,
     stage2: Mapping[str, Any] = field(default_factory=dict)  # and from `Stage2Settings`
     published: bool = False  # others' weights, brought by fetch; their hashes are written down at their first use
     # a small dataset of somebody's own: photographs of two faces of like size are refused, where else the largest face
@@ -174,7 +174,10 @@ def _mini() -> Profile:
     # Not tuned: a third of Stage I's steps, at a learning rate that does not undo Stage I.
     finetune = {
         "learning_rate_encoder": 1e-4,
-        "identity": {"steps": 200, "batch": 32, "learning_rate": 5e-4, "evaluate_every": 50},
+        "steps": 200,
+        "batch": 32,
+        "learning_rate": 5e-4,
+        "evaluate_every": 50,
     }
     # Not tuned yet; the paper's rate of 1e-6 moves nothing in a few hundred steps.
     stage2 = {

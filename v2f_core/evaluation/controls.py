@@ -1,4 +1,4 @@
-"""Every row of the tables: baselines, ablations of Table 4, trained systems, and upper bounds.
+"""Every row of the tables: baselines, trained systems, and upper bounds.
 
 The gallery holds the *first* photograph of each test person. Rows that start from a real face (another photograph, its
 reconstruction, the oracle) use the *second* one; they leave out persons without a second, and their n counts the rest.
@@ -32,7 +32,7 @@ from v2f_core.training.pairs import Pairs
 DERANGEMENTS, BEST_OF = 200, 4
 GUIDANCES = (1.0, 2.0, 3.0, 4.5)
 MEAN, SEX_MEAN, RANDOM, SHUFFLED = "mean face", "same-sex mean face", "random real face", "shuffled voice"
-NULL, NO_ARCFACE, COSREG, NO_DSC, FULL = "no identity", "w/o ArcFace", "CosReg", "w/o DSC (Stage I)", "full"
+NULL, NO_DSC, FULL = "no identity", "w/o DSC (Stage I)", "full"
 BEST, ORACLE, VAE, OTHER = "best of 4 by ẑ", "oracle", "VAE reconstruction", "another real photo"
 WHAT = {
     MEAN: "the mean identity of the training persons, the same for everybody",
@@ -40,15 +40,13 @@ WHAT = {
     RANDOM: f"another test person's photograph; mean of {DERANGEMENTS} derangements",
     SHUFFLED: f"Stage I, given another test person's voice; mean of {DERANGEMENTS} derangements",
     NULL: "the prior under the empty prompt, without an identity",
-    NO_ARCFACE: "Table 4: speech straight into the condition, learned from the noise residual, no identity in between",
-    COSREG: "Table 4: Stage I trained by cosine regression in place of L_id; without DSC",
     NO_DSC: "Table 4: Stage I alone, the prior as it was",
     BEST: "the one of four faces with the highest cosine with ẑ by f_arc",
     ORACLE: "the true identity, from another photograph, through the same prior",
     VAE: "another photograph, encoded and decoded by the VAE",
     OTHER: "another photograph of the person, without drawing: the best that the scorer allows",
 }
-DRAWABLE = (MEAN, SEX_MEAN, NULL, NO_ARCFACE, COSREG, NO_DSC, BEST, ORACLE)
+DRAWABLE = (MEAN, SEX_MEAN, NULL, NO_DSC, BEST, ORACLE)
 
 
 def derangement(n: int, seed: int) -> Int[np.ndarray, " n"]:
@@ -162,24 +160,13 @@ class Stage2:
 
 
 def rows(
-    bench: Bench,
-    aligner: Aligner,
-    cosreg: Aligner,
-    drawn: Collection[str] = (NO_DSC,),
-    speech_condition: Callable[[Tensor], Tensor] | None = None,
-    stage2: Sequence[Stage2] = (),
+    bench: Bench, aligner: Aligner, drawn: Collection[str] = (NO_DSC,), stage2: Sequence[Stage2] = ()
 ) -> Iterator[System]:
     """All rows, from baselines to upper bounds; those in ``drawn`` with faces, the others by ẑ if they have one.
 
-    Stage II is always drawn. ``cosreg`` is an aligner trained by cosine regression; "w/o ArcFace" is drawn by
-    ``speech_condition``.
+    Stage II is always drawn.
     """
     test, n = bench.test, len(bench.test.persons)
-
-    def by_voice(net: Callable[[Tensor], Tensor]) -> Tensor:
-        with torch.no_grad():
-            return net(test.pooled_voices())
-
     baseline = {name: torch.from_numpy(z.copy()) for name, z in predictions(test, bench.training, aligner).items()}
     orders = np.stack([derangement(n, k) for k in range(DERANGEMENTS)])
     yield bench.row(MEAN, baseline[MEAN], MEAN in drawn)
@@ -187,17 +174,15 @@ def rows(
     yield System(RANDOM, WHAT[RANDOM], faces=(bench.gallery,), shuffles=orders)
     if NULL in drawn:
         unguided = replace(bench, guidance={NULL: 1.0})  # guidance is a difference from null, so it has no effect here
-        yield System(NULL, WHAT[NULL], faces=unguided.draw(NULL, by_voice(lambda _: bench.prior.null(n))))
-    if NO_ARCFACE in drawn and speech_condition is not None:
-        faces = bench.draw(NO_ARCFACE, by_voice(speech_condition))
-        yield System(NO_ARCFACE, WHAT[NO_ARCFACE], faces=faces, guidance=bench.scale(NO_ARCFACE))
-    yield bench.row(COSREG, by_voice(cosreg), COSREG in drawn)
+        with torch.no_grad():
+            yield System(NULL, WHAT[NULL], faces=unguided.draw(NULL, bench.prior.null(n)))
     last = bench.row(NO_DSC, baseline["full"], NO_DSC in drawn)
     yield System(SHUFFLED, WHAT[SHUFFLED], last.predicted, last.faces, shuffles=orders)
     yield last
     prior, hashes = bench.prior, {}
     for trained in stage2:
-        identity = by_voice(trained.aligner)
+        with torch.no_grad():
+            identity = trained.aligner(test.pooled_voices())
         prior, hashes = trained.prior, {"lora_sha256": trained.lora_sha256}
         name, what = f"{FULL} ({trained.critic})", f"Stage II with the critic {trained.critic}"
         faces = bench.draw(name, identity, prior=prior, hashes=hashes)

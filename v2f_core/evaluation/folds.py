@@ -56,22 +56,18 @@ def fold_count(persons: int) -> int:
     return min(FOLDS, persons // SMALLEST)
 
 
-def leave_out(
-    pairs: Pairs, settings: Stage1Settings, deals: int = 4, folder: str | Path | None = None
-) -> tuple[pd.DataFrame, dict[str, float]]:
-    """The values of each person under Stage I, ridge regression and the controls, as a tidy frame; and chance.
+def leave_out(pairs: Pairs, settings: Stage1Settings, deals: int = 4, folder: str | Path | None = None) -> pd.DataFrame:
+    """The values of each person under Stage I, ridge regression, the controls and chance, as a tidy frame.
 
     Args:
         pairs: all persons.
         settings: of Stage I; its seed is that of the first deal too.
         deals: how often persons are dealt into folds.
         folder: for the aligners; else they are not kept.
-    Returns:
-        a frame for :func:`~v2f_core.evaluation.tables.summarise`, and chance by "GALLERY R@K".
     Raises:
         InputError: fewer than eight persons, or an embedding that cannot be used.
     """
-    count, frames, chances = fold_count(len(pairs.persons)), [], []
+    count, frames = fold_count(len(pairs.persons)), []
     bar = tqdm(total=deals * count, desc="folds", unit="fold")
     with tempfile.TemporaryDirectory() as scratch, bar:
         for number in range(deals):
@@ -87,15 +83,10 @@ def leave_out(
                 with torch.no_grad():
                     predicted = controls.predictions(test, others, aligner, number) | ridge_rows(others, test)
                 systems = [System(name, "", z) for name, z in predicted.items()]
-                frames.append(tables.likeness(systems, gallery, test.persons, galleries).assign(draw=number))
-                chances += [
-                    {"gallery": where, "metric": f"R@{k}", "value": protocols.chance(labels, k)}
-                    for where, labels in galleries.items()
-                    for k in tables.KS
-                ]
+                values = [tables.likeness(systems, gallery, test.persons, galleries), *_chance(test.persons, galleries)]
+                frames += [frame.assign(draw=number) for frame in values]
                 bar.update()
-    chance = pd.DataFrame(chances).groupby(["gallery", "metric"]).value.mean()
-    return pd.concat(frames, ignore_index=True), {" ".join(key): value for key, value in chance.items()}
+    return pd.concat(frames, ignore_index=True)
 
 
 def _aligner_of(persons: Pairs, settings: Stage1Settings, number: int, folder: Path) -> Aligner:
@@ -118,14 +109,19 @@ def ridge_rows(training: Pairs, test: Pairs) -> dict[str, np.ndarray]:
     return {name: normalize(line(voices), dim=1).numpy() for name, line in ((RIDGE, ridge.mean), (RATIO, ridge.ratio))}
 
 
-def folds_table(tidy: pd.DataFrame, chance: Mapping[str, float], resamples: int = 4000) -> pd.DataFrame:
-    """The wide table of :func:`leave_out`, each row against ridge regression by likelihood ratio, and chance."""
+def folds_table(tidy: pd.DataFrame, resamples: int = 4000) -> pd.DataFrame:
+    """The wide table of :func:`leave_out`, each row against ridge regression by likelihood ratio."""
     rows = tidy[(tidy.metric != tables.RANK) & (tidy.by == tables.BY_Z)]
-    table = tables.wide(tables.summarise(rows, against=RATIO, resamples=resamples))
-    return pd.concat([table, *_chance(chance, list(table.gallery.unique()))], ignore_index=True).drop(columns="by")
+    table = tables.wide(tables.summarise(rows, against=RATIO, resamples=resamples)).drop(columns="by")
+    ends = table.columns[table.columns.str.contains(" low| high| gain")]
+    table.loc[table.system == "chance", ends] = np.nan
+    return table
 
 
-def _chance(chance: Mapping[str, float], galleries: Sequence[str]) -> Iterator[pd.DataFrame]:
-    for where in galleries:
-        recalls = {f"R@{k}": chance[f"{where} R@{k}"] for k in tables.KS}
-        yield pd.DataFrame([{"gallery": where, "by": tables.BY_Z, "system": "chance", tables.MATCHING: 0.5} | recalls])
+def _chance(persons: Sequence[str], galleries: Mapping[str, np.ndarray]) -> Iterator[pd.DataFrame]:
+    for where, labels in galleries.items():
+        size = pd.Series(labels).map(pd.Series(labels).value_counts())
+        values = {tables.MATCHING: 0.5} | {f"R@{k}": np.minimum(1, k / size) for k in tables.KS}
+        frame = pd.DataFrame({"person": persons, "stratum": labels, **values})[labels != ""]
+        keys = {"gallery": where, "by": tables.BY_Z, "system": "chance"}
+        yield frame.melt(["person", "stratum"], var_name="metric").assign(**keys)

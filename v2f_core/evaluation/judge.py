@@ -75,11 +75,6 @@ class Judge(nn.Module):
 
         Raises:
             InputError: a file is missing or damaged, or the weights do not fit the config.
-
-        Example:
-            >>> Judge.from_folder("nowhere")
-            Traceback (most recent call last):
-            v2f_core.errors.InputError: nowhere: no judge here; expected config.json and model.safetensors
         """
         folder, remedy = Path(folder), "take config.json and model.safetensors from the same judge"
         if not all((folder / name).is_file() for name in ("config.json", "model.safetensors")):
@@ -120,16 +115,13 @@ class Judge(nn.Module):
             parts.append(F.softmax(logits.float(), dim=1).cpu())
         return torch.cat(parts).numpy()
 
-    @torch.no_grad()
-    def features(
-        self, images: Sequence[UInt8[np.ndarray, "height width 3"]], batch: int = 32
-    ) -> Float32[np.ndarray, "images features"]:
+    def features(self, images: Sequence[UInt8[np.ndarray, "height width 3"]]) -> Float32[np.ndarray, "images features"]:
         """The input of the last layer for each RGB image, unit length: the judge as a second scorer of likeness."""
         last = [layer for layer in self.net.modules() if isinstance(layer, nn.Linear)][-1]
         seen = [torch.zeros(0, last.in_features)]
         hook = last.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float().cpu()))
         try:
-            self.posteriors(images, batch)
+            self.posteriors(images)
         finally:
             hook.remove()
         return F.normalize(torch.cat(seen), dim=1).numpy()

@@ -10,28 +10,24 @@ spread over seeds has a column of its own.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from v2f_core.artefacts.profiles import Profile, cache_folder
+from v2f_core.artefacts.profiles import Profile
 from v2f_core.diffusion.consistency import Critic, denoise, describe, paper, teacher
 from v2f_core.errors import InputError
 from v2f_core.evaluation import metrics, tables
 from v2f_core.evaluation.systems import Faces
-from v2f_core.identity.aligner import CONFIG_NAME, Aligner
 from v2f_core.studies.critics import BALANCED, contrast, cycle, generated, innermost, likeness
 from v2f_core.training.pairs import Pairs
-from v2f_core.training.stage1 import Stage1Settings, train_stage1
+from v2f_core.training.stage1 import Stage1Settings
 from v2f_core.training.stage2 import Stage2Settings, from_profile
 
 WITHOUT = "w/o DSC"  # the system that the others are compared with
@@ -72,8 +68,8 @@ class Ablation:
 
     def identity(self, profile: Profile, seed: int) -> Stage1Settings:
         """The settings of Stage I, and of L_id in Stage II."""
-        settings = Stage1Settings(**{**profile.stage1, "seed": seed})
-        return cosine_alone(settings) if self.regression else settings
+        alone = {"weight_am": 0.0, "weight_info": 0.0, "weight_cosine": 1.0} if self.regression else {}
+        return Stage1Settings(**{**profile.stage1, **alone, "seed": seed})
 
     def settings(self, profile: Profile, seed: int, steps: int | None = None) -> Stage2Settings:
         """The settings of Stage II."""
@@ -188,41 +184,3 @@ def save(tidy: pd.DataFrame, name: str, folder: str | Path, shown: tuple[str, ..
     tables.write(folder, f"{name}.csv", table)
     tables.write(folder, f"{name}.md", tables.markdown(tables.wide(table, shown), shown))
     return table
-
-
-# --- CosReg: Stage I by cosine regression alone
-
-
-def cosine_alone(settings: Stage1Settings) -> Stage1Settings:
-    """The settings with the cosine term as the whole loss."""
-    return replace(settings, weight_am=0.0, weight_info=0.0, weight_cosine=1.0)
-
-
-def train_cosreg(training: Pairs, validation: Pairs, aligner: Aligner) -> Aligner:
-    """An aligner trained by cosine regression alone, otherwise with the settings of the given aligner's training."""
-    names = {field.name for field in fields(Stage1Settings)}  # version 0.1 had more settings, all unused
-    settings = Stage1Settings(**{name: value for name, value in _settings(aligner).items() if name in names})
-    with TemporaryDirectory() as folder:
-        return train_stage1(training, validation, cosine_alone(settings), folder, {})
-
-
-def stored_cosreg(training: Pairs, validation: Pairs, aligner: Aligner) -> Aligner:
-    """:func:`train_cosreg`, or its result from the cache for the same embeddings and settings."""
-    digest = hashlib.sha256(json.dumps(_settings(aligner), sort_keys=True).encode())
-    for tensor in (training.voice, training.face, validation.voice, validation.face):
-        digest.update(tensor[:].numpy().tobytes())
-    folder = cache_folder() / f"cosreg-{digest.hexdigest()[:12]}"
-    if not (folder / CONFIG_NAME).is_file():  # written last
-        train_cosreg(training, validation, aligner).save_pretrained(folder)
-    return Aligner.from_pretrained(folder)
-
-
-def _settings(aligner: Aligner) -> dict[str, Any]:
-    recorded: dict[str, Any] = aligner.provenance.get("settings", {})
-    settings: dict[str, Any] = recorded.get("identity", recorded)  # a training from waveforms has more settings
-    if not settings:
-        raise InputError(
-            "the aligner's config.json has no settings of a training, so CosReg cannot be trained with the same "
-            "settings; train the aligner with python -m v2f_core stage1"
-        )
-    return settings

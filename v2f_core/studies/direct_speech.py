@@ -8,7 +8,6 @@ reconstructed latents is the same error with other weights over t.) No ArcFace n
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,15 +20,10 @@ from torch import Tensor, nn
 from tqdm import trange
 
 from v2f_core.artefacts.checkpoints import resume_training, save_training
-from v2f_core.artefacts.files import folder_hash
-from v2f_core.artefacts.profiles import Profile
-from v2f_core.artefacts.store import Embeddings
-from v2f_core.data.manifest import Manifest
 from v2f_core.diffusion.prior import Prior
 from v2f_core.identity.aligner import Aligner
-from v2f_core.identity.faces import FacePack
 from v2f_core.training.guards import seeded
-from v2f_core.training.latents import FacePairs, pair_faces, stored_latents
+from v2f_core.training.latents import FacePairs
 
 
 @dataclass(frozen=True)
@@ -98,21 +92,3 @@ def train_speech_condition(
             bar.set_postfix(residual=float(residual.detach()))
     save_training(path, settings.steps, {"net": net}, generator, inputs)
     return net.eval().cpu()
-
-
-def stored_speech_condition(
-    profile: Profile,
-    manifest: Manifest,
-    voices: Embeddings,
-    faces: Embeddings,
-    prior: Prior,
-    pack: FacePack,
-    folder: Path,
-) -> SpeechCondition:
-    """The net of a profile's training persons: trained on their latents, or read from a folder."""
-    latents = stored_latents(profile, manifest, prior, pack)
-    pairs = pair_faces(manifest, voices, faces, latents, "train", prior.latent_shape)
-    hashes = {name: folder_hash(profile.part(name)) for name in (profile.encoder, "prior")}
-    persons = hashlib.sha256("\n".join(pairs.wide.persons).encode()).hexdigest()
-    path = folder / f"speech_condition-{'-'.join([*(h[:8] for h in hashes.values()), persons[:8]])}.pt"
-    return train_speech_condition(prior, pairs, SpeechConditionSettings(), path, {**hashes, "persons": persons})

@@ -18,11 +18,10 @@ from v2f_core.errors import InputError
 
 
 def cka(x: Float[np.ndarray, "n dim_x"], y: Float[np.ndarray, "m dim_y"]) -> float:
-    """Linear centred kernel alignment of two spaces of the same persons, debiased: 1 is equal geometry.
+    """Linear centred kernel alignment of two spaces of the same persons: 1 is equal geometry, whatever the rotation.
 
-    Unchanged by rotation, shift and scale of either space. The plain form (Kornblith et al. 2019) nears 1 for *random*
-    spaces that are wider than there are persons, which is our case; this one takes HSIC's unbiased estimator (Song et
-    al. 2012) in all three places, has mean near 0 for unrelated spaces, and can fall below 0.
+    The plain form (Kornblith et al. 2019) nears 1 for *random* spaces that are wider than there are persons, as ours
+    are. This one takes HSIC's unbiased estimator (Song et al. 2012): near 0 for unrelated spaces, at times below.
 
     Example:
         >>> x = np.random.default_rng(0).standard_normal((50, 8))
@@ -41,13 +40,7 @@ def mutual_knn(
 ) -> Float[np.ndarray, " n"]:
     """For each person the share of the k nearest persons that both spaces have in common (Huh et al. 2024).
 
-    Chance is k / (n − 1). Nearest by cosine, without the person; of exact ties the earlier row is taken. For "within
-    sex", give the rows of one sex.
-
-    Example:
-        >>> x = np.random.default_rng(0).standard_normal((20, 4))
-        >>> bool((mutual_knn(x, 2 * x, k=5) == 1).all())
-        True
+    Chance is k / (n − 1). Nearest by cosine, without the person. For "within sex", give the rows of one sex.
     """
     x, y = _spaces(3, x, y)
     for space in (x, y):
@@ -68,11 +61,6 @@ def preservation(space: Float[np.ndarray, "n dim"], picture: Float[np.ndarray, "
     """How well a map to fewer dimensions (UMAP, PCA) preserves neighbourhoods.
 
     By Euclidean distance, which orders unit vectors as the cosine does (Venna and Kaski 2001, by scikit-learn).
-
-    Example:
-        >>> z = np.random.default_rng(0).standard_normal((40, 2))
-        >>> preservation(z, 0.5 * z, k=5)
-        Preservation(trustworthiness=1.0, continuity=1.0, shared=1.0)
     """
     space, picture = _spaces(3, space, picture)
     if not 1 <= k < len(space) / 2:

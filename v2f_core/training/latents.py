@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -36,32 +35,23 @@ def latent_embedder(prior: Prior, pack: FacePack) -> Embedder:
     """A function that encodes the middle square of pictures, and finds the largest face's landmarks in their pixels."""
     side = prior.latent_shape[1] * 2 ** (len(prior.vae.config.block_out_channels) - 1)
 
-    def read(path: Path) -> tuple[Tensor, Tensor] | InputError:
-        try:
-            picture = read_image(path)
-        except InputError as error:
-            return error
-        height, width = picture.shape[:2]
-        crop = min(height, width)
-        top, left = (height - crop) // 2, (width - crop) // 2
-        picture = np.ascontiguousarray(picture[top : top + crop, left : left + crop])  # the prior draws squares
-        faces = pack.detect(picture)
-        if not faces:
-            return InputError(f"{path}: {NO_FACE}")
-        small = np.array(Image.fromarray(picture).resize((side, side), Image.Resampling.LANCZOS))
-        pixels = torch.from_numpy(small).permute(2, 0, 1).contiguous().float() / 127.5 - 1
-        return pixels, torch.from_numpy(faces[0].landmarks) * side / crop
-
     @torch.no_grad()
-    def embed(paths: Sequence[Path]) -> list[Tensor | InputError]:
-        results = [read(path) for path in paths]
-        good = [result for result in results if not isinstance(result, InputError)]
-        if not good:
-            return [result for result in results if isinstance(result, InputError)]
-        latents = prior.encode(torch.stack([pixels for pixels, _ in good]).to(prior.device)).float().cpu()
-        landmarks = torch.stack([points for _, points in good])
-        rows = iter(torch.cat([latents.flatten(1), landmarks.flatten(1)], dim=1))
-        return [result if isinstance(result, InputError) else next(rows)[None] for result in results]
+    def embed(pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> list[Tensor | InputError]:
+        results: list[Tensor | InputError] = []
+        for picture in pictures:
+            crop = min(picture.shape[:2])
+            top, left = ((length - crop) // 2 for length in picture.shape[:2])
+            square = np.ascontiguousarray(picture[top : top + crop, left : left + crop])  # the prior draws squares
+            faces = pack.detect(square)
+            if not faces:
+                results.append(InputError(NO_FACE))
+                continue
+            small = np.array(Image.fromarray(square).resize((side, side), Image.Resampling.LANCZOS))
+            pixels = torch.from_numpy(small).permute(2, 0, 1).contiguous()[None].float() / 127.5 - 1
+            latents = prior.encode(pixels.to(prior.device)).float().cpu()
+            landmarks = torch.from_numpy(faces[0].landmarks) * side / crop
+            results.append(torch.cat([latents.flatten(), landmarks.flatten()])[None])
+        return results
 
     return embed
 
@@ -82,8 +72,8 @@ def stored_latents(profile: Profile, manifest: Manifest, prior: Prior, pack: Fac
     }
     items = [path for split in ("train", "val") for path in manifest.faces(split).path]
     folder = store_folder("latents", [READING, *hashes.values(), *items])
-    provenance = {"what": "latents, landmarks", **hashes}
-    return extract(manifest.root, items, latent_embedder(prior, pack), folder, provenance, describe="latents")
+    provenance, embed = {"what": "latents, landmarks", **hashes}, latent_embedder(prior, pack)
+    return extract(manifest.root, items, embed, folder, provenance, describe="latents", decode=read_image)
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +18,6 @@ from tqdm import tqdm
 
 from v2f_core.artefacts.checkpoints import CHECKPOINT_NAME, HISTORY_NAME, History, resume_training, save_training
 from v2f_core.artefacts.files import folder_hash
-from v2f_core.artefacts.profiles import Profile
 from v2f_core.artefacts.store import Embeddings
 from v2f_core.data.manifest import Manifest
 from v2f_core.errors import InputError
@@ -36,26 +34,19 @@ RECORDINGS_AT_ONCE = 16  # embedded together
 
 
 @dataclass(frozen=True)
-class WaveformSettings:
-    """Settings of Stage I from waveforms; out of range they are refused, and so is a batch of 1."""
+class WaveformSettings(Stage1Settings):
+    """Settings of Stage I from waveforms. `windows` has no effect: a training example is one clip."""
 
     unfreeze: int = 1  # layers from the top, see the encoder's `layers`; 0 trains the aligner alone
     learning_rate_encoder: float = 1e-5  # decays with the aligner's
     weight_decay_encoder: float = 0.01
-    # the rest; `windows` has no effect, since a training example is one clip
-    identity: Stage1Settings = field(default_factory=partial(Stage1Settings, checkpoint_every=100))
+    checkpoint_every: int = 100
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_numbers(self, not_negative=("unfreeze", "learning_rate_encoder", "weight_decay_encoder"))
-        if self.identity.batch < 2:
+        if self.batch < 2:
             raise InputError("batch=1: expected at least 2; InfoNCE and batch statistics compare rows")
-
-    @classmethod
-    def from_profile(cls, profile: Profile, unfreeze: int = 1, **identity: Any) -> WaveformSettings:
-        """A profile's settings; ``identity`` replaces some of `Stage1Settings`."""
-        own = dict(profile.finetune)
-        stage1 = {"checkpoint_every": 100, **profile.stage1, **own.pop("identity", {}), **identity}
-        return cls(**{**own, "unfreeze": unfreeze}, identity=Stage1Settings(**stage1))
 
 
 class Batch(NamedTuple):
@@ -134,22 +125,22 @@ def train_from_waveforms(
     """
     if (processes := int(os.environ.get("WORLD_SIZE", 1))) > 1:
         raise InputError(f"{processes} processes: Stage I from waveforms runs in one; start it without a launcher")
-    folder, identity, pairs = Path(folder), settings.identity, training.pairs
+    folder, pairs = Path(folder), training.pairs
     checkpoint, made_from = folder / CHECKPOINT_NAME, {**provenance, "settings": asdict(settings)}
     encoder_folder = folder / encoder.kind
-    with seeded(identity.seed, device):
+    with seeded(settings.seed, device):
         top = unfreeze(encoder.to(device), settings.unfreeze)
-        trained = aligner or Aligner(encoder.dim, identity.hidden_width, pairs.face.shape[1], identity.dropout)
+        trained = aligner or Aligner(encoder.dim, settings.hidden_width, pairs.face.shape[1], settings.dropout)
         trained.to(device)
-        loss = identity_loss(pairs, identity, not identity.fixed_centroids, aligner).to(device)
-        validation_loss = identity_loss(validation.pairs, identity, free=False).to(device)
+        loss = identity_loss(pairs, settings, not settings.fixed_centroids, aligner).to(device)
+        validation_loss = identity_loss(validation.pairs, settings, free=False).to(device)
         own, upper = [*trained.parameters(), *loss.parameters()], list(top.parameters())
-        groups = [{"params": own, "lr": identity.learning_rate, "weight_decay": identity.weight_decay}]
+        groups = [{"params": own, "lr": settings.learning_rate, "weight_decay": settings.weight_decay}]
         if upper:
             rate, decay = settings.learning_rate_encoder, settings.weight_decay_encoder
             groups.append({"params": upper, "lr": rate, "weight_decay": decay})
         optimiser = torch.optim.AdamW(groups)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, identity.steps)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.steps)
         nets = nn.ModuleDict({"aligner": trained, "loss": loss, "encoder": top})
         history, randomness = History(), torch.Generator()  # a step's draws have a seed of their own
         parts = {"trained": nets, "optimiser": optimiser, "schedule": schedule, "history": history}
@@ -170,11 +161,11 @@ def train_from_waveforms(
         start = resume_training(checkpoint, parts, randomness, made_from)
         if start == 0:
             evaluate(0)
-        steps = range(start + 1, identity.steps + 1)
-        bar = tqdm(steps, "Stage I", identity.steps, initial=start, unit="step", mininterval=1.0)
+        steps = range(start + 1, settings.steps + 1)
+        bar = tqdm(steps, "Stage I", settings.steps, initial=start, unit="step", mininterval=1.0)
         for step in bar:
             nets.train()  # the encoder's frozen part stays in evaluation mode
-            batch = training.draw(identity.batch, identity.seed, step)
+            batch = training.draw(settings.batch, settings.seed, step)
             clips = map(training.read, batch.paths)
             heard = [rows[int(u * len(rows))] for rows, u in zip(clips, batch.place, strict=True)]
             voice = encoder(torch.stack(heard).to(device))
@@ -183,9 +174,9 @@ def train_from_waveforms(
                 descend(optimiser, own + upper, terms["total"], terms)
                 schedule.step()
                 history.count(terms)
-                last = step == identity.steps
-                if last or step % identity.evaluate_every == 0:
+                last = step == settings.steps
+                if last or step % settings.evaluate_every == 0:
                     bar.set_postfix(val=evaluate(step))
-            if last or step % identity.checkpoint_every == 0:
+            if last or step % settings.checkpoint_every == 0:
                 save_training(checkpoint, step, parts, randomness, made_from)
     return Aligner.from_pretrained(folder / "aligner")
