@@ -210,15 +210,15 @@ def test_the_whole_way_by_commands(open_profile, profile, tmp_path, capsys, monk
     assert re.fullmatch(r"error: .*open/aligner: .* missing; train it \(.*\).*\n", capsys.readouterr().err)
     assert run("stage1", "--steps", 2, "--out", tmp_path / "open" / "aligner") == 0
     assert run("evaluate", "--out", tmp_path / "report") == 0
-    assert "none is trained yet" in (tmp_path / "report" / "stage1.md").read_text()
+    assert "no posterior is trained yet" in (tmp_path / "report" / "stage1.md").read_text()
     assert run("posterior", "--out", tmp_path / "open" / "posterior") == 0
     assert run("evaluate", "--out", tmp_path / "report") == 0
     page = (tmp_path / "report" / "stage1.md").read_text()
     for row in ("mean face", "shuffled voice", "full", "ridge regression"):
         assert f"| {row} |" in page
     assert "| R@10 by ratio |" in page
-    assert "Left out: no identity, w/o DSC (Stage I), best of 4 by ẑ, oracle, VAE reconstruction" in page
-    assert "none is trained yet" not in page
+    assert "Left out: all rows and measures of drawn faces. No open generator knows these identities" in page
+    assert "no posterior is trained yet" not in page
 
 
 @pytest.mark.parametrize(

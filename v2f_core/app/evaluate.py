@@ -36,6 +36,11 @@ from v2f_core.pipeline import made_from
 from v2f_core.training.embeddings import Embeddings, embed_dataset
 from v2f_core.training.pairs import Pairs, pair_up
 
+NO_FACES = (
+    "Left out: all rows and measures of drawn faces. No open generator knows these identities, so no faces are drawn.\n"
+)
+NO_POSTERIOR = "Faces are ranked by cosine alone: no posterior is trained yet (posterior).\n"
+
 
 class Inputs(NamedTuple):
     """The dataset with its embeddings, and Stage I."""
@@ -94,10 +99,10 @@ def evaluate(
     check_writable(out)
     inputs = load(profile, limit, device)
     table = stage1_table(inputs.aligner, inputs.training, inputs.test, inputs.posterior)
-    note = "" if profile.prior else without_faces(inputs.posterior is not None)
+    note = "" if profile.prior else NO_FACES + ("" if inputs.posterior else NO_POSTERIOR)
     tables.save_identity_table(table, out, note=note)
     if profile.prior is None:
-        print(note)
+        print(note, end="")
         return out / "stage1.md"
     drawing = Drawing(steps, profile.guidance if guidance is None else guidance, seed)
     bench = make_bench(inputs, profile, drawing, draws, "test", device)
@@ -166,16 +171,6 @@ def log_ratio(posterior: IdentityPosterior | None) -> tables.Ratio | None:
     return lambda z, faces: posterior.log_ratio_of(torch.from_numpy(faces), torch.from_numpy(z)).double().numpy()
 
 
-def without_faces(posterior: bool) -> str:
-    """Which rows a profile that draws no faces leaves out, and why; ``posterior`` says whether p(z | v) ranks faces."""
-    drawn = ", ".join(name for name in (*DRAWABLE, controls.VAE) if name not in (controls.MEAN, controls.SEX_MEAN))
-    note = (
-        f"Left out: {drawn}, and all measures of pictures: no open generator knows these identities, so no faces are "
-        "drawn."
-    )
-    return note if posterior else f"{note} The posterior's likelihood ratio: none is trained yet (posterior)."
-
-
 def make_bench(inputs: Inputs, profile: Profile, drawing: Drawing, draws: int, split: str, device: str) -> Bench:
     """Prior, scorers, the photographs of a split's persons, and the cache folder for drawn faces."""
     pack, parts = FacePack.from_folder(profile.part("faces"), device), ["faces"]
@@ -193,10 +188,7 @@ def make_bench(inputs: Inputs, profile: Profile, drawing: Drawing, draws: int, s
 
 
 def stage1_table(
-    aligner: Aligner,
-    training: Pairs,
-    test: Pairs,
-    posterior: IdentityPosterior | None = None,
+    aligner: Aligner, training: Pairs, test: Pairs, posterior: IdentityPosterior | None = None
 ) -> pd.DataFrame:
     """The table of :func:`v2f_core.evaluation.tables.identity_table`, with ceilings where the world is known.
 
