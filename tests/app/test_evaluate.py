@@ -18,7 +18,6 @@ from v2f_core.data.manifest import COLUMNS, Manifest
 from v2f_core.diffusion.lora import add_lora, save_lora
 from v2f_core.diffusion.prior import Prior
 from v2f_core.evaluation import controls
-from v2f_core.evaluation.protocols import AGE, TONE
 from v2f_core.evaluation.systems import Drawing, Scorer
 from v2f_core.evaluation.tables import Ceiling
 from v2f_core.identity.aligner import Aligner
@@ -122,14 +121,11 @@ def systems(world, stage2, tiny_profile):
 def report(world, systems, tiny_profile, tmp_path_factory):
     """The folder of a whole report."""
     manifest, bench = world
-    known = [(name, 20.0 + 5 * i, i % 9 / 10) for i, name in enumerate(NAMES[:-1])]
-    known += [(f"T{i}", 20.0 + i, i % 9 / 10) for i in range(N)]
     evaluation = Evaluation(
         bench=bench,
         manifest=manifest,
         profile=tiny_profile,
         systems=systems,
-        labels=pd.DataFrame(known, columns=["person", AGE, TONE]).set_index("person"),
         ceilings={"all": Ceiling(0.9, 0.95, 0.9)},
         notes=["a note"],
     )
@@ -202,22 +198,16 @@ def test_the_report_counts_what_is_missing(report):
     notes = "\n".join(about["left out"]["notes"])
     assert "1 of 12 persons have one photograph only" in notes
     assert "another real photo: no face found in 1 of 11 images" in notes
-    assert "age: not known of 1 of 12 persons" in notes
     assert "1 persons of the test split have no usable voice" in notes
-    assert "age band: nobody is 'under 30'" not in notes
-    assert "age band: only 2 persons are 'under 30'" in notes
     assert "a note" in notes
     assert about["left out"]["persons"] == ["Yan"]
     assert about["left out"]["items"] == ["Zoe: no face"]
 
 
-def test_the_tables_hold_every_system_and_group(report, systems):
+def test_the_tables_hold_every_system(report, systems):
     table = pd.read_csv(report / "systems.csv")
     assert {"oracle", "full (teacher)", "no identity"} <= set(table[table.by == "face"].system)
     assert {"chance", "ceiling"} <= set(table.system)
-    groups = pd.read_csv(report / "fairness.csv")
-    shown = set(zip(groups.attribute, groups.group, strict=True))
-    assert {("sex", "women"), ("sex", "men"), ("age band", "60 and over"), ("skin tone", "dark")} <= shown
     persons = pd.read_csv(report / "persons.csv.gz", keep_default_na=False)
     assert set(persons.system) == {system.name for system in systems}
     oracle = persons[(persons.system == "oracle") & (persons.by == "face") & (persons.gallery == "all")]

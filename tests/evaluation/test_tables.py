@@ -207,7 +207,7 @@ def test_a_table_is_written_with_the_same_bytes_each_time(tmp_path):
     )
 
 
-# --- sets and groups
+# --- sets of faces
 
 
 def test_sets_have_their_size_and_their_misses_beside_them(systems, gallery):
@@ -225,12 +225,3 @@ def test_sets_have_their_size_and_their_misses_beside_them(systems, gallery):
     assert found.loc["some", "images"] == N - 4
     blind = System("x", "", None, (faces(gallery.identities, judged=False),))
     assert "VFS" not in tables.set_table([blind], gallery).columns
-
-
-def test_groups_are_those_of_the_labels(systems, gallery, tidy):
-    ages = pd.Categorical(["young"] * 20 + ["old"] * 3 + [""], ["young", "middle", "old", ""])
-    rows = tables.group_table(tidy[tidy.system == "noisy"], pd.DataFrame({"age": ages}, index=PERSONS), 100)
-    by_face = rows[rows.by == "face"].set_index("group")
-    assert by_face.n.to_dict() == {"young": 20, "old": 3}  # nobody is of middle age
-    draws = [metrics.cosine(draw.identities, gallery.identities)[:20] for draw in systems["noisy"].faces]
-    assert by_face.loc["young", "cosine"] == pytest.approx(np.mean(draws))

@@ -13,7 +13,6 @@ import pandas as pd
 import torch
 
 from minivox.ceilings import bounds, known
-from minivox.dataset import factors
 from minivox.readable import from_true_voices, rank_scores
 from v2f_core.app.report import Evaluation, write_report
 from v2f_core.artefacts.files import check_writable, folder_hash
@@ -27,7 +26,7 @@ from v2f_core.evaluation.controls import DRAWABLE, Bench, Stage2
 from v2f_core.evaluation.folds import ridge_rows
 from v2f_core.evaluation.judge import Judge
 from v2f_core.evaluation.leaks import check_splits
-from v2f_core.evaluation.protocols import AGE, TONE, first_of_each_sex, photographs
+from v2f_core.evaluation.protocols import first_of_each_sex, photographs
 from v2f_core.evaluation.systems import Drawing, Scorer, System
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.faces import FacePack
@@ -120,15 +119,11 @@ def evaluate(
         scores = controls.tuned(make_bench(inputs, profile, drawing, 1, "val", device), rows)
         bench = replace(bench, guidance=controls.best_scales(scores))
         notes.append(_tuning_note(scores, bench.guidance))
-    labels = pd.DataFrame()  # ages and skin tones, where the world is known
-    if (inputs.manifest.root / "factors.csv").is_file():
-        labels = factors(inputs.manifest.root).rename(columns={"face_skin_tone": TONE})[[AGE, TONE]]
     evaluation = Evaluation(
         bench=bench,
         manifest=inputs.manifest,
         profile=profile,
         systems=list(rows(bench)),
-        labels=labels,
         ceilings=bounds(inputs.test, inputs.training) if in_world else {},
         notes=notes,
         ratio=log_ratio(inputs.posterior),

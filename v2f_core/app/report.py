@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 import v2f_core
 from v2f_core.app.generate import save_gallery
@@ -26,7 +25,6 @@ from v2f_core.data.manifest import Manifest
 from v2f_core.errors import InputError
 from v2f_core.evaluation import controls, metrics, protocols, tables
 from v2f_core.evaluation.controls import Bench
-from v2f_core.evaluation.protocols import AGE, TONE, attributes, truth_of
 from v2f_core.evaluation.systems import System
 from v2f_core.identity.photos import read_image
 from v2f_core.show.plots import GalleryRow
@@ -59,7 +57,6 @@ class Evaluation:
     manifest: Manifest
     profile: Profile
     systems: Sequence[System]  # the rows
-    labels: pd.DataFrame  # known ages and skin tones by person
     ceilings: Mapping[str, tables.Ceiling] = field(default_factory=dict)  # of a known world
     notes: Sequence[str] = ()  # lines for the section "Left out", beside its own counts
     ratio: tables.Ratio | None = None  # ranks faces by likelihood ratio, beside the cosine
@@ -77,14 +74,12 @@ def write_report(e: Evaluation, out: Path) -> Path:
     galleries = protocols.galleries(test.sexes)
     tidy = tables.likeness(e.systems, gallery, test.persons, galleries, e.ceilings, e.ratio)
     likeness = tables.likeness_table(tidy, galleries, e.ceilings)
-    groups = attributes(e.labels, test.persons, np.array(test.sexes), e.bench.training.persons)
     files = {
         "persons.csv.gz": tidy,
         "systems.csv": likeness,
         "sets.csv": tables.set_table(e.systems, gallery),
-        "fairness.csv": tables.group_table(tidy[tidy.system.isin([e.main.name, controls.OTHER])], groups),
         "report.md": tables.by_gallery(likeness.fillna({"by": ""}), tables.MEASURES, ("system", "by")),
-        "about.json": json.dumps(_about(e, groups), indent=1, ensure_ascii=False) + "\n",
+        "about.json": json.dumps(_about(e), indent=1, ensure_ascii=False) + "\n",
     }
     for name, table in files.items():
         tables.write(out, name, table)
@@ -122,7 +117,7 @@ def _cells(text: str) -> list[NotebookNode]:
     return [cell for cell in cells if cell.source]
 
 
-def _about(e: Evaluation, groups: pd.DataFrame) -> dict[str, Any]:
+def _about(e: Evaluation) -> dict[str, Any]:
     weights = {name: folder_hash(e.profile.part(name)) for name in ("aligner", e.profile.encoder)}
     weights |= {name.removesuffix("_sha256"): digest for name, digest in e.bench.hashes.items()}
     test, drawing = e.bench.test, e.bench.drawing
@@ -141,11 +136,11 @@ def _about(e: Evaluation, groups: pd.DataFrame) -> dict[str, Any]:
         "seed": drawing.seed,
         "weights_sha256": weights,
         "versions": versions("v2f-core", "torch", "diffusers", "transformers", "numpy"),
-        "left out": _left_out(e, groups),
+        "left out": _left_out(e),
     }
 
 
-def _left_out(e: Evaluation, groups: pd.DataFrame) -> dict[str, Any]:
+def _left_out(e: Evaluation) -> dict[str, Any]:
     """Counts of missing or unusable data, each a line, and the persons and items behind them."""
     test, gallery = e.bench.test, e.bench.gallery
     n, files = len(test.persons), e.manifest.left_out
@@ -161,13 +156,6 @@ def _left_out(e: Evaluation, groups: pd.DataFrame) -> dict[str, Any]:
     for system in (system for system in e.systems if system.faces and system.shuffles is None):
         images = int(system.of(n).sum()) * len(system.faces)
         notes.append(f"{system.name}: no face found in {system.undetected} of {images} images (misses with cosine 0)")
-    unknown = {name: int(np.isnan(truth_of(e.labels, test.persons, name)).sum()) for name in (AGE, TONE)}
-    notes += [f"{name}: not known of {count} of {n} persons" for name, count in unknown.items() if count]
-    for attribute in groups:
-        for group, count in groups[attribute].value_counts().items():
-            if group and count < 10:
-                persons = f"only {count} persons are" if count else "nobody is"
-                notes.append(f"{attribute}: {persons} {group!r}")
     if not gallery.posteriors.shape[1]:
         notes.append("no judge in this profile: VFS is missing")
     if not gallery.features.shape[1]:

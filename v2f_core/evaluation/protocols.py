@@ -1,4 +1,4 @@
-"""Protocols: galleries, groups and subsets of persons, and their photographs, fixed before any score is computed.
+"""Protocols: galleries and subsets of persons, and their photographs, fixed before any score is computed.
 
 A gallery is given as a label for each person: persons with the same label form a gallery; "" is in no gallery.
 """
@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
-from jaxtyping import Float, Shaped
+from jaxtyping import Shaped
 
 from v2f_core.data.manifest import Manifest
 from v2f_core.errors import InputError
@@ -19,8 +18,6 @@ from v2f_core.training.embeddings import Embeddings
 from v2f_core.training.pairs import Pairs
 
 ALL, WITHIN, SF2F = "all", "within sex", "SF2F 3x100"
-AGE, TONE = "age", "skin tone"
-BANDS, TONES = ("under 30", "30 to 44", "45 to 59", "60 and over"), ("light", "medium", "dark")
 
 
 def galleries(sexes: Sequence[str]) -> dict[str, Shaped[np.ndarray, " n"]]:
@@ -85,39 +82,3 @@ def photographs(manifest: Manifest, faces: Embeddings, pairs: Pairs, split: str 
         if owner[item] in paths:
             paths[owner[item]].append(manifest.root / item)
     return [paths[person] for person in pairs.persons]
-
-
-# --- groups by age and skin tone
-
-
-def truth_of(labels: pd.DataFrame, persons: Sequence[str], name: str) -> Float[np.ndarray, " n"]:
-    """A label of each person; NaN where it is not known."""
-    return labels.reindex(index=list(persons), columns=[name])[name].to_numpy(np.float64)
-
-
-def attributes(
-    labels: pd.DataFrame, test: Sequence[str], sexes: Shaped[np.ndarray, " n"], training: Sequence[str]
-) -> pd.DataFrame:
-    """Sex, age band and third of skin tone of each test person; "" where it is not known.
-
-    The thirds are those of the training persons; a value on an edge belongs to the third below it.
-
-    Example:
-        >>> labels = pd.DataFrame({"age": [36.0, 70.0]}, index=["Ada", "Bo"])
-        >>> attributes(labels, ["Ada", "Bo"], np.array(["f", "m"]), []).loc["Bo"].tolist()
-        ['men', '60 and over']
-    """
-    sex = np.where(sexes == "f", "women", np.where(sexes == "m", "men", ""))
-    columns = {"sex": pd.Categorical(sex, ["women", "men", ""])}
-    ages, tones, reference = truth_of(labels, test, AGE), truth_of(labels, test, TONE), truth_of(labels, training, TONE)
-    if np.isfinite(ages).any():
-        columns["age band"] = _named(ages, np.searchsorted([30.0, 45.0, 60.0], ages, side="right"), BANDS)
-    if np.isfinite(tones).any() and np.isfinite(reference).any():
-        thirds = np.nanquantile(reference, [1 / 3, 2 / 3])
-        columns[TONE] = _named(tones, np.searchsorted(thirds, tones, side="left"), TONES)
-    return pd.DataFrame(columns, index=list(test))
-
-
-def _named(values: np.ndarray, places: np.ndarray, names: Sequence[str]) -> pd.Categorical:
-    known = ["" if np.isnan(value) else names[i] for value, i in zip(values, places, strict=True)]
-    return pd.Categorical(known, [*names, ""])

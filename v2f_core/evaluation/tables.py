@@ -24,7 +24,7 @@ from v2f_core.evaluation.controls import MEAN, SEX_MEAN
 from v2f_core.evaluation.protocols import ALL, WITHIN
 from v2f_core.evaluation.systems import Faces, System
 
-KEYS = ("gallery", "by", "attribute", "group", "system", "metric")
+KEYS = ("gallery", "by", "system", "metric")
 BY_Z, BY_FACE, BY_SECOND = "ẑ", "face", "second scorer"
 COSINE, L2, MATCHING, RANK, KS = "cosine", "L2", "1:2 matching", "rank", (1, 5, 10)
 BY_RATIO = tuple(f"{name} by ratio" for name in (MATCHING, *(f"R@{k}" for k in KS)))
@@ -331,24 +331,6 @@ def save_identity_table(table: pd.DataFrame, folder: str | Path, name: str = "st
     shown = (COSINE, "R@1", "R@10", MATCHING, "skill, cosine", "skill, R@10", "R@10 by ratio", f"{MATCHING} by ratio")
     write(folder, f"{name}.csv", table)
     write(folder, f"{name}.md", by_gallery(table, shown) + note)
-
-
-def group_table(tidy: pd.DataFrame, attributes: pd.DataFrame, resamples: int = 4000) -> pd.DataFrame:
-    """Likeness over all by group: a row for each system of :func:`likeness`, comparison and group.
-
-    ``attributes`` has a categorical column an attribute, persons as index, "" where it is not known.
-    """
-    rows = tidy[(tidy.gallery == ALL) & (tidy.by != BY_SECOND) & tidy.metric.isin([COSINE, MATCHING, "R@10"])]
-    rows = rows.drop(columns=["gallery", "stratum"])
-    parts = [
-        rows[rows.person.isin(attributes.index[attributes[name] == group])].assign(attribute=name, group=group)
-        for name in attributes
-        for group in attributes[name].cat.categories
-        if group
-    ]
-    return (
-        wide(summarise(pd.concat(parts), resamples=resamples), (COSINE, MATCHING, "R@10")) if parts else pd.DataFrame()
-    )
 
 
 # --- sets of faces
