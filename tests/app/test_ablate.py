@@ -6,8 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from fakes import Pack, Recogniser, people
+from fakes import Pack, Recogniser, people, small_judge
 
 from v2f_core import cli
 from v2f_core.app import ablate
@@ -15,7 +14,6 @@ from v2f_core.app.ablate import Plan
 from v2f_core.diffusion.consistency import teacher
 from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
-from v2f_core.evaluation.judge import Judge
 from v2f_core.evaluation.systems import Faces, Scorer
 from v2f_core.studies import ablation
 from v2f_core.studies.ablation import WITHOUT, Ablation
@@ -36,13 +34,10 @@ def plan(tiny_profile, tmp_path_factory):
 @pytest.fixture
 def kit(plan, monkeypatch):
     """As many test persons as are planned; a judge and a recogniser that see colours."""
-    torch.manual_seed(0)
-    size = {"size": 16, "mean": [127.0] * 3, "scale": [64.0] * 3, "channels": "RGB"}
-    judge = Judge({"architecture": "plain", "widths": [4, 8], "n_classes": 6, **size}).eval()
     opened = []
 
     def open_kit(plan):
-        scorer = Scorer(Pack(), judge)
+        scorer = Scorer(Pack(), small_judge())
         scorer.photographs = lambda paths: scorer_faces(scorer, len(paths))
         test = people(plan.persons, seed=3).pairs
         prior = Prior.from_folder(plan.profile.prior)

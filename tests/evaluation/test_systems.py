@@ -3,12 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from fakes import Pack
+from fakes import Pack, small_judge
 from PIL import Image
 
 from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
-from v2f_core.evaluation.judge import Judge
 from v2f_core.evaluation.systems import Drawing, Faces, Scorer, System, best_of, draw_faces, noise_of, rebuild_faces
 from v2f_core.identity.sphere import normalise
 
@@ -27,9 +26,7 @@ def prior(tiny_profile):
 
 @pytest.fixture(scope="module")
 def judge():
-    torch.manual_seed(0)
-    size = {"size": 16, "mean": [127.0] * 3, "scale": [64.0] * 3, "channels": "RGB"}
-    return Judge({"architecture": "plain", "widths": [4, 8], "n_classes": 6, **size}).eval()
+    return small_judge()
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from minivox.build.tokenizer import LENGTH, save_tokenizer
 from v2f_core.diffusion.consistency import FaceBatch
 from v2f_core.diffusion.lora import lora_parameters
 from v2f_core.diffusion.prior import Prior
+from v2f_core.evaluation.judge import Judge
 from v2f_core.identity.faces import TEMPLATE
 from v2f_core.identity.sphere import normalise
 from v2f_core.training.latents import FacePairs
@@ -126,10 +127,19 @@ def people(persons, seed):
 
 
 class Pack:
-    """Sees the mean colour; finds no face in a dark picture."""
+    """Sees the mean colours of the four quarters; finds no face in a dark picture."""
 
     def embed(self, images):
         found = np.array([image.mean() > 5 for image in images])
         z = np.zeros((len(images), 512), np.float32)
-        z[:, :3] = [image.mean(axis=(0, 1)) + 1 for image in images]
+        for row, image in enumerate(images):
+            h, w = image.shape[0] // 2, image.shape[1] // 2
+            parts = (image[:h, :w], image[:h, w:], image[h:, :w], image[h:, w:])
+            z[row, :12] = np.concatenate([part.mean(axis=(0, 1)) for part in parts]) / 255 - 0.4
         return z / np.linalg.norm(z, axis=1, keepdims=True) * found[:, None], found
+
+
+def small_judge():
+    torch.manual_seed(0)
+    size = {"size": 16, "mean": [127.0] * 3, "scale": [64.0] * 3, "channels": "RGB"}
+    return Judge({"architecture": "plain", "widths": [4, 8], "n_classes": 6, **size}).eval()
