@@ -42,12 +42,7 @@ def deal(sexes: Sequence[str], folds: int, seed: int) -> Int[np.ndarray, " perso
 
 
 def fold_count(persons: int) -> int:
-    """How many folds so many persons are dealt into; too few for two are refused.
-
-    Example:
-        >>> fold_count(9), fold_count(17), fold_count(500)
-        (2, 4, 5)
-    """
+    """How many folds so many persons are dealt into; too few for two are refused."""
     if persons < 2 * SMALLEST:
         raise InputError(
             f"{persons} person{'s' * (persons != 1)} with a usable voice and face: expected at least {2 * SMALLEST}; a "

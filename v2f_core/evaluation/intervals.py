@@ -125,10 +125,6 @@ def holm(p: Float[np.ndarray, " tests"]) -> Float[np.ndarray, " tests"]:
     """p-values corrected for their number (Holm 1979): at 0.05, at most 5 % of families have a false finding.
 
     The smallest of m is multiplied by m, the next by m − 1, and so on; no corrected p is below a smaller one's.
-
-    Example:
-        >>> holm(np.array([0.01, 0.04, 0.03]))
-        array([0.03, 0.06, 0.06])
     """
     if not ((p >= 0) & (p <= 1)).all():
         raise InputError(f"p-values {p}: expected numbers between 0 and 1")

@@ -159,10 +159,6 @@ def error_rates(
         (accepted).
     Raises:
         InputError: there are no pairs of one kind, or a score is NaN.
-
-    Example:
-        >>> error_rates(np.array([0.9]), np.array([0.1]))
-        (array([0.1, 0.9]), array([0., 0.]), array([1., 0.]))
     """
     if not (len(same) and len(different)):
         raise InputError(f"{len(same)} pairs of one person, {len(different)} of two: expected at least one of each")
@@ -225,10 +221,6 @@ def vfs(posteriors: Float[np.ndarray, "images classes"], seed: int = 0) -> VFS:
 
     Raises:
         InputError: a row is no distribution (negative, NaN, not summing to 1), or there are fewer images than splits.
-
-    Example:
-        >>> vfs(np.eye(10))  # ten images of ten sure persons, two a split
-        VFS(value=2.0, deviation=0.0, images=2)
     """
     posteriors = posteriors.astype(np.float64)
     if len(posteriors) < SPLITS:
@@ -251,12 +243,6 @@ def kernel_distance(generated: Float[np.ndarray, "n dim"], real: Float[np.ndarra
 
     Raises:
         InputError: fewer than four detected faces in a set, or NaN.
-
-    Example:
-        >>> x = np.random.default_rng(0).standard_normal((300, 8)) + np.eye(8)[0]
-        >>> x /= np.linalg.norm(x, axis=1, keepdims=True)
-        >>> abs(kernel_distance(x[:150], x[150:])) < 0.02 < kernel_distance(x[:150], -x[150:])
-        True
     """
     x, y = (cloud[cloud.any(axis=1)].astype(np.float64) for cloud in (generated, real))
     if min(len(x), len(y)) < 4 or not (np.isfinite(x).all() and np.isfinite(y).all()):

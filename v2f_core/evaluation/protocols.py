@@ -48,12 +48,7 @@ def sizes(labels: Shaped[np.ndarray, " n"]) -> list[int]:
 
 
 def chance(labels: Shaped[np.ndarray, " n"], k: int) -> float:
-    """R@k of a random order: the mean over galleries of min(1, k / size).
-
-    Example:
-        >>> chance(np.array(["f"] * 20 + ["m"] * 8), k=10)
-        0.75
-    """
+    """R@k of a random order: the mean over galleries of min(1, k / size)."""
     return float(np.mean([min(1.0, k / size) for size in sizes(labels)]))
 
 
@@ -62,10 +57,6 @@ def first_of_each_sex(sexes: Sequence[str], count: int) -> list[int]:
 
     Raises:
         InputError: ``count`` allows fewer than four persons of a sex.
-
-    Example:
-        >>> first_of_each_sex(list("ffffffmmmm"), 8)
-        [0, 1, 2, 3, 6, 7, 8, 9]
     """
     kinds = sorted(set(sexes))
     if count < 4 * len(kinds):

@@ -199,6 +199,7 @@ def _resumable(
     make: Callable[[range], Tensor], n: int, scorer: Scorer, folder: Path, inputs: Mapping[str, object], label: str
 ) -> Faces:
     """Make n images batch by batch and store images and scores of each batch; stored batches are read."""
+    from diffusers.image_processor import VaeImageProcessor
     from safetensors.numpy import save_file
     from tqdm import tqdm
 
@@ -213,7 +214,8 @@ def _resumable(
             rows = range(start, min(start + AT_ONCE, n))
             shard = folder / f"{start:05d}.safetensors"
             if not shard.exists():
-                images = _to_pixels(make(rows))
+                unit = VaeImageProcessor.pt_to_numpy((make(rows).float() / 2 + 0.5).clamp(0, 1))
+                images = [np.asarray(image) for image in VaeImageProcessor.numpy_to_pil(unit)]
                 for row, image in zip(rows, images, strict=True):
                     _save_synthetic(image, folder / f"{row:05d}.webp")
                 with atomic_write(shard) as temporary:  # after its images: a shard that exists is whole
@@ -222,13 +224,6 @@ def _resumable(
             parts.append({name: tensor.numpy() for name, tensor in stored.items()})
             bar.update(len(rows))
     return Faces(**{name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, paths=paths)
-
-
-def _to_pixels(images: Float[Tensor, "n 3 height width"]) -> list[Pixels]:
-    from diffusers.image_processor import VaeImageProcessor
-
-    unit = VaeImageProcessor.pt_to_numpy((images.float() / 2 + 0.5).clamp(0, 1))
-    return [np.asarray(image) for image in VaeImageProcessor.numpy_to_pil(unit)]
 
 
 def _save_synthetic(image: Pixels, path: Path) -> None:

@@ -132,12 +132,7 @@ def plain(table: pd.DataFrame, measures: Sequence[str]) -> str:
 
 
 def cell(row: Mapping[str, Any], measure: str) -> str:
-    """A measure of one row with its interval, and its gain if it has one.
-
-    Example:
-        >>> cell({"R@10": 0.5, "R@10 low": 0.4, "R@10 high": 0.6, "R@10 gain": 0.1}, "R@10")
-        '0.500 [0.400, 0.600]<br>+0.100'
-    """
+    """A measure of one row with its interval, and its gain if it has one."""
     parts = []
     for name, sign in ((measure, ""), (f"{measure} gain", "+")):
         value, low, high = (row.get(f"{name}{end}", np.nan) for end in ("", " low", " high"))

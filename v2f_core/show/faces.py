@@ -35,11 +35,6 @@ def face_table(
 
     Raises:
         InputError: rows of different lengths, or headings that are too few or too many.
-
-    Example:
-        >>> page = face_table([[np.zeros((8, 8, 3), np.uint8), None]], ["true", "drawn"], ["Ada"])
-        >>> 'alt="Ada, true"' in page.data, "synthetic" in page.data
-        (True, True)
     """
     from IPython.display import HTML
 

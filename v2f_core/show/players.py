@@ -52,13 +52,7 @@ def cards(
     captions: Sequence[str],
     faces: Sequence[Sequence[UInt8[np.ndarray, "_ _ 3"]]] = (),
 ) -> HTML:
-    """One card a recording (mono, 16 kHz): faces, if any, a player, a caption; and a note.
-
-    Example:
-        >>> page = cards([np.zeros(800, np.float32)], ["silence"])
-        >>> "<audio controls" in page.data and "silence" in page.data
-        True
-    """
+    """One card a recording (mono, 16 kHz): faces, if any, a player, a caption; and a note."""
     from IPython.display import HTML
 
     rows = list(faces) or [[] for _ in waves]

@@ -31,11 +31,6 @@ class Stage1Settings:
 
     Raises:
         InputError: a number is out of its range, or all weights of the loss are 0.
-
-    Example:
-        >>> Stage1Settings(steps=0)
-        Traceback (most recent call last):
-        v2f_core.errors.InputError: steps=0: expected a whole number of at least 1
     """
 
     steps: int = 10_000  # the paper says "roughly 100k" in one place and 0-10k in another
