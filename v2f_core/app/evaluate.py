@@ -110,6 +110,9 @@ def evaluate(
     notes = check_splits(inputs.training, inputs.test, scorers, all_known=known(inputs.test))
     if inputs.beyond:
         notes.append(f"{inputs.beyond} persons of the test split are beyond the limit")
+    learned, here = inputs.aligner.provenance.get("persons"), len(inputs.training.persons)
+    if learned not in (None, here):
+        notes.append(f"the aligner was trained on {learned} persons, ridge regression on this dataset's {here}")
     trained = [Stage2.from_folder(folder, profile.part("prior"), device) for folder in stage2]
 
     def rows(of: Bench) -> Iterator[System]:
