@@ -199,31 +199,25 @@ def tabulate(
     ``tones``: the skin tone of each person's identities under a system, for the contrast of its pictures.
     """
 
-    def mean(system: str, name: str) -> Float[np.ndarray, " n"]:
-        return np.mean([measured.each[name] for measured in found[system]], axis=0)
-
-    def asked_of(system: str) -> dict[str, list[float]]:
-        return found[system][0].each if system else {}
-
-    def few(group: np.ndarray) -> bool:
-        return min((group == s).sum() for s in np.unique(sex)) < 2
-
     rows = []
     for system, seeds in found.items():
+        base = found.get(against[system], [])
         for name in seeds[0].each:
-            values = mean(system, name)
+            values = mean_over_seeds(seeds, name)
             known = np.isfinite(values)
-            if few(sex[known]):  # such as how many dark identities are drawn dark, where no identity is dark
+            if not enough(sex[known]):  # such as how many dark identities are drawn dark, where no identity is dark
                 continue
             line = {"seeds": len(seeds), **row(name, system, values[known], sex[known])}
-            others = mean(against[system], name) if name in asked_of(against[system]) else np.full(len(sex), np.nan)
-            both = known & np.isfinite(others)
-            if not few(sex[both]):
-                gain = paired_difference(values[both], others[both], sex[both])
-                line |= {"against": against[system], "gain": gain.value, "gain low": gain.low, "gain high": gain.high}
+            if base and name in base[0].each:
+                others = mean_over_seeds(base, name)
+                both = known & np.isfinite(others)
+                if enough(sex[both]):
+                    gain = paired_difference(values[both], others[both], sex[both])
+                    line |= {"gain": gain.value, "gain low": gain.low, "gain high": gain.high}
+                    line["against"] = against[system]
             rows.append(line)
         for reader in READERS if system in tones else ():
-            moved = [mean(name, MOVED + reader) for name in (system, against[system]) if name]
+            moved = [mean_over_seeds(found[name], MOVED + reader) for name in (system, against[system]) if name]
             about = {"system": system, "measure": f"contrast of skin tone, read by {reader}", "seeds": len(seeds)}
             rows.append(about | contrast(tones[system], moved, sex) | {"n": len(sex), "against": against[system]})
         for name in seeds[0].whole:
@@ -231,6 +225,16 @@ def tabulate(
             rows.append({"seeds": len(seeds), "system": system, "measure": name, "value": value, "n": len(sex)})
     columns = ["system", "measure", "value", "low", "high", "n", "seeds", "against", "gain", "gain low", "gain high"]
     return pd.DataFrame(rows).reindex(columns=columns)
+
+
+def mean_over_seeds(seeds: list[Measured], name: str) -> Float[np.ndarray, " n"]:
+    """Each person's mean of a measure."""
+    return np.mean([measured.each[name] for measured in seeds], axis=0)
+
+
+def enough(sexes: np.ndarray) -> bool:
+    """Whether there are women and men, two of each, so that an interval can be told."""
+    return min((sexes == sex).sum() for sex in ("f", "m")) >= 2
 
 
 def contrast(told: Float[np.ndarray, " n"], moved: list[Float[np.ndarray, " n"]], sex: np.ndarray) -> dict[str, float]:

@@ -1,9 +1,7 @@
 """``python -m v2f_core ablate``: the systems of a table, trained, drawn and measured over seeds, as one tidy table.
 
-Every (system, seed) is trained in a folder of its own. That folder holds a folder for each set of persons, so the test
-persons' faces are drawn without a second training. A killed run goes on where it stopped. A person's face starts from
-the same noise under every system of a seed. The guidance of each system is chosen with the first seed, by the likeness
-of the validation persons' faces.
+Every (system, seed) has a folder of its own, and a killed run goes on where it stopped. A person's face starts from the
+same noise under every system of a seed. A system's guidance is chosen with the first seed, by the validation persons.
 """
 
 from __future__ import annotations

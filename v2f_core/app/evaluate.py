@@ -74,20 +74,15 @@ def evaluate(
     """Stage I's table, tables of all systems and controls, and a report; docs/evaluation.md describes the files.
 
     A profile without a prior draws no faces: Stage I's table is all there is. Else drawn faces are kept in the cache: a
-    killed run goes on, and more systems can be added later.
+    killed run goes on, and more systems can be added later. Returns the page.
 
     Args:
-        out: folder for tables and report.
-        profile: whose weights and dataset.
         systems: the rows with drawn faces, of `controls.DRAWABLE`.
         draws: faces a person and system.
         steps, guidance, seed: of the sampler; guidance is the profile's when None.
         limit: the largest number of test persons, half of each sex.
         stage2: folders of trained Stages II, each a row.
         tune: choose each row's guidance on the validation persons, from `controls.GUIDANCES`.
-        device: for embedding, drawing and scoring.
-    Returns:
-        the page.
     Raises:
         InputError: an input cannot be used; a person is in two splits; both ``guidance`` and ``tune`` are given.
     """

@@ -35,16 +35,9 @@ def own(
 ) -> Path:
     """Embed a dataset of one's own and measure Stage I by folds of persons, beside ridge regression and the controls.
 
-    Writes stage1.csv, stage1.md and left_out.csv to ``out``, and a card for consent beside the data, if there is none.
+    Writes stage1.csv, stage1.md and left_out.csv to ``out``, and a card for consent beside the data, if there is none;
+    returns stage1.md. Persons are dealt into folds ``deals`` times.
 
-    Args:
-        profile: whose dataset and encoders; "open" needs no download.
-        out: folder for the tables.
-        deals: how often persons are dealt into folds.
-        steps, seed: of Stage I, in place of the profile's; of weights, batches and folds.
-        device: where to embed.
-    Returns:
-        the table as Markdown.
     Raises:
         InputError: the dataset or a part cannot be used, fewer than eight persons have both voice and face, or half of
             the files are bad.
@@ -156,12 +149,10 @@ are yours to remove: train again, and delete what was trained before.
 def forget(profile: Profile, person: str, out: Path = Path("outputs/own")) -> list[str]:
     """Remove every store of embeddings that holds a file of a person, the person's files, and the rows that name them.
 
-    Rows are taken out of the dataset's tables, and of the left_out.csv that :func:`own` wrote to ``out``. A store is
-    removed whole: the others' embeddings are made again. The rows go last, so that a run that was killed can be
-    repeated.
+    Rows are taken out of the dataset's tables, and of the left_out.csv that :func:`own` wrote to ``out``; they go last,
+    so that a run that was killed can be repeated. A store is removed whole: the others' embeddings are made again.
+    Returns what was removed, a line each.
 
-    Returns:
-        what was removed, a line each.
     Raises:
         InputError: nobody in the dataset has this name, or the dataset is packed.
     """

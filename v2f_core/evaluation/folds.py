@@ -54,11 +54,8 @@ def fold_count(persons: int) -> int:
 def leave_out(pairs: Pairs, settings: Stage1Settings, deals: int = 4, folder: str | Path | None = None) -> pd.DataFrame:
     """The values of each person under Stage I, ridge regression, the controls and chance, as a tidy frame.
 
-    Args:
-        pairs: all persons.
-        settings: of Stage I; its seed is that of the first deal too.
-        deals: how often persons are dealt into folds.
-        folder: for the aligners; else they are not kept.
+    The persons are dealt into folds ``deals`` times, the first time by Stage I's seed. Aligners are kept in ``folder``.
+
     Raises:
         InputError: fewer than eight persons, or an embedding that cannot be used.
     """

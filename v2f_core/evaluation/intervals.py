@@ -39,10 +39,10 @@ def bootstrap(
 ) -> Interval:
     """A statistic of means over persons with its BCa interval (Efron 1987). Persons are resampled, the gallery is not.
 
-    Args:
-        values: one row a person, one column a measure; measures of the same persons are resampled together.
-        statistic: maps the means of the measures to a number; called on a batch. Without it: the only mean itself.
-        groups: persons are resampled within their group, and each mean is the average of the groups' means.
+    ``values`` has a row a person and a column a measure; ``statistic`` maps the measures' means to a number, the only
+    mean itself by default, and is called on a batch. With ``groups`` persons are resampled within their group, and a
+    mean is the average of the groups' means.
+
     Raises:
         InputError: fewer than two persons (in a group), or a value that is NaN or infinite.
 

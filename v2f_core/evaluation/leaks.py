@@ -52,11 +52,9 @@ def contamination(training: Pairs, test: Pairs) -> list[tuple[str, str, str]]:
 def check_splits(training: Pairs, test: Pairs, scorers: Mapping[str, Path], all_known: bool = False) -> list[str]:
     """Refuse a test with persons of the training; warn of test persons whom a scorer was trained on.
 
-    Args:
-        scorers: name → folder; a file ``training_persons.txt`` in it lists the scorer's training persons, one a line.
-        all_known: no scorer was trained on any person of the dataset (true of MiniVox by construction).
-    Returns:
-        the warnings, which are also issued.
+    ``training_persons.txt`` in a scorer's folder lists its training persons, one a line; with ``all_known`` no scorer
+    was trained on any person of the dataset (true of MiniVox by construction). The warnings are also returned.
+
     Raises:
         InputError: a person, photograph or recording is in both splits, or two test persons share a photograph.
     """

@@ -141,12 +141,8 @@ def draw_faces(
 ) -> Faces:
     """One face of each person, drawn and scored, or read from an earlier run with the same inputs.
 
-    Args:
-        conditions: unit identities, or tokens for the cross-attention.
-        persons: names, which seed each person's noise.
-        folder: gets a subfolder named by a hash of all inputs.
-        hashes: of the weights of prior and scorers.
-        draw: 0 for the first face of each person, 1 for the second, …
+    Conditions are unit identities, or tokens for the cross-attention; names seed each person's noise. ``hashes`` are
+    those of the weights of prior and scorers; ``draw`` is 0 for a person's first face, 1 for the second, …
     """
     values = conditions.detach().cpu().contiguous().numpy().tobytes()
     inputs = {

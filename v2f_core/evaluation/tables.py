@@ -1,9 +1,7 @@
 """One engine for every table: values of each person in a tidy frame → means with intervals, gains, chance, ceilings.
 
-A tidy frame has one value a row. The columns of `KEYS` identify the measure; ``person`` is the person, "" for a measure
-of all images together; ``seed`` or ``draw`` number repeated runs; ``stratum``, if present, is the person's gallery, and
-galleries have equal weight. `summarise` averages a person's values over seeds and draws, resamples persons, and gives
-the spread over seeds in a column of its own. Stage I's table, ``evaluate`` and ``ablate`` are three tidy frames.
+A tidy frame has one value a row. The columns of `KEYS` identify the measure; ``person`` is "" for a measure of all
+images together; ``seed`` or ``draw`` number repeated runs; galleries, the person's is ``stratum``, have equal weight.
 """
 
 from __future__ import annotations
@@ -49,10 +47,9 @@ class Ceiling(NamedTuple):
 def summarise(tidy: pd.DataFrame, against: str | None = None, resamples: int = 4000) -> pd.DataFrame:
     """The mean of each key of a tidy frame, with its interval, its spread over seeds and its gain over a system.
 
-    Returns:
-        the keys; n persons; ``value``, ``low``, ``high`` (none for fewer than two persons in a stratum); where the
-        frame has seeds, their number and ``seed sd``, the deviation of the seeds' means; with ``against``, ``gain``,
-        ``gain low``, ``gain high`` over this system, person by person.
+    A person's values are averaged over seeds and draws, then persons are resampled; fewer than two in a stratum have no
+    interval. ``seed sd`` is the deviation of the seeds' means; a gain over ``against`` is paired person by person.
+
     Raises:
         InputError: a system and ``against`` were measured on different persons.
 
@@ -184,13 +181,8 @@ def likeness(
 
     Draws have a row each; derangements are averaged. The second scorer gives ranks only, since its cosines have another
     scale. Skill is given where there are ceilings, for systems whose input is a voice, and needs those of `REFERENCE`.
-
-    Args:
-        gallery: everybody's first photograph.
-        galleries: of `protocols.galleries`.
-        ceilings: the best possible values, where the world is known.
-        ratio: gives `BY_RATIO`: faces ranked by how much likelier a voice makes them. A drawn face's identity is taken
-            for ẑ; an undetected one makes no face likelier.
+    ``ratio`` ranks the faces once more, by how much likelier a voice makes them; a drawn face's identity is taken for
+    ẑ, and an undetected one makes no face likelier.
     """
     n, truth, frames = len(persons), gallery.identities, []
     predicted = {system.name: system.predicted for system in systems if system.predicted is not None}

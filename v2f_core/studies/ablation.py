@@ -1,11 +1,8 @@
 """Ablations: the systems of each table as data, the values of their persons, and the tables made from these.
 
-A system is a Stage I and a critic of Stage II. All systems of a table take the same number of Stage II steps. λ_self is
-chosen so that φ gets gradients of about equal length from L_self and L_id when Stage II begins; it is not tuned
-further, except where a system's name says so.
-
-Gains are paired: the same persons, the same noise, the same seeds. A person's values are averaged over seeds first; the
-spread over seeds has a column of its own.
+A system is a Stage I and a critic of Stage II, and all take the same number of steps. λ_self gives φ gradients of about
+equal length from L_self and L_id when Stage II begins; it is tuned further only where a system's name says so. Gains
+are paired: the same persons, the same noise, the same seeds.
 """
 
 from __future__ import annotations

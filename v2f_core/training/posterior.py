@@ -40,10 +40,6 @@ def train_posterior(
     chooses the number of Gaussians and the covariance's shrinkage; then the mean log likelihood ratio with their own
     voice, the nats that a voice tells of its face, chooses κ.
 
-    Args:
-        training, validation: persons of two splits, of both sexes.
-        aligner: g_φ.
-        provenance: hashes of the encoder and the face net.
     Raises:
         InputError: one sex alone or an unknown one, fewer than eight training persons, or an embedding that has another
             width than the aligner's or is not finite.
