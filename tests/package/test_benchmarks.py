@@ -329,8 +329,8 @@ def test_the_worlds_that_settings_travel_through_are_what_their_page_says(progra
         assert not set(training.persons) & set(test.persons)
         assert float(training.face.mean(dim=0).norm()) == pytest.approx(space.mean, abs=0.08), name
         assert bool((training.voice >= 0).all()) is space.positive
-        again = worlds.world_of("random", space, 100, seed=0)[2]
-        assert torch.equal(again.face, test.face)  # more training persons, the same world and the same test
+    again = worlds.world_of("random", space, 100, seed=0)[2]
+    assert torch.equal(again.face, test.face)  # more training persons, the same world and the same test
     g = np.random.default_rng(0)
     ours, theirs = (worlds.links_of("voice", kind, g) for kind in worlds.LINKS)
     assert np.allclose((ours**2).sum(axis=1), (theirs**2).sum(axis=1))

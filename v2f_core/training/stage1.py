@@ -82,16 +82,13 @@ def train_stage1(
     than its standard error over these persons. Fewer than `JUDGES` cannot tell: the MLP is not trained then.
 
     The same settings and seed give the same bytes on the same machine, also after a kill. Under ``accelerate launch``
-    the processes share each batch; rows that cannot be shared evenly are left out.
+    the processes share each batch; rows that cannot be shared evenly are left out. In validation the class vectors of
+    Eq. 8 are the mean directions of the persons' photos.
 
     Args:
-        training, validation: persons of two splits. In validation the class vectors of Eq. 8 are the mean directions
-            of the persons' photos.
-        folder: gets the aligner (``config.json``, ``model.safetensors``), ``history.csv``, and ``checkpoint.pt`` until
-            the run is finished.
+        folder: gets the best aligner, which is returned, ``history.csv``, and ``checkpoint.pt`` until the run is
+            finished.
         provenance: hashes of the inputs, written into the aligner's config.
-    Returns:
-        the best aligner, as written to ``folder``.
     Raises:
         InputError: the folder holds an interrupted training of other settings or inputs, an embedding has no
             direction, a split has one person, there are more processes than rows in a batch, or a loss or gradient is

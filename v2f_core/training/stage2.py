@@ -99,16 +99,13 @@ def train_stage2(
     L_self of its own rows, and gradients are averaged. Critics that compare persons compare those of one process.
 
     Args:
-        aligner: of Stage I; it is trained in place.
+        aligner: of Stage I; it is trained in place, and returned.
         prior: without adapters; it gets some.
         arcface: f_arc with gradients.
-        training, validation: persons of two splits.
         folder: gets ``aligner/``, ``lora/``, ``provenance.json``, ``history.csv`` (a row an evaluation, the first
             before any training), ``monitors.csv`` (a row an evaluation and band of timesteps), ``checkpoint.pt``.
         provenance: hashes of the inputs.
         critic: L_self, one of :mod:`v2f_core.diffusion.consistency`, of :mod:`v2f_core.studies.critics`, or your own.
-    Returns:
-        the trained aligner; the adapters are on ``prior``.
     Raises:
         InputError: the folder holds another training, or one of more steps; an embedding has no direction, a split has
             one person, there are more processes than rows in a batch, or a loss or gradient is not finite; then the

@@ -118,10 +118,8 @@ def train_from_waveforms(
     Args:
         encoder, source: a speech encoder, which is trained in place, and the folder that it was loaded from.
         aligner: of Stage I, trained in place; None starts with a new one.
-        folder: gets the encoder's folder (``ast/``, ``ecapa/`` or ``ge2e/``) and ``aligner/``, as a profile has them,
+        folder: gets the best encoder (``ast/``, ``ecapa/`` or ``ge2e/``) and ``aligner/``, as a profile has them,
             ``history.csv`` and ``checkpoint.pt``.
-    Returns:
-        the best aligner, as written to ``folder``.
     """
     if (processes := int(os.environ.get("WORLD_SIZE", 1))) > 1:
         raise InputError(f"{processes} processes: Stage I from waveforms runs in one; start it without a launcher")
