@@ -37,16 +37,36 @@ def person_rows(root, people):
     return lines
 
 
-@pytest.fixture
-def profile(tmp_path, monkeypatch):
-    """Ten made-up persons with the miniature's face pack."""
-    monkeypatch.setenv("V2F_CACHE", str(tmp_path / "cache"))
-    root = tmp_path / "class"
+def profile_of(root):
+    mini = load_profile("mini")
+    return replace(mini, dataset=root, dataset_is_packed=False, encoder="ge2e", clip_seconds=1.6, own_data=True)
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory):
+    """A folder with ten made-up persons (``class``) and the cache in which they are embedded."""
+    folder = tmp_path_factory.mktemp("once")
+    root = folder / "class"
     (root / "clips").mkdir(parents=True)
     lines = ["person,clip,photo,sex", *person_rows(root, PERSONS)]
     (root / "pairs.csv").write_text("\n".join(lines) + "\n")
-    mini = load_profile("mini")
-    return replace(mini, dataset=root, dataset_is_packed=False, encoder="ge2e", clip_seconds=1.6, own_data=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("V2F_CACHE", str(folder / "cache"))
+        own.embed_dataset(profile_of(root), open_dataset(profile_of(root)))
+    return folder
+
+
+@pytest.fixture
+def profile(once, tmp_path, monkeypatch):
+    """Ten made-up persons with the miniature's face pack."""
+    monkeypatch.setenv("V2F_CACHE", str(tmp_path / "cache"))
+    return profile_of(shutil.copytree(once / "class", tmp_path / "class"))
+
+
+@pytest.fixture
+def embedded(once, profile, tmp_path):
+    """The same persons, embedded before; copies keep the times by which a changed file is noticed."""
+    shutil.copytree(once / "cache", tmp_path / "cache")
 
 
 @pytest.fixture
@@ -65,7 +85,7 @@ def run(*arguments):
     return stopped.value.code
 
 
-def test_a_folder_becomes_a_table_beside_ridge_regression_and_a_card(profile, tmp_path, capsys):
+def test_a_folder_becomes_a_table_beside_ridge_regression_and_a_card(embedded, profile, tmp_path, capsys):
     page = own.own(profile, tmp_path / "out", deals=1, steps=2)
     text = page.read_text()
     assert text.startswith("# Stage I on 10 persons (5 f, 5 m)")
@@ -87,9 +107,7 @@ def test_a_folder_becomes_a_table_beside_ridge_regression_and_a_card(profile, tm
     assert (profile.dataset / "CARD.md").read_text() == "filled in"
 
 
-def test_who_withdraws_is_in_no_file_and_no_store(profile):
-    manifest = open_dataset(profile)
-    own.embed_dataset(profile, manifest)
+def test_who_withdraws_is_in_no_file_and_no_store(embedded, profile):
     stores = [mark.parent for mark in cache_folder().rglob("provenance.json")]
     assert len(stores) == 2
     assert any(b"1284" in path.read_bytes() for store in stores for path in store.iterdir())
@@ -125,8 +143,7 @@ def test_a_withdrawal_takes_the_persons_own_rows_alone(profile):
         own.forget(profile, "f")
 
 
-def test_a_withdrawal_that_was_cut_short_is_finished_by_the_next(profile):
-    own.embed_dataset(profile, open_dataset(profile))
+def test_a_withdrawal_that_was_cut_short_is_finished_by_the_next(embedded, profile):
     (profile.dataset / "clips" / "1284_0.flac").unlink()
     assert len(own.forget(profile, "1284")) == 4  # a file, a row, two stores
     assert list(cache_folder().glob("embeddings-*/*")) == []
@@ -168,7 +185,7 @@ def test_bad_files_are_named_and_the_others_used(profile, tmp_path, capsys):
     assert capsys.readouterr().err.count("left out: ") == 2
 
 
-def test_a_changed_photograph_is_embedded_again(profile):
+def test_a_changed_photograph_is_embedded_again(embedded, profile):
     manifest = open_dataset(profile)
     before = own.embed_dataset(profile, manifest)[1].of(["121.png"])[0]
     shutil.copy(profile.dataset / "61.png", profile.dataset / "121.png")
