@@ -8,6 +8,7 @@ import pytest
 from v2f_core.app.evaluate import posterior_for, stage1_table
 from v2f_core.artefacts.profiles import load_profile
 from v2f_core.data.voxceleb import open_dataset
+from v2f_core.evaluation.folds import ridge_rows
 from v2f_core.identity.aligner import Aligner
 from v2f_core.studies.ablation import summary
 from v2f_core.training.embeddings import embed_dataset
@@ -38,7 +39,8 @@ def test_stage_1_again_from_the_shipped_aligner():
     training, test = (pair_up(manifest, voices, faces, split) for split in ("train", "test"))
     keys = ["gallery", "system"]
     aligner = Aligner.from_pretrained(profile.part("aligner"))
-    table = stage1_table(aligner, training, test, posterior=posterior_for(profile, aligner)).set_index(keys)
+    posterior, ridge = posterior_for(profile, aligner), ridge_rows(training, test)
+    table = stage1_table(aligner, training, test, posterior, ridge).set_index(keys)
     committed = pd.read_csv(RESULTS / "stage1.csv").set_index(keys)
     assert set(table.index) == set(committed.index)
     columns = list(committed.columns)

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -92,7 +93,8 @@ def evaluate(
         profile.must_draw()
     check_writable(out)
     inputs = load(profile, limit, device)
-    table = stage1_table(inputs.aligner, inputs.training, inputs.test, inputs.posterior)
+    ridge = ridge_rows(inputs.training, inputs.test)
+    table = stage1_table(inputs.aligner, inputs.training, inputs.test, inputs.posterior, ridge)
     note = "" if profile.prior else NO_FACES + ("" if inputs.posterior else NO_POSTERIOR)
     tables.save_identity_table(table, out, note=note)
     if profile.prior is None:
@@ -181,14 +183,18 @@ def make_bench(inputs: Inputs, profile: Profile, drawing: Drawing, draws: int, s
 
 
 def stage1_table(
-    aligner: Aligner, training: Pairs, test: Pairs, posterior: IdentityPosterior | None = None
+    aligner: Aligner,
+    training: Pairs,
+    test: Pairs,
+    posterior: IdentityPosterior | None = None,
+    others: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> pd.DataFrame:
     """The table of :func:`v2f_core.evaluation.tables.identity_table`, with ceilings where the world is known.
 
-    Ridge regression stands beside the aligner. With a posterior, which belongs to the aligner, every row's faces are
-    also ranked by its likelihood ratio.
+    ``others`` are identities that other systems predict. With a posterior, which belongs to the aligner, every row's
+    faces are also ranked by its likelihood ratio.
     """
-    systems = controls.predictions(test, training, aligner) | ridge_rows(training, test)
+    systems = {**controls.predictions(test, training, aligner), **others}
     ceilings, ranked = None, {}
     if known(test) and known(training):
         ceilings = bounds(test, training)
