@@ -29,8 +29,7 @@ from v2f_core.artefacts.profiles import load_profile
 from v2f_core.evaluation import metrics
 from v2f_core.identity.faces import FacePack
 from v2f_core.speech.audio import read_clips
-from v2f_core.speech.encoders import load_encoder
-from v2f_core.speech.ge2e import ONE_VOICE, oneness
+from v2f_core.speech.encoders import ONE_VOICE, load_encoder, oneness
 from v2f_core.training.embeddings import read_image
 
 RESULTS = Path("benchmarks/results/open_encoders.csv")

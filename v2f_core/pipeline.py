@@ -32,7 +32,7 @@ from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.posterior import IdentityPosterior, check_truncation
 from v2f_core.speech.audio import CLIP_SECONDS, Voice, hear
-from v2f_core.speech.encoders import Encoder, load_encoder
+from v2f_core.speech.encoders import SpeechEncoder, load_encoder
 
 logger = logging.getLogger(__name__)
 SETTINGS = ("encoder", "guidance", "num_steps", "clip_seconds", "ast_frames", "profile")
@@ -89,7 +89,7 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         unet: UNet2DConditionModel,
         scheduler: SchedulerMixin,
         # both are needed; but what has no default diffusers takes for a part that it saves itself
-        speech_encoder: Encoder | None = None,
+        speech_encoder: SpeechEncoder | None = None,
         aligner: Aligner | None = None,
         encoder: str = "ast",
         guidance: float = 3.0,

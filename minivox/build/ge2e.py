@@ -17,7 +17,7 @@ import numpy as np
 from minivox.build.voice.ingredients import GE2E, fetch_ge2e
 from v2f_core.artefacts.files import atomic_write
 from v2f_core.evaluation import metrics
-from v2f_core.speech.ge2e import LEVEL_DBFS, GE2EEncoder
+from v2f_core.speech.encoders import LEVEL_DBFS, GE2EEncoder
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

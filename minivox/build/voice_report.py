@@ -12,7 +12,7 @@ from tqdm import tqdm
 from minivox import world
 from minivox.build.voice.speaker import Voice, load_timbres, voice_of
 from v2f_core.artefacts.files import atomic_write
-from v2f_core.speech.ge2e import GE2EEncoder
+from v2f_core.speech.encoders import GE2EEncoder
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

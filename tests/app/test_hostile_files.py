@@ -23,8 +23,7 @@ from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.arcface_torch import differentiable_arcface
 from v2f_core.identity.faces import FacePack
 from v2f_core.pipeline import Vox2FacePipeline
-from v2f_core.speech.encoders import load_encoder
-from v2f_core.speech.hyperparams import read_hyperparams
+from v2f_core.speech.encoders import load_encoder, read_hyperparams
 
 CODE = "import pathlib\npathlib.Path({mark!r}).mkdir()\nclass Evil:\n    from_pretrained = from_config = print\n"
 

@@ -16,8 +16,7 @@ import torch
 
 from minivox.build import ge2e as stage
 from v2f_core.artefacts.profiles import MINI_ASSETS
-from v2f_core.speech.encoders import load_encoder
-from v2f_core.speech.ge2e import GE2EEncoder, at_level, partials
+from v2f_core.speech.encoders import GE2EEncoder, at_level, load_encoder, partials
 
 DATA = Path(__file__).parents[1] / "data"
 VOICES = ("121_0", "1284_0", "61_0", "7176_0")

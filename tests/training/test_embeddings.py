@@ -8,15 +8,16 @@ from PIL import Image
 
 from v2f_core.data.manifest import COLUMNS, Manifest
 from v2f_core.identity.faces import FacePack
+from v2f_core.speech.encoders import SpeechEncoder
 from v2f_core.training import embeddings
 
 
-class Encoder:
+class Encoder(SpeechEncoder):
     """Stands in for a speaker encoder: a window's embedding is its mean absolute value."""
 
-    dim, sample_rate = 4, 16_000
+    dim = 4
 
-    def embed(self, clips):
+    def forward(self, clips):
         return clips.abs().mean(dim=1, keepdim=True).expand(-1, 4)
 
 

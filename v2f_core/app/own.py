@@ -21,7 +21,7 @@ from v2f_core.data.manifest import Manifest, composed, plain_path
 from v2f_core.data.voxceleb import LISTS, open_dataset, people_in
 from v2f_core.errors import InputError
 from v2f_core.evaluation import folds, tables
-from v2f_core.speech.ge2e import ONE_VOICE, oneness
+from v2f_core.speech.encoders import ONE_VOICE, oneness
 from v2f_core.training.embeddings import embed_dataset
 from v2f_core.training.pairs import Pairs, everybody
 from v2f_core.training.stage1 import Stage1Settings

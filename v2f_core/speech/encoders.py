@@ -1,4 +1,4 @@
-"""Speech encoders: from 1.25 s clips to speaker embeddings v_spk. AST is the paper's, ECAPA a common verifier.
+"""Speech encoders: from clips of speech to speaker embeddings v_spk. AST is the paper's, ECAPA and GE2E are verifiers.
 
 Each is loaded from a folder in its library's own layout, so that the miniature and the published weights run through
 the same code. Nothing is fetched from a hub.
@@ -6,42 +6,72 @@ the same code. Nothing is fetched from a hub.
 
 from __future__ import annotations
 
+import math
 import shutil
 import warnings
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Self
 
 import torch
+import yaml
 from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from v2f_core.artefacts.files import atomic_write
-from v2f_core.artefacts.loading import check_config, check_finite, checked_folder, quiet, refusing, tensors_from_bin
+from v2f_core.artefacts.loading import (
+    check_config,
+    check_finite,
+    checked_folder,
+    quiet,
+    read_tensors,
+    refusing,
+    tensors_from_bin,
+)
 from v2f_core.errors import InputError
 from v2f_core.speech.audio import AudioWarning
-from v2f_core.speech.ge2e import GE2EEncoder, tone
-from v2f_core.speech.hyperparams import read_hyperparams
 
-HOP, WINDOW, FFT = 160, 400, 512  # 10 ms, 25 ms: Kaldi's filter bank at 16 kHz
+HOP = 160  # samples between frames: 10 ms at 16 kHz
+WINDOW, FFT = 400, 512  # 25 ms: Kaldi's filter bank
 
 
-@runtime_checkable
-class SpeechEncoder(Protocol):
-    """The interface of a speech encoder for the rest of the package."""
+class SpeechEncoder(nn.Module):
+    """A speech encoder for the rest of the package: frozen, until :func:`unfreeze` frees its top layers.
 
+    A subclass has ``dim``, the width of v_spk, and ``forward(clips)``; a clip's embedding does not depend on the others
+    in the batch. To be trained and saved it has the other three, too.
+    """
+
+    kind: ClassVar[str] = ""
     dim: int
-    sample_rate: int
+    sample_rate: int = 16_000
+    files: ClassVar[tuple[str, ...]] = ()  # of its folder, the trained weights last
 
+    @torch.no_grad()
     def embed(self, waves: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch dim"]:
-        """Embed clips without gradient; a clip's embedding does not depend on the others in the batch."""
+        """v_spk of clips, without gradient."""
+        return self(waves)
+
+    def layers(self) -> list[nn.ModuleList]:
+        """The parts that can be unfrozen, from the bottom."""
+        raise NotImplementedError
+
+    def weights(self, source: Path) -> dict[str, Tensor]:
+        """The weights for the last of ``files``; ``source`` is the folder that it was loaded from."""
+        return self.state_dict()
+
+    def tried(self, folder: Path) -> Self:
+        """This encoder, if what it hears in a tone is finite."""
+        tone = 0.1 * torch.arange(20_000.0).sin()[None]
+        check_finite({"v_spk of a tone": self.embed(tone)}, folder)
+        return self
 
 
-class ASTEncoder(nn.Module):
+class ASTEncoder(SpeechEncoder):
     """Audio Spectrogram Transformer; v_spk is the [CLS] output after the last layer norm.
 
     Not ``pooler_output``, which averages [CLS] with the distillation token. Full size: 768-d,
-    ``MIT/ast-finetuned-audioset-10-10-0.4593``. Parameters are frozen; unfreeze some to train through :meth:`forward`.
+    ``MIT/ast-finetuned-audioset-10-10-0.4593``.
 
     Args:
         model, extractor: an ``ASTModel``, and its ``ASTFeatureExtractor`` for the settings alone.
@@ -50,8 +80,7 @@ class ASTEncoder(nn.Module):
             a tenth. None: as the model was trained.
     """
 
-    kind = "ast"
-    files = ("config.json", "preprocessor_config.json", "model.safetensors")  # the weights last
+    kind, files = "ast", ("config.json", "preprocessor_config.json", "model.safetensors")
 
     def __init__(self, model: Any, extractor: Any, max_frames: int | None = None) -> None:
         super().__init__()
@@ -91,9 +120,7 @@ class ASTEncoder(nn.Module):
             sizes = extractor.num_mel_bins, extractor.max_length
             if sizes != (model.config.num_mel_bins, model.config.max_length):
                 raise ValueError(f"{sizes[0]} mels and {sizes[1]} frames in preprocessor_config.json alone")
-            encoder = cls(model, extractor, max_frames)
-            check_finite({"v_spk of a tone": encoder.embed(tone())}, folder)
-        return encoder
+            return cls(model, extractor, max_frames).tried(folder)
 
     def features(self, waves: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch frames mels"]:
         """The normalised log-mel spectrogram, padded or cut to ``self.frames``; equals ``ASTFeatureExtractor``."""
@@ -108,21 +135,11 @@ class ASTEncoder(nn.Module):
 
     @torch.no_grad()
     def embed(self, waves: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch dim"]:
-        """v_spk without gradient; an ``AudioWarning`` where clips are longer than it hears.
-
-        Example:
-            >>> from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
-            >>> config = ASTConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, max_length=128)
-            >>> encoder = ASTEncoder(ASTModel(config), ASTFeatureExtractor(max_length=128))
-            >>> encoder.embed(torch.randn(3, 20_000)).shape
-            torch.Size([3, 32])
-        """
+        """v_spk of clips, without gradient; an ``AudioWarning`` where they are longer than it hears."""
         heard = WINDOW + (self.frames - 1) * HOP
         if waves.shape[1] >= heard + HOP:
-            clips = f"clips of {waves.shape[1] / self.sample_rate:.2f} s"
-            warnings.warn(
-                AudioWarning(f"{clips}: this AST hears the first {heard / self.sample_rate:.2f} s"), stacklevel=2
-            )
+            whole, first = (f"{samples / self.sample_rate:.2f} s" for samples in (waves.shape[1], heard))
+            warnings.warn(AudioWarning(f"clips of {whole}: this AST hears the first {first}"), stacklevel=2)
         return self(waves)
 
     def layers(self) -> list[nn.ModuleList]:
@@ -148,16 +165,36 @@ class ASTEncoder(nn.Module):
         self.frames = max_frames
 
 
-class ECAPAEncoder(nn.Module):
+def log_mel(
+    waves: Float[Tensor, "batch samples"], mel: Float[Tensor, "mels bins"]
+) -> Float[Tensor, "batch frames mels"]:
+    """Kaldi's log-mel filter bank of whole 25 ms windows every 10 ms, for a batch at once: the input of an AST."""
+    frames = waves.unfold(1, WINDOW, HOP)
+    frames = frames - frames.mean(-1, keepdim=True)
+    frames = torch.cat([frames[..., :1] * (1 - 0.97), frames[..., 1:] - 0.97 * frames[..., :-1]], -1)  # pre-emphasis
+    window = torch.hann_window(WINDOW, periodic=False, device=waves.device)
+    power = torch.fft.rfft(frames * window, FFT).abs().square()
+    return (power @ mel.T).clamp_min(torch.finfo(torch.float32).eps).log()
+
+
+def kaldi_mel(bins: int, sample_rate: int) -> Float[Tensor, "mels bins"]:
+    """Kaldi's triangular mel filters from 20 Hz up, one row a filter, over the 257 bins of the spectrum."""
+    from torchaudio.compliance.kaldi import get_mel_banks
+
+    banks, _ = get_mel_banks(bins, FFT, sample_rate, 20.0, 0.0, 100.0, -500.0, 1.0)
+    return nn.functional.pad(banks, (0, 1))  # Kaldi leaves out the last bin
+
+
+class ECAPAEncoder(SpeechEncoder):
     """ECAPA-TDNN, a speaker verifier; v_spk is its 192-d output (full size: ``speechbrain/spkrec-ecapa-voxceleb``)."""
 
-    kind, sample_rate = "ecapa", 16_000
+    kind = "ecapa"
     files = (
         "hyperparams.yaml",
         "mean_var_norm_emb.ckpt",
         "classifier.ckpt",
         "label_encoder.txt",
-        "embedding_model.ckpt",  # the weights
+        "embedding_model.ckpt",
     )
 
     def __init__(self, parts: nn.ModuleDict) -> None:
@@ -171,7 +208,7 @@ class ECAPAEncoder(nn.Module):
         """Load speechbrain's folder: ``hyperparams.yaml``, three ``.ckpt`` files, ``label_encoder.txt``.
 
         speechbrain's own loader could run code. So the nets are built here, from the YAML's numbers alone
-        (:func:`~v2f_core.speech.hyperparams.read_hyperparams`), and checkpoints must load with ``weights_only=True``.
+        (:func:`read_hyperparams`), and checkpoints must load with ``weights_only=True``.
 
         Raises:
             InputError: a file is missing, unsafe, or does not fit.
@@ -188,15 +225,13 @@ class ECAPAEncoder(nn.Module):
         weights = tensors_from_bin(folder / "embedding_model.ckpt")
         check_finite(weights, folder / "embedding_model.ckpt")
         with quiet(), refusing(folder, "an ECAPA"):
-            features = Fbank(**settings["compute_features"])
-            norm = InputNormalization(**settings["mean_var_norm"])
             with torch.device("meta"):  # no memory is taken before the sizes are known to be the checkpoint's
-                model = ECAPA_TDNN(**settings["embedding_model"])
+                model = ECAPA_TDNN(**settings)
             model.load_state_dict(weights, assign=True)
+            features = Fbank(n_mels=settings["input_size"])
+            norm = InputNormalization(norm_type="sentence", std_norm=False)
             parts = {"compute_features": features, "mean_var_norm": norm, "embedding_model": model.float()}
-            encoder = cls(nn.ModuleDict(parts))
-            check_finite({"v_spk of a tone": encoder.embed(tone())}, folder)
-        return encoder
+            return cls(nn.ModuleDict(parts)).tried(folder)
 
     def forward(self, waves: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch dim"]:
         """v_spk, with gradient for unfrozen parameters; equals ``EncoderClassifier.encode_batch``."""
@@ -204,11 +239,6 @@ class ECAPAEncoder(nn.Module):
         lengths = torch.ones(len(waves), device=waves.device)
         features = self.parts["mean_var_norm"](self.parts["compute_features"](waves), lengths)
         return self.parts["embedding_model"](features, lengths).squeeze(1)
-
-    @torch.no_grad()
-    def embed(self, waves: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch dim"]:
-        """v_spk without gradient."""
-        return self(waves)
 
     def layers(self) -> list[nn.ModuleList]:
         """The first convolution, the SE-Res2 blocks, their aggregation, the attentive pooling, the projection."""
@@ -221,21 +251,177 @@ class ECAPAEncoder(nn.Module):
         return self.parts["embedding_model"].state_dict()
 
 
-Encoder = ASTEncoder | ECAPAEncoder | GE2EEncoder
+# speechbrain imports whatever class a YAML tag names, so that a downloaded folder could run any program. Here a tag
+# imports nothing: it is compared with a list.
+TAGS = (
+    "!new:speechbrain.lobes.features.Fbank",
+    "!new:speechbrain.processing.features.InputNormalization",
+    "!new:speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN",
+    "!new:speechbrain.lobes.models.ECAPA_TDNN.Classifier",
+    "!new:speechbrain.dataio.encoder.CategoricalEncoder",
+    "!new:speechbrain.utils.parameter_transfer.Pretrainer",
+    "!ref",
+)
+MOST_YAML = 32_000  # bytes; the published file has 2 kB
+MOST_ITEMS, LARGEST = 16, 16_384  # of a list and of a number; the published net has lists of 5 and 3,072 channels
 
 
-def load_encoder(kind: str, folder: str | Path, frames: int | None = None) -> Encoder:
+class _NoCode(yaml.SafeLoader):
+    """Reads numbers, words, lists and what lies below a known tag, but not the tag."""
+
+    def below(self, node: yaml.Node) -> Any:
+        if node.tag not in TAGS:
+            raise InputError(f"{node.tag} refused; an ECAPA has no such part")
+        return self.construct_mapping(node, deep=True) if isinstance(node, yaml.MappingNode) else node.value
+
+
+_NoCode.add_constructor(None, _NoCode.below)
+
+
+def read_hyperparams(path: str | Path) -> dict[str, int | list[int]]:
+    """The settings of an ECAPA's net in speechbrain's hyperparams.yaml; nothing is imported or run.
+
+    Raises:
+        InputError: the file is no YAML, is too large, uses anchors, names a class that is no part of an ECAPA, or has
+            settings of another kind or of other features than filter banks with their mean taken off.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "hyperparams.yaml"
+        >>> _ = path.write_text("embedding_model: !new:subprocess.Popen [ls]")
+        >>> read_hyperparams(path)
+        Traceback (most recent call last):
+        v2f_core.errors.InputError: ...hyperparams.yaml: !new:subprocess.Popen refused; an ECAPA has no such part
+    """
+    with refusing(path, "an ECAPA's settings"):
+        with Path(path).open("rb") as file:
+            text = file.read(MOST_YAML + 1).decode("utf-8")
+        if len(text) > MOST_YAML or any(isinstance(token, yaml.AnchorToken) for token in yaml.scan(text)):
+            raise ValueError(f"expected at most {MOST_YAML} bytes, and no anchors")
+        top = yaml.load(text, _NoCode)
+        features, norm, model = (
+            {name: top[value[1:-1]] if str(value).startswith("<") else value for name, value in top[part].items()}
+            for part in ("compute_features", "mean_var_norm", "embedding_model")
+        )
+        if features != {"n_mels": model["input_size"]} or norm != {"norm_type": "sentence", "std_norm": False}:
+            raise ValueError("expected n_mels features, which are input_size, normalised by their sentence's mean")
+        for name, value in model.items():
+            numbers = value if isinstance(value, list) else [value]
+            whole = all(isinstance(number, int) and 0 <= number <= LARGEST for number in numbers)
+            if not whole or len(numbers) > MOST_ITEMS:
+                raise ValueError(f"{name}: {value!r} is no setting of it")
+        return model
+
+
+LEVEL_DBFS = -30.0  # what Resemblyzer raises quiet recordings to
+PARTIAL, STEP = 160, 77  # frames of a partial utterance, 1.6 s, and from one to the next, 1 / 1.3 s
+COVERAGE = 0.75  # a last partial utterance that has less of the recording than this is left out
+
+
+class GE2EEncoder(SpeechEncoder):
+    """A verifier trained on real people: v_spk is a unit vector of 256 numbers, none negative (Wan et al. 2018).
+
+    The weights, a 3-layer LSTM over mel spectrograms, are those of the Python package Resemblyzer (Apache-2.0). None of
+    its code is used; what is computed here equals its own to 1e-4.
+
+    A clip is heard in partial utterances of 1.6 s, 0.77 s apart, and v_spk is the normalised mean of their embeddings.
+    A shorter clip is filled up with silence. The spectrogram is of power, not of its logarithm, so that the level
+    matters: every clip is brought to one level first, a root mean square of ``level`` dB (None leaves it as it is).
+
+    Example:
+        >>> encoder = GE2EEncoder()
+        >>> v = encoder.embed(0.1 * torch.randn(2, 25_600))
+        >>> v.shape, bool(torch.allclose(v.norm(dim=1), torch.ones(2), atol=1e-5))
+        (torch.Size([2, 256]), True)
+    """
+
+    kind, dim, files = "ge2e", 256, ("config.json", "model.safetensors")
+
+    def __init__(self, level: float | None = LEVEL_DBFS) -> None:
+        from torchaudio.functional import melscale_fbanks
+
+        super().__init__()
+        self.level = level
+        self.lstm = nn.LSTM(40, self.dim, num_layers=3, batch_first=True)
+        self.linear = nn.Linear(self.dim, self.dim)
+        self.mel: Tensor
+        mel = melscale_fbanks(WINDOW // 2 + 1, 0.0, 8_000.0, 40, self.sample_rate, norm="slaney", mel_scale="slaney")
+        self.register_buffer("mel", mel.T, persistent=False)
+        self.eval().requires_grad_(False)
+
+    @classmethod
+    def from_folder(cls, folder: str | Path) -> GE2EEncoder:
+        """Load ``config.json`` and ``model.safetensors``, of any precision, in float32."""
+        folder = checked_folder(folder, cls.files, "a GE2E")
+        config, weights = check_config(folder / "config.json"), read_tensors(folder / "model.safetensors")
+        with refusing(folder, "a GE2E"):
+            level = config["level_dbfs"]
+            if level is not None and not -100 <= level <= 0:
+                raise ValueError(f"level_dbfs is {level}")
+            with torch.random.fork_rng(devices=[]):  # the initial weights, replaced below, are drawn
+                encoder = cls(level)
+            encoder.load_state_dict({name: value.float() for name, value in weights.items()})
+            return encoder.tried(folder)
+
+    def features(self, waves: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch frames mels"]:
+        """Mel spectrogram of power: 25 ms windows every 10 ms, the first centred on the first sample.
+
+        Equals ``librosa.feature.melspectrogram(n_fft=400, hop_length=160, n_mels=40)``.
+        """
+        window = torch.hann_window(WINDOW, device=waves.device)
+        spectrum = torch.stft(waves, WINDOW, HOP, window=window, center=True, pad_mode="constant", return_complex=True)
+        return (self.mel @ spectrum.abs().square()).transpose(1, 2)
+
+    def forward(self, waves: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch dim"]:
+        """v_spk, with gradient for unfrozen parameters."""
+        _check_length(waves, WINDOW)
+        if self.level is not None:
+            waves = at_level(waves, self.level)
+        starts = partials(waves.shape[1])
+        whole = (starts[-1] + PARTIAL) * HOP
+        mel = self.features(nn.functional.pad(waves, (0, max(0, whole - waves.shape[1]))))
+        parts = torch.stack([mel[:, start : start + PARTIAL] for start in starts], 1)
+        last = self.lstm(parts.flatten(0, 1))[1][0][-1]
+        heard = nn.functional.normalize(torch.relu(self.linear(last)), dim=1).unflatten(0, (len(waves), len(starts)))
+        return nn.functional.normalize(heard.mean(1), dim=1)
+
+    def layers(self) -> list[nn.ModuleList]:
+        """The three layers of the LSTM together, the projection."""
+        return [nn.ModuleList([self.lstm]), nn.ModuleList([self.linear])]
+
+
+def partials(samples: int) -> list[int]:
+    """The first frames of a clip's partial utterances, as Resemblyzer places them.
+
+    Example:
+        >>> partials(20_000), partials(25_600), partials(48_000)  # 1.25 s, 1.6 s and 3 s
+        ([0], [0], [0, 77, 154])
+    """
+    frames = math.ceil((samples + 1) / HOP)
+    starts = list(range(0, max(1, frames - PARTIAL + STEP + 1), STEP))
+    covered = (samples - starts[-1] * HOP) / (PARTIAL * HOP)
+    return starts[:-1] if covered < COVERAGE and len(starts) > 1 else starts
+
+
+def at_level(waves: Float[Tensor, "batch samples"], dbfs: float) -> Float[Tensor, "batch samples"]:
+    """Each clip scaled to one root mean square; silence stays silent.
+
+    Example:
+        >>> loud, quiet = at_level(torch.tensor([[0.5, -0.5], [0.001, -0.001]]), -20.0)
+        >>> loud.tolist(), bool(torch.allclose(loud, quiet))
+        ([0.10000000149011612, -0.10000000149011612], True)
+    """
+    rms = waves.square().mean(1, keepdim=True).sqrt()
+    return waves * (10 ** (dbfs / 20) / rms.clamp_min(1e-8))
+
+
+def load_encoder(kind: str, folder: str | Path, frames: int | None = None) -> SpeechEncoder:
     """Load a speech encoder, ``"ast"``, ``"ecapa"`` or ``"ge2e"``, from a folder in its library's own layout.
 
     ``frames`` is the length that an AST is cut to, see :class:`ASTEncoder`.
 
     Raises:
         InputError: another kind, or a folder that does not hold it.
-
-    Example:
-        >>> load_encoder("wav2vec", "models/ast")
-        Traceback (most recent call last):
-        v2f_core.errors.InputError: speech encoder 'wav2vec': expected 'ast', 'ecapa' or 'ge2e'
     """
     if kind == "ast":
         return ASTEncoder.from_folder(folder, frames)
@@ -249,7 +435,7 @@ def load_encoder(kind: str, folder: str | Path, frames: int | None = None) -> En
 # --- top layers: train them, save the encoder again
 
 
-def unfreeze(encoder: Encoder, count: int) -> nn.ModuleList:
+def unfreeze(encoder: SpeechEncoder, count: int) -> nn.ModuleList:
     """Make the top ``count`` of ``encoder.layers()`` trainable and no other parameter; return these layers.
 
     Call ``.train()`` on the returned layers alone: the frozen part keeps its batch statistics and has no dropout.
@@ -261,7 +447,7 @@ def unfreeze(encoder: Encoder, count: int) -> nn.ModuleList:
     return nn.ModuleList(stack[len(stack) - count :]).requires_grad_(True)
 
 
-def save_encoder(encoder: Encoder, source: str | Path, folder: str | Path) -> None:
+def save_encoder(encoder: SpeechEncoder, source: str | Path, folder: str | Path) -> None:
     """Write an encoder's folder with its present weights, as float32; copy all other files from ``source``.
 
     ``source`` is the folder that the encoder was loaded from.
@@ -280,32 +466,29 @@ def save_encoder(encoder: Encoder, source: str | Path, folder: str | Path) -> No
                 torch.save(state, opened)
 
 
-# --- Kaldi's log-mel filter bank, batched: the input of an AST
+ONE_VOICE = 0.72  # of :func:`oneness`; benchmarks/open_encoders.py counts on which side clips of one and of two fall
 
 
-def log_mel(
-    waves: Float[Tensor, "batch samples"], mel: Float[Tensor, "mels bins"]
-) -> Float[Tensor, "batch frames mels"]:
-    """Kaldi's log-mel filter bank of whole 25 ms windows every 10 ms, for a batch at once.
+def oneness(windows: Float[Tensor, "windows dim"]) -> float:
+    """How much a recording sounds like one person: the cosine between the means of two groups of its windows.
+
+    The groups are those of 2-means, begun at the two windows that are least alike. Below `ONE_VOICE` two persons are
+    likely to talk. If a group would have a single window, the result is 1: a cough or a laugh is not another person.
 
     Example:
-        >>> log_mel(torch.randn(2, 20_000), torch.rand(128, 257)).shape  # 1 + (20,000 − 400) // 160 frames
-        torch.Size([2, 123, 128])
+        >>> one, other = torch.tensor([1.0, 0.1, 0.0]), torch.tensor([0.0, 0.1, 1.0])
+        >>> round(oneness(torch.stack([one, one, other, other])), 2), oneness(torch.stack([one, one, one, other]))
+        (0.01, 1.0)
     """
-    frames = waves.unfold(1, WINDOW, HOP)
-    frames = frames - frames.mean(-1, keepdim=True)
-    frames = torch.cat([frames[..., :1] * (1 - 0.97), frames[..., 1:] - 0.97 * frames[..., :-1]], -1)  # pre-emphasis
-    window = torch.hann_window(WINDOW, periodic=False, device=waves.device)
-    power = torch.fft.rfft(frames * window, FFT).abs().square()
-    return (power @ mel.T).clamp_min(torch.finfo(torch.float32).eps).log()
-
-
-def kaldi_mel(bins: int, sample_rate: int) -> Float[Tensor, "mels bins"]:
-    """Kaldi's triangular mel filters from 20 Hz up, one row a filter, over the 257 bins of the spectrum."""
-    from torchaudio.compliance.kaldi import get_mel_banks
-
-    banks, _ = get_mel_banks(bins, FFT, sample_rate, 20.0, 0.0, 100.0, -500.0, 1.0)
-    return nn.functional.pad(banks, (0, 1))  # Kaldi leaves out the last bin
+    z = nn.functional.normalize(windows, dim=1)
+    first, second = divmod(int((z @ z.T).argmin()), len(z))
+    one, other = z[first], z[second]
+    for _ in range(10):
+        near = z @ one >= z @ other
+        if min(int(near.sum()), int((~near).sum())) < 2:
+            return 1.0
+        one, other = (nn.functional.normalize(part.mean(dim=0), dim=0) for part in (z[near], z[~near]))
+    return float(one @ other)
 
 
 def _check_length(waves: Tensor, least: int) -> None:

@@ -125,7 +125,7 @@ def voice_embedder(encoder: SpeechEncoder) -> Embedder:
     """A function that embeds the windows of some recordings together; gives each recording's embeddings."""
 
     def embed(recordings: Sequence[Float[Tensor, "_ samples"]]) -> list[Float[Tensor, "_ speaker"]]:
-        device = next(encoder.parameters()).device if isinstance(encoder, torch.nn.Module) else torch.device("cpu")
+        device = next((parameter.device for parameter in encoder.parameters()), torch.device("cpu"))
         # a long recording has hundreds of windows: bound how many the encoder gets at once
         parts = torch.cat(list(recordings)).split(WINDOWS_AT_ONCE)
         embedded = torch.cat([encoder.embed(part.to(device)) for part in parts])

@@ -23,7 +23,7 @@ from v2f_core.data.manifest import Manifest
 from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
 from v2f_core.speech.audio import CLIP_SECONDS, read_clips
-from v2f_core.speech.encoders import Encoder, SpeechEncoder, save_encoder, unfreeze
+from v2f_core.speech.encoders import SpeechEncoder, save_encoder, unfreeze
 from v2f_core.training.embeddings import voice_embedder
 from v2f_core.training.guards import at_step, check_numbers, descend, seeded
 from v2f_core.training.pairs import Pairs, pair_up
@@ -100,7 +100,7 @@ class Recordings:
 
 
 def train_from_waveforms(
-    encoder: Encoder,
+    encoder: SpeechEncoder,
     source: str | Path,
     aligner: Aligner | None,
     training: Recordings,
