@@ -13,7 +13,7 @@ from minivox.build import speech_features as sf
 from minivox.build.checkpoint import Checkpoint
 from minivox.build.speech_models import RECIPES, TRAITS, Pool, measure, targets, train
 from minivox.world import VOICE_UNITS, population
-from v2f_core.speech.encoders import ASTEncoder, ECAPAEncoder
+from v2f_core.speech.encoders import ASTEncoder, ECAPAEncoder, SpeechEncoder
 
 pytestmark = pytest.mark.slow
 
@@ -98,16 +98,17 @@ def test_a_resumed_training_ends_where_an_unbroken_one_does(
 # ---- measuring ----
 
 
-class Oracle:
+class Oracle(SpeechEncoder):
     """Hears a person's number, which is written into the samples, and answers with the body behind it."""
 
-    dim, sample_rate = 14, 16_000
+    dim = 14
 
     def __init__(self, pool: Pool) -> None:
+        super().__init__()
         truth = targets(pool.persons)
         self.rows = torch.cat([truth, torch.randn(truth.shape, generator=generator())], 1)
 
-    def embed(self, waves: torch.Tensor) -> torch.Tensor:
+    def forward(self, waves: torch.Tensor) -> torch.Tensor:
         return self.rows[(waves[:, 0] * 32_768).round().long()]
 
 

@@ -10,7 +10,7 @@ import math
 import shutil
 import warnings
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 import yaml
@@ -60,11 +60,9 @@ class SpeechEncoder(nn.Module):
         """The weights for the last of ``files``; ``source`` is the folder that it was loaded from."""
         return self.state_dict()
 
-    def tried(self, folder: Path) -> Self:
-        """This encoder, if what it hears in a tone is finite."""
-        tone = 0.1 * torch.arange(20_000.0).sin()[None]
-        check_finite({"v_spk of a tone": self.embed(tone)}, folder)
-        return self
+    def check(self, folder: Path) -> None:
+        """Refuse an encoder, loaded from ``folder``, to which a tone is NaN or infinite."""
+        check_finite({"v_spk of a tone": self.embed(0.1 * torch.arange(20_000.0).sin()[None])}, folder)
 
 
 class ASTEncoder(SpeechEncoder):
@@ -120,7 +118,9 @@ class ASTEncoder(SpeechEncoder):
             sizes = extractor.num_mel_bins, extractor.max_length
             if sizes != (model.config.num_mel_bins, model.config.max_length):
                 raise ValueError(f"{sizes[0]} mels and {sizes[1]} frames in preprocessor_config.json alone")
-            return cls(model, extractor, max_frames).tried(folder)
+            encoder = cls(model, extractor, max_frames)
+            encoder.check(folder)
+        return encoder
 
     def features(self, waves: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch frames mels"]:
         """The normalised log-mel spectrogram, padded or cut to ``self.frames``; equals ``ASTFeatureExtractor``."""
@@ -231,7 +231,9 @@ class ECAPAEncoder(SpeechEncoder):
             features = Fbank(n_mels=settings["input_size"])
             norm = InputNormalization(norm_type="sentence", std_norm=False)
             parts = {"compute_features": features, "mean_var_norm": norm, "embedding_model": model.float()}
-            return cls(nn.ModuleDict(parts)).tried(folder)
+            encoder = cls(nn.ModuleDict(parts))
+            encoder.check(folder)
+        return encoder
 
     def forward(self, waves: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch dim"]:
         """v_spk, with gradient for unfrozen parameters; equals ``EncoderClassifier.encode_batch``."""
@@ -262,7 +264,7 @@ TAGS = (
     "!new:speechbrain.utils.parameter_transfer.Pretrainer",
     "!ref",
 )
-MOST_YAML = 32_000  # bytes; the published file has 2 kB
+MOST_YAML, DEEPEST = 32_000, 6  # the published file has 2 kB and three levels
 MOST_ITEMS, LARGEST = 16, 16_384  # of a list and of a number; the published net has lists of 5 and 3,072 channels
 
 
@@ -282,7 +284,7 @@ def read_hyperparams(path: str | Path) -> dict[str, int | list[int]]:
     """The settings of an ECAPA's net in speechbrain's hyperparams.yaml; nothing is imported or run.
 
     Raises:
-        InputError: the file is no YAML, is too large, uses anchors, names a class that is no part of an ECAPA, or has
+        InputError: the file is no YAML, is too large or too deep, uses anchors, names a class that is no part of an ECAPA, or has
             settings of another kind or of other features than filter banks with their mean taken off.
 
     Example:
@@ -296,8 +298,11 @@ def read_hyperparams(path: str | Path) -> dict[str, int | list[int]]:
     with refusing(path, "an ECAPA's settings"):
         with Path(path).open("rb") as file:
             text = file.read(MOST_YAML + 1).decode("utf-8")
-        if len(text) > MOST_YAML or any(isinstance(token, yaml.AnchorToken) for token in yaml.scan(text)):
-            raise ValueError(f"expected at most {MOST_YAML} bytes, and no anchors")
+        depth = 0
+        for event in yaml.parse(text, yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if len(text) > MOST_YAML or depth > DEEPEST or getattr(event, "anchor", None):
+                raise ValueError(f"expected at most {MOST_YAML} bytes and {DEEPEST} levels, and no anchors")
         top = yaml.load(text, _NoCode)
         features, norm, model = (
             {name: top[value[1:-1]] if str(value).startswith("<") else value for name, value in top[part].items()}
@@ -361,7 +366,8 @@ class GE2EEncoder(SpeechEncoder):
             with torch.random.fork_rng(devices=[]):  # the initial weights, replaced below, are drawn
                 encoder = cls(level)
             encoder.load_state_dict({name: value.float() for name, value in weights.items()})
-            return encoder.tried(folder)
+            encoder.check(folder)
+        return encoder
 
     def features(self, waves: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch frames mels"]:
         """Mel spectrogram of power: 25 ms windows every 10 ms, the first centred on the first sample.
