@@ -77,16 +77,9 @@ class Manifest:
 
 
 def from_csv(path: str | Path) -> Manifest:
-    """A dataset of your own: a CSV with the columns of `Manifest.table`, paths relative to the CSV's folder.
+    """A dataset of your own: a CSV with the columns of `Manifest.table`, of which session may be left out.
 
-    The session column may be left out.
-
-    Example:
-        >>> import tempfile
-        >>> mine = Path(tempfile.mkdtemp()) / "mine.csv"
-        >>> _ = mine.write_text("person,sex,split,kind,path\\nAda,f,test,face,ada.png\\n")
-        >>> from_csv(mine).table.path.tolist()
-        ['ada.png']
+    Paths are relative to the CSV's folder.
     """
     path = Path(path)
     table = read_table(path)
@@ -120,13 +113,6 @@ def check(table: pd.DataFrame) -> pd.DataFrame:
         InputError: a column is missing; a sex, split or kind is unknown; a person's name is a path or not printable; a
             person has two sexes or is in two splits (the splits would leak); a path appears twice, is absolute or leads
             out of the root.
-
-    Example:
-        >>> import pandas as pd
-        >>> rows = [("Ada", "f", "train", "face", "", "1.png"), ("Ada", "f", "test", "face", "", "2.png")]
-        >>> check(pd.DataFrame(rows, columns=COLUMNS))
-        Traceback (most recent call last):
-        v2f_core.errors.InputError: Ada: in more than one split; a person's files must share one
     """
     if missing := [column for column in COLUMNS if column not in table]:
         raise InputError(f"no column {missing[0]!r}; expected {', '.join(COLUMNS)}")
@@ -163,10 +149,5 @@ def composed(name: str) -> str:
 
 
 def plain_path(path: str) -> str:
-    """A path spelt in one way, so that a file has one name.
-
-    Example:
-        >>> plain_path("./a//b.png"), plain_path("")
-        ('a/b.png', '')
-    """
+    """A path spelt in one way, so that a file has one name: ./a//b.png is a/b.png."""
     return PurePosixPath(path).as_posix() if path else ""

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from v2f_core.artefacts.files import HASHES, read_hashes, sha256
+from v2f_core.artefacts.files import HASHES, check_hashes, read_hashes
 from v2f_core.artefacts.profiles import MINI_ASSETS, RESTORE, cache_folder
 from v2f_core.errors import InputError
 
@@ -29,14 +29,11 @@ def unpack(cache: str | Path | None = None, packed: str | Path = MINI_ASSETS / "
     from tqdm import tqdm
 
     packed, target = Path(packed), unpacked_folder(cache, packed)
-    if target.is_dir():
-        return target
-    for name, digest in _expected(packed).items():
-        if sha256(packed / name) != digest:
-            raise InputError(f"{packed / name}: damaged (its SHA-256 differs from {HASHES}); {RESTORE}")
-    with appearing(target) as whole:
-        for name in tqdm(ARCHIVES, desc="unpacking MiniVox", unit="archive"):
-            _extract(packed / name, whole)
+    if not target.is_dir():
+        check_hashes(packed, RESTORE)
+        with appearing(target) as whole:
+            for name in tqdm(ARCHIVES, desc="unpacking MiniVox", unit="archive"):
+                _extract(packed / name, whole)
     return target
 
 
@@ -67,19 +64,14 @@ def appearing(target: Path) -> Iterator[Path]:
 
 def unpacked_folder(cache: str | Path | None = None, packed: str | Path = MINI_ASSETS / "minivox") -> Path:
     """The folder that `unpack` returns, whether it exists yet or not."""
-    version = hashlib.sha256("".join(_expected(Path(packed)).values()).encode()).hexdigest()[:12]
-    return Path(cache or cache_folder()) / f"minivox-{version}"
-
-
-def _expected(packed: Path) -> dict[str, str]:
+    packed = Path(packed)
     table = packed.parent / HASHES
-    for path in (table, *(packed / name for name in ARCHIVES)):
-        if not path.is_file():
-            raise InputError(f"{path}: missing; {RESTORE}")
-    hashes = read_hashes(table)
-    if missing := [name for name in ARCHIVES if f"{packed.name}/{name}" not in hashes]:
-        raise InputError(f"{table}: no hash of {packed.name}/{missing[0]}; {RESTORE}")
-    return {name: hashes[f"{packed.name}/{name}"] for name in ARCHIVES}
+    known, names = read_hashes(table), [f"{packed.name}/{name}" for name in ARCHIVES]
+    for name in names:
+        if name not in known or not (packed.parent / name).is_file():
+            raise InputError(f"{packed.parent / name}: missing, or not in {table}; {RESTORE}")
+    version = hashlib.sha256("".join(known[name] for name in names).encode()).hexdigest()[:12]
+    return Path(cache or cache_folder()) / f"minivox-{version}"
 
 
 def _extract(path: Path, target: Path) -> None:

@@ -105,14 +105,14 @@ def read_layout(root: str | Path, max_bad: float = 0.05) -> Manifest:
     known: dict[tuple[int, int], str] = {}
     for part in parts_of(root):
         speakers = read_speakers(root, part)
-        faces = _by_person(root, [_face_folder(root / part)], PICTURES, unusable, known)
+        if not (folders := [path for name in FACE_FOLDERS if (path := root / part / name).is_dir()]):
+            raise InputError(f"{root / part}: no folder {' or '.join(FACE_FOLDERS)} in it; put the faces there")
+        faces = _by_person(root, folders[:1], PICTURES, unusable, known)
         voices = _by_person(root, _sound_folders(root, part), RECORDINGS, unusable, known)
         split = _read_split(root / "split.csv") or sf2f_split(speaker.name for speaker in speakers)
-        for kind, files, names in (
-            ("face", faces, {speaker.name for speaker in speakers}),
-            ("voice", voices, {speaker.identifier for speaker in speakers}),
-        ):
-            unpaired += [(f"{part}/{name}", f"a {kind}, but not in {METADATA[part]}") for name in files.keys() - names]
+        for kind, files, field in (("face", faces, "name"), ("voice", voices, "identifier")):
+            unknown = files.keys() - {getattr(speaker, field) for speaker in speakers}
+            unpaired += [(f"{part}/{name}", f"a {kind}, but not in {METADATA[part]}") for name in unknown]
         for name, identifier, sex in speakers:
             why = ""
             if name not in faces:
@@ -149,13 +149,6 @@ def parts_of(root: Path) -> list[str]:
         return parts
     wrong = "no vox1 or vox2 folder in it" if root.is_dir() else "no such folder"
     raise InputError(f"{root}: {wrong}; give the root of HQ-VoxCeleb's layout, with vox1 or vox2 in it")
-
-
-def _face_folder(part: Path) -> Path:
-    for name in FACE_FOLDERS:
-        if (part / name).is_dir():
-            return part / name
-    raise InputError(f"{part}: no folder {' or '.join(FACE_FOLDERS)} in it; put the faces there")
 
 
 def _sound_folders(root: Path, part: str) -> list[Path]:
@@ -346,22 +339,24 @@ def from_pairs(path: str | Path) -> Manifest:
     for column, default in (("sex", "u"), ("session", "")):
         table[column] = table[column].replace("", default) if column in table else default
     table["sex"] = table.sex.str.lower()
-    if "split" not in table:
-        table["split"] = table.person.map(_own_split(dict(zip(table.person, table.sex, strict=True))))
     doubled = [
         (f"row {row + 2} of {path.name}", "the same as an earlier row") for row in table[table.duplicated()].index
     ]
     faces = table[table["face"] != ""].assign(kind="face", session="", path=lambda rows: rows["face"])
     voices = table[table["clip"] != ""].assign(kind="voice", path=lambda rows: rows["clip"])
-    files = pd.concat([faces, voices])[list(COLUMNS)].drop_duplicates()
     with refusing(path, "pairs"):
-        return Manifest(path.parent, files, listed(doubled + alone(files)))
+        return _own_manifest(path.parent, pd.concat([faces, voices]), doubled)
 
 
-def alone(files: pd.DataFrame) -> LeftOut:
-    """The persons who have faces or voices only, and which."""
+def _own_manifest(root: Path, files: pd.DataFrame, left_out: LeftOut) -> Manifest:
+    """Files of your own as a dataset; persons are split if they are not, and who has faces or voices only is told."""
+    if "split" not in files:
+        sexes = dict(zip(files.person, files.sex, strict=True))
+        split = small_split(sexes) if len(sexes) < FEW else sf2f_split(sorted(sexes))
+        files = files.assign(split=files.person.map(split))
     kinds = files.groupby("person").kind.agg(set)
-    return [(name, f"a {next(iter(has))} alone") for name, has in kinds.items() if len(has) == 1]
+    alone = [(name, f"a {next(iter(has))} alone") for name, has in kinds.items() if len(has) == 1]
+    return Manifest(root, files[list(COLUMNS)].drop_duplicates(), listed(left_out + alone))
 
 
 def read_own(root: Path) -> Manifest | None:
@@ -381,15 +376,6 @@ def from_folders(root: str | Path) -> Manifest:
 
     Raises:
         InputError: there is no folder with a recording or photograph in it.
-
-    Example:
-        >>> import tempfile
-        >>> root = Path(tempfile.mkdtemp())
-        >>> for name in ("Ada/hello.wav", "Ada/me.jpg"):
-        ...     (root / name).parent.mkdir(exist_ok=True)
-        ...     _ = (root / name).write_bytes(name.encode())
-        >>> from_folders(root).table[["person", "kind", "path"]].values.tolist()
-        [['Ada', 'face', 'Ada/me.jpg'], ['Ada', 'voice', 'Ada/hello.wav']]
     """
     import pandas as pd
 
@@ -405,10 +391,9 @@ def from_folders(root: str | Path) -> Manifest:
     if not rows:
         lists = " nor ".join(LISTS)
         raise InputError(f"{root}: neither {lists}, nor a folder for each person with recordings and photos")
-    table = pd.DataFrame(rows, columns=["person", "kind", "path"]).assign(sex="u", session="")
-    table["split"] = table.person.map(_own_split(dict.fromkeys(sorted(set(table.person)), "u")))
     with refusing(root, "a dataset"):
-        return Manifest(root, table, listed(left_out + alone(table)))
+        table = pd.DataFrame(rows, columns=["person", "kind", "path"]).assign(sex="u", session="")
+        return _own_manifest(root, table, left_out)
 
 
 def people_in(root: Path) -> list[Path]:
@@ -416,10 +401,6 @@ def people_in(root: Path) -> list[Path]:
     folders = [path for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith(".")]
     folders = [path for path in folders if not _fault(path, (root.resolve(),))]
     return [path for path in folders if any(file.suffix.lower() in PICTURES | RECORDINGS for file in path.iterdir())]
-
-
-def _own_split(sexes: Mapping[str, str]) -> dict[str, str]:
-    return small_split(sexes) if len(sexes) < FEW else sf2f_split(sorted(sexes))
 
 
 def small_split(sexes: Mapping[str, str]) -> dict[str, str]:
@@ -459,14 +440,7 @@ def scan(root: str | Path, max_bad: float = 0.05) -> Manifest:
 
 
 def summary(manifest: Manifest) -> Iterator[str]:
-    """A scan in lines: persons and files of each split, unused ones by reason, and a comparison with SF2F's split.
-
-    Example:
-        >>> import pandas as pd
-        >>> rows = [("Ada", "f", "train", "face", "", "a.png"), ("Ada", "f", "train", "voice", "v", "a.wav")]
-        >>> next(summary(Manifest(Path("data"), pd.DataFrame(rows, columns=COLUMNS))))
-        'train: 1 persons (1 f), 1 faces, 1 recordings'
-    """
+    """A scan in lines: persons and files of each split, unused ones by reason, and a comparison with SF2F's split."""
     for split in PUBLISHED:
         persons = manifest.persons(split)
         if len(persons):

@@ -109,13 +109,10 @@ class Aligner(nn.Module):
         On disk weights are float16, but with a linear map, whose small numbers float16 would lose, float32.
         ``provenance``, the aligner's own by default, has hashes of the inputs, settings and seed; versions are added.
         """
-        folder = Path(folder)
+        dtype = torch.float16 if self.linear is None else torch.float32
+        tensors = {name: value.to(dtype) for name, value in self.state_dict().items()}
         given = self.provenance if provenance is None else provenance
-        self.provenance = {**given, "versions": versions("torch", "v2f-core")}
-        with atomic_write(folder / WEIGHTS_NAME) as temporary:
-            dtype = torch.float16 if self.linear is None else torch.float32
-            save_file({name: value.to(dtype).contiguous() for name, value in self.state_dict().items()}, temporary)
-        write_json(folder / CONFIG_NAME, {"class": "Aligner", **self.settings, "provenance": self.provenance})
+        self.provenance = save_model(folder, tensors, {"class": "Aligner", **self.settings}, given)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Aligner:
@@ -135,3 +132,14 @@ class Aligner(nn.Module):
             aligner.load_state_dict({name: value.float() for name, value in weights.items()}, assign=True)
             aligner.provenance = dict(config.get("provenance", {}))
         return aligner.eval()
+
+
+def save_model(
+    folder: str | Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any], provenance: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Write weights and settings, each atomically; returns the provenance with versions added, as it was written."""
+    made = {**provenance, "versions": versions("torch", "v2f-core")}
+    with atomic_write(Path(folder) / WEIGHTS_NAME) as temporary:
+        save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, temporary)
+    write_json(Path(folder) / CONFIG_NAME, {**config, "provenance": made})
+    return made

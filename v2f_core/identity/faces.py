@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Float32, UInt8
 
 from v2f_core.artefacts.loading import read_onnx, refusing
 from v2f_core.errors import InputError
-from v2f_core.identity.yunet import YuNet, as_floats
+from v2f_core.identity.yunet import YuNet, as_floats, inputs_of
 
 if TYPE_CHECKING:
     import onnx
@@ -30,6 +30,12 @@ NARROWEST = 20  # length of a picture, in widths
 SURE = 0.99  # score above which a face is clear
 SURER = 0.01  # a face in doubt may score so much less than its turned pictures
 MARGIN = 1.3  # sides of the picture that is turned, in sides of the face's box
+NEEDED = {
+    "detector": "face detector (an SCRFD net with landmarks, 9 or 15 outputs); "
+    "copy det_10g.onnx of buffalo_l or scrfd_10g_bnkps.onnx of antelopev2 into it",
+    "arcface": "ArcFace net (input 3x112x112, output 512 or 128); "
+    "copy Arc2Face's arcface.onnx or w600k_r50.onnx of buffalo_l into it",
+}
 # (x, y) of left eye, right eye (as seen), nose tip, left and right mouth corner in ArcFace's 112-pixel crop
 TEMPLATE = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]], np.float32
@@ -54,10 +60,7 @@ def similarity(landmarks: Float[np.ndarray, "5 2"]) -> Float[np.ndarray, "2 3"]:
     """The rotation, scaling and shift that bring five landmarks closest to ArcFace's template (least squares).
 
     A rotation with scaling multiplies by a complex number a, so this is linear regression: a = Σ conj(p) q / Σ |p|²,
-    with the centred landmarks p and the centred template q as complex numbers.
-
-    Raises:
-        InputError: the landmarks coincide or are not finite.
+    with the centred landmarks p and the centred template q as complex numbers. Landmarks that coincide are refused.
 
     Example:
         >>> (similarity(TEMPLATE * 2).round(3) + 0).tolist()  # + 0: no negative zero
@@ -98,8 +101,7 @@ def _kind(model: onnx.ModelProto) -> str | None:
     if len(graph.output) >= 5:
         # 9 or 15 are SCRFD's, 12 YuNet's; with 6 or 10 there are no landmarks to align by
         return "detector" if len(graph.output) in (9, YUNET, 15) else None
-    read = {name for node in graph.node for name in node.input} - {tensor.name for tensor in graph.initializer}
-    inputs = [value for value in graph.input if value.name in read]
+    inputs = inputs_of(graph)
     shape, out = ([dim.dim_value for dim in v.type.tensor_type.shape.dim] for v in (inputs[0], graph.output[0]))
     square = len(shape) == 4 and shape[2] == shape[3] == CROP
     return "arcface" if len(inputs) == 1 and square and out[-1:] in ([512], [128], [0]) else None  # 0: not stated
@@ -116,13 +118,7 @@ def find_nets(folder: str | Path) -> tuple[Path, Path]:
             kind = _kind(read_onnx(path))
         if kind is not None:
             nets.setdefault(kind, path)
-    needed = {
-        "detector": "face detector (an SCRFD net with landmarks, 9 or 15 outputs); "
-        "copy det_10g.onnx of buffalo_l or scrfd_10g_bnkps.onnx of antelopev2 into it",
-        "arcface": "ArcFace net (input 3x112x112, output 512 or 128); "
-        "copy Arc2Face's arcface.onnx or w600k_r50.onnx of buffalo_l into it",
-    }
-    for kind, description in needed.items():
+    for kind, description in NEEDED.items():
         if kind not in nets:
             raise InputError(f"{folder}: no {description}")
     return nets["detector"], nets["arcface"]
@@ -170,13 +166,7 @@ def _open(path: Path, providers: list[Any], options: Any) -> Any:
 
 
 class FacePack:
-    """A detector and an ArcFace net: images in, unit identities out, as wide as the net makes them.
-
-    Example:
-        >>> FacePack.from_folder("my_pack")
-        Traceback (most recent call last):
-        v2f_core.errors.InputError: my_pack: no such folder; give an insightface pack (det_*.onnx and an ArcFace net)
-    """
+    """A detector and an ArcFace net: images in, unit identities out, as wide as the net makes them."""
 
     def __init__(self, detector: Any, arcface: Any, arcface_path: Path) -> None:
         detector.prepare(ctx_id=0, input_size=(640, 640))  # a net with a fixed input keeps its own size
@@ -237,10 +227,8 @@ class FacePack:
         if max(image.shape[:2]) > NARROWEST * min(image.shape[:2]):
             return []  # scaled to the detector's size it would have no width
         boxes, points = self._detector.detect(np.ascontiguousarray(image[..., ::-1]))  # insightface reads BGR
-        faces = [
-            Face(box[:4].astype(np.float32), kps.astype(np.float32), float(box[4]))
-            for box, kps in zip(boxes, points, strict=True)
-        ]
+        boxes, points = boxes.astype(np.float32), points.astype(np.float32)
+        faces = [Face(box[:4], marks, float(box[4])) for box, marks in zip(boxes, points, strict=True)]
         return sorted(faces, key=lambda face: -face.area)
 
     def embed_aligned(

@@ -29,8 +29,7 @@ class AMSoftmax(nn.Module):
             vectors are trained: these separate persons but do not place them.
         generator: draws the initial values of trained class vectors.
     Raises:
-        InputError: a number is out of its range, or the centroids have another shape; in a call, a label has no class,
-            or an identity is zero or NaN.
+        InputError: a number is out of its range, or the centroids have another shape; in a call, a label has no class.
 
     Example:
         >>> loss = AMSoftmax(classes=2, dim=2, scale=1.0, margin=0.0, centroids=torch.eye(2))
@@ -120,10 +119,7 @@ class InfoNCE(nn.Module):
     L = −log( exp(cos(ẑ_i, z_i)/τ) / Σ_j exp(cos(ẑ_i, z_j)/τ) ), averaged over i. Other faces of the *same* person in
     the batch are left out of the sum. A batch without negatives has loss 0. Memory O(batch²).
 
-    Args:
-        temperature: τ; the paper gives none.
-    Raises:
-        InputError: the temperature is not positive; in a call, a vector is zero or NaN.
+    ``temperature`` is τ; the paper gives none.
 
     Example:
         >>> z = torch.eye(2)

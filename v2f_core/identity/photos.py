@@ -40,11 +40,6 @@ def read_image(path: str | Path) -> UInt8[np.ndarray, "height width 3"]:
     Raises:
         InputError: the file is missing, no regular file (a pipe or a device), damaged, no picture or one of another
             format, or of more than 50 million pixels.
-
-    Example:
-        >>> read_image("nobody.png")
-        Traceback (most recent call last):
-        v2f_core.errors.InputError: nobody.png: no such file; expected a JPEG, PNG or WebP file
     """
     path = Path(path)
     with refusing(path, "a picture", EXPECTED), warnings.catch_warnings():

@@ -1,7 +1,4 @@
-"""p(z | v): all the faces that a voice allows, where the aligner's ẑ is one point among them. Not in the paper.
-
-ẑ is a conditional mean. It is short before it is normalised, lies between all faces, and is nearly the same for all
-women and for all men. What a voice leaves open can only be drawn.
+"""p(z | v): all the faces that a voice allows, where the aligner's ẑ, their mean, is one point. Not in the paper.
 
 InfoNCE (Eq. 9) learns κ·ẑᵀz = log p(z | v) − log p(z), up to a number for each voice (van den Oord et al. 2018, Eq. 4):
 what is heard *tilts* the faces there are, p(z | v) ∝ p(z)·exp(κ·ẑᵀz). A tilted Gaussian is a Gaussian of the same
@@ -11,12 +8,9 @@ mean agrees with ẑ. So, within a sex s, whose faces are a mixture of a few Gau
     z = x / ‖x‖,   x ~ N(m_sk + κ·Σ_s·a, Σ_s)  with p(k | s, v) ∝ p(k | s)·exp(κ·aᵀm_sk),   a = ẑ − h_s
 
 with Σ_s = between_s + within + floor, and h_s the mean ẑ of that sex, taken off so that a voice like any other moves
-nothing. κ says how far a voice is believed. Which sex is itself heard: p(s | v) is a logistic function of ẑ. Before
-anything is heard nothing is tilted, and p(s) is the base rate. Normalising x makes it a *projected normal* (Mardia &
-Jupp 2000, section 3.5.6). One Gaussian a sex is the textbook's; a few keep what is flat or lopsided among faces, as
-age is.
-
-All this happens within the principal axes that identities use. In all other axes there are rounding errors only.
+nothing. κ says how far a voice is believed. p(s | v) is a logistic function of ẑ. Before anything is heard nothing is
+tilted, and p(s) is the base rate. Normalising x makes it a *projected normal* (Mardia & Jupp 2000, section 3.5.6). All
+this happens within the principal axes that identities use; in the others there are rounding errors only.
 """
 
 from __future__ import annotations
@@ -31,13 +25,11 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Float64
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from v2f_core.artefacts.files import atomic_write, versions, write_json
 from v2f_core.artefacts.loading import check_config, checked_folder, read_tensors, refusing
 from v2f_core.errors import InputError
-from v2f_core.identity.aligner import CONFIG_NAME, WEIGHTS_NAME, Aligner
+from v2f_core.identity.aligner import CONFIG_NAME, WEIGHTS_NAME, Aligner, save_model
 from v2f_core.identity.sphere import check_unit, normalise, slerp
 
 SEXES = ("f", "m")
@@ -135,9 +127,6 @@ class IdentityPosterior(nn.Module):
             truncation: the share of the way from ẑ to an honest draw, along the great circle: 0 is ẑ, which takes no
                 noise, 1 the draw. Between them lies a picture of how sure one pretends to be.
             generator: source of the noise; a list gives each of the n its own, so that one can be drawn again alone.
-        Raises:
-            InputError: n below 1, a truncation outside [0, 1], another number of generators than n, or an embedding of
-                another width or not finite.
         """
         check_truncation(truncation)
         if n < 1 or (isinstance(generator, Sequence) and len(generator) != n):
@@ -167,9 +156,6 @@ class IdentityPosterior(nn.Module):
         """log p(z | v) of every face given every voice, in nats: a density per unit of the sphere's surface.
 
         It is that of the sphere within the posterior's axes, onto which an identity is projected.
-
-        Raises:
-            InputError: an identity is not of unit length or of another width, or an embedding of another width.
         """
         return self._log_density(z, *self.heard(self.mean(v)))
 
@@ -186,8 +172,7 @@ class IdentityPosterior(nn.Module):
         """log p(z | v) − log p(z): how much likelier each voice makes each face, in nats.
 
         The optimal score for telling which face is the voice's (Wang 2020, "Remarks on Optimal Scores for Speaker
-        Recognition"). The cosine with ẑ is what is left of it when all faces are alike probable before; it favours
-        faces near the mean, since these are near everybody's ẑ.
+        Recognition"); the cosine with ẑ favours faces near the mean, since these are near everybody's ẑ.
         """
         return self.log_ratio_of(z, self.mean(v))
 
@@ -225,22 +210,11 @@ class IdentityPosterior(nn.Module):
         return torch.logsumexp(torch.stack(densities), dim=0).float()
 
     def save_pretrained(self, folder: str | Path, provenance: Mapping[str, Any] | None = None) -> None:
-        """Write ``model.safetensors`` and ``config.json``, each atomically; of the aligner only its weights' hash.
-
-        ``provenance``, the posterior's own by default, has hashes of the encoder and the face net, settings and scores.
-        """
-        folder = Path(folder)
+        """Write ``model.safetensors`` and ``config.json``, as the aligner's; of the aligner only its weights' hash."""
         given = self.provenance if provenance is None else provenance
-        self.provenance = {
-            **given,
-            "aligner_weights_sha256": weights_hash(self.aligner),
-            "versions": versions("torch", "v2f-core"),
-        }
-        with atomic_write(folder / WEIGHTS_NAME) as temporary:
-            save_file({name: getattr(self, name).cpu().contiguous() for name in TENSORS}, temporary)
-        numbers = {"floor": self.floor, "kappa": self.kappa, "share": list(self.share)}
-        config = {"class": "IdentityPosterior", **numbers, "provenance": self.provenance}
-        write_json(folder / CONFIG_NAME, config)
+        self.provenance = {**given, "aligner_weights_sha256": weights_hash(self.aligner)}
+        config = {"class": "IdentityPosterior", "floor": self.floor, "kappa": self.kappa, "share": list(self.share)}
+        self.provenance = save_model(folder, {name: getattr(self, name) for name in TENSORS}, config, self.provenance)
 
     @classmethod
     def from_pretrained(

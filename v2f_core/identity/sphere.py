@@ -35,16 +35,7 @@ def normalise(x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
 
 
 def check_unit(identity: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
-    """Check that each identity has norm 1 ± 1e-5; return them unchanged.
-
-    Raises:
-        InputError: a vector is not of unit length (or NaN).
-
-    Example:
-        >>> check_unit(torch.tensor([2.0, 0.0]))
-        Traceback (most recent call last):
-        v2f_core.errors.InputError: an identity has norm 2, expected 1; pass it through sphere.normalise first
-    """
+    """The identities unchanged; an ``InputError`` if one has another norm than 1 ± 1e-5, or is NaN."""
     norm = torch.linalg.vector_norm(identity.detach().to(torch.promote_types(identity.dtype, torch.float32)), dim=-1)
     off = (norm - 1).abs()
     if norm.numel() and not bool((off <= UNIT_TOLERANCE).all()):
@@ -57,9 +48,6 @@ def cosines(a: Float[Tensor, "rows dim"], b: Float[Tensor, "columns dim"]) -> Fl
     """The cosine of every row of ``a`` with every row of ``b``, in float32 also under autocast.
 
     In bfloat16 cosines have three digits: at s = 30 the logits are off by 0.1.
-
-    Raises:
-        InputError: a vector is zero, infinite or NaN.
 
     Example:
         >>> cosines(torch.tensor([[3.0, 4.0]]), torch.eye(2))
@@ -151,11 +139,7 @@ def slerp(
 
 
 def mean_direction(z: Float[Tensor, "*batch items dim"]) -> Float[Tensor, "*batch dim"]:
-    """The direction of the mean, which maximises the mean cosine to the items: a person's views, or the "mean face".
-
-    Raises:
-        InputError: the items cancel out, or there are none.
-    """
+    """The direction of the mean, which maximises the mean cosine to the items: a person's views, or the "mean face"."""
     return normalise(z.mean(dim=-2))
 
 

@@ -20,11 +20,7 @@ SMALLER = 2.5  # YuNet misses faces that fill a photograph; it looks at the phot
 
 
 class YuNet:
-    """Faces of a BGR picture, as insightface's detectors give them: boxes with scores, and five landmarks each.
-
-    Args:
-        session: ONNX Runtime's, of a net with a fixed square input and twelve outputs.
-    """
+    """Faces of a BGR picture, as insightface's detectors give them: boxes with scores, and five landmarks each."""
 
     def __init__(self, session: Any) -> None:
         self._session = session
@@ -74,11 +70,14 @@ def _decode(found: dict[str, np.ndarray], stride: int, side: int) -> tuple[np.nd
     return np.concatenate([centre - half, centre + half], axis=1), (grid[:, None] + marks) * stride, scores[likely]
 
 
-def as_floats(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same net with each integer weight replaced by the float that it stands for; changed in place.
+def inputs_of(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
+    """The inputs that a net reads and that are no weights: old exporters list these among them."""
+    read = {name for node in graph.node for name in node.input} - {tensor.name for tensor in graph.initializer}
+    return [value for value in graph.input if value.name in read]
 
-    Weights that are listed as inputs too, as old exporters did, and inputs that nothing reads, are no inputs any more.
-    """
+
+def as_floats(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same net with each integer weight replaced by the float that it stands for; changed in place."""
     graph = model.graph
     weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     kept = []
@@ -97,8 +96,7 @@ def as_floats(model: onnx.ModelProto) -> onnx.ModelProto:
         graph.initializer.append(numpy_helper.from_array((stored - zero) * scale, node.output[0]))
     del graph.node[:]
     graph.node.extend(kept)
-    read = {name for node in graph.node for name in node.input} - {tensor.name for tensor in graph.initializer}
-    inputs = [value for value in graph.input if value.name in read]
+    inputs = inputs_of(graph)
     del graph.input[:]
     graph.input.extend(inputs)
     return model

@@ -74,23 +74,19 @@ class Activity:
         return " and ".join(reason for reason, holds in wrong.items() if holds)
 
 
+def _frames(wave: np.ndarray) -> Iterator[np.ndarray]:
+    """Frames, many at once; the last is filled up with silence."""
+    for start in range(0, len(wave), FRAME * FRAMES_AT_ONCE):
+        part = wave[start : start + FRAME * FRAMES_AT_ONCE]
+        yield np.pad(part, (0, -len(part) % FRAME)).reshape(-1, FRAME)
+
+
 def speech_probability(wave: Float32[np.ndarray, " samples"]) -> Float32[np.ndarray, " frames"]:
-    """How sure Silero's detector is that each 32 ms frame holds speech; the last frame is filled up with silence.
-
-    Args:
-        wave: mono, 16 kHz, at a speaking level.
-
-    Example:
-        >>> hiss = np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32)
-        >>> bool(speech_probability(hiss).max() < 0.5)
-        True
-    """
+    """How sure Silero's detector is that each 32 ms frame holds speech, of a wave at a speaking level."""
     hidden = cell = np.zeros((1, 1, 128), np.float32)
     found = [np.empty(0, np.float32)]
     before = np.zeros(CONTEXT, np.float32)
-    for start in range(0, len(wave), FRAME * FRAMES_AT_ONCE):
-        part = wave[start : start + FRAME * FRAMES_AT_ONCE]
-        frames = np.pad(part, (0, -len(part) % FRAME)).reshape(-1, FRAME)
+    for frames in _frames(wave):
         contexts = np.concatenate([before[None], frames[:-1, -CONTEXT:]])
         before = frames[-1, -CONTEXT:]
         given = {"input": np.concatenate([contexts, frames], 1), "h": hidden, "c": cell}
@@ -130,9 +126,7 @@ _FREQUENCIES = np.fft.rfftfreq(FRAME, 1 / SAMPLE_RATE)
 def _spectra(wave: np.ndarray) -> Iterator[Float32[np.ndarray, "frames bins"]]:
     """Power spectra of frames, many at once; a frame's add up to its power."""
     window = np.hanning(FRAME + 1)[:-1].astype(np.float32)
-    for start in range(0, len(wave), FRAME * FRAMES_AT_ONCE):
-        part = wave[start : start + FRAME * FRAMES_AT_ONCE]
-        frames = np.pad(part, (0, -len(part) % FRAME)).reshape(-1, FRAME)
+    for frames in _frames(wave):
         yield (2 * np.abs(np.fft.rfft(frames * window)) ** 2 / (FRAME * (window**2).sum())).astype(np.float32)
 
 

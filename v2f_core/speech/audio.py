@@ -52,14 +52,6 @@ def read_audio(voice: str | Path | bytes) -> Float32[Tensor, " samples"]:
 
     Raises:
         InputError: the file is missing, unreadable, no sound, silent, too short or damaged.
-
-    Example:
-        >>> import soundfile, tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "tone.wav"
-        >>> t = np.arange(44_100) / 44_100
-        >>> soundfile.write(path, 0.5 * np.sin(2 * np.pi * 220 * t), 44_100)
-        >>> read_audio(path).shape
-        torch.Size([16000])
     """
     name = "recording" if isinstance(voice, bytes) else printable(voice)
     with open_recording(voice if isinstance(voice, bytes) else Path(voice)) as file:
@@ -113,19 +105,22 @@ def hear(
         wave = np.concatenate([wave[start:end] for start, end in kept])
         gain = float(np.clip(activity.level, *LEVEL)) - activity.level
         wave = wave * np.float32(10 ** (gain / 20)) if gain else wave
-    return _spread(torch.from_numpy(wave), seconds), activity
+    return clips(torch.from_numpy(wave), seconds, MAX_WINDOWS), activity
 
 
 def read_clips(path: str | Path, seconds: float = CLIP_SECONDS) -> Float32[Tensor, "clips clip_samples"]:
     """The clips of a dataset's recording, heard as it is; of more than 256 every second, fourth, … one."""
-    return _spread(read_audio(path), seconds)
+    return clips(read_audio(path), seconds, MAX_WINDOWS)
 
 
-def clips(wave: Float32[Tensor, " samples"], seconds: float = CLIP_SECONDS) -> Float32[Tensor, "clips clip_samples"]:
+def clips(
+    wave: Float32[Tensor, " samples"], seconds: float = CLIP_SECONDS, most: int | None = None
+) -> Float32[Tensor, "clips clip_samples"]:
     """Cut a recording into clips that overlap by half, n = 1 + ⌊(samples − length) / hop⌋.
 
     The tail that does not fill a last clip (less than one hop) is left out. A recording shorter than one clip
-    is repeated until it fills one: silence instead would move the spectrogram's statistics.
+    is repeated until it fills one: silence instead would move the spectrogram's statistics. Of more than ``most`` clips
+    every second, fourth, … one is kept.
 
     Raises:
         InputError: no samples, or ``seconds`` is not positive.
@@ -136,24 +131,15 @@ def clips(wave: Float32[Tensor, " samples"], seconds: float = CLIP_SECONDS) -> F
         >>> clips(torch.arange(3.0), seconds=5 / 16_000)
         tensor([[0., 1., 2., 0., 1.]])
     """
-    return _overlapping(wave, seconds).contiguous()
-
-
-def _spread(wave: Float32[Tensor, " samples"], seconds: float) -> Float32[Tensor, "clips clip_samples"]:
-    windows = _overlapping(wave, seconds)
-    while len(windows) > MAX_WINDOWS:
-        windows = windows[::2]
-    return windows.contiguous()
-
-
-def _overlapping(wave: Float32[Tensor, " samples"], seconds: float) -> Float32[Tensor, "clips clip_samples"]:
-    """Views of the recording's memory."""
     length = _clip_samples(seconds)
     if len(wave) == 0:
         raise InputError("a recording without samples cannot be cut into clips")
     if len(wave) < length:
         wave = wave.repeat(-(-length // len(wave)))[:length]
-    return wave.unfold(0, length, max(1, round(length / 2)))
+    windows = wave.unfold(0, length, max(1, round(length / 2)))
+    while most and len(windows) > most:
+        windows = windows[::2]
+    return windows.contiguous()
 
 
 def _clip_samples(seconds: float) -> int:

@@ -38,16 +38,7 @@ Block = tuple[int, Float32[np.ndarray, "frames channels"]]
 
 
 def open_recording(path: Path | bytes) -> FileIO | BytesIO:
-    """Open a recording's file, or the bytes of one, to be given to :class:`Decoder`.
-
-    Raises:
-        InputError: it is missing, a folder, empty, or may not be read.
-
-    Example:
-        >>> open_recording(Path("voice.wav"))
-        Traceback (most recent call last):
-        v2f_core.errors.InputError: voice.wav: no such file; give a WAV, FLAC, OGG, MP3 or M4A file
-    """
+    """Open a recording's file, or the bytes of one; an ``InputError`` if it is missing, empty, or may not be read."""
     if isinstance(path, bytes):
         return BytesIO(path)
     name = printable(path)
@@ -75,11 +66,7 @@ class Decoder:
     doubts: list[str] = field(default_factory=list)  # what is wrong; complete when all blocks were read
 
     def __iter__(self) -> Iterator[Block]:
-        """Blocks of (samples a second, samples of (frames, channels)), half a second each; a new one at each change.
-
-        Raises:
-            InputError: it is no sound that FFmpeg can read.
-        """
+        """Blocks of (samples a second, samples of (frames, channels)), half a second each; a new one at each change."""
         held: list[np.ndarray] = []
         last: tuple[int, int, np.dtype] | None = None
         length = 0
@@ -99,7 +86,7 @@ class Decoder:
     def _frames(self) -> Iterator[tuple[int, np.ndarray]]:
         import av
 
-        if _is_one_opus(self.file) and (sound := _open_with_soundfile(self.file)):
+        if sound := _open_opus(self.file):
             yield from self._opus(sound)
             return
         wav = _read_wav_header(self.file)
@@ -156,19 +143,15 @@ class Decoder:
                 self.doubts.append(DAMAGED)
 
 
-def _is_one_opus(file: FileIO | BytesIO) -> bool:
-    """Whether this is an OGG file of one Opus recording, with nothing joined to it."""
-    head = file.read(64)
-    heads = head.count(b"OpusHead") + (file.read().count(b"OpusHead") if b"OpusHead" in head else 0)
-    file.seek(0)
-    return head.startswith(b"OggS") and heads == 1
-
-
-def _open_with_soundfile(file: FileIO | BytesIO) -> Any:
+def _open_opus(file: FileIO | BytesIO) -> Any:
+    """An OGG file of one Opus recording, with nothing joined to it, as libsndfile reads it; None if it is no such."""
     import soundfile
 
+    head = file.read(64)
+    one = head.startswith(b"OggS") and b"OpusHead" in head and (head + file.read()).count(b"OpusHead") == 1
+    file.seek(0)
     try:
-        return soundfile.SoundFile(file)
+        return soundfile.SoundFile(file) if one else None
     except soundfile.LibsndfileError:
         file.seek(0)
         return None
@@ -204,9 +187,6 @@ def _samples(frame: Any) -> np.ndarray:
 
 def to_floats(samples: Shaped[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:
     """Samples of any kind as float32, where integers lie in [-1, 1]; unsigned bytes have their zero at 128.
-
-    Raises:
-        InputError: they are no numbers.
 
     Example:
         >>> to_floats(np.array([-32768, 16384], np.int16)), to_floats(np.array([0, 192], np.uint8))

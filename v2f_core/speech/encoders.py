@@ -284,8 +284,8 @@ def read_hyperparams(path: str | Path) -> dict[str, int | list[int]]:
     """The settings of an ECAPA's net in speechbrain's hyperparams.yaml; nothing is imported or run.
 
     Raises:
-        InputError: the file is no YAML, is too large or too deep, uses anchors, names a class that is no part of an ECAPA, or has
-            settings of another kind or of other features than filter banks with their mean taken off.
+        InputError: the file is no YAML, is too large or too deep, uses anchors, names a class that is no part of an
+            ECAPA, or has other settings than one.
 
     Example:
         >>> import tempfile
