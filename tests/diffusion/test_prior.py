@@ -175,7 +175,7 @@ def test_the_folder_opens_in_plain_diffusers(prior: Prior, identity: torch.Tenso
 
 
 def test_a_missing_folder_and_a_narrow_text_encoder_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"model_index.json is missing.*give one that holds unet"):
+    with pytest.raises(InputError, match=r"model_index.json: missing; a Stable Diffusion folder holds .*unet"):
         Prior.from_folder(tmp_path)
     with pytest.raises(InputError, match="64 wide, expected at least 512"):
         tiny_prior(tmp_path, width=64)

@@ -105,9 +105,7 @@ def test_damaged_hashes_and_a_cache_that_is_a_file_are_named(packed, tmp_path, t
     with pytest.raises(InputError, match=r"cache: cannot be written to .*; set V2F_CACHE"):
         minivox.unpack(tmp_path / "cache", packed)
     (packed.parent / "SHA256.json").write_text(text)
-    with pytest.raises(
-        InputError, match=r"SHA256\.json: cannot be read as JSON|missing, or not in .*SHA256\.json"
-    ):
+    with pytest.raises(InputError, match=r"SHA256\.json: cannot be read as JSON|missing, or not in .*SHA256\.json"):
         minivox.unpack(tmp_path / "cache", packed)
 
 

@@ -37,12 +37,7 @@ SYNTHETIC = (
 
 
 def is_plain_name(text: str) -> bool:
-    """Whether a text is a single name: no part of a path, and no character that cannot be printed.
-
-    Example:
-        >>> is_plain_name("id10001"), is_plain_name("Zoë O'Neil"), is_plain_name("../x"), is_plain_name("a\\nb")
-        (True, True, False, False)
-    """
+    """Whether a text is a single name: no part of a path, and no character that cannot be printed."""
     return text.strip() not in ("", ".", "..") and not any(
         sign in "/\\" or unicodedata.category(sign) in ("Cc", "Cs") for sign in text
     )
@@ -65,12 +60,7 @@ def safe_name(text: str) -> str:
 
 
 def printable(text: str | Path) -> str:
-    """A name as one line that any terminal and any JSON file can hold.
-
-    Example:
-        >>> printable("two\\nlines"), printable(Path("Jürgen.wav"))
-        ('two\\\\nlines', 'Jürgen.wav')
-    """
+    """A name as one line that any terminal and any JSON file can hold."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 

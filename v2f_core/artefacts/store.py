@@ -1,9 +1,9 @@
 """A store of embeddings: each file is embedded once, and a killed run continues where it stopped.
 
-A store is a folder of shards, ``00000.safetensors`` and so on. A shard has the embeddings of a fixed slice of items.
-Its header names the item of each row, and the skipped items with the reason. A shard is written whole or not at all, so
-that a later run makes the missing shards only, with the same bytes, also in several processes (``accelerate launch``).
-``provenance.json`` names what the store was made from, ``skipped.csv`` the bad items.
+A store is a folder of shards, ``00000.safetensors`` and so on, each with the embeddings of a fixed slice of items. Its
+header names the item of each row, and the skipped items with the reason. A shard is written whole or not at all: a later
+run, also of several processes, makes the missing ones with the same bytes. ``provenance.json`` names what the store was
+made from, ``skipped.csv`` the bad items.
 """
 
 from __future__ import annotations
@@ -131,9 +131,7 @@ def extract(
     decode: Decoder = Path,
     workers: int = 0,
 ) -> Embeddings:
-    """Embed all items into a store; items that an earlier run embedded are kept.
-
-    Connected processes share the shards and wait for each other.
+    """Embed all items into a store; items that an earlier run embedded are kept, and connected processes share them.
 
     Args:
         root, items: the folder that the items' paths start from, and these.
@@ -142,7 +140,6 @@ def extract(
         provenance: what determines the embeddings (hash of the weights, settings). A hash of the items is added.
         batch, shard: files per call of ``embed``, and per shard: the most work that a kill can lose.
         max_bad: the share of bad items above which the run stops.
-        describe: label of the progress bar.
         decode, workers: reads a file (without one ``embed`` gets the paths), and threads that do so ahead.
     Raises:
         InputError: the store was made from something else, too many items are bad, or the folder cannot be written to.

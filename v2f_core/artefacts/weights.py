@@ -175,15 +175,13 @@ def fetch(part: str, folder: str | Path, agree: Callable[[Origin], bool], local:
 
 
 def _at_hand(origin: Origin, target: str, local: str | Path | None) -> Path | None:
-    """A published file's path in a local folder, or where insightface keeps its packs, if it is there."""
-    path = Path(origin.files[target])
-    folders = [Path("~/.insightface/models").expanduser() / origin.name] if origin.form else []
-    if local is not None:
-        base = Path(local).expanduser()
-        folders = [base / origin.name, base / origin.name.rpartition("/")[2], base, *folders]
+    """A published file's path in a local folder, if it is there."""
+    if local is None:
+        return None
+    base, path, name = Path(local).expanduser(), origin.files[target], origin.name
     # antelopev2.zip unpacks into a folder of its name
-    candidates = [folder / place for folder in folders for place in (path, Path(origin.name) / path.name)]
-    return next((candidate for candidate in candidates if candidate.is_file()), None)
+    folders = (base / name, base / name / name, base / name.rpartition("/")[2], base)
+    return next((folder / path for folder in folders if (folder / path).is_file()), None)
 
 
 def _download(origin: Origin, path: str) -> Path:
@@ -244,29 +242,6 @@ def to_safetensors(source: Path, target: Path) -> None:
 
 # --- what is passed on
 
-CARD = """# {title}
-
-A `Vox2FacePipeline`: from a recorded voice, an identity; from the identity, faces.
-
-**{synthetic}** Each face is a draw from p(z | v), somebody who could have this voice; with `truncation=0`, or without a
-posterior, all are of the mean. Hair, skin and all else that a voice does not determine are invented. It must not be
-used to identify, trace, judge or expose anybody, to present a face as the speaker's, or on a voice without its owner's
-consent.
-
-```python
-from v2f_core import Vox2FacePipeline
-
-pipe = Vox2FacePipeline.from_pretrained("{folder}")
-faces = pipe("voice.wav", num_images=4).images
-```
-
-Licence: {terms}
-
-SHA-256 of its parts:
-
-{parts}
-"""
-
 
 def write_card(folder: Path, profile: str | None, encoder: str) -> None:
     """Write the README.md of a saved pipeline: its use and limits, its licence, the hashes of its parts."""
@@ -278,6 +253,7 @@ def write_card(folder: Path, profile: str | None, encoder: str) -> None:
         origins = [f"{o.name}: {o.licence} ({o.page})" for o in (*ORIGINS.get(encoder, ()), *ORIGINS["prior"])]
         terms = "the publishers' terms hold for the parts and for weights trained from them. " + "; ".join(origins)
     parts = [f"- {path.name}: `{folder_hash(path)}`" for path in sorted(folder.iterdir()) if path.is_dir()]
-    text = CARD.format(title=folder.name, synthetic=SYNTHETIC, folder=folder, terms=terms, parts="\n".join(parts))
+    fields = {"title": folder.name, "synthetic": SYNTHETIC, "folder": folder, "terms": terms, "parts": "\n".join(parts)}
+    text = (Path(__file__).parent / "card.md").read_text(encoding="utf-8").format(**fields)
     with atomic_write(folder / "README.md") as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -29,11 +29,7 @@ ADAPTER, WEIGHTS_NAME, PROVENANCE_NAME = "default", "pytorch_lora_weights.safete
 
 
 def add_lora(prior: Prior, rank: int = 16, alpha: float = 16.0, generator: torch.Generator | None = None) -> None:
-    """Freeze a prior and add trainable adapters of rank r to its attention projections; ``generator`` draws A.
-
-    Raises:
-        InputError: rank or alpha is not positive, or the prior has adapters already.
-    """
+    """Freeze a prior and add trainable adapters of rank r to its attention projections; ``generator`` draws A."""
     from peft import LoraConfig
 
     if rank < 1 or not 0 < alpha < float("inf"):
@@ -103,8 +99,6 @@ def load_lora(prior: Prior, folder: str | Path) -> None:
     from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 
     path, remedy = Path(folder) / WEIGHTS_NAME, "give a folder of save_lora"
-    if not path.is_file():
-        raise InputError(f"{path}: missing; {remedy}")
     weights = read_tensors(path, remedy)
     header = read_header(path, LORA_ADAPTER_METADATA_KEY, remedy)
     ranks = {len(tensor) for name, tensor in weights.items() if "lora_A" in name}

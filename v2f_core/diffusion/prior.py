@@ -37,8 +37,6 @@ Generators = torch.Generator | list[torch.Generator] | None  # one for the batch
 class Prior(nn.Module):
     """Text encoder, UNet and VAE of one folder, with the noise schedule of their training.
 
-    ``.to(device)``, ``.requires_grad_(False)`` and adapters on ``.unet`` and ``.text_encoder`` work as for any module.
-
     Example:
         >>> from v2f_core.artefacts.profiles import load_profile  # doctest: +SKIP
         >>> prior = Prior.from_folder(load_profile().part("prior"))  # doctest: +SKIP
@@ -88,23 +86,14 @@ class Prior(nn.Module):
 
         Raises:
             InputError: the folder or a part of it is missing, lacks weights, or cannot be read.
-
-        Example:
-            >>> Prior.from_folder("nowhere")
-            Traceback (most recent call last):
-            v2f_core.errors.InputError: nowhere: no Stable Diffusion folder (model_index.json is missing); …
         """
         from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, UNet2DConditionModel
         from transformers import CLIPTextModel, CLIPTokenizer
 
         folder = Path(folder)
-        if not (folder / "model_index.json").is_file():
-            raise InputError(
-                f"{folder}: no Stable Diffusion folder (model_index.json is missing); "
-                f"give one that holds {', '.join(PARTS)}"
-            )
-        if missing := [part for part in PARTS if not (folder / part).is_dir()]:
-            raise InputError(f"{folder / missing[0]}: missing; a Stable Diffusion folder holds {', '.join(PARTS)}")
+        if missing := [part for part in ("model_index.json", *PARTS) if not (folder / part).exists()]:
+            holds = f"model_index.json, {', '.join(PARTS)}"
+            raise InputError(f"{folder / missing[0]}: missing; a Stable Diffusion folder holds {holds}")
         nets: dict[str, tuple[Any, dict[str, Any]]] = {
             "unet": (UNet2DConditionModel, {"torch_dtype": dtype}),
             "vae": (AutoencoderKL, {"torch_dtype": dtype}),
@@ -242,9 +231,6 @@ class Prior(nn.Module):
             num_steps: solver steps, each one pass of the UNet (with guidance, on a batch of twice the size).
             guidance: s in ε(null) + s·(ε(c) − ε(null)); with 1 the null condition is not computed.
             generator: for solvers that add noise at every step.
-        Raises:
-            InputError: the scheduler does not support this number of steps, the guidance is not finite, or the latents
-                become NaN or infinite.
         """
         most = self.scheduler.config.num_train_timesteps - 1
         if not 1 <= num_steps <= most:
