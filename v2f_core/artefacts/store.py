@@ -1,9 +1,9 @@
 """A store of embeddings: each file is embedded once, and a killed run continues where it stopped.
 
 A store is a folder of shards, ``00000.safetensors`` and so on, each with the embeddings of a fixed slice of items. Its
-header names the item of each row, and the skipped items with the reason. A shard is written whole or not at all: a later
-run, also of several processes, makes the missing ones with the same bytes. ``provenance.json`` names what the store was
-made from, ``skipped.csv`` the bad items.
+header names the item of each row, and the skipped items with the reason. A shard is written whole or not at all: a
+later run, also of several processes, makes the missing ones with the same bytes. ``provenance.json`` names what the
+store was made from, ``skipped.csv`` the bad items.
 """
 
 from __future__ import annotations
