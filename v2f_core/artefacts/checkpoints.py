@@ -44,16 +44,6 @@ def resume_training(
 
     Raises:
         InputError: the file is damaged, or belongs to a training with other settings or inputs.
-
-    Example:
-        >>> import tempfile
-        >>> path, net, generator = Path(tempfile.mkdtemp()) / "checkpoint.pt", torch.nn.Linear(2, 2), torch.Generator()
-        >>> save_training(path, 7, {"net": net}, generator, {"seed": 0})
-        >>> resume_training(path, {"net": net}, generator, {"seed": 0})
-        7
-        >>> resume_training(path, {"net": net}, generator, {"seed": 1})
-        Traceback (most recent call last):
-        v2f_core.errors.InputError: …: of another training (seed differs); choose another folder, or delete it to …
     """
     if not Path(path).exists():
         return 0

@@ -286,14 +286,6 @@ def read_hyperparams(path: str | Path) -> dict[str, int | list[int]]:
     Raises:
         InputError: the file is no YAML, is too large or too deep, uses anchors, names a class that is no part of an
             ECAPA, or has other settings than one.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "hyperparams.yaml"
-        >>> _ = path.write_text("embedding_model: !new:subprocess.Popen [ls]")
-        >>> read_hyperparams(path)
-        Traceback (most recent call last):
-        v2f_core.errors.InputError: ...hyperparams.yaml: !new:subprocess.Popen refused; an ECAPA has no such part
     """
     with refusing(path, "an ECAPA's settings"):
         with Path(path).open("rb") as file:
