@@ -171,9 +171,6 @@ def test_what_leads_nowhere_is_refused(walk, message):
         walk(a, b)
 
 
-# --- means
-
-
 # --- random directions
 
 

@@ -57,22 +57,18 @@ class Prior(nn.Module):
         self.unet, self.vae, self.text_encoder = unet, vae, text_encoder
         self.tokenizer, self.scheduler = tokenizer, scheduler
         side, steps = unet.config.sample_size, scheduler.config.num_train_timesteps
-        if not isinstance(side, int) or not 1 <= side <= MOST_SIDE or not 1 <= steps <= MOST_TIMESTEPS:
-            raise InputError(
-                f"sample_size {side}, num_train_timesteps {steps}: expected numbers such as 64 and 1000; {AGAIN}"
-            )
-        width = text_encoder.config.hidden_size
-        if width < IDENTITY_DIM:
-            raise InputError(f"text_encoder: {width} wide, expected at least {IDENTITY_DIM}, the size of an identity")
-        token = tokenizer.encode(PLACEHOLDER, add_special_tokens=False)
-        if len(token) != 1:
-            raise InputError(
-                f"tokenizer: '{PLACEHOLDER}' makes {len(token)} tokens, expected one; use CLIP's vocabulary"
-            )
+        width, positions = text_encoder.config.hidden_size, text_encoder.config.max_position_embeddings
+        token, longest = tokenizer.encode(PLACEHOLDER, add_special_tokens=False), tokenizer.model_max_length
+        fits = {
+            f"unet: sample_size {side}, expected a number such as 64": isinstance(side, int) and 1 <= side <= MOST_SIDE,
+            f"scheduler: num_train_timesteps {steps}, expected a number such as 1000": 1 <= steps <= MOST_TIMESTEPS,
+            f"text_encoder: {width} wide, expected at least {IDENTITY_DIM}, an identity's": width >= IDENTITY_DIM,
+            f"tokenizer: '{PLACEHOLDER}' makes {len(token)} tokens, expected one, as in CLIP's": len(token) == 1,
+            f"tokenizer: prompts of {longest} tokens, expected 1 to {positions}": 1 <= longest <= positions,
+        }
+        if misfit := next((what for what, fit in fits.items() if not fit), ""):
+            raise InputError(f"{misfit}; {AGAIN}")
         self.placeholder = int(token[0])
-        longest, positions = tokenizer.model_max_length, text_encoder.config.max_position_embeddings
-        if not 1 <= longest <= positions:
-            raise InputError(f"tokenizer: prompts of {longest} tokens; this text encoder has {positions} positions")
         self._prompt: Tensor
         self.register_buffer("_prompt", self._tokens(PROMPT), persistent=False)
         self.register_buffer("_empty", self._tokens(""), persistent=False)
