@@ -19,16 +19,6 @@ if TYPE_CHECKING:
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # what matters is in the errors; nothing is printed
 FORMATS = ("JPEG", "PNG", "WEBP")
 EXPECTED = "expected a JPEG, PNG or WebP file"
-ORIENTATION = 0x0112  # EXIF's tag: what a camera did to the picture, and so how to undo it
-UNDO = {
-    2: "FLIP_LEFT_RIGHT",
-    3: "ROTATE_180",
-    4: "FLIP_TOP_BOTTOM",
-    5: "TRANSPOSE",
-    6: "ROTATE_270",
-    7: "TRANSVERSE",
-    8: "ROTATE_90",
-}
 MOST_PIXELS = 50_000_000  # as large as cameras have; 150 MB in memory
 
 
@@ -52,7 +42,7 @@ def read_image(path: str | Path) -> UInt8[np.ndarray, "height width 3"]:
 
 
 def _decoded(path: Path, size: int) -> UInt8[np.ndarray, "height width 3"]:
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     with Image.open(path, formats=FORMATS) as image:
         width, height = image.size
@@ -62,11 +52,7 @@ def _decoded(path: Path, size: int) -> UInt8[np.ndarray, "height width 3"]:
             raise ValueError("its length is not the one that it states")
         if image.format == "JPEG" and not _is_whole(path):
             raise ValueError("its data are damaged")
-        image.load()
-        upright: Image.Image = _eight_bits(image).convert("RGB")
-        if turn := UNDO.get(image.getexif().get(ORIENTATION, 1)):
-            upright = upright.transpose(Image.Transpose[turn])
-        return np.ascontiguousarray(upright)
+        return np.ascontiguousarray(_eight_bits(ImageOps.exif_transpose(image)).convert("RGB"))
 
 
 def _has_its_length(path: Path, size: int) -> bool:
