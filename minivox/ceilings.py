@@ -165,9 +165,14 @@ def bounds(test: Pairs, pool: Pairs) -> dict[str, Ceiling]:
 
 
 @cache
-def _rank(gallery: int, within: bool = False, persons: int = 1600) -> tuple[float, float]:
+def _fresh(persons: int) -> tuple[list[Person], Float[np.ndarray, "n n"]]:
     drawn = world.population(POOL, persons)
-    scores = log_likelihood(drawn, drawn)
+    return drawn, log_likelihood(drawn, drawn)
+
+
+@cache
+def _rank(gallery: int, within: bool = False, persons: int = 1600) -> tuple[float, float]:
+    drawn, scores = _fresh(persons)
     group = np.array([within and person.sex == world.MALE for person in drawn]).astype(int)
     hits = recall(scores, group, min(10, gallery), gallery)
     return hits.value, matching(scores, group[:, None] == group).value

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,8 +52,9 @@ def embedded(work: Path, encoder: str, root: Path, tiny: bool) -> tuple[Manifest
     speech = work / ("ge2e/assets" if encoder == "ge2e" else f"speech_models/assets/{encoder}")
     pack, seconds = work / "detector" / "pack", load_profile("mini").clip_seconds
     manifest, bad, folder = read_layout(root), 1.0 if tiny else 0.05, work / "embedded" / root.name
-    voices = extract_voices(manifest, load_encoder(encoder, speech), speech, folder / encoder, seconds, max_bad=bad)
-    faces = extract_faces(manifest, FacePack.from_folder(pack), pack, folder / "faces", max_bad=bad)
+    ears, eyes = partial(load_encoder, encoder, speech), partial(FacePack.from_folder, pack)
+    voices = extract_voices(manifest, ears, speech, folder / encoder, seconds, max_bad=bad)
+    faces = extract_faces(manifest, eyes, pack, folder / "faces", max_bad=bad)
     return manifest, voices, faces
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +94,8 @@ def extract_some(data, store):
     """Embeds them with the miniature AST: five shards of two files."""
     rows = [("Ada", "f", "train", "voice", "", f"{i}.wav") for i in range(9)]
     manifest, weights = Manifest(data, pd.DataFrame(rows, columns=list(COLUMNS))), MINI_ASSETS / "ast"
-    return extract_voices(manifest, load_encoder("ast", weights), weights, store, 1.25, max_bad=0.5, batch=2, shard=2)
+    ears = partial(load_encoder, "ast", weights)
+    return extract_voices(manifest, ears, weights, store, 1.25, max_bad=0.5, batch=2, shard=2)
 
 
 QUICK = Stage2Settings(

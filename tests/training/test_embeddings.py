@@ -58,7 +58,7 @@ def weights(tmp_path):
 
 
 def test_a_recording_has_one_embedding_a_window(manifest, weights, tmp_path):
-    store = embeddings.extract_voices(manifest, Encoder(), weights, tmp_path / "voices", 1.25, max_bad=0.5)
+    store = embeddings.extract_voices(manifest, Encoder, weights, tmp_path / "voices", 1.25, max_bad=0.5)
     assert store.items == ["long.wav"] * 4 + ["short.wav"]  # 3.2 s: windows from 0, 0.625, 1.25, 1.875
     assert store.vectors[:, 0].tolist() == pytest.approx([0.1] * 4 + [0.05], rel=0.05)
     ((item, why),) = store.skipped
@@ -67,7 +67,7 @@ def test_a_recording_has_one_embedding_a_window(manifest, weights, tmp_path):
 
 
 def test_a_picture_without_a_face_is_listed(manifest, weights, tmp_path):
-    store = embeddings.extract_faces(manifest, Pack(), weights, tmp_path / "faces", max_bad=0.9)
+    store = embeddings.extract_faces(manifest, Pack, weights, tmp_path / "faces", max_bad=0.9)
     assert store.items == ["red.png"]
     assert store.vectors[0].argmax() == 9
     assert [why.split(": ")[1].split(";")[0].split(" (")[0] for _, why in store.skipped] == [

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -55,7 +56,8 @@ def world(tiny_profile, tmp_path_factory):
         rows += [(who, "fm"[i % 2], split, "face", "", f"{who}-{r}.png") for r in range(2)]
     (root / "P0-1.wav").write_bytes(b"no sound")
     manifest = Manifest(root, pd.DataFrame(rows, columns=COLUMNS))
-    voices = extract_voices(manifest, load_encoder("ast", tiny_profile.ast), tiny_profile.ast, root / "stored", 1.25)
+    ears = partial(load_encoder, "ast", tiny_profile.ast)
+    voices = extract_voices(manifest, ears, tiny_profile.ast, root / "stored", 1.25)
     items = manifest.faces().path.tolist()
     z = normalise(torch.randn(len(items), 512, generator=torch.Generator().manual_seed(0)))
     faces = Embeddings(z, items, [], {})

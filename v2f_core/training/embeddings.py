@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +69,14 @@ def embed_dataset(
             )
         items += [f"{stat.st_size} {stat.st_mtime_ns}" for stat in (path.stat() for path in paths)]
     folder = store_folder("embeddings", [READING, folder_hash(speech), folder_hash(pack), length, *items])
-    encoder = load_encoder(profile.encoder, speech, profile.ast_frames).to(device)
+
+    def ears() -> SpeechEncoder:
+        return load_encoder(profile.encoder, speech, profile.ast_frames).to(device)
+
+    eyes = partial(FacePack.from_folder, pack, device)
     how: dict[str, Any] = {"workers": workers, "max_bad": max_bad}
-    voices = extract_voices(manifest, encoder, speech, folder / "voices", profile.clip_seconds, **how)
-    faces = FacePack.from_folder(pack, device)
-    return voices, extract_faces(manifest, faces, pack, folder / "faces", profile.own_data, **how)
+    voices = extract_voices(manifest, ears, speech, folder / "voices", profile.clip_seconds, **how)
+    return voices, extract_faces(manifest, eyes, pack, folder / "faces", profile.own_data, **how)
 
 
 def _ready(manifest: Manifest, part: str, weights: Path) -> Embeddings:
@@ -85,31 +88,45 @@ def _ready(manifest: Manifest, part: str, weights: Path) -> Embeddings:
 
 
 def extract_voices(
-    manifest: Manifest, encoder: SpeechEncoder, weights: Path, folder: str | Path, seconds: float, **settings: Any
+    manifest: Manifest,
+    load: Callable[[], SpeechEncoder],
+    weights: Path,
+    folder: str | Path,
+    seconds: float,
+    **settings: Any,
 ) -> Embeddings:
     """Speaker embeddings of every window (of ``seconds``) of a dataset's recordings, in a store.
 
-    The hash of ``weights``, the encoder's folder, goes into the provenance; ``settings`` are those of
-    :func:`~v2f_core.artefacts.store.extract`.
+    ``load`` gives the encoder; a finished store asks for none. The hash of ``weights``, its folder, goes into the
+    provenance; ``settings`` are those of :func:`~v2f_core.artefacts.store.extract`.
     """
     provenance = {"what": "speaker embeddings", "weights_sha256": folder_hash(weights), "seconds": seconds}
-    items, embed = manifest.voices().path.tolist(), voice_embedder(encoder)
+    items, encoder = manifest.voices().path.tolist(), cache(load)
+
+    def embed(recordings: Sequence[Float[Tensor, "_ samples"]]) -> list[Float[Tensor, "_ speaker"]]:
+        return voice_embedder(encoder())(recordings)
+
     read = partial(read_clips, seconds=seconds)
     return extract(manifest.root, items, embed, folder, provenance, describe="voices", decode=read, **settings)
 
 
 def extract_faces(
-    manifest: Manifest, pack: FacePack, weights: Path, folder: str | Path, one_face: bool = False, **settings: Any
+    manifest: Manifest,
+    load: Callable[[], FacePack],
+    weights: Path,
+    folder: str | Path,
+    one_face: bool = False,
+    **settings: Any,
 ) -> Embeddings:
     """ArcFace identities of a dataset's pictures, in a store; as :func:`extract_voices`, with the pack's folder.
 
     The largest face is taken; with ``one_face`` a picture whose second face has `RIVAL` of its area or more is refused.
     """
     provenance = {"what": "face identities", "weights_sha256": folder_hash(weights)}
-    items = manifest.faces().path.tolist()
+    items, pack = manifest.faces().path.tolist(), cache(load)
 
     def embed(pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> list[Tensor | InputError]:
-        return [_identity(pack, picture, one_face) for picture in pictures]
+        return [_identity(pack(), picture, one_face) for picture in pictures]
 
     return extract(manifest.root, items, embed, folder, provenance, describe="faces", decode=read_image, **settings)
 
