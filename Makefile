@@ -30,7 +30,7 @@ open: $(READY) ## the open profile's face nets (10 MB, Apache-2.0 and MIT), then
 
 test: lint ## lint, unit tests, doctests and every notebook
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -p no:nbval
-	$(if $(wildcard notebooks/*.ipynb),$(BIN)/pytest -n 2 --dist loadfile --nbval notebooks)
+	$(if $(wildcard notebooks/*.ipynb),$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --nbval notebooks)
 
 test-slow: $(READY) ## exercises' solutions, another seed, a step at full size, planted faults, the parts of the builder
 	$(BIN)/pytest -m slow -n 2 --dist load -p no:nbval

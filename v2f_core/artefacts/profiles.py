@@ -88,7 +88,7 @@ class Profile:
         if self.prior is None:
             raise InputError(
                 f"the {self.name} profile draws no faces: no open generator knows its identities; choose another "
-                "profile, or measure identities (own, evaluate)"
+                "profile, such as mini (--profile or V2F_PROFILE), or measure identities (own, evaluate)"
             )
 
     def with_encoder(self, encoder: str | None) -> Profile:
