@@ -103,7 +103,7 @@ def extract_voices(
     provenance = {"what": "speaker embeddings", "weights_sha256": folder_hash(weights), "seconds": seconds}
     items, encoder = manifest.voices().path.tolist(), cache(load)
 
-    def embed(recordings: Sequence[Float[Tensor, "_ samples"]]) -> list[Float[Tensor, "_ speaker"]]:
+    def embed(recordings: Sequence[Float[Tensor, "_ samples"]]) -> Sequence[Tensor | InputError]:
         return voice_embedder(encoder())(recordings)
 
     read = partial(read_clips, seconds=seconds)
