@@ -164,7 +164,7 @@ def evaluate(
 
 @app.command()
 def ablate(
-    table: Annotated[str, typer.Argument(help="table4, modes or rank.")],
+    table: Annotated[Literal["table4", "modes", "rank"], typer.Argument(help="Which; see v2f_core.studies.ablation.")],
     out: Annotated[Path, typer.Option(help="Folder for the runs and, in it, the results.")] = Path("runs/ablate"),
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from 0.")] = 3,
     steps: Steps = None,
@@ -177,7 +177,7 @@ def ablate(
     from v2f_core.app.ablate import Plan, run_table
     from v2f_core.studies import ablation
 
-    page = run_table(table, ablation.table(table), seeds, Plan(chosen, out, steps, persons, device=device))
+    page = run_table(table, ablation.TABLES[table], seeds, Plan(chosen, out, steps, persons, device=device))
     print(page.read_text(encoding="utf-8"))
     print(f"results: {page.parent}")
 

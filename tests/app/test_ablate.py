@@ -115,4 +115,4 @@ def test_an_unknown_table_is_a_one_line_error(capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(["ablate", "table9"])
     assert stop.value.code == 2
-    assert "table9: no such table; choose from table4" in capsys.readouterr().err
+    assert "'table9' is not one of 'table4', 'modes', 'rank'" in capsys.readouterr().err

@@ -17,11 +17,13 @@ import torch
 from fakes import seeded, unit, wake
 from scipy.stats import linregress
 
+from v2f_core.artefacts.profiles import load_profile
 from v2f_core.diffusion.consistency import SelfConsistency
 from v2f_core.errors import InputError
 from v2f_core.evaluation import metrics
 from v2f_core.evaluation.systems import Faces
 from v2f_core.identity.arcface_torch import align_batch
+from v2f_core.studies.ablation import TABLES
 from v2f_core.studies.critics import CRITICS
 
 
@@ -248,6 +250,15 @@ def test_pseudo_values_average_to_the_distance_and_miss_who_moves_it(programs):
     assert values.mean() == pytest.approx(np.mean(list(whole.values())))
     without = [metrics.kernel_distance(np.delete(seen["f"], i, axis=0).reshape(-1, 4), real["f"]) for i in range(6)]
     np.testing.assert_allclose(values[:6] - values[0], -11 * (np.array(without) - without[0]) / 2, atol=1e-9)
+
+
+def test_a_system_of_the_study_that_stands_in_two_tables_is_trained_once(programs):
+    import study
+
+    by_name = {}
+    for row in (row for tables in (study.TABLES, TABLES) for rows in tables.values() for row in rows):
+        assert by_name.setdefault(row.system, row.described) == row.described
+        assert row.settings(load_profile("mini"), seed=3).seed == 3
 
 
 # --- damaged inputs

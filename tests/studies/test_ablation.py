@@ -12,9 +12,9 @@ from v2f_core.evaluation.metrics import vfs
 from v2f_core.evaluation.systems import Faces
 from v2f_core.identity.sphere import normalise
 from v2f_core.studies import ablation
-from v2f_core.studies.ablation import TABLES, WITHOUT, Ablation, table
+from v2f_core.studies.ablation import TABLES, WITHOUT, Ablation
 
-ROWS = [row for name in TABLES for row in table(name)]
+ROWS = [row for rows in TABLES.values() for row in rows]
 
 
 # --- tables as data
@@ -22,7 +22,7 @@ ROWS = [row for name in TABLES for row in table(name)]
 
 @pytest.mark.parametrize("name", TABLES)
 def test_every_row_makes_sense_and_has_a_name_of_its_own(name):
-    rows = table(name)
+    rows = TABLES[name]
     assert len({row.system for row in rows}) == len(rows)
     for row in rows:
         settings = row.settings(load_profile("mini"), seed=3, steps=5)
@@ -91,23 +91,11 @@ def test_every_measure_by_hand():
 # --- the summary; the engine's own tests are those of evaluation.tables
 
 
-def fake(gain=0.05, noise=0.0, seeds=(0, 1, 2)):
-    g = np.random.default_rng(0)
-    hard, persons = g.normal(size=60), [f"P{i}" for i in range(60)]
-    parts = []
-    for system, extra in ((WITHOUT, 0.0), ("new", gain)):
-        for seed in seeds:
-            same = {"system": system, "mode": "m", "parts": "both", "seed": seed}
-            cosine = hard + extra + 0.1 * seed + noise * g.normal(size=60)
-            ranks = np.maximum(np.arange(1, 61) - (system == "new") * 5, 1)
-            for metric, values in (("cosine", cosine), ("rank", ranks)):
-                parts.append(pd.DataFrame({**same, "person": persons, "metric": metric, "value": values}))
-            parts.append(pd.DataFrame([{**same, "person": "", "metric": "VFS", "value": 2 + seed}]))
-    return pd.concat(parts, ignore_index=True)
-
-
 def test_recall_is_counted_from_ranks():
-    found = ablation.summary(fake()).set_index(["system", "metric"])
+    ranks = {WITHOUT: np.arange(1, 61), "new": np.maximum(np.arange(1, 61) - 5, 1)}
+    keys = {"mode": "m", "parts": "both", "seed": 0, "person": [f"P{i}" for i in range(60)], "metric": "rank"}
+    tidy = pd.concat(pd.DataFrame({"system": name, **keys, "value": places}) for name, places in ranks.items())
+    found = ablation.summary(tidy).set_index(["system", "metric"])
     assert found.loc[WITHOUT, "R@10"].value == pytest.approx(10 / 60)
     assert found.loc["new", "R@10"].value == pytest.approx(15 / 60)
     assert found.loc["new", "R@10"].gain == pytest.approx(5 / 60)

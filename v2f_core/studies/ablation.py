@@ -19,7 +19,6 @@ import pandas as pd
 
 from v2f_core.artefacts.profiles import Profile
 from v2f_core.diffusion.consistency import Critic, denoise, describe, paper, teacher
-from v2f_core.errors import InputError
 from v2f_core.evaluation import metrics, tables
 from v2f_core.evaluation.systems import Faces
 from v2f_core.studies.critics import BALANCED, contrast, cycle, generated, innermost, likeness
@@ -105,13 +104,6 @@ TABLES: Mapping[str, tuple[Ablation, ...]] = MappingProxyType(
         ),
     }
 )
-
-
-def table(name: str) -> tuple[Ablation, ...]:
-    """The systems of a table."""
-    if name not in TABLES:
-        raise InputError(f"{name}: no such table; choose from {', '.join(TABLES)}")
-    return TABLES[name]
 
 
 # --- values of persons, and their tables
