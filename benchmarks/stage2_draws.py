@@ -106,6 +106,7 @@ from v2f_core.training.stage2 import Stage2Settings, train_stage2
 OF_THE_STUDY = (*study.TABLES["chosen"], *TABLES["table4"])
 STAGE2 = [row for row in OF_THE_STUDY if row.system in ("cycle, φ alone, λ 30", "paper")]
 FILES = {"pictures": "draws_in_pictures", "l_self": "stage2_draws"}
+PAPER_STEPS = 25
 STEPS = 150  # the study's
 SETTINGS = {  # steps and guidance
     "guidance 1": (25, 1.0),
@@ -418,7 +419,7 @@ class Bench(NamedTuple):
     ) -> Shown:
         """A picture of each identity. With other steps the losses, which know no sampler, are left out."""
         prior, flat, parts = make_prior(), torch.from_numpy(identities).flatten(0, 1), []
-        steps, guidance, losses = steps or self.profile.steps, guidance or self.profile.guidance, steps is None
+        steps, guidance, losses = steps or PAPER_STEPS, guidance or self.profile.guidance, steps is None
         for start in range(0, len(flat), AT_ONCE):
             part = flat[start : start + AT_ONCE].contiguous()
             each = [torch.Generator().manual_seed(start + i) for i in range(len(part))]

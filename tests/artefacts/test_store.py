@@ -38,6 +38,17 @@ def run(folder, embed, count=20, **settings):
     return stores.extract(Path("root"), items, embed, folder, WEIGHTS, batch=3, shard=4, **settings)
 
 
+def test_what_is_not_wanted_yet_is_left_to_a_later_run(tmp_path):
+    part = run(tmp_path, first := Embedder(), wanted={"9", "2", "elsewhere"})
+    assert first.seen == ["0", "1", "2", "3", "8", "9", "10", "11"]  # the whole shards of both
+    assert part.of(["9", "2", "13"])[0][:, 0].tolist() == [9, 9, 2, 2]
+    with pytest.raises(InputError, match="not finished"):
+        stores.load(tmp_path)
+    whole = run(tmp_path, second := Embedder())
+    assert second.seen == [str(i) for i in range(20) if str(i) not in first.seen]
+    assert torch.equal(whole.vectors, run(tmp_path / "whole", Embedder()).vectors)
+
+
 @pytest.mark.parametrize("killed_after", [0, 5])
 def test_a_killed_run_continues_where_it_stopped(tmp_path, killed_after):
     first, second = Embedder(killed_after=killed_after), Embedder()

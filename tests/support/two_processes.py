@@ -17,7 +17,7 @@ from torch import nn
 
 from v2f_core.artefacts.profiles import MINI_ASSETS
 from v2f_core.data.manifest import COLUMNS, Manifest
-from v2f_core.diffusion.consistency import SelfConsistency, paper
+from v2f_core.diffusion.consistency import SelfConsistency, denoise, paper, teacher
 from v2f_core.diffusion.lora import add_lora, lora_parameters
 from v2f_core.diffusion.prior import Prior
 from v2f_core.identity.aligner import Aligner
@@ -32,6 +32,7 @@ from v2f_core.training.stage1 import Stage1Settings
 from v2f_core.training.stage2 import Stage2Settings
 
 PERSONS, VOICE, FACE = 12, 6, 10
+CRITICS = (paper, denoise, teacher)
 LABEL = torch.tensor([0, 1, 2, 3, 4, 4, 5, 6])  # a person of both processes' shares: no negative of herself
 SETTINGS = Stage1Settings(
     steps=6, batch=8, learning_rate=1e-2, hidden_width=8, dropout=0.0, evaluate_every=3, weight_cosine=1.0
@@ -122,7 +123,7 @@ def untrained(root):
     return aligner, Prior.from_folder(root / "prior")
 
 
-def stage2_gradients(root, batch=6):
+def stage2_gradients(root, critic, batch=6):
     """L_id + L_self of one batch, of which this process maps and looks at its share, and all gradients."""
     (aligner, prior), generator = untrained(root), torch.Generator().manual_seed(7)
     add_lora(prior, 2, 2.0, generator)
@@ -130,7 +131,7 @@ def stage2_gradients(root, batch=6):
         if "lora_B" in name:  # else no gradient reaches A
             parameter.data.normal_(generator=generator, std=0.1)
     voice, label, faces = people(8, seed=1).draw(batch, 2, generator)
-    consistency = SelfConsistency(prior, Recogniser(), paper)
+    consistency = SelfConsistency(prior, Recogniser(), critic)
     process, processes = join()
     own = slice(process * batch // processes, (process + 1) * batch // processes)
     loss = IdentityLoss(AMSoftmax(8, 512, generator=generator), InfoNCE(), 1.0, 1.0, 1.0)
@@ -175,7 +176,9 @@ def gradients_of_two(rank: int, folder: str, root: str) -> None:
     """What each of two processes does to give the gradients of one."""
     with met(rank, folder):
         torch.save(loss_and_gradients(rank, 2), Path(folder) / f"{rank}.pt")
-        torch.save(stage2_gradients(Path(root)), Path(folder) / f"stage2-gradients-{rank}.pt")
+        for critic in CRITICS:
+            gradients = stage2_gradients(Path(root), critic)
+            torch.save(gradients, Path(folder) / f"{critic.__name__}-{rank}.pt")
 
 
 def runs_of_two(rank: int, folder: str, root: str) -> None:

@@ -54,6 +54,9 @@ def test_pairs_are_sorted_by_person_and_list_persons_left_out(manifest):
     assert (turned.persons, turned.sexes, turned.women().tolist()) == (["Ben", "Ada"], ["m", "f"], [False, True])
     torch.testing.assert_close(turned.pooled_voices(), pairs.pooled_voices()[[1, 0]])
     torch.testing.assert_close(turned.centroids(), pairs.centroids()[[1, 0]])
+    of_faces = pair_up(manifest, None, faces, "train")
+    assert (of_faces.persons, len(of_faces.voice)) == (["Ada", "Ben", "Cy"], 0)
+    assert torch.equal(of_faces.centroids()[:2], pairs.centroids())
     with pytest.raises(InputError, match="split 'val'"):
         pair_up(manifest, embeddings_of({"a.wav": 1.0}, 4), faces, "val")
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from two_processes import (
+    CRITICS,
     extract_some,
     gradients_of_two,
     in_two,
@@ -67,9 +68,10 @@ def test_two_processes_train_the_aligner_of_one(two, tmp_path):
         torch.testing.assert_close(both[0][name], value.float(), atol=2e-3, rtol=2e-3)  # float16 on disk
 
 
-def test_two_processes_give_stage_ii_the_gradients_of_one(gradients, tiny_profile):
-    alone = stage2_gradients(tiny_profile.prior.parent)
-    shared = [torch.load(gradients / f"stage2-gradients-{rank}.pt", weights_only=True) for rank in range(2)]
+@pytest.mark.parametrize("critic", CRITICS, ids=lambda critic: critic.__name__)
+def test_two_processes_give_stage_ii_the_gradients_of_one(critic, gradients, tiny_profile):
+    alone = stage2_gradients(tiny_profile.prior.parent, critic)
+    shared = [torch.load(gradients / f"{critic.__name__}-{rank}.pt", weights_only=True) for rank in range(2)]
     torch.testing.assert_close((shared[0][0] + shared[1][0]) / 2, alone[0], atol=1e-5, rtol=1e-5)
     for both in shared:
         for ours, theirs in zip(both[1:], alone[1:], strict=True):

@@ -59,8 +59,10 @@ def demo(out: str | Path = "outputs/demo", profile: str | Profile | None = None)
     pipe = Vox2FacePipeline.from_profile(settings)
     own_settings = settings.with_encoder(settings.own_voices)
     own = pipe if own_settings is settings else Vox2FacePipeline.from_profile(own_settings)
-    voices, faces = embed_dataset(settings, manifest)
-    training, test = (pair_up(manifest, voices, faces, split) for split in ("train", "test"))
+    # the table needs no voice of the training persons, whose faces its baselines are
+    needed = (manifest.voices("test"), manifest.faces("test"), manifest.faces("train"))
+    voices, faces = embed_dataset(settings, manifest, wanted={path for rows in needed for path in rows.path})
+    training, test = pair_up(manifest, None, faces, "train"), pair_up(manifest, voices, faces, "test")
     table = stage1_table(pipe.aligner, training, test, posterior=pipe.posterior)
     heard_by = {True: (pipe, provenance(settings)), False: (own, provenance(own_settings))}
     with staged(out) as stage:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
 from jaxtyping import Float32
@@ -206,7 +205,7 @@ def save_gallery(rows: Sequence[GalleryRow], path: Path, made: dict[str, Any], t
     """A picture with one line a recording: voice → true face | generated faces, labelled as synthetic."""
     import matplotlib.pyplot as plt
 
-    matplotlib.use("Agg")
+    plt.switch_backend("Agg")
     figure = gallery(rows, title)
     figure.savefig(path, pil_kwargs={"pnginfo": png_text(made)})
     plt.close(figure)

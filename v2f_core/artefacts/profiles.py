@@ -196,6 +196,7 @@ def _mini() -> Profile:
         dataset_is_packed=True,
         own_voices="ge2e",  # trained on real people; AST has heard one synthesiser, see benchmarks/real_voices.py
         guidance=1.5,  # chosen on validation persons, see GUIDANCES in minivox/build/prior_report.py
+        steps=10,  # on validation persons as good as 25, see benchmarks/stage2_draws.py
         stage1=stage1,
         finetune=finetune,
         stage2=stage2,

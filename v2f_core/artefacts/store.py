@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -130,6 +130,7 @@ def extract(
     describe: str = "embedding",
     decode: Decoder = Path,
     workers: int = 0,
+    wanted: Set[str] | None = None,
 ) -> Embeddings:
     """Embed all items into a store; items that an earlier run embedded are kept, and connected processes share them.
 
@@ -141,6 +142,7 @@ def extract(
         batch, shard: files per call of ``embed``, and per shard: the most work that a kill can lose.
         max_bad: the share of bad items above which the run stops.
         decode, workers: reads a file (without one ``embed`` gets the paths), and threads that do so ahead.
+        wanted: items that are enough for now; shards that hold none of them are left to a later run.
     Raises:
         InputError: the store was made from something else, too many items are bad, or the folder cannot be written to.
 
@@ -160,6 +162,8 @@ def extract(
     process, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     starts = range(process * shard, len(items), processes * shard)
     shards = {folder / f"{start // shard:05d}.safetensors": items[start : start + shard] for start in starts}
+    if wanted is not None:
+        shards = {path: part for path, part in shards.items() if not wanted.isdisjoint(part)}
     share = sum(map(len, shards.values()))
     # listed once, because the files of these shards are read ahead; another run in this folder writes the same bytes
     missing = {path: part for path, part in shards.items() if not path.exists()}
@@ -180,20 +184,20 @@ def extract(
                 )
     if dist.is_initialized():
         dist.barrier()
-    store = load(folder)
+    store = load(folder, whole=wanted is None)
     if process == 0:
         _write_skipped(folder, store.skipped)
     return store
 
 
-def load(folder: str | Path, in_memory: int = IN_MEMORY) -> Embeddings:
-    """Read a store, if all of its items are embedded; vectors of more than ``in_memory`` bytes stay on disk."""
+def load(folder: str | Path, in_memory: int = IN_MEMORY, whole: bool = True) -> Embeddings:
+    """Read a store, which must be ``whole`` or not; vectors of more than ``in_memory`` bytes stay on disk."""
     folder = Path(folder)
     if not (folder / PROVENANCE_NAME).is_file():
         raise InputError(f"{folder}: no stored embeddings; make them with 'python -m v2f_core extract'")
     provenance = read_json(folder / PROVENANCE_NAME, f"delete {folder} and extract again")
     shards = _shards(folder)
-    if sum(shard.files for shard in shards) != provenance.get("items"):
+    if whole and sum(shard.files for shard in shards) != provenance.get("items"):
         raise InputError(f"{folder}: extraction is not finished; run 'python -m v2f_core extract' again")
     filled = [shard for shard in shards if shard.rows]
     if not filled:

@@ -23,28 +23,26 @@ SAMPLE_RATE = 16_000
 LONGEST = 600  # characters of an alternative text: a screen reader reads all of it
 
 
+STYLE = {
+    "figure.dpi": 110,
+    "savefig.dpi": 160,
+    "savefig.bbox": "tight",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 11,
+    "axes.labelsize": 10,
+    "legend.frameon": False,
+    "font.size": 10,
+    "image.interpolation": "nearest",
+}
+
+
 def use_style() -> None:
     """Set this package's style for matplotlib and seaborn; in Jupyter, figures get alternative texts too."""
     import seaborn as sns
 
     _add_texts()
-    sns.set_theme(
-        context="notebook",
-        style="ticks",
-        palette=[OURS, MEN, CEILING, WOMEN, REFERENCE],
-        rc={
-            "figure.dpi": 110,
-            "savefig.dpi": 160,
-            "savefig.bbox": "tight",
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.titlesize": 11,
-            "axes.labelsize": 10,
-            "legend.frameon": False,
-            "font.size": 10,
-            "image.interpolation": "nearest",
-        },
-    )
+    sns.set_theme(context="notebook", style="ticks", palette=[OURS, MEN, CEILING, WOMEN, REFERENCE], rc=STYLE)
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ def gallery(rows: Sequence[GalleryRow], title: str = "") -> Figure:
     """Voice → true face | generated faces, one line a recording."""
     import matplotlib.pyplot as plt
 
-    use_style()
+    plt.rcParams.update(STYLE)  # not use_style: seaborn and pandas would take a second to import
     most = max(len(row.generated) for row in rows)
     widths = [1.9, 1.0, *([1.0] * most)]
     size = (1.35 * sum(widths), 1.5 * len(rows) + 0.7)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,12 @@ RIVAL = 0.25  # of the largest face's area: a bystander far behind is smaller
 
 
 def embed_dataset(
-    profile: Profile, manifest: Manifest, device: str = "cpu", workers: int = 0, max_bad: float | None = None
+    profile: Profile,
+    manifest: Manifest,
+    device: str = "cpu",
+    workers: int = 0,
+    max_bad: float | None = None,
+    wanted: Set[str] | None = None,
 ) -> tuple[Embeddings, Embeddings]:
     """Voices and faces of a profile's whole dataset, from the cache; missing ones are extracted first.
 
@@ -46,6 +51,7 @@ def embed_dataset(
     Args:
         device, workers: where to compute, and threads that read files.
         max_bad: the share of bad files above which an error is raised; else `MAX_BAD`, or `MAX_BAD_OWN` of own data.
+        wanted: files that are enough for now; without them, all.
     Raises:
         InputError: a part of the profile is missing or damaged, or too many files are bad.
     """
@@ -74,7 +80,7 @@ def embed_dataset(
         return load_encoder(profile.encoder, speech, profile.ast_frames).to(device)
 
     eyes = partial(FacePack.from_folder, pack, device)
-    how: dict[str, Any] = {"workers": workers, "max_bad": max_bad}
+    how: dict[str, Any] = {"workers": workers, "max_bad": max_bad, "wanted": wanted}
     voices = extract_voices(manifest, ears, speech, folder / "voices", profile.clip_seconds, **how)
     return voices, extract_faces(manifest, eyes, pack, folder / "faces", profile.own_data, **how)
 

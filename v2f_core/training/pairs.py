@@ -108,18 +108,18 @@ class Pairs:
         return replace(self, voice=self.voice.to(device), face=self.face.to(device))
 
 
-def pair_up(manifest: Manifest, voices: Embeddings, faces: Embeddings, split: str) -> Pairs:
-    """The persons of a split with the stored embeddings of their voices and faces.
+def pair_up(manifest: Manifest, voices: Embeddings | None, faces: Embeddings, split: str) -> Pairs:
+    """The persons of a split with the stored embeddings of their voices and faces; without voices, of faces alone.
 
     Raises:
         InputError: nobody in the split has both.
     """
-    voice, voice_items = voices.of(manifest.voices(split).path)
+    voice, voice_items = voices.of(manifest.voices(split).path) if voices else (torch.empty(0, 0), [])
     face, face_items = faces.of(manifest.faces(split).path)
     owner = dict(zip(manifest.table.path, manifest.table.person, strict=True))
     speakers, sitters = [owner[item] for item in voice_items], [owner[item] for item in face_items]
     everyone = manifest.persons(split)
-    persons = sorted(set(speakers) & set(sitters))
+    persons = sorted(set(speakers) & set(sitters) if voices else set(sitters))
     if not persons:
         raise InputError(f"split {split!r}: nobody has both a usable voice and a usable face; check the skipped files")
     return Pairs(
