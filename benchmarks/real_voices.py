@@ -30,6 +30,7 @@ from jaxtyping import Float, Float32
 from scipy.signal import fftconvolve
 from scipy.stats import binomtest
 
+from minivox.build.rooms import impulse_response
 from v2f_core.app.evaluate import stage1_table
 from v2f_core.artefacts.files import atomic_write
 from v2f_core.artefacts.profiles import ENCODERS, Profile, load_profile
@@ -41,7 +42,7 @@ from v2f_core.training.embeddings import embed_dataset
 from v2f_core.training.pairs import Pairs, pair_up
 
 CLIPS = Path(__file__).parents[1] / "tests" / "data" / "real_voices"
-ROOM, TALKER, ABSORBED, SOUND = np.array([4.0, 3.0, 2.5]), np.array([1.3, 1.1, 1.4]), 0.3, 343.0  # m; a share; m/s
+ROOM, TALKER, ABSORBED = np.array([4.0, 3.0, 2.5]), np.array([1.3, 1.1, 1.4]), 0.3  # m; a share of the power
 MP3 = {"format": "MP3", "subtype": "MPEG_LAYER_III", "bitrate_mode": "CONSTANT", "compression_level": 0.65}  # 64 kbit/s
 Wave = Float[np.ndarray, " samples"]
 
@@ -135,30 +136,16 @@ def louder(decibels: float) -> Callable[[Wave, Path], Path]:
 
 def in_a_room(metres: float) -> Callable[[Wave, Path], Path]:
     """The clip as a microphone hears it that far from the mouth in a small room."""
-    response = impulse_response(metres)
+    response = small_room(metres)
     return lambda wave, path: save(fftconvolve(wave, response)[: len(wave)], path)
 
 
-def impulse_response(metres: float, seconds: float = 0.3) -> Float32[np.ndarray, " samples"]:
-    """Of a room of 4 x 3 x 2.5 m whose walls absorb 30 % of the power, by the image method (Allen & Berkley 1979).
+def small_room(metres: float) -> Float32[np.ndarray, " samples"]:
+    """The response of a room of 4 x 3 x 2.5 m, with a microphone that far from the mouth, parallel to the floor.
 
-    It reverberates for 0.27 s by Sabine's formula. Of direct sound the response is 1 at time 0.
+    It reverberates for 0.27 s by Sabine's formula.
     """
-    towards = np.array([0.8, 0.6, 0.0])  # a unit vector, parallel to the floor
-    microphone, reach = TALKER + metres * towards, SOUND * seconds
-    axes = []
-    for size, from_, to in zip(ROOM, TALKER, microphone, strict=True):
-        turns = np.arange(-int(reach / size) - 1, int(reach / size) + 2)
-        # images at 2nL ± x: the way along this axis, and how many walls it met
-        way = np.concatenate([2 * turns * size + from_ - to, 2 * turns * size - from_ - to])
-        axes.append((way, np.concatenate([2 * np.abs(turns), np.abs(turns) + np.abs(turns - 1)])))
-    (x, a), (y, b), (z, c) = axes
-    distance = np.sqrt((x**2)[:, None, None] + (y**2)[None, :, None] + (z**2)[None, None, :])
-    walls = a[:, None, None] + b[None, :, None] + c[None, None, :]
-    gain = (1 - ABSORBED) ** (walls / 2) * metres / distance
-    sample = np.rint((distance - metres) / SOUND * SAMPLE_RATE).astype(int)
-    within = sample < int(seconds * SAMPLE_RATE)
-    return np.bincount(sample[within], gain[within]).astype(np.float32)
+    return impulse_response(ROOM, TALKER, TALKER + metres * np.array([0.8, 0.6, 0.0]), ABSORBED)
 
 
 CHANGES: dict[str, Callable[[Wave, Path], Path]] = {

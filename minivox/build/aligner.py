@@ -47,10 +47,14 @@ class Inputs(NamedTuple):
         return cls(training, validation, hashes | {"faces_sha256": faces.provenance["weights_sha256"]})
 
 
+def speech_folder(work: Path, encoder: str) -> Path:
+    """Where in the scratch folder a speech encoder lies."""
+    return work / ("ge2e/assets" if encoder == "ge2e" else f"speech_models/assets/{encoder}")
+
+
 def embedded(work: Path, encoder: str, root: Path, tiny: bool) -> tuple[Manifest, Embeddings, Embeddings]:
     """A dataset of the scratch folder, its voices by one of the speech encoders there, and its faces; embedded once."""
-    speech = work / ("ge2e/assets" if encoder == "ge2e" else f"speech_models/assets/{encoder}")
-    pack, seconds = work / "detector" / "pack", load_profile("mini").clip_seconds
+    speech, pack, seconds = speech_folder(work, encoder), work / "detector" / "pack", load_profile("mini").clip_seconds
     manifest, bad, folder = read_layout(root), 1.0 if tiny else 0.05, work / "embedded" / root.name
     ears, eyes = partial(load_encoder, encoder, speech), partial(FacePack.from_folder, pack)
     voices = extract_voices(manifest, ears, speech, folder / encoder, seconds, max_bad=bad)

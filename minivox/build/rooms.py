@@ -1,0 +1,136 @@
+"""Recordings as a microphone hears them in a room, by the image method (Allen & Berkley 1979).
+
+A room moves GE2E's v_spk, and its weights stay as they were published. So the aligner has to learn which directions
+rooms move: it meets each recording clean and in rooms.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache, partial
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+from scipy.signal import fftconvolve
+from torch import Tensor
+
+from minivox.build.aligner import Inputs, speech_folder
+from v2f_core.artefacts.files import folder_hash
+from v2f_core.artefacts.profiles import load_profile
+from v2f_core.artefacts.store import extract, load
+from v2f_core.data.voxceleb import read_layout
+from v2f_core.speech.audio import SAMPLE_RATE, clips, read_audio
+from v2f_core.speech.encoders import load_encoder
+from v2f_core.training.embeddings import voice_embedder
+from v2f_core.training.pairs import Pairs, pair_up
+
+SOUND = 343.0  # m/s
+ROOMS = 150  # that a pass over the recordings chooses from
+LOUD = 0.25  # the share of recordings that are driven into the recorder's limit, by up to 20 dB
+# metres from the mouth, and the share of the power that walls absorb: at a desk, then further away in harder rooms
+PASSES = (((0.3, 2.0), (0.15, 0.6)), ((0.5, 3.0), (0.1, 0.5)))
+Point = Float[np.ndarray, " xyz"]
+
+
+def impulse_response(
+    size: Point, talker: Point, microphone: Point, absorbed: float, seconds: float = 0.3
+) -> Float32[np.ndarray, " samples"]:
+    """What a box-shaped room makes of a click. Lengths in metres; 1 at time 0, where the direct sound arrives.
+
+    Example:
+        >>> room, talker = np.array([4.0, 3.0, 2.5]), np.array([1.0, 1.0, 1.5])
+        >>> response = impulse_response(room, talker, talker + [0.5, 0, 0], absorbed=1.0)  # no wall gives anything back
+        >>> response[0], response[1:].any()
+        (np.float32(1.0), np.False_)
+    """
+    metres, reach, axes = float(np.linalg.norm(microphone - talker)), SOUND * seconds, []
+    for length, from_, to in zip(size, talker, microphone, strict=True):
+        turns = np.arange(-int(reach / length) - 1, int(reach / length) + 2)
+        # images at 2nL ± x: the way along this axis, and how many walls it met
+        way = np.concatenate([2 * turns * length + from_ - to, 2 * turns * length - from_ - to])
+        axes.append((way, np.concatenate([2 * np.abs(turns), np.abs(turns) + np.abs(turns - 1)])))
+    (x, a), (y, b), (z, c) = axes
+    distance = np.sqrt((x**2)[:, None, None] + (y**2)[None, :, None] + (z**2)[None, None, :])
+    near = distance < metres + reach
+    walls, distance = (a[:, None, None] + b[None, :, None] + c[None, None, :])[near], distance[near]
+    sample = np.rint((distance - metres) / SOUND * SAMPLE_RATE).astype(int)
+    within = sample < int(seconds * SAMPLE_RATE)
+    gain = (1 - absorbed) ** (walls / 2) * metres / distance
+    return np.bincount(sample[within], gain[within]).astype(np.float32)
+
+
+def draw_response(rng: np.random.Generator, metres: tuple[float, float], absorbed: tuple[float, float]) -> np.ndarray:
+    """The response of a random room, with a talker and a microphone somewhere in it, at least 0.1 m from the walls."""
+    low, high = (float(np.log(end)) for end in metres)
+    while True:
+        size, towards = rng.uniform([2.5, 2.5, 2.2], [7.0, 6.0, 3.2]), rng.standard_normal(3) * [1.0, 1.0, 0.3]
+        talker = rng.uniform(0.4, size - 0.4)
+        microphone = talker + np.exp(rng.uniform(low, high)) * towards / np.linalg.norm(towards)
+        if (microphone > 0.1).all() and (microphone < size - 0.1).all():
+            return impulse_response(size, talker, microphone, rng.uniform(*absorbed), seconds=0.4)
+
+
+@cache
+def responses(number: int) -> list[np.ndarray]:
+    """The rooms of a pass."""
+    rng = np.random.default_rng(number)
+    return [draw_response(rng, *PASSES[number]) for _ in range(ROOMS)]
+
+
+def read_in_room(path: Path, number: int, seconds: float) -> Float[Tensor, "clips samples"]:
+    """A recording's windows as one of the pass's rooms changes it; the file's name decides which."""
+    rng = np.random.default_rng([number, zlib.crc32("/".join(path.parts[-3:]).encode())])
+    wave, rooms = read_audio(path).numpy(), responses(number)
+    wave = fftconvolve(wave, rooms[rng.integers(len(rooms))])[: len(wave)]
+    if rng.random() < LOUD:
+        wave = np.clip(wave * 10 ** rng.uniform(0, 1), -1, 1)
+    return clips(torch.from_numpy(wave.astype(np.float32)), seconds)
+
+
+def in_rooms(inputs: Inputs, work: Path, encoder: str, root: Path, tiny: bool = False) -> Inputs:
+    """The same persons, their recordings heard clean and once in a room of each pass; embedded once, in stores."""
+    weights, seconds, folder = (
+        speech_folder(work, encoder),
+        load_profile("mini").clip_seconds,
+        work / "embedded" / root.name,
+    )
+    manifest, faces, net = read_layout(root), load(folder / "faces"), load_encoder(encoder, weights)
+    items = [path for split in ("train", "val") for path in manifest.voices(split).path]
+    others = []
+    for number in range(len(PASSES)):
+        provenance = {
+            "what": f"voices in rooms, pass {number}",
+            "weights_sha256": folder_hash(weights),
+            "seconds": seconds,
+        }
+        read, embed = partial(read_in_room, number=number, seconds=seconds), voice_embedder(net)
+        at, how = folder / f"{encoder}_in_rooms_{number}", {"max_bad": 1.0 if tiny else 0.05, "describe": "in rooms"}
+        voices = extract(root, items, embed, at, provenance, decode=read, **how)
+        others.append([pair_up(manifest, voices, faces, split) for split in ("train", "val")])
+    training, validation = zip(*others, strict=True)
+    return inputs._replace(
+        training=also_heard(inputs.training, training), validation=also_heard(inputs.validation, validation)
+    )
+
+
+def also_heard(pairs: Pairs, others: Sequence[Pairs]) -> Pairs:
+    """The same persons with further rows for their voices.
+
+    Example:
+        >>> one = Pairs(["a", "b"], ["f", "m"], torch.eye(2), torch.arange(3), torch.eye(2), torch.arange(3))
+        >>> both = also_heard(one, [one])
+        >>> both.voice_start.tolist(), both.voice.tolist()
+        ([0, 2, 4], [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    """
+    assert all(other.persons == pairs.persons for other in others)
+    rows = [
+        torch.cat([each.voice[start:end] for each, (start, end) in zip([pairs, *others], bounds, strict=True)])
+        for bounds in zip(*(pairwise(each.voice_start.tolist()) for each in (pairs, *others)), strict=True)
+    ]
+    start = torch.tensor([0, *map(len, rows)]).cumsum(0)
+    return replace(pairs, voice=torch.cat(rows), voice_start=start)
