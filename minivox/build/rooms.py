@@ -76,17 +76,16 @@ def draw_response(rng: np.random.Generator, metres: tuple[float, float], absorbe
 
 
 @cache
-def responses(number: int) -> list[np.ndarray]:
-    """The rooms of a pass."""
-    rng = np.random.default_rng(number)
-    return [draw_response(rng, *PASSES[number]) for _ in range(ROOMS)]
+def room(number: int, index: int) -> np.ndarray:
+    """One of the rooms of a pass."""
+    return draw_response(np.random.default_rng([number, index]), *PASSES[number])
 
 
 def read_in_room(path: Path, number: int, seconds: float) -> Float[Tensor, "clips samples"]:
     """A recording's windows as one of the pass's rooms changes it; the file's name decides which."""
     rng = np.random.default_rng([number, zlib.crc32("/".join(path.parts[-3:]).encode())])
-    wave, rooms = read_audio(path).numpy(), responses(number)
-    wave = fftconvolve(wave, rooms[rng.integers(len(rooms))])[: len(wave)]
+    wave = read_audio(path).numpy()
+    wave = fftconvolve(wave, room(number, int(rng.integers(ROOMS))))[: len(wave)]
     if rng.random() < LOUD:
         wave = np.clip(wave * 10 ** rng.uniform(0, 1), -1, 1)
     return clips(torch.from_numpy(wave.astype(np.float32)), seconds)
