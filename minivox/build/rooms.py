@@ -7,11 +7,11 @@ rooms move: it meets each recording clean and in rooms.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,10 +30,9 @@ from v2f_core.training.embeddings import voice_embedder
 from v2f_core.training.pairs import Pairs, pair_up
 
 SOUND = 343.0  # m/s
-ROOMS = 150  # that a pass over the recordings chooses from
+ROOMS = 150  # that the recordings are divided among
 LOUD = 0.25  # the share of recordings that are driven into the recorder's limit, by up to 20 dB
-# metres from the mouth, and the share of the power that walls absorb: at a desk, then further away in harder rooms
-PASSES = (((0.3, 2.0), (0.15, 0.6)), ((0.5, 3.0), (0.1, 0.5)))
+METRES, ABSORBED = (0.3, 2.0), (0.15, 0.6)  # from the mouth; the share of the power that a wall takes
 Point = Float[np.ndarray, " xyz"]
 
 
@@ -64,72 +63,59 @@ def impulse_response(
     return np.bincount(sample[within], gain[within]).astype(np.float32)
 
 
-def draw_response(rng: np.random.Generator, metres: tuple[float, float], absorbed: tuple[float, float]) -> np.ndarray:
+def draw_response(rng: np.random.Generator) -> Float32[np.ndarray, " samples"]:
     """The response of a random room, with a talker and a microphone somewhere in it, at least 0.1 m from the walls."""
-    low, high = (float(np.log(end)) for end in metres)
+    low, high = np.log(METRES)
     while True:
         size, towards = rng.uniform([2.5, 2.5, 2.2], [7.0, 6.0, 3.2]), rng.standard_normal(3) * [1.0, 1.0, 0.3]
         talker = rng.uniform(0.4, size - 0.4)
         microphone = talker + np.exp(rng.uniform(low, high)) * towards / np.linalg.norm(towards)
         if (microphone > 0.1).all() and (microphone < size - 0.1).all():
-            return impulse_response(size, talker, microphone, rng.uniform(*absorbed), seconds=0.4)
+            return impulse_response(size, talker, microphone, rng.uniform(*ABSORBED), seconds=0.4)
 
 
 @cache
-def room(number: int, index: int) -> np.ndarray:
-    """One of the rooms of a pass."""
-    return draw_response(np.random.default_rng([number, index]), *PASSES[number])
+def room(index: int) -> Float32[np.ndarray, " samples"]:
+    """The response of one of the rooms."""
+    return draw_response(np.random.default_rng([0, index]))
 
 
-def read_in_room(path: Path, number: int, seconds: float) -> Float[Tensor, "clips samples"]:
-    """A recording's windows as one of the pass's rooms changes it; the file's name decides which."""
-    rng = np.random.default_rng([number, zlib.crc32("/".join(path.parts[-3:]).encode())])
+def read_in_room(path: Path, seconds: float) -> Float[Tensor, "clips samples"]:
+    """A recording's windows as one of the rooms changes it; the file's name decides which."""
+    rng = np.random.default_rng([0, zlib.crc32("/".join(path.parts[-3:]).encode())])
     wave = read_audio(path).numpy()
-    wave = fftconvolve(wave, room(number, int(rng.integers(ROOMS))))[: len(wave)]
+    wave = fftconvolve(wave, room(int(rng.integers(ROOMS))))[: len(wave)]
     if rng.random() < LOUD:
         wave = np.clip(wave * 10 ** rng.uniform(0, 1), -1, 1)
     return clips(torch.from_numpy(wave.astype(np.float32)), seconds)
 
 
 def in_rooms(inputs: Inputs, work: Path, encoder: str, root: Path, tiny: bool = False) -> Inputs:
-    """The same persons, their recordings heard clean and once in a room of each pass; embedded once, in stores."""
-    weights, seconds, folder = (
-        speech_folder(work, encoder),
-        load_profile("mini").clip_seconds,
-        work / "embedded" / root.name,
-    )
-    manifest, faces, net = read_layout(root), load(folder / "faces"), load_encoder(encoder, weights)
+    """The same persons, every recording heard clean and in a room; embedded once, in a store."""
+    weights, seconds = speech_folder(work, encoder), load_profile("mini").clip_seconds
+    manifest, folder = read_layout(root), work / "embedded" / root.name
     items = [path for split in ("train", "val") for path in manifest.voices(split).path]
-    others = []
-    for number in range(len(PASSES)):
-        provenance = {
-            "what": f"voices in rooms, pass {number}",
-            "weights_sha256": folder_hash(weights),
-            "seconds": seconds,
-        }
-        read, embed = partial(read_in_room, number=number, seconds=seconds), voice_embedder(net)
-        at, how = folder / f"{encoder}_in_rooms_{number}", {"max_bad": 1.0 if tiny else 0.05, "describe": "in rooms"}
-        voices = extract(root, items, embed, at, provenance, decode=read, **how)
-        others.append([pair_up(manifest, voices, faces, split) for split in ("train", "val")])
-    training, validation = zip(*others, strict=True)
+    provenance = {"what": "voices in rooms", "weights_sha256": folder_hash(weights), "seconds": seconds}
+    embed, read = voice_embedder(load_encoder(encoder, weights)), partial(read_in_room, seconds=seconds)
+    how: dict[str, Any] = {"max_bad": 1.0 if tiny else 0.05, "describe": "voices in rooms"}
+    voices = extract(root, items, embed, folder / f"{encoder}_in_rooms", provenance, decode=read, **how)
+    faces = load(folder / "faces")
     return inputs._replace(
-        training=also_heard(inputs.training, training), validation=also_heard(inputs.validation, validation)
+        training=also_heard(inputs.training, pair_up(manifest, voices, faces, "train")),
+        validation=also_heard(inputs.validation, pair_up(manifest, voices, faces, "val")),
     )
 
 
-def also_heard(pairs: Pairs, others: Sequence[Pairs]) -> Pairs:
-    """The same persons with further rows for their voices.
+def also_heard(pairs: Pairs, other: Pairs) -> Pairs:
+    """The same persons with the other's rows added to their voices.
 
     Example:
         >>> one = Pairs(["a", "b"], ["f", "m"], torch.eye(2), torch.arange(3), torch.eye(2), torch.arange(3))
-        >>> both = also_heard(one, [one])
+        >>> both = also_heard(one, one)
         >>> both.voice_start.tolist(), both.voice.tolist()
         ([0, 2, 4], [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
     """
-    assert all(other.persons == pairs.persons for other in others)
-    rows = [
-        torch.cat([each.voice[start:end] for each, (start, end) in zip([pairs, *others], bounds, strict=True)])
-        for bounds in zip(*(pairwise(each.voice_start.tolist()) for each in (pairs, *others)), strict=True)
-    ]
-    start = torch.tensor([0, *map(len, rows)]).cumsum(0)
-    return replace(pairs, voice=torch.cat(rows), voice_start=start)
+    assert other.persons == pairs.persons
+    bounds = zip(*(pairwise(each.voice_start.tolist()) for each in (pairs, other)), strict=True)
+    rows = [torch.cat([pairs.voice[a:b], other.voice[c:d]]) for (a, b), (c, d) in bounds]
+    return replace(pairs, voice=torch.cat(rows), voice_start=torch.tensor([0, *map(len, rows)]).cumsum(0))
