@@ -74,8 +74,9 @@ def test_the_committed_figures_meet_what_was_asked_or_are_known_to_miss_it():
     table = pd.read_csv(ROOT / "benchmarks" / "results" / "real_voices.csv")
     found = table[table.encoder == "ge2e"].set_index("measure").value
     assert found["sex of ẑ right, clips"] >= 0.95
-    asked = {"8 kHz": 0.7, "48 kHz": 0.9, "MP3 of 64 kbit/s": 0.9, "-30 dB": 0.9}
-    missed = {"+20 dB", "small room, 0.5 m", "small room, 1 m"}  # as the card says
+    asked = {"8 kHz": 0.7, "48 kHz": 0.9, "MP3 of 64 kbit/s": 0.9, "-30 dB": 0.9, "+20 dB": 0.9}
+    asked["small room, 0.5 m"] = 0.9
+    missed = {"small room, 1 m"}  # as the card says
     cosines = found[found.index.str.startswith("cosine with")].rename(lambda name: name.split(", ", 1)[1])
     assert set(cosines.index) == {*asked, *missed}
     assert all(cosines[change] >= least for change, least in asked.items())
