@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from minivox import large
 from minivox.build.pack import write_hashes
 from minivox.large import KINDS, compress, expand
+from v2f_core.app.evaluate import evaluate
 from v2f_core.artefacts.files import folder_hash
 from v2f_core.artefacts.profiles import load_profile
 from v2f_core.artefacts.store import Embeddings
@@ -120,3 +121,12 @@ def test_shipped_embeddings_are_those_of_the_files(shipped):
     identities, _ = FacePack.from_folder(profile.part("faces")).embed(pictures)
     known = check_unit(embed_dataset(profile, manifest)[1].of(faces)[0])
     assert float(F.cosine_similarity(known, torch.from_numpy(identities)).min()) > 0.99
+
+
+def test_evaluate_makes_stage_1s_table_of_the_shipped_set_and_says_what_is_left_out(shipped, tmp_path, capsys):
+    profile, _ = shipped
+    evaluate(tmp_path, profile, systems=(), limit=8)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["stage1.csv", "stage1.md"]
+    table = pd.read_csv(tmp_path / "stage1.csv").set_index(["gallery", "system"])
+    assert table.loc["all", "full"]["n"] == 8
+    assert "embeddings along, and no photographs" in capsys.readouterr().out

@@ -33,12 +33,13 @@ from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.faces import FacePack
 from v2f_core.identity.posterior import IdentityPosterior
 from v2f_core.pipeline import made_from
-from v2f_core.training.embeddings import Embeddings, embed_dataset
+from v2f_core.training.embeddings import READY, Embeddings, embed_dataset
 from v2f_core.training.pairs import Pairs, pair_up
 
 NO_FACES = (
     "Left out: all rows and measures of drawn faces. No open generator knows these identities, so no faces are drawn.\n"
 )
+NO_PHOTOGRAPHS = "Left out: all rows and measures of faces. This dataset brings embeddings along, and no photographs.\n"
 NO_POSTERIOR = "Faces are ranked by cosine alone: no posterior is trained yet (posterior).\n"
 
 
@@ -74,8 +75,8 @@ def evaluate(
 ) -> Path:
     """Stage I's table, tables of all systems and controls, and a report; docs/evaluation.md describes the files.
 
-    A profile without a prior draws no faces: Stage I's table is all there is. Else drawn faces are kept in the cache: a
-    killed run goes on, and more systems can be added later. Returns the page.
+    For a profile without a prior, or a dataset without photographs, Stage I's table is all there is. Else drawn faces
+    are kept in the cache: a killed run goes on, and more systems can be added later. Returns the page.
 
     Args:
         systems: the rows with drawn faces, of `controls.DRAWABLE`.
@@ -95,9 +96,11 @@ def evaluate(
     inputs = load(profile, limit, device)
     ridge = ridge_rows(inputs.training, inputs.test)
     table = stage1_table(inputs.aligner, inputs.training, inputs.test, inputs.posterior, ridge)
-    note = "" if profile.prior else NO_FACES + ("" if inputs.posterior else NO_POSTERIOR)
+    note = NO_FACES if profile.prior is None else "" if has_photographs(inputs.manifest) else NO_PHOTOGRAPHS
+    if note and inputs.posterior is None:
+        note += NO_POSTERIOR
     tables.save_identity_table(table, out, note=note)
-    if profile.prior is None:
+    if note:
         print(note, end="")
         return out / "stage1.md"
     drawing = Drawing(steps, profile.guidance if guidance is None else guidance, seed)
@@ -151,6 +154,11 @@ def load(profile: Profile, limit: int | None = None, device: str = "cpu") -> Inp
     test = everybody if limit is None else everybody.only(first_of_each_sex(everybody.sexes, limit))
     beyond = len(everybody.persons) - len(test.persons)
     return Inputs(manifest, voices, faces, aligner, posterior, training, test, beyond)
+
+
+def has_photographs(manifest: Manifest) -> bool:
+    """Whether a dataset's photographs are there; MiniVox-L ships as embeddings alone."""
+    return not (manifest.root / READY).is_dir() or manifest.absolute(manifest.faces())[0].is_file()
 
 
 def posterior_for(profile: Profile, aligner: Aligner) -> IdentityPosterior | None:
