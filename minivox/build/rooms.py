@@ -1,7 +1,8 @@
 """Recordings as a microphone hears them in a room, by the image method (Allen & Berkley 1979).
 
 A room moves GE2E's v_spk, and its weights stay as they were published. So the aligner has to learn which directions
-rooms move: it meets each recording clean and in rooms.
+rooms move: it meets each recording clean and in rooms. MiniVox's own recordings were made in milder ones, a short tail
+of noise (`minivox.build.voice.room`).
 """
 
 from __future__ import annotations

@@ -127,6 +127,9 @@ class IdentityPosterior(nn.Module):
             truncation: the share of the way from ẑ to an honest draw, along the great circle: 0 is ẑ, which takes no
                 noise, 1 the draw. Between them lies a picture of how sure one pretends to be.
             generator: source of the noise; a list gives each of the n its own, so that one can be drawn again alone.
+        Raises:
+            InputError: n below 1, a truncation outside [0, 1], another number of generators than n, or an embedding of
+                another width or not finite.
         """
         check_truncation(truncation)
         if n < 1 or (isinstance(generator, Sequence) and len(generator) != n):
@@ -156,6 +159,9 @@ class IdentityPosterior(nn.Module):
         """log p(z | v) of every face given every voice, in nats: a density per unit of the sphere's surface.
 
         It is that of the sphere within the posterior's axes, onto which an identity is projected.
+
+        Raises:
+            InputError: an identity is not of unit length or of another width, or an embedding of another width.
         """
         return self._log_density(z, *self.heard(self.mean(v)))
 

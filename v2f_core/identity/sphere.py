@@ -49,6 +49,9 @@ def cosines(a: Float[Tensor, "rows dim"], b: Float[Tensor, "columns dim"]) -> Fl
 
     In bfloat16 cosines have three digits: at s = 30 the logits are off by 0.1.
 
+    Raises:
+        InputError: a vector is zero, infinite or NaN.
+
     Example:
         >>> cosines(torch.tensor([[3.0, 4.0]]), torch.eye(2))
         tensor([[0.6000, 0.8000]])
@@ -139,7 +142,11 @@ def slerp(
 
 
 def mean_direction(z: Float[Tensor, "*batch items dim"]) -> Float[Tensor, "*batch dim"]:
-    """The direction of the mean, which maximises the mean cosine to the items: a person's views, or the "mean face"."""
+    """The direction of the mean, which maximises the mean cosine to the items: a person's views, or the "mean face".
+
+    Raises:
+        InputError: the items cancel out, or there are none.
+    """
     return normalise(z.mean(dim=-2))
 
 
