@@ -36,7 +36,7 @@ from minivox.ceilings import people
 from v2f_core.artefacts.files import atomic_write
 from v2f_core.evaluation.intervals import bootstrap
 from v2f_core.identity.posterior import IdentityPosterior
-from v2f_core.identity.sphere import exp_map, log_map, normalise, uniform
+from v2f_core.identity.sphere import angle, normalise, uniform
 from v2f_core.training.pairs import Pairs
 
 STEPS, EVERY, BATCH, WIDTH, HEARD = 6000, 500, 256, 384, (4, 16)
@@ -62,6 +62,18 @@ class Velocity(nn.Module):
             h = h + layer(nn.functional.silu(h))
         v = self.last(nn.functional.silu(h))
         return v - (v * x).sum(dim=1, keepdim=True) * x  # tangent
+
+
+def log_map(base: Tensor, point: Tensor) -> Tensor:
+    """The tangent at ``base`` that points to ``point`` and is as long as the angle between them."""
+    across = point - (base * point).sum(dim=1, keepdim=True) * base
+    return nn.functional.normalize(across, dim=1) * angle(base, point)[:, None]
+
+
+def exp_map(base: Tensor, tangent: Tensor) -> Tensor:
+    """The end of the great circle from ``base`` in the tangent's direction and of its length."""
+    length = tangent.norm(dim=1, keepdim=True)
+    return normalise(torch.cos(length) * base + torch.sinc(length / torch.pi) * tangent)
 
 
 def velocity_error(net: nn.Module, x0: Tensor, x1: Tensor, t: Tensor, heard: Tensor) -> Tensor:

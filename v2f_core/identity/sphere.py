@@ -75,70 +75,29 @@ def angle(a: Float[Tensor, "*batch dim"], b: Float[Tensor, "*batch dim"]) -> Flo
     return 2 * torch.atan2(apart, together)
 
 
-def log_map(base: Float[Tensor, "*#batch dim"], point: Float[Tensor, "*#batch dim"]) -> Float[Tensor, "... dim"]:
-    """The tangent at ``base`` that points to ``point`` and is as long as the angle between them (radians).
-
-    (θ / sin θ)·(point − cos θ·base), with the bracket computed from the shorter of point ∓ base, which is accurate near
-    0 and near π. At 0 the gradient is the projection onto the tangent space.
-
-    Raises:
-        InputError: a vector is not of unit length, or both are opposite to each other.
-
-    Example:
-        >>> log_map(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]))
-        tensor([0.0000, 1.5708])
-    """
-    check_unit(base)
-    check_unit(point)
-    cosine = (base * point).sum(dim=-1, keepdim=True)
-    short = torch.where(cosine < 0, point + base, point - base)
-    across = short - (short * base).sum(dim=-1, keepdim=True) * base
-    sine = torch.linalg.vector_norm(across, dim=-1, keepdim=True)
-    nowhere = sine <= 4 * torch.finfo(sine.dtype).eps  # too short: its direction is rounding error
-    if bool((nowhere & (cosine < 0)).any()):
-        raise InputError("two identities are opposite to each other: no path between them is the shortest")
-    # θ / sin θ is 1 at the base, without a gradient
-    ratio = torch.where(nowhere, 1.0, torch.atan2(sine, cosine) / torch.where(nowhere, 1.0, sine))
-    return ratio * across
-
-
-def exp_map(base: Float[Tensor, "*#batch dim"], tangent: Float[Tensor, "*#batch dim"]) -> Float[Tensor, "... dim"]:
-    """The point at the end of the great circle from ``base`` in direction ``tangent``, of its length (radians).
-
-    cos‖v‖·base + sin‖v‖/‖v‖·v: the inverse of :func:`log_map` for lengths below π, differentiable at length 0.
-
-    Raises:
-        InputError: the base is not of unit length, or the tangent is not at right angles to it.
-
-    Example:
-        >>> exp_map(torch.tensor([1.0, 0.0]), torch.tensor([0.0, torch.pi / 3]))
-        tensor([0.5000, 0.8660])
-    """
-    check_unit(base)
-    length = torch.linalg.vector_norm(tangent, dim=-1, keepdim=True)
-    along = (base * tangent).sum(dim=-1, keepdim=True)
-    if not bool((along.abs() <= UNIT_TOLERANCE + 1e-3 * length).all()):
-        raise InputError("a tangent is not at right angles to its base (or NaN); take it from sphere.log_map")
-    return normalise(torch.cos(length) * base + torch.sinc(length / torch.pi) * tangent)
-
-
 def slerp(
     a: Float[Tensor, "*#batch dim"], b: Float[Tensor, "*#batch dim"], t: float | Float[Tensor, "*#batch"]
 ) -> Float[Tensor, "... dim"]:
     """The identity a share ``t`` of the way from ``a`` to ``b`` on the shortest great circle (Shoemake 1985).
 
-    t = 0 is a, t = 1 is b, values outside extrapolate; equal shares are equal angles. A tensor of shares gives a path.
+    (sin((1 − t)θ)·a + sin(tθ)·b) / sin θ: t = 0 is a, t = 1 is b, and equal shares are equal angles. A tensor of shares
+    gives a path.
 
     Raises:
-        InputError: a and b are not of unit length, or opposite to each other.
+        InputError: a or b is not of unit length, or they are opposite to each other, so that no path is the shortest.
 
     Example:
         >>> slerp(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]), torch.tensor([0.0, 0.5]))
         tensor([[1.0000, 0.0000],
                 [0.7071, 0.7071]])
     """
+    theta = angle(check_unit(a), check_unit(b))[..., None] / torch.pi
+    if bool((theta > 1 - 4 * torch.finfo(theta.dtype).eps).any()):
+        raise InputError("two identities are opposite to each other: no path between them is the shortest")
     share = torch.as_tensor(t, dtype=a.dtype, device=a.device)[..., None]
-    return exp_map(a, share * log_map(a, b))
+    # sin(tθ) / sin θ is t where θ is 0; sinc(x) is sin(πx) / πx
+    one, other = (part * torch.sinc(part * theta) / torch.sinc(theta) for part in (1 - share, share))
+    return normalise(one * a + other * b)
 
 
 def mean_direction(z: Float[Tensor, "*batch items dim"]) -> Float[Tensor, "*batch dim"]:

@@ -1,102 +1,66 @@
-"""YuNet, a small face detector with a free licence, and nets whose weights are stored as 8-bit integers.
+"""YuNet and SFace, OpenCV's face nets with free licences, run by OpenCV with the interface of insightface's nets.
 
-YuNet (Wu et al., Machine Intelligence Research 2023) is OpenCV's detector. Its outputs are read here as OpenCV reads
-them, so that ONNX Runtime is all that it needs. ONNX Runtime refuses some of the integer weights that OpenCV accepts;
-they are turned back into the floats that they stand for.
+Their weights are 8-bit integers, some of which ONNX Runtime refuses.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
 
 import numpy as np
-import onnx
 from jaxtyping import Float32, UInt8
-from onnx import numpy_helper
 
-STRIDES = (8, 16, 32)
+SIDE = 640  # pixels of the square that YuNet looks at
 SCORE, OVERLAP = 0.6, 0.3  # of a face, and of two boxes that are one face: OpenCV's own defaults are 0.9 and 0.3
 SMALLER = 2.5  # YuNet misses faces that fill a photograph; it looks at the photograph shrunk by this, too
 
 
 class YuNet:
-    """Faces of a BGR picture, as insightface's detectors give them: boxes with scores, and five landmarks each."""
+    """Faces of a BGR picture: boxes with scores, and five landmarks each (Wu et al. 2023)."""
 
-    def __init__(self, session: Any) -> None:
-        self._session = session
-        data = session.get_inputs()[0]
-        self._input, self._side = data.name, int(data.shape[-1])
-        self._outputs = [output.name for output in session.get_outputs()]
+    def __init__(self, path: Path) -> None:
+        import cv2
 
-    def prepare(self, **_: Any) -> None:
-        """Nothing: the input's size is the net's. insightface's detectors have this method."""
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # each net would be told of on the terminal
+        self._net = cv2.FaceDetectorYN.create(str(path), "", (SIDE, SIDE), SCORE, OVERLAP)
+
+    def prepare(self, **_: object) -> None:
+        """Nothing: insightface's detectors have this method."""
 
     def detect(
         self, image: UInt8[np.ndarray, "height width 3"]
     ) -> tuple[Float32[np.ndarray, "faces 5"], Float32[np.ndarray, "faces 5 2"]]:
         """Boxes (left, top, right, bottom, score) and landmarks (x, y), in the image's pixels.
 
-        A picture larger than the net's input is shrunk. If no face is seen it is shrunk further, and looked at again.
+        A large picture is shrunk. If no face is seen it is shrunk further, and looked at again.
         """
-        scale = min(1.0, self._side / max(image.shape[:2]))
-        boxes, points = self._look(image, scale)
-        return (boxes, points) if len(boxes) else self._look(image, scale / SMALLER)
+        scale = min(1.0, SIDE / max(image.shape[:2]))
+        found = self._look(image, scale)
+        found = found if len(found) else self._look(image, scale / SMALLER)
+        boxes = np.concatenate([found[:, :2], found[:, :2] + found[:, 2:4], found[:, 14:]], axis=1)
+        return boxes, found[:, 4:14].reshape(-1, 5, 2)
 
-    def _look(self, image: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
+    def _look(self, image: np.ndarray, scale: float) -> np.ndarray:
         import cv2
 
         height, width = (max(1, round(side * scale)) for side in image.shape[:2])
-        small = image if scale == 1 else cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-        canvas = np.zeros((self._side, self._side, 3), np.float32)
-        canvas[:height, :width] = small
-        values = self._session.run(self._outputs, {self._input: canvas.transpose(2, 0, 1)[None]})
-        found = dict(zip(self._outputs, values, strict=True))
-        parts = [_decode(found, stride, self._side // stride) for stride in STRIDES]
-        boxes, points, scores = (np.concatenate(part) for part in zip(*parts, strict=True))
-        sized = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
-        kept = np.array(cv2.dnn.NMSBoxes(sized.tolist(), scores.tolist(), SCORE, OVERLAP), int).reshape(-1)
-        whole = np.concatenate([boxes / scale, scores[:, None]], axis=1)[kept]
-        return whole.astype(np.float32), (points / scale)[kept].astype(np.float32)
+        canvas = np.zeros((SIDE, SIDE, 3), np.uint8)
+        canvas[:height, :width] = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+        found = self._net.detect(canvas)[1]  # left, top, width, height, five points, score
+        return np.zeros((0, 15), np.float32) if found is None else found / np.float32([scale] * 14 + [1])
 
 
-def _decode(found: dict[str, np.ndarray], stride: int, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Boxes, landmarks and scores of the likelier places of one stride's grid."""
-    grid = np.stack([np.tile(np.arange(side), side), np.repeat(np.arange(side), side)], axis=1)
-    values = {name: found[f"{name}_{stride}"][0] for name in ("cls", "obj", "bbox", "kps")}
-    scores = np.sqrt(values["cls"].clip(0, 1) * values["obj"].clip(0, 1))[:, 0]
-    likely = scores > SCORE
-    grid, box, marks = grid[likely], values["bbox"][likely], values["kps"][likely].reshape(-1, 5, 2)
-    centre, half = (grid + box[:, :2]) * stride, np.exp(box[:, 2:]) * stride / 2
-    return np.concatenate([centre - half, centre + half], axis=1), (grid[:, None] + marks) * stride, scores[likely]
+class SFace:
+    """Identities of aligned crops (Zhong et al. 2021), one at a time."""
 
+    input_shape, output_shape = (1, 3, 112, 112), (1, 128)
 
-def inputs_of(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
-    """The inputs that a net reads and that are no weights: old exporters list these among them."""
-    read = {name for node in graph.node for name in node.input} - {tensor.name for tensor in graph.initializer}
-    return [value for value in graph.input if value.name in read]
+    def __init__(self, path: Path) -> None:
+        import cv2
 
+        self._net = cv2.dnn.readNetFromONNX(str(path))
 
-def as_floats(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same net with each integer weight replaced by the float that it stands for; changed in place."""
-    graph = model.graph
-    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    kept = []
-    for node in graph.node:
-        if node.op_type != "DequantizeLinear" or node.input[0] not in weights:
-            kept.append(node)
-            continue
-        stored, scale, zero = (weights[name].astype(np.float32) for name in node.input)
-        settings = {attribute.name: attribute.i for attribute in node.attribute}
-        axis, block = settings.get("axis", 1), settings.get("block_size", 0)
-        if scale.size > 1 and block:  # a number for each block of weights along the axis
-            scale, zero = (np.repeat(part, block, axis).take(range(stored.shape[axis]), axis) for part in (scale, zero))
-        elif scale.size > 1:  # a number for each place on the axis
-            shape = [-1 if i == axis else 1 for i in range(stored.ndim)]
-            scale, zero = scale.reshape(shape), zero.reshape(shape)
-        graph.initializer.append(numpy_helper.from_array((stored - zero) * scale, node.output[0]))
-    del graph.node[:]
-    graph.node.extend(kept)
-    inputs = inputs_of(graph)
-    del graph.input[:]
-    graph.input.extend(inputs)
-    return model
+    def forward(self, crops: Float32[np.ndarray, "1 3 112 112"]) -> Float32[np.ndarray, "1 128"]:
+        """The identity, not normalised, of an RGB crop with values from 0 to 255."""
+        self._net.setInput(crops, "data")
+        return np.array(self._net.forward())
