@@ -134,7 +134,7 @@ def test_a_config_that_is_broken_is_refused(whole, tmp_path, part):
         ("ast", "preprocessor_config.json", "num_mel_bins", 10**6),
         ("ast", "preprocessor_config.json", "max_length", 10**6),
         ("ast", "preprocessor_config.json", "std", 0.0),
-        ("ge2e", "config.json", "level_dbfs", 300),
+        ("ge2e", "config.json", "level_dbfs", "loud"),
         ("judge", "config.json", "size", 50_000),
         ("judge", "config.json", "widths", [10**6] * 4),
         ("judge", "config.json", "scale", 0),
