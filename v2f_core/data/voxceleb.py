@@ -12,10 +12,13 @@ the folders.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+
+from tqdm import tqdm
 
 from v2f_core.artefacts.files import is_plain_name
 from v2f_core.artefacts.loading import refusing
@@ -38,17 +41,17 @@ SOUND_FOLDERS = (
     *("{part}/dev", "{part}/test", "raw_wav/{part}/dev", "raw_wav/{part}/test"),
 )
 METADATA = {"vox1": "vox1_meta.csv", "vox2": "full_vox2_meta.csv"}
-PUBLISHED = {"train": 2890, "val": 370, "test": 378}  # identities of HQ-VoxCeleb (SF2F, Table 1)
 # field → headings of the two tables (blanks in them differ between copies); Gender_y is VoxCeleb2's column
 HEADINGS = {
     "name": ("VGGFace1 ID", "Name"),
     "identifier": ("VoxCeleb1 ID", "VoxCeleb2 ID"),
     "sex": ("Gender", "Gender_y"),
 }
-ALSO_IN, SAME = "also in", "the same file as"
+SAME = "another name of"
 FEW = 100  # persons below which your own pairs are split in fifths, so that a test has some
 
 LeftOut = list[tuple[str, str]]  # items, and why
+Known = dict[tuple[int, int], str]  # device and inode of files and folders → their first name
 
 
 def open_dataset(profile: Profile) -> Manifest:
@@ -67,7 +70,7 @@ def open_dataset(profile: Profile) -> Manifest:
         raise InputError(
             f"{root}: the {profile.name} profile's dataset is missing; put or link it there, or set V2F_DATASET"
         )
-    return read_layout(root) if (own := read_own(root)) is None else own
+    return read_own(root) or read_layout(root)
 
 
 # --- the folders
@@ -102,7 +105,7 @@ def read_layout(root: str | Path, max_bad: float = 0.05) -> Manifest:
     unpaired: LeftOut = []
     unusable: LeftOut = []
     taken: dict[str, tuple[str, str]] = {}  # name → part and split
-    known: dict[tuple[int, int], str] = {}
+    known: Known = {}
     for part in parts_of(root):
         speakers = read_speakers(root, part)
         if not (folders := [path for name in FACE_FOLDERS if (path := root / part / name).is_dir()]):
@@ -122,7 +125,7 @@ def read_layout(root: str | Path, max_bad: float = 0.05) -> Manifest:
             elif name not in split:
                 why = "not in split.csv"
             elif name in taken:
-                why = f"{ALSO_IN} {taken[name][0]} ({taken[name][1]} there, {split[name]} here); taken once"
+                why = f"also in {taken[name][0]} ({taken[name][1]} there, {split[name]} here); taken once"
             if why:
                 unpaired.append((f"{part}/{name}", why))
                 continue
@@ -141,6 +144,11 @@ def read_layout(root: str | Path, max_bad: float = 0.05) -> Manifest:
         way_out = "mend them, or allow more (scan --max-bad)"
         raise InputError(f"{root}: {len(bad)} of {total} files unusable ({bad[0]}); {way_out}")
     return Manifest(root, pd.DataFrame(rows, columns=list(COLUMNS)), listed(unpaired + unusable))
+
+
+def is_voxceleb(root: Path) -> bool:
+    """Whether a root has a folder of VoxCeleb's layout."""
+    return any((root / part).is_dir() for part in METADATA)
 
 
 def parts_of(root: Path) -> list[str]:
@@ -164,69 +172,59 @@ def _sound_folders(root: Path, part: str) -> list[Path]:
 
 
 def _by_person(
-    root: Path,
-    folders: Iterable[Path],
-    suffixes: frozenset[str],
-    left_out: LeftOut,
-    known: dict[tuple[int, int], str],
+    root: Path, folders: Iterable[Path], suffixes: frozenset[str], left_out: LeftOut, known: Known
 ) -> dict[str, list[str]]:
     """The usable files below some folders, as paths relative to the root, grouped by the first name below their folder.
 
-    A file with several names, by links, is used under its first: it shows one person, and is in one split. ``known``
-    maps each file's device and inode to that name.
+    A file or folder with several names, by links, is used under its first: it shows one person, and is in one split.
+    ``known`` maps the device and inode of each to that name.
     """
-    from tqdm import tqdm
-
     files: dict[str, list[str]] = {}
+
+    def closed(error: OSError) -> None:
+        left_out.append((_named(Path(error.filename), root), f"cannot be opened ({error.strerror})"))
+
     for folder in folders:
-        for path, why in tqdm(_walk(folder), desc=f"files of {folder.name}", unit="file", delay=2.0):
-            name = path.relative_to(root).as_posix()
-            if not why and path.suffix.lower() not in suffixes:
-                why = f"not one of {' '.join(sorted(suffixes))}"
-            if not why:
-                status = path.stat()
-                first = known.setdefault((status.st_dev, status.st_ino), name)
-                why = f"{SAME} {first}" if first != name else "empty" if status.st_size == 0 else ""
-            if why:
-                left_out.append((_readable(name), why))
-            else:
-                files.setdefault(composed(path.relative_to(folder).parts[0]), []).append(name)
+        _know_above(folder, known)
+        walk = os.walk(folder, onerror=closed, followlinks=True)
+        for place, below, _ in tqdm(walk, folder.name, unit="folder", delay=2.0):
+            # names that begin with a dot are file managers'
+            faults = {path: _fault(path, root, known) for path in sorted(Path(place).glob("[!.]*"))}
+            below[:] = sorted(name for name in below if faults.get(Path(place, name)) == "")
+            for path, why in faults.items():
+                if not why and path.is_dir():
+                    continue
+                if not why and path.suffix.lower() not in suffixes:
+                    why = f"not one of {' '.join(sorted(suffixes))}"
+                elif not why and path.stat().st_size == 0:
+                    why = "empty"
+                if why:
+                    left_out.append((_named(path, root), why))
+                else:
+                    person = composed(path.relative_to(folder).parts[0])
+                    files.setdefault(person, []).append(path.relative_to(root).as_posix())
     return files
 
 
-def _readable(name: str) -> str:
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-def _walk(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[tuple[Path, str]]:
-    """All files and links below a folder, and why one cannot be opened ("" if it can)."""
-    try:
-        above = (*above, folder.resolve())
-        paths = sorted(folder.iterdir())
-    except OSError as error:
-        yield folder, f"cannot be opened ({error.strerror})"
-        return
-    for path in paths:
-        if path.name.startswith("."):  # hidden files of file managers
-            continue
-        why = _fault(path, above)
-        if not why and path.is_dir():
-            yield from _walk(path, above)
-        else:
-            yield path, why
-
-
-def _fault(path: Path, above: tuple[Path, ...]) -> str:
-    """Why a file or folder cannot be used, below the folders ``above``; "" if it can."""
+def _fault(path: Path, root: Path, known: Known) -> str:
+    """Why a file or folder cannot be used; "" if it can."""
     if not is_plain_name(path.name):
         return "its name is not UTF-8, or has signs that cannot be printed"
-    if path.is_dir():
-        target = path.resolve()
-        loop = target in above or above[-1].is_relative_to(target)
-        return "a link to a folder that it is in" if loop else ""
-    if path.is_file():
-        return ""
-    return "a link that leads nowhere" if path.is_symlink() else "no file: a pipe or device"
+    if not path.is_file() and not path.is_dir():
+        return "a link that leads nowhere" if path.is_symlink() else "no file: a pipe or device"
+    status, name = path.stat(), _named(path, root)
+    first = known.setdefault((status.st_dev, status.st_ino), name)
+    return "" if first == name else f"{SAME} {first}"
+
+
+def _know_above(folder: Path, known: Known) -> None:
+    """A link to a folder that it is in would lead round and round."""
+    for path in (folder.resolve(), *folder.resolve().parents):
+        known.setdefault((path.stat().st_dev, path.stat().st_ino), "a folder that it is in")
+
+
+def _named(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix().encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 # --- the tables of persons, and the split
@@ -364,8 +362,7 @@ def read_own(root: Path) -> Manifest | None:
     for name, read in LISTS.items():
         if (root / name).is_file():
             return read(root / name)
-    voxceleb = any((root / part).is_dir() for part in METADATA)
-    return None if voxceleb or not any(people_in(root)) else from_folders(root)
+    return None if is_voxceleb(root) or not any(people_in(root)) else from_folders(root)
 
 
 def from_folders(root: str | Path) -> Manifest:
@@ -379,18 +376,19 @@ def from_folders(root: str | Path) -> Manifest:
     """
     import pandas as pd
 
-    root = Path(root)
+    root, known = Path(root), Known()
+    _know_above(root, known)
+    faults = [(_named(path, root), _fault(path, root, known)) for path in sorted(root.glob("[!.]*"))]
+    left_out: LeftOut = [(name, why) for name, why in faults if why]
     rows: list[tuple[str, str, str]] = []
-    faults = ((path.name, _fault(path, (root.resolve(),))) for path in root.iterdir() if path.name[0] != ".")
-    left_out: LeftOut = [(_readable(name), why) for name, why in faults if why]
-    known: dict[tuple[int, int], str] = {}
     for folder in people_in(root):
         for paths in _by_person(root, [folder], PICTURES | RECORDINGS, left_out, known).values():
             kinds = ["face" if Path(path).suffix.lower() in PICTURES else "voice" for path in paths]
             rows += [(composed(folder.name), kind, path) for kind, path in zip(kinds, paths, strict=True)]
     if not rows:
-        lists = " nor ".join(LISTS)
-        raise InputError(f"{root}: neither {lists}, nor a folder for each person with recordings and photos")
+        raise InputError(
+            f"{root}: neither {' nor '.join(LISTS)}, nor a folder for each person with recordings and photos"
+        )
     with refusing(root, "a dataset"):
         table = pd.DataFrame(rows, columns=["person", "kind", "path"]).assign(sex="u", session="")
         return _own_manifest(root, table, left_out)
@@ -398,8 +396,9 @@ def from_folders(root: str | Path) -> Manifest:
 
 def people_in(root: Path) -> list[Path]:
     """The folders below a root that hold recordings or photographs themselves."""
-    folders = [path for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith(".")]
-    folders = [path for path in folders if not _fault(path, (root.resolve(),))]
+    known = Known()
+    _know_above(root, known)
+    folders = [path for path in sorted(root.glob("[!.]*")) if not _fault(path, root, known) and path.is_dir()]
     return [path for path in folders if any(file.suffix.lower() in PICTURES | RECORDINGS for file in path.iterdir())]
 
 
@@ -429,43 +428,25 @@ def scan(root: str | Path, max_bad: float = 0.05) -> Manifest:
     Of your own data nothing is written, and files that are not there are in ``left_out`` too.
     """
     root = Path(root)
-    voxceleb = any((root / part).is_dir() for part in METADATA)
-    if root.is_dir() and not voxceleb and (own := read_own(root)) is not None:
+    if root.is_dir() and not is_voxceleb(root) and (own := read_own(root)):
         lost = [(path, "no such file") for path in own.table.path if not (root / path).is_file()]
         return Manifest(root, own.table, listed([*own.left_out.itertuples(index=False, name=None), *lost]))
     manifest = read_layout(root, max_bad=max_bad)
-    manifest.save(manifest.root / "manifest.csv")
-    manifest.left_out.to_csv(manifest.root / "left_out.csv", index=False, lineterminator="\n")
+    manifest.save(root / "manifest.csv")
+    manifest.left_out.to_csv(root / "left_out.csv", index=False, lineterminator="\n")
     return manifest
 
 
 def summary(manifest: Manifest) -> Iterator[str]:
-    """A scan in lines: persons and files of each split, unused ones by reason, and a comparison with SF2F's split."""
-    for split in PUBLISHED:
+    """A scan in lines: persons and files of each split, and what is unused; of VoxCeleb only how many, by reason."""
+    for split in VALUES["split"]:
         persons = manifest.persons(split)
         if len(persons):
             sexes = ", ".join(f"{n} {sex}" for sex, n in persons.sex.value_counts().sort_index().items())
             counts = f"{persons.faces.sum()} faces, {persons.voices.sum()} recordings"
             yield f"{split}: {len(persons)} persons ({sexes}), {counts}"
-    if not any((manifest.root / part).is_dir() for part in METADATA):  # your own data: few files
+    if is_voxceleb(manifest.root):
+        reasons = manifest.left_out.why.str.replace(rf" \(.*|(?<={SAME}) .*", "", regex=True)
+        yield from (f"left out: {n} × {reason}" for reason, n in reasons.value_counts().items())
+    else:
         yield from (f"left out: {row.item}: {row.why}" for row in manifest.left_out.itertuples())
-        return
-    reasons = manifest.left_out.why.str.split(" (", regex=False).str[0]
-    yield from (f"left out: {n} × {reason}" for reason, n in reasons.value_counts().items())
-    doubled = manifest.left_out[manifest.left_out.why.str.startswith(ALSO_IN)]
-    yield from (f"{row.item.partition('/')[2]}: {row.why}" for row in doubled.itertuples())
-    if not (manifest.root / "split.csv").exists():
-        # SF2F counts a name in both vox1 and vox2 twice
-        second = doubled.why.str.extract(r"(\w+) here\)")[0].value_counts()
-        yield compare_split({split: len(manifest.persons(split)) + int(second.get(split, 0)) for split in PUBLISHED})
-
-
-def compare_split(counts: dict[str, int]) -> str:
-    """Compare the number of identities in each split with HQ-VoxCeleb's published numbers."""
-    ours, theirs = ("/".join(str(table[split]) for split in PUBLISHED) for table in (counts, PUBLISHED))
-    persons, total = sum(counts.values()), sum(PUBLISHED.values())
-    if persons != total:
-        return f"SF2F's split: {ours} of {persons} identities; HQ-VoxCeleb has {theirs} of {total}: not whole"
-    if counts == PUBLISHED:
-        return f"SF2F's split: {ours}, as published"
-    return f"SF2F's split: {ours}, but {theirs} was published: the metadata's rows are not in their published order"
