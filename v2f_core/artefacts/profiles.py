@@ -4,8 +4,10 @@ encoders that any machine can install."""
 from __future__ import annotations
 
 import os
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -148,113 +150,20 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "v2f_core"
 
 
-def _parts_in(root: Path, name: str, image_size: int, dataset: Path, **settings: Any) -> Profile:
-    parts: dict[str, Any] = {part: root / part for part in (*PARTS, "adapted", "posterior")}
-    parts["ge2e"] = MINI_ASSETS / "ge2e"  # published weights small enough to ship, the same for every profile
-    return Profile(name=name, image_size=image_size, dataset=dataset, **parts, **settings)
-
-
-def _mini() -> Profile:
-    # Chosen on 500 training persons of MiniVox-L held out from the rest. What a voice tells of a face has few
-    # dimensions, so that a narrow g_φ beats a wide one; and without centroids and the cosine term ẑ is told from others
-    # but lies far from every face.
-    stage1 = {
-        "steps": 600,
-        "learning_rate": 2e-3,
-        "weight_decay": 3.0,
-        "hidden_width": 24,
-        "dropout": 0.0,
-        "scale": 10.0,
-        "margin": 0.1,
-        "temperature": 0.2,
-        "weight_cosine": 60.0,
-        "fixed_centroids": True,
-        "evaluate_every": 25,
-    }
-    # Not tuned: a third of Stage I's steps, at a learning rate that does not undo Stage I.
-    finetune = {
-        "learning_rate_encoder": 1e-4,
-        "steps": 200,
-        "batch": 32,
-        "learning_rate": 5e-4,
-        "evaluate_every": 50,
-    }
-    # Not tuned yet; the paper's rate of 1e-6 moves nothing in a few hundred steps.
-    stage2 = {
-        "steps": 300,
-        "learning_rate": 1e-4,
-        "learning_rate_lora": 1e-3,
-        "warmup": 50,
-        "monitored": 12,
-        "evaluate_every": 150,
-    }
-    return _parts_in(
-        MINI_ASSETS,
-        "mini",
-        image_size=128,
-        dataset=MINI_ASSETS / "minivox",
-        dataset_is_packed=True,
-        own_voices="ge2e",  # trained on real people; AST has heard one synthesiser, see benchmarks/real_voices.py
-        guidance=1.5,  # chosen on validation persons, see GUIDANCES in minivox/build/prior_report.py
-        steps=10,  # on validation persons as good as 25, see benchmarks/stage2_draws.py
-        stage1=stage1,
-        finetune=finetune,
-        stage2=stage2,
-    )
-
-
-def _full() -> Profile:
-    root = _chosen_folder("full")
-    return _parts_in(
-        root,
-        "full",
-        image_size=512,
-        dataset=root / "dataset",
-        scorer=root / "scorer",
-        ast_frames=128,  # a clip of 1.25 s; the published 1,024 cost ten times as much
-        stage2={"mixed_precision": "bf16"},  # the paper: "mixed precision"
-        published=True,
-    )
-
-
-def _open() -> Profile:
-    root = _chosen_folder("open")
-    # chosen on unlike worlds (benchmarks/worlds.py); the test values of four of these worlds had been seen before
-    stage1 = {
-        "steps": 600,
-        "learning_rate": 1e-3,
-        "weight_decay": 0.1,
-        "hidden_width": 256,
-        "dropout": 0.3,
-        "temperature": 0.2,
-        "weight_am": 0.0,
-        "linear_start": True,
-        "windows": 4,
-        "evaluate_every": 25,
-        "patience": 6,
-    }
-    return Profile(
-        name="open",
-        image_size=0,
-        dataset=root / "dataset",
-        faces=open_faces() or root / "faces",
-        aligner=root / "aligner",
-        posterior=root / "posterior",
-        ge2e=MINI_ASSETS / "ge2e",
-        encoder="ge2e",
-        clip_seconds=1.6,  # what GE2E was trained on
-        stage1=stage1,
-        own_data=True,
-    )
-
-
-def _chosen_folder(name: str) -> Path:
-    """Where a profile's own files are: V2F_<NAME>, else its folder in the cache."""
+def _read(name: str) -> Profile:
+    """A profile of profiles.toml; its own files are in V2F_<NAME>, else in its folder of the cache."""
+    settings = tomllib.loads(Path(__file__).with_name("profiles.toml").read_text(encoding="utf-8"))[name]
     chosen = os.environ.get(f"V2F_{name.upper()}")
-    return Path(chosen).expanduser().absolute() if chosen else cache_folder() / name
+    root = Path(chosen).expanduser().absolute() if chosen else cache_folder() / name
+    root = MINI_ASSETS if name == "mini" else root
+    parts: dict[str, Any] = {part: root / part for part in settings.pop("parts")}
+    parts["ge2e"] = MINI_ASSETS / "ge2e"  # published weights small enough to ship, the same for every profile
+    if name == "open" and (shipped := open_faces()):
+        parts["faces"] = shipped
+    return Profile(name=name, dataset=root / settings.pop("dataset"), **parts, **settings)
 
 
-PROFILES = {"mini": _mini, "open": _open, "full": _full}
+PROFILES = {name: partial(_read, name) for name in ("mini", "open", "full")}
 
 
 def load_profile(name: str | None = None) -> Profile:
