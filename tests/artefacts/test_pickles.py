@@ -1,6 +1,5 @@
 """Old checkpoints: their numbers come through, their programs never run."""
 
-import collections
 import os
 import pickle
 import subprocess
@@ -53,20 +52,19 @@ def test_the_attack_would_have_worked(tmp_path):
     assert mark.exists()
 
 
-@pytest.mark.parametrize("protocol", range(6))
+def by_python_2(content):
+    """Pickled as Python 2 and NumPy 1 did."""
+    return pickle.dumps(content, 2).replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.int64, np.bool_])
-def test_arrays_come_through_every_protocol(tmp_path, protocol, dtype):
-    path = tmp_path / "arrays.pkl"
+def test_arrays_come_through(tmp_path, dtype):
     array = np.arange(6).reshape(2, 3).astype(dtype)
-    pickled = pickle.dumps(collections.OrderedDict(a=array, b=array.T), protocol)
-    path.write_bytes(pickled)
-    arrays = arrays_from_pickle(path)
+    (tmp_path / "arrays.pkl").write_bytes(by_python_2({"a": array, "b": array.T}))
+    arrays = arrays_from_pickle(tmp_path / "arrays.pkl")
     assert arrays["a"].dtype == dtype
     np.testing.assert_array_equal(arrays["a"], array)
     np.testing.assert_array_equal(arrays["b"], array.T)
-    if protocol < 4:  # later protocols hold the length of each name
-        path.write_bytes(pickled.replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))  # as NumPy 1 wrote it
-        np.testing.assert_array_equal(arrays_from_pickle(path)["a"], array)
 
 
 @pytest.mark.parametrize(
@@ -76,13 +74,13 @@ def test_arrays_come_through_every_protocol(tmp_path, protocol, dtype):
 )
 def test_content_other_than_a_dictionary_of_arrays_is_refused(tmp_path, content):
     path = tmp_path / "odd.pkl"
-    path.write_bytes(pickle.dumps(content))
+    path.write_bytes(by_python_2(content))
     with pytest.raises(InputError, match=r"odd\.pkl"):
         arrays_from_pickle(path)
 
 
 def test_half_a_file_and_no_file_are_named(tmp_path):
-    whole = pickle.dumps({"a": np.zeros(1000)})
+    whole = by_python_2({"a": np.zeros(1000)})
     (tmp_path / "half.pkl").write_bytes(whole[: len(whole) // 2])
     for name in ("half.pkl", "none.pkl"):
         for read in (arrays_from_pickle, tensors_from_bin):
@@ -102,7 +100,7 @@ def test_a_torch_checkpoint_becomes_safetensors(tmp_path):
 
 def test_vggface2_s_weights_get_torchvision_s_names(tmp_path):
     path = tmp_path / "resnet50_ft_weight.pkl"
-    path.write_bytes(pickle.dumps({"bn1.running_mean": np.ones(2, np.float32), "fc.bias": np.zeros(3, np.float32)}, 2))
+    path.write_bytes(by_python_2({"bn1.running_mean": np.ones(2, np.float32), "fc.bias": np.zeros(3, np.float32)}))
     to_safetensors(path, tmp_path / "model.safetensors")
     written = load_file(tmp_path / "model.safetensors")
     assert sorted(written) == ["bn1.num_batches_tracked", "bn1.running_mean", "fc.bias"]

@@ -1,7 +1,7 @@
 """The one door for models that others made: a file loads whole, with finite numbers, or is refused in one line.
 
-A pickle can run any program. Torch's ``.bin`` and ``.ckpt`` files are loaded with ``weights_only=True``. Pickles of
-NumPy arrays (the published VGGFace2 weights) are read by an unpickler that knows arrays and no other class or function.
+A pickle can run any program. Torch's ``.bin`` and ``.ckpt`` files are loaded with ``weights_only=True``. The published
+VGGFace2 weights, a pickle of arrays, are read by an unpickler that knows no other class or function.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import logging
 import math
 import pickle
 import warnings
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -93,11 +92,7 @@ def checked_folder(folder: str | Path, files: tuple[str, ...], kind: str, remedy
 
 
 def read_json(path: str | Path, remedy: str = "get it again") -> dict[str, Any]:
-    """A JSON file that holds names with values.
-
-    Raises:
-        InputError: it is missing, larger than 16 MB, no JSON, or holds something else.
-    """
+    """A JSON file of at most 16 MB that holds names with values; an ``InputError`` for any other."""
     path = Path(path)
     with refusing(path, "JSON", remedy):
         if path.stat().st_size > MOST_BYTES:
@@ -113,11 +108,7 @@ def _names(text: str) -> dict[str, Any]:
 
 
 def check_config(path: str | Path) -> dict[str, Any]:
-    """A model's JSON settings, none of which would take all memory or hours before the weights are looked at.
-
-    Raises:
-        InputError: as :func:`read_json`; or a number is too large for a model.
-    """
+    """A model's JSON settings, none of which would take all memory or hours before the weights are looked at."""
     config = read_json(path)
     for name, value in config.items():
         values = value if isinstance(value, list) else [value]
@@ -174,31 +165,26 @@ def read_onnx(path: str | Path) -> onnx.ModelProto:
 
 # --- pickles
 
-_MULTIARRAY: Any = np._core.multiarray  # type: ignore[attr-defined]
-_ARRAYS: dict[tuple[str, str], Any] = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("collections", "OrderedDict"): OrderedDict,
-    # how the oldest protocols store an array's bytes
-    ("_codecs", "encode"): lambda text, _="latin1": text.encode("latin1"),
+_ARRAYS: dict[str, Any] = {
+    "numpy.ndarray": np.ndarray,
+    "numpy.dtype": np.dtype,
+    "numpy.core.multiarray._reconstruct": np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
+    "_codecs.encode": lambda text, _="latin1": text.encode("latin1"),  # the bytes of an array
 }
-for _core in ("numpy.core", "numpy._core"):  # NumPy 1's name and NumPy 2's
-    _ARRAYS[f"{_core}.multiarray", "_reconstruct"] = _MULTIARRAY._reconstruct
-    _ARRAYS[f"{_core}.multiarray", "scalar"] = _MULTIARRAY.scalar
-    _ARRAYS[f"{_core}.numeric", "_frombuffer"] = np._core.numeric._frombuffer  # type: ignore[attr-defined]
 
 
 class _ArraysOnly(pickle.Unpickler):
     def find_class(self, module_name: str, global_name: str) -> Any:
-        if (module_name, global_name) not in _ARRAYS:
-            raise pickle.UnpicklingError(f"{module_name}.{global_name} is no part of an array")
-        return _ARRAYS[module_name, global_name]
+        name = f"{module_name}.{global_name}"
+        if name not in _ARRAYS:
+            raise pickle.UnpicklingError(f"{name} is no part of an array")
+        return _ARRAYS[name]
 
 
 def arrays_from_pickle(path: str | Path) -> dict[str, np.ndarray]:
-    """The NumPy arrays of a pickled dictionary. Any other class or function is refused before it runs."""
+    """The NumPy arrays of a dictionary pickled by Python 2. Any other class or function is refused before it runs."""
     with refusing(path, "a pickle of arrays alone", REFUSED), Path(path).open("rb") as file:
-        arrays = dict(_ArraysOnly(file, encoding="latin1").load())  # Python 2 wrote the published VGGFace2 weights
+        arrays = dict(_ArraysOnly(file, encoding="latin1").load())
         for name, array in arrays.items():
             if not isinstance(name, str) or not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
                 raise ValueError(f"{name} is no array of numbers")
@@ -206,7 +192,7 @@ def arrays_from_pickle(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def tensors_from_bin(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of an old torch checkpoint (``.bin``, ``.ckpt``, ``.pth``), which may hold nothing else."""
+    """The tensors of a torch checkpoint (``.bin``, ``.ckpt``), which may hold nothing else."""
     import torch
 
     with refusing(path, "a checkpoint of tensors alone", REFUSED), warnings.catch_warnings():

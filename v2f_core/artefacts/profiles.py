@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from v2f_core.artefacts.files import HASHES, check_hashes_once, read_hashes
-from v2f_core.artefacts.weights import CHANGED, ORIGINS, how_to_get, missing, open_faces, wrong_open_face
+from v2f_core.artefacts.weights import CHANGED, ORIGINS, how_to_get, missing, open_faces
 from v2f_core.errors import InputError
 
 MINI_ASSETS = Path(__file__).parents[2] / "minivox" / "assets"
@@ -78,9 +78,6 @@ class Profile:
             if lacking := ", ".join(target for _, target in missing(name, folder)):
                 raise InputError(f"{folder}: lacks {lacking} of what is published for it; {how_to_get(name)}")
             check_hashes_once(folder, CHANGED, add=True)
-        elif folder == open_faces():
-            if wrong := wrong_open_face(folder):
-                raise InputError(f"{folder / wrong}: missing or not as published; {self.remedy(name)}")
         else:
             check_hashes_once(folder, self.remedy(name))
         return folder

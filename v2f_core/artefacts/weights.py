@@ -12,10 +12,9 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
-from v2f_core.artefacts.files import SYNTHETIC, atomic_write, check_hashes, folder_hash, sha256, write_json
+from v2f_core.artefacts.files import SYNTHETIC, atomic_write, check_hashes, folder_hash, write_json
 from v2f_core.artefacts.loading import arrays_from_pickle, one_line, read_onnx, refusing, tensors_from_bin
 from v2f_core.errors import InputError
 
@@ -109,15 +108,6 @@ def open_faces() -> Path | None:
     return Path(next(iter(places))) / "models" if places else None
 
 
-@cache
-def wrong_open_face(folder: Path) -> str:
-    """The first of the open face nets that a folder lacks, or holds with other content; "" if there is none."""
-    for name, known in OPEN_FACES.items():
-        if not (folder / name).is_file() or sha256(folder / name) != known:
-            return name
-    return ""
-
-
 def missing(part: str, folder: str | Path) -> list[tuple[Origin, str]]:
     """The published files that a part's folder lacks: publisher and path in the folder."""
     return [
@@ -143,14 +133,11 @@ def how_to_get(part: str) -> str:
 
 
 def fetch(part: str, folder: str | Path, agree: Callable[[Origin], bool], local: str | Path | None = None) -> list[str]:
-    """Complete a part's folder; a stopped download continues.
+    """Complete a part's folder, and SHA256.json beside it; where each file came from, in a line. See ``fetch --help``.
 
-    Args:
-        part, folder: a name in :data:`ORIGINS`, and where it belongs. SHA256.json beside it gets every file's hash.
-        agree: called once for each publisher with terms, before any of its files is downloaded; True is consent.
-        local: a folder that holds published files as their publishers name them.
-    Returns:
-        One line for each file: where it came from.
+    ``agree`` is called once for each publisher with terms, before any of its files is downloaded; True is consent.
+    ``local`` is a folder that holds published files as their publishers name them.
+
     Raises:
         InputError: a file cannot be had, is damaged, or has changed since its first use; consent was not given.
     """
@@ -222,17 +209,14 @@ def _place(source: Path, target: Path) -> None:
 
 
 def to_safetensors(source: Path, target: Path) -> None:
-    """Write the numbers of a torch checkpoint, or of a pickle of arrays (``.pkl``), as safetensors.
-
-    A ``.pkl`` is the published VGGFace2 net: its batch norms get torchvision's count of batches, which is zero.
-    """
+    """Write a torch checkpoint, or the published VGGFace2 net (``.pkl``), as safetensors."""
     import torch
     from safetensors.torch import save_file
 
     if source.suffix == ".pkl":
         tensors = {name: torch.from_numpy(array.copy()) for name, array in arrays_from_pickle(source).items()}
         norms = [name.removesuffix("running_mean") for name in tensors if name.endswith("running_mean")]
-        tensors |= {f"{norm}num_batches_tracked": torch.tensor(0) for norm in norms}
+        tensors |= {f"{norm}num_batches_tracked": torch.tensor(0) for norm in norms}  # which torchvision counts
     else:
         tensors = tensors_from_bin(source)
     with atomic_write(target) as temporary:
