@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -77,20 +78,16 @@ class History:
 
     def __init__(self) -> None:
         self.rows: list[dict[str, float | int]] = []
-        self._sums: dict[str, float] = {}
-        self._steps = 0
+        self._steps: list[dict[str, float]] = []  # their losses, since the last row
 
     def count(self, terms: Mapping[str, Tensor]) -> None:
         """Add the losses of a step to the next means."""
-        self._steps += 1
-        for name, value in terms.items():
-            self._sums[name] = self._sums.get(name, 0.0) + float(value.detach())
+        self._steps.append({name: float(value.detach()) for name, value in terms.items()})
 
     def means(self) -> dict[str, float | int]:
         """The mean of each loss over the steps since the last call, as ``train_NAME``."""
-        means: dict[str, float | int] = {f"train_{name}": value / self._steps for name, value in self._sums.items()}
-        self._sums, self._steps = {}, 0
-        return means
+        steps, self._steps = self._steps, []
+        return {f"train_{name}": fmean(step[name] for step in steps) for name in (steps[0] if steps else ())}
 
     def append(self, row: Mapping[str, float | int]) -> None:
         """Add a row."""
@@ -109,11 +106,11 @@ class History:
 
     def state_dict(self) -> str:
         """Rows and unfinished means, for a checkpoint."""
-        return json.dumps([self.rows, self._sums, self._steps])
+        return json.dumps([self.rows, self._steps])
 
     def load_state_dict(self, state: str) -> None:
         """Restore rows and unfinished means."""
-        self.rows, self._sums, self._steps = json.loads(state)
+        self.rows, self._steps = json.loads(state)
 
 
 def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -39,8 +39,6 @@ Embedder = Callable[[Sequence[Any]], Sequence["Tensor | InputError"]]
 
 
 class Shard(NamedTuple):
-    """A file of a store, by its header."""
-
     path: Path
     rows: list[str]  # the item of each row
     skipped: list[tuple[str, str]]
@@ -51,17 +49,14 @@ class Shard(NamedTuple):
 
 
 class Rows:
-    """Embeddings that stay on disk: indexing reads the chosen rows, as float32 on a device.
-
-    ``index`` has the chosen rows, counted over all shards.
-    """
+    """Embeddings that stay on disk: indexing reads the chosen rows, as float32 on a device."""
 
     def __init__(
         self, shards: Sequence[Shard], index: Int[Tensor, " rows"] | None = None, device: str | torch.device = "cpu"
     ) -> None:
         self.shards, self.device = shards, torch.device(device)
         self._ends = np.cumsum([len(shard.rows) for shard in shards])
-        self.index = torch.arange(int(self._ends[-1])) if index is None else index
+        self.index = torch.arange(int(self._ends[-1])) if index is None else index  # counted over all shards
         self.shape = torch.Size([len(self.index), shards[0].dim])
 
     def __len__(self) -> int:
@@ -136,12 +131,11 @@ def extract(
 
     Args:
         root, items: the folder that the items' paths start from, and these.
-        embed: maps what ``decode`` read from a batch of files to their embeddings, or to an ``InputError``.
-        folder: the store; made if missing.
+        embed: maps what ``decode`` (else the path) gives of a batch of files to embeddings, or to an ``InputError``.
         provenance: what determines the embeddings (hash of the weights, settings). A hash of the items is added.
         batch, shard: files per call of ``embed``, and per shard: the most work that a kill can lose.
         max_bad: the share of bad items above which the run stops.
-        decode, workers: reads a file (without one ``embed`` gets the paths), and threads that do so ahead.
+        workers: threads that read files ahead.
         wanted: items that are enough for now; shards that hold none of them are left to a later run.
     Raises:
         InputError: the store was made from something else, too many items are bad, or the folder cannot be written to.
@@ -165,12 +159,11 @@ def extract(
     if wanted is not None:
         shards = {path: part for path, part in shards.items() if not wanted.isdisjoint(part)}
     share = sum(map(len, shards.values()))
-    # listed once, because the files of these shards are read ahead; another run in this folder writes the same bytes
+    # listed once, since their files are read ahead; another run in this folder writes the same bytes
     missing = {path: part for path, part in shards.items() if not path.exists()}
     skipped = [bad for path in shards.keys() - missing.keys() for bad in _read_header(path).skipped]
     contents = read_ahead([root / item for part in missing.values() for item in part], decode, workers)
-    progress = tqdm(total=share, desc=describe, unit="file", mininterval=1.0, delay=2.0, disable=process > 0)
-    with progress as bar:
+    with tqdm(total=share, desc=describe, unit="file", mininterval=1.0, delay=2.0, disable=process > 0) as bar:
         for path, part in shards.items():
             if path in missing:
                 skipped += _write_shard(path, root, part, contents, embed, batch)
@@ -289,7 +282,7 @@ def _write_shard(
 
 
 def _write_provenance(folder: Path, provenance: dict[str, Any]) -> None:
-    """Start a store, or refuse a store that was started from something else."""
+    """Start a store, or refuse one that was started from something else."""
     path = folder / PROVENANCE_NAME
     if not path.exists():
         write_json(path, provenance)

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int
+from jaxtyping import Bool, Float32
 from scipy.ndimage import binary_opening
 
 SAMPLE_RATE = 16_000
@@ -75,10 +75,9 @@ class Activity:
 
 
 def _frames(wave: np.ndarray) -> Iterator[np.ndarray]:
-    """Frames, many at once; the last is filled up with silence."""
     for start in range(0, len(wave), FRAME * FRAMES_AT_ONCE):
         part = wave[start : start + FRAME * FRAMES_AT_ONCE]
-        yield np.pad(part, (0, -len(part) % FRAME)).reshape(-1, FRAME)
+        yield np.pad(part, (0, -len(part) % FRAME)).reshape(-1, FRAME)  # the last is filled up with silence
 
 
 def speech_probability(wave: Float32[np.ndarray, " samples"]) -> Float32[np.ndarray, " frames"]:
@@ -167,7 +166,8 @@ def measure(wave: Float32[np.ndarray, " samples"]) -> Activity:
 def _stretches(active: Bool[np.ndarray, " frames"], seconds: float) -> tuple[tuple[float, float], ...]:
     """What is left when each pause longer than ``PAUSE`` is cut down to its margins."""
     step = FRAME / SAMPLE_RATE
-    runs = [(first * step, min(last * step, seconds)) for first, last in _runs(active)]
+    edges = np.flatnonzero(np.diff(np.pad(active.astype(np.int8), 1))) * step  # where speech begins and ends
+    runs = [(first, min(last, seconds)) for first, last in edges.reshape(-1, 2)]
     starts, ends = [0.0 if runs[0][0] <= PAUSE else runs[0][0] - MARGIN], []
     for (_, earlier), (later, _) in itertools.pairwise(runs):
         if later - earlier > PAUSE:
@@ -177,9 +177,7 @@ def _stretches(active: Bool[np.ndarray, " frames"], seconds: float) -> tuple[tup
     return tuple(zip(starts, ends, strict=True))
 
 
-def _band(
-    wave: np.ndarray, active: Bool[np.ndarray, " frames"], quiet: Bool[np.ndarray, " frames"], snr: float
-) -> float:
+def _band(wave: np.ndarray, active: np.ndarray, quiet: np.ndarray, snr: float) -> float:
     """The upper edge of the highest 250 Hz that lie at most ``DROP`` below the telephone band.
 
     Of all frames with speech the power that a tenth of them exceeds counts: an s does, a burst of noise does not. Faint
@@ -194,8 +192,3 @@ def _band(
         voiced = heard & (power > background * 10 ** (STANDS_OUT / 10))
         heard = voiced if not voiced[round(TELEPHONE / 250) :].any() else heard
     return float((np.flatnonzero(heard)[-1] + 1) * 250) if heard.any() else 0.0
-
-
-def _runs(active: Bool[np.ndarray, " frames"]) -> Int[np.ndarray, "runs 2"]:
-    """(first, one after the last) of each run."""
-    return np.flatnonzero(np.diff(np.pad(active.astype(np.int8), 1))).reshape(-1, 2)

@@ -48,10 +48,7 @@ class AudioWarning(UserWarning):
 def read_audio(voice: str | Path | bytes) -> Float32[Tensor, " samples"]:
     """Read a recording, or the bytes of one, as mono 16 kHz in [-1, 1]; of a longer one the first hour.
 
-    WAV, FLAC, OGG (Vorbis or Opus), MP3, M4A, MP4, WebM, AAC, AMR, WMA and others are told by content, not by name.
-
-    Raises:
-        InputError: the file is missing, unreadable, no sound, silent, too short or damaged.
+    Formats are told by content, not by name. Raises an ``InputError`` if the file cannot be used.
     """
     name = "recording" if isinstance(voice, bytes) else printable(voice)
     with open_recording(voice if isinstance(voice, bytes) else Path(voice)) as file:
@@ -64,16 +61,14 @@ def hear(
     """The windows of a voice in which it speaks, and what was measured in the recording.
 
     The same voice gives the same windows whatever it comes in: pauses longer than 0.75 s are cut down to half a second,
-    faint and loud speech is brought to a speaking level, a constant is taken off, one channel is heard. A recording
-    with nothing of that to be mended is heard bit for bit as it is.
+    faint and loud speech is brought to a speaking level, a constant is taken off, one channel is heard.
 
     Args:
         voice: a recording's path, or its bytes; samples at 16 kHz as a tensor or an array of (samples,), (channels,
             samples) or (samples, channels), floats in [-1, 1] or integers; or windows already cut, given back as such.
         seconds: length of a window.
     Returns:
-        at most 256 windows, and what was measured; None for windows already cut. An ``AudioWarning`` in one line tells
-        of too little speech, too much noise, a narrow band, and whatever is wrong with a file.
+        at most 256 windows, and what was measured; None for windows already cut. An ``AudioWarning`` tells of a doubt.
     Raises:
         InputError: the recording cannot be used.
 
@@ -118,12 +113,8 @@ def clips(
 ) -> Float32[Tensor, "clips clip_samples"]:
     """Cut a recording into clips that overlap by half, n = 1 + ⌊(samples − length) / hop⌋.
 
-    The tail that does not fill a last clip (less than one hop) is left out. A recording shorter than one clip
-    is repeated until it fills one: silence instead would move the spectrogram's statistics. Of more than ``most`` clips
-    every second, fourth, … one is kept.
-
-    Raises:
-        InputError: no samples, or ``seconds`` is not positive.
+    A recording shorter than one clip is repeated until it fills one: silence instead would move the spectrogram's
+    statistics. Of more than ``most`` clips every second, fourth, … one is kept.
 
     Example:
         >>> clips(torch.randn(32_000)).shape  # 2 s: clips from 0, 0.625 s
@@ -150,22 +141,19 @@ def _clip_samples(seconds: float) -> int:
 
 def _as_array(voice: Any) -> Shaped[np.ndarray, ...]:
     with refusing("samples", "an array", "give a recording's path, its bytes, a tensor or an array"):
-        if isinstance(voice, Tensor):
-            voice = voice.detach().cpu()
-            voice = voice.float() if voice.is_floating_point() else voice  # NumPy knows no bfloat16
-            return voice.numpy()
-        return np.asarray(voice)
+        if isinstance(voice, Tensor) and voice.is_floating_point():
+            voice = voice.detach().cpu().float()  # NumPy knows no bfloat16
+        return np.asarray(voice.cpu() if isinstance(voice, Tensor) else voice)
 
 
 def _channels_last(samples: Shaped[np.ndarray, ...]) -> Shaped[np.ndarray, "frames channels"]:
-    shape = tuple(samples.shape)
     if samples.ndim == 1:
         return samples[:, None]
-    if samples.ndim == 2 and min(shape) <= MOST_CHANNELS < max(shape):
-        return samples if shape[1] <= MOST_CHANNELS else samples.T
+    if samples.ndim == 2 and min(samples.shape) <= MOST_CHANNELS < max(samples.shape):
+        return samples if samples.shape[1] <= MOST_CHANNELS else samples.T
     raise InputError(
-        f"samples of shape {shape}: expected (samples,), (channels, samples) with at most {MOST_CHANNELS} channels, or "
-        "windows as long as the encoder hears"
+        f"samples of shape {samples.shape}: expected (samples,), (channels, samples) with at most {MOST_CHANNELS} "
+        "channels, or windows as long as the encoder hears"
     )
 
 
@@ -187,28 +175,22 @@ def _mono(name: str, blocks: Iterable[Block]) -> Float32[np.ndarray, " samples"]
 def _resampled(
     blocks: Iterable[Float32[np.ndarray, "frames channels"]], rate: int, channels: int
 ) -> Iterator[Float32[np.ndarray, "samples channels"]]:
-    """At 16 kHz, up to 7.8 kHz as it was.
-
-    soxr alone takes off from 7.3 kHz. It goes to 32 kHz, where the edge of its band is far away; a longer low-pass then
-    halves the rate.
-    """
+    """At 16 kHz, up to 7.8 kHz as it was: soxr, which takes off from 7.3 kHz, goes to 32 kHz; a low-pass to 16 kHz."""
     import soxr
 
     if rate == SAMPLE_RATE:
         yield from blocks
         return
     resampler = soxr.ResampleStream(rate, 2 * SAMPLE_RATE, channels, "float32", "HQ")
-    half = np.zeros((len(LOW_PASS) // 2, channels), np.float32)
+    nothing, half = (np.zeros((length, channels), np.float32) for length in (0, len(LOW_PASS) // 2))
     rest = half
     for block in chain(blocks, [None]):
-        last = block is None
-        fresh = resampler.resample_chunk(np.zeros((0, channels), np.float32) if block is None else block, last=last)
-        rest = np.concatenate([rest, fresh.reshape(-1, channels), half[: len(half) if last else 0]])
-        count = max(0, (len(rest) - len(LOW_PASS)) // 2 + 1)
-        if count:
+        fresh = resampler.resample_chunk(nothing if block is None else block, last=block is None)
+        rest = np.concatenate([rest, fresh.reshape(-1, channels), half if block is None else nothing])
+        if count := max(0, (len(rest) - len(LOW_PASS)) // 2 + 1):
             part = rest[: 2 * (count - 1) + len(LOW_PASS)]
             yield np.stack([np.convolve(channel, LOW_PASS, "valid")[::2] for channel in part.T], 1)
-        rest = rest[2 * count :]
+            rest = rest[2 * count :]
 
 
 _TAPS = np.arange(-200, 201)
@@ -262,8 +244,6 @@ def _warn(name: str, doubt: str) -> None:
 
 @dataclass
 class _Tally:
-    """Counts over a recording's blocks, and the verdicts that need the whole of it."""
-
     name: str
     seconds: float = 0.0
     samples: int = 0  # over all channels
@@ -285,8 +265,7 @@ class _Tally:
                 raise InputError(f"{self.name}: has NaN or infinite samples; export it again, best as 16-bit WAV")
             if peak > FLOAT_PEAK:
                 raise InputError(f"{self.name}: samples reach {peak:.4g}; expected floats in [-1, 1], rescale it")
-            if peak >= FULL_SCALE:
-                self.clipped += int((np.abs(block) >= FULL_SCALE).sum())
+            self.clipped += int((np.abs(block) >= FULL_SCALE).sum())
             self.seconds += len(block) / rate
             self.samples += block.size
             yield rate, block
@@ -297,19 +276,18 @@ class _Tally:
         cut_off = self.seconds < promised - max(0.1, 0.05 * promised)  # codecs' lengths are not exact
         if self.seconds < MIN_SECONDS:
             way_out = f"its header promises {promised:.2f} s, get a complete copy" if cut_off else "record a longer one"
-            raise InputError(
-                f"{self.name}: {self.seconds:.2f} s of audio; expected at least {MIN_SECONDS} s; {way_out}"
-            )
+            length = f"{self.seconds:.2f} s of audio; expected at least {MIN_SECONDS} s"
+            raise InputError(f"{self.name}: {length}; {way_out}")
         if wave.var() < 10 ** (SILENCE_DBFS / 10):  # the variance: an offset alone makes no sound
             below = f"silent (below {SILENCE_DBFS:g} dBFS)"
             raise InputError(f"{self.name}: {below}; expected speech, check the microphone")
-        share = self.clipped / self.samples
-        if share > CLIPPED_REFUSE:
-            raise InputError(f"{self.name}: {share:.0%} of the samples are clipped; record again at a lower level")
-        if share > CLIPPED_WARN:
-            doubts = [f"{share:.0%} of the samples are clipped", *doubts]
+        clipped = f"{self.clipped / self.samples:.0%} of the samples are clipped"
+        if self.clipped > CLIPPED_REFUSE * self.samples:
+            raise InputError(f"{self.name}: {clipped}; record again at a lower level")
         if cut_off:
             ends = f"ends after {self.seconds:.1f} s, its header promises {promised:.1f} s; used what is there"
-            doubts = [ends, *doubts]
+            _warn(self.name, ends)
+        if self.clipped > CLIPPED_WARN * self.samples:
+            _warn(self.name, clipped)
         for doubt in doubts:
             _warn(self.name, doubt)

@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Float32, Shaped
 
 from v2f_core.artefacts.files import printable
+from v2f_core.artefacts.loading import refusing
 from v2f_core.errors import InputError
 
 BLOCK_SECONDS = 0.5
@@ -42,18 +43,13 @@ def open_recording(path: Path | bytes) -> FileIO | BytesIO:
     if isinstance(path, bytes):
         return BytesIO(path)
     name = printable(path)
-    try:
+    with refusing(name, "a recording", "check its name and its permissions"):  # such as a name that is too long
         if not path.is_file():
             what = "a folder" if path.is_dir() else "not a regular file" if path.exists() else "no such file"
             raise InputError(f"{name}: {what}; {FORMATS}")
         if path.stat().st_size == 0:
             raise InputError(f"{name}: empty (0 bytes); {FORMATS}")
         return path.open("rb", buffering=0)
-    except InputError:  # a ValueError too
-        raise
-    except (OSError, ValueError) as error:  # such as a name that is too long, or one with a zero byte in it
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{name}: cannot be read ({reason}); check its name and its permissions") from error
 
 
 @dataclass

@@ -10,6 +10,7 @@ import math
 import re
 import shutil
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -39,7 +40,7 @@ class SpeechEncoder(nn.Module):
     """A speech encoder for the rest of the package: frozen, until :func:`unfreeze` frees its top layers.
 
     A subclass has ``dim``, the width of v_spk, and ``forward(clips)``; a clip's embedding does not depend on the others
-    in the batch. To be trained and saved it has the other three, too.
+    in the batch. To be trained and saved it has ``files``, ``layers`` and ``weights``, too.
     """
 
     kind: ClassVar[str] = ""
@@ -60,22 +61,13 @@ class SpeechEncoder(nn.Module):
         """The weights for the last of ``files``; ``source`` is the folder that it was loaded from."""
         return self.state_dict()
 
-    def check(self, folder: Path) -> None:
-        """Refuse an encoder, loaded from ``folder``, to which a tone is NaN or infinite."""
-        check_finite({"v_spk of a tone": self.embed(0.1 * torch.arange(20_000.0).sin()[None])}, folder)
-
 
 class ASTEncoder(SpeechEncoder):
     """Audio Spectrogram Transformer; v_spk is the [CLS] output after the last layer norm.
 
     Not ``pooler_output``, which averages [CLS] with the distillation token. Full size: 768-d,
-    ``MIT/ast-finetuned-audioset-10-10-0.4593``.
-
-    Args:
-        model, extractor: an ``ASTModel``, and its ``ASTFeatureExtractor`` for the settings alone.
-        max_frames: cut the position embeddings to this many 10 ms frames, the first ones, so that a frame has the
-            position it had. The published model pads every clip to 1,024 frames (10 s); 128 hold a 1.25 s clip and cost
-            a tenth. None: as the model was trained.
+    ``MIT/ast-finetuned-audioset-10-10-0.4593``. That pads every clip to 1,024 frames of 10 ms; ``max_frames`` keeps the
+    positions of the first ones alone. 128 hold a 1.25 s clip and cost a tenth.
     """
 
     kind, files = "ast", ("config.json", "preprocessor_config.json", "model.safetensors")
@@ -96,7 +88,7 @@ class ASTEncoder(SpeechEncoder):
 
     @classmethod
     def from_folder(cls, folder: str | Path, max_frames: int | None = None) -> ASTEncoder:
-        """Load ``config.json``, ``model.safetensors`` and ``preprocessor_config.json``, or raise an ``InputError``."""
+        """Load transformers' folder of an ``ASTModel`` and its ``ASTFeatureExtractor``, or raise an ``InputError``."""
         from transformers import ASTFeatureExtractor, ASTModel
 
         folder = checked_folder(folder, cls.files, "an AST").resolve()
@@ -118,9 +110,7 @@ class ASTEncoder(SpeechEncoder):
             sizes = extractor.num_mel_bins, extractor.max_length
             if sizes != (model.config.num_mel_bins, model.config.max_length):
                 raise ValueError(f"{sizes[0]} mels and {sizes[1]} frames in preprocessor_config.json alone")
-            encoder = cls(model, extractor, max_frames)
-            encoder.check(folder)
-        return encoder
+            return cls(model, extractor, max_frames)
 
     def features(self, waves: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch frames mels"]:
         """The normalised log-mel spectrogram, padded or cut to ``self.frames``; equals ``ASTFeatureExtractor``."""
@@ -189,13 +179,8 @@ class ECAPAEncoder(SpeechEncoder):
     """ECAPA-TDNN, a speaker verifier; v_spk is its 192-d output (full size: ``speechbrain/spkrec-ecapa-voxceleb``)."""
 
     kind = "ecapa"
-    files = (
-        "hyperparams.yaml",
-        "mean_var_norm_emb.ckpt",
-        "classifier.ckpt",
-        "label_encoder.txt",
-        "embedding_model.ckpt",
-    )
+    others = ("hyperparams.yaml", "mean_var_norm_emb.ckpt", "classifier.ckpt", "label_encoder.txt")
+    files = (*others, "embedding_model.ckpt")
 
     def __init__(self, parts: nn.ModuleDict) -> None:
         super().__init__()
@@ -207,8 +192,8 @@ class ECAPAEncoder(SpeechEncoder):
     def from_folder(cls, folder: str | Path) -> ECAPAEncoder:
         """Load speechbrain's folder: ``hyperparams.yaml``, three ``.ckpt`` files, ``label_encoder.txt``.
 
-        speechbrain's own loader runs whatever the YAML names. Here nobody parses it: the nets are built in this method,
-        with the sizes of the checkpoint's tensors. Checkpoints must load with ``weights_only=True``.
+        speechbrain's own loader runs whatever the YAML names. Here it is not parsed: the nets are built below, with the
+        sizes of the checkpoint's tensors. Checkpoints must load with ``weights_only=True``.
 
         Raises:
             InputError: a file is missing or unsafe, or the weights are not an ECAPA's.
@@ -238,9 +223,7 @@ class ECAPAEncoder(SpeechEncoder):
             model.load_state_dict(weights, assign=True)
             norm = InputNormalization(norm_type="sentence", std_norm=False)
             parts = {"compute_features": Fbank(n_mels=mels), "mean_var_norm": norm, "embedding_model": model.float()}
-            encoder = cls(nn.ModuleDict(parts))
-            encoder.check(folder)
-        return encoder
+            return cls(nn.ModuleDict(parts))
 
     def forward(self, waves: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch dim"]:
         """v_spk, with gradient for unfrozen parameters; equals ``EncoderClassifier.encode_batch``."""
@@ -293,12 +276,6 @@ class GE2EEncoder(SpeechEncoder):
     A clip is heard in partial utterances of 1.6 s, 0.77 s apart, and v_spk is the normalised mean of their embeddings.
     A shorter clip is filled up with silence. The spectrogram is of power, not of its logarithm, so that the level
     matters: every clip is brought to one level first, a root mean square of ``level`` dB (None leaves it as it is).
-
-    Example:
-        >>> encoder = GE2EEncoder()
-        >>> v = encoder.embed(0.1 * torch.randn(2, 25_600))
-        >>> v.shape, bool(torch.allclose(v.norm(dim=1), torch.ones(2), atol=1e-5))
-        (torch.Size([2, 256]), True)
     """
 
     kind, dim, files = "ge2e", 256, ("config.json", "model.safetensors")
@@ -324,7 +301,6 @@ class GE2EEncoder(SpeechEncoder):
             with torch.random.fork_rng(devices=[]):  # the initial weights, replaced below, are drawn
                 encoder = cls(float(config["level_dbfs"]))
             encoder.load_state_dict({name: value.float() for name, value in weights.items()})
-            encoder.check(folder)
         return encoder
 
     def features(self, waves: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch frames mels"]:
@@ -340,7 +316,8 @@ class GE2EEncoder(SpeechEncoder):
         """v_spk, with gradient for unfrozen parameters."""
         _check_length(waves, WINDOW)
         if self.level is not None:
-            waves = at_level(waves, self.level)
+            rms = waves.square().mean(1, keepdim=True).sqrt()
+            waves = waves * (10 ** (self.level / 20) / rms.clamp_min(1e-8))  # silence stays silent
         starts = partials(waves.shape[1])
         whole = (starts[-1] + PARTIAL) * HOP
         mel = self.features(nn.functional.pad(waves, (0, max(0, whole - waves.shape[1]))))
@@ -367,33 +344,20 @@ def partials(samples: int) -> list[int]:
     return starts[:-1] if covered < COVERAGE and len(starts) > 1 else starts
 
 
-def at_level(waves: Float[Tensor, "batch samples"], dbfs: float) -> Float[Tensor, "batch samples"]:
-    """Each clip scaled to one root mean square; silence stays silent.
-
-    Example:
-        >>> loud, quiet = at_level(torch.tensor([[0.5, -0.5], [0.001, -0.001]]), -20.0)
-        >>> loud.tolist(), bool(torch.allclose(loud, quiet))
-        ([0.10000000149011612, -0.10000000149011612], True)
-    """
-    rms = waves.square().mean(1, keepdim=True).sqrt()
-    return waves * (10 ** (dbfs / 20) / rms.clamp_min(1e-8))
-
-
 def load_encoder(kind: str, folder: str | Path, frames: int | None = None) -> SpeechEncoder:
     """Load a speech encoder, ``"ast"``, ``"ecapa"`` or ``"ge2e"``, from a folder in its library's own layout.
 
-    ``frames`` is the length that an AST is cut to, see :class:`ASTEncoder`.
-
-    Raises:
-        InputError: another kind, or a folder that does not hold it.
+    ``frames`` is the length that an AST is cut to. Raises an ``InputError`` for another kind, or a folder of another.
     """
-    if kind == "ast":
-        return ASTEncoder.from_folder(folder, frames)
-    if kind == "ecapa":
-        return ECAPAEncoder.from_folder(folder)
-    if kind == "ge2e":
-        return GE2EEncoder.from_folder(folder)
-    raise InputError(f"speech encoder {kind!r}: expected 'ast', 'ecapa' or 'ge2e'")
+    loaders = {"ast": partial(ASTEncoder.from_folder, max_frames=frames)}
+    loaders |= {"ecapa": ECAPAEncoder.from_folder, "ge2e": GE2EEncoder.from_folder}
+    if kind not in loaders:
+        raise InputError(f"speech encoder {kind!r}: expected 'ast', 'ecapa' or 'ge2e'")
+    with refusing(folder, f"a speech encoder ({kind})"):
+        encoder = loaders[kind](folder)
+        tone = 0.1 * torch.arange(20_000.0).sin()[None]
+        check_finite({"v_spk of a tone": encoder.embed(tone)}, folder)
+        return encoder
 
 
 # --- top layers: train them, save the encoder again
@@ -412,10 +376,7 @@ def unfreeze(encoder: SpeechEncoder, count: int) -> nn.ModuleList:
 
 
 def save_encoder(encoder: SpeechEncoder, source: str | Path, folder: str | Path) -> None:
-    """Write an encoder's folder with its present weights, as float32; copy all other files from ``source``.
-
-    ``source`` is the folder that the encoder was loaded from.
-    """
+    """Write an encoder's folder with its present weights; all other files are those of ``source``, its old folder."""
     source, folder = Path(source), Path(folder)
     *others, last = encoder.files
     for file in others:
