@@ -6,6 +6,7 @@ Their weights are 8-bit integers, some of which ONNX Runtime refuses.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -46,8 +47,8 @@ class YuNet:
         height, width = (max(1, round(side * scale)) for side in image.shape[:2])
         canvas = np.zeros((SIDE, SIDE, 3), np.uint8)
         canvas[:height, :width] = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-        found = self._net.detect(canvas)[1]  # left, top, width, height, five points, score
-        return np.zeros((0, 15), np.float32) if found is None else found / np.float32([scale] * 14 + [1])
+        found: Any = self._net.detect(canvas)[1]  # left, top, width, height, five points, score
+        return np.zeros((0, 15), np.float32) if found is None else found / np.array([scale] * 14 + [1], np.float32)
 
 
 class SFace:

@@ -10,6 +10,7 @@ import math
 import re
 import shutil
 import warnings
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -349,8 +350,11 @@ def load_encoder(kind: str, folder: str | Path, frames: int | None = None) -> Sp
 
     ``frames`` is the length that an AST is cut to. Raises an ``InputError`` for another kind, or a folder of another.
     """
-    loaders = {"ast": partial(ASTEncoder.from_folder, max_frames=frames)}
-    loaders |= {"ecapa": ECAPAEncoder.from_folder, "ge2e": GE2EEncoder.from_folder}
+    loaders: dict[str, Callable[[str | Path], SpeechEncoder]] = {
+        "ast": partial(ASTEncoder.from_folder, max_frames=frames),
+        "ecapa": ECAPAEncoder.from_folder,
+        "ge2e": GE2EEncoder.from_folder,
+    }
     if kind not in loaders:
         raise InputError(f"speech encoder {kind!r}: expected 'ast', 'ecapa' or 'ge2e'")
     with refusing(folder, f"a speech encoder ({kind})"):
