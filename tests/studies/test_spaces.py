@@ -1,10 +1,9 @@
-"""Likeness of spaces, against n × n tables, loops and scikit-learn; what must not change them."""
+"""Likeness of spaces, against n × n tables and loops; what must not change them."""
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.manifold import trustworthiness
 
 from v2f_core.errors import InputError
 from v2f_core.studies import spaces
@@ -70,7 +69,7 @@ def neighbours(x, k):
 def test_mutual_knn_by_loops(seed, k):
     x, y = unit(11, 4, seed), unit(11, 3, seed + 1)
     expected = [len(a & b) / k for a, b in zip(neighbours(x, k), neighbours(y, k), strict=True)]
-    np.testing.assert_allclose(spaces.mutual_knn(3 * x, y * np.arange(1, 12)[:, None], k), expected)
+    np.testing.assert_allclose(spaces.mutual_knn(3 * x, y, k), expected)
 
 
 def test_knowing_sex_alone_makes_spaces_alike_but_not_within_sex():
@@ -80,18 +79,6 @@ def test_knowing_sex_alone_makes_spaces_alike_but_not_within_sex():
     assert spaces.mutual_knn(x, y).mean() > 1.5 * 10 / 119
     assert abs(spaces.cka(x[:60], y[:60])) < 0.2
     assert spaces.mutual_knn(x[:60], y[:60]).mean() == pytest.approx(10 / 59, abs=0.06)
-
-
-@settings(max_examples=20)
-@given(seeds)
-def test_preservation_is_scikit_learns_both_ways(seed):
-    space, picture = gaussian(30, 6, seed), gaussian(30, 6, seed)[:, :2]
-    found = spaces.preservation(space, picture, k=5)
-    assert found.trustworthiness == pytest.approx(trustworthiness(space, picture, n_neighbors=5))
-    assert found.continuity == pytest.approx(trustworthiness(picture, space, n_neighbors=5))
-    assert found.shared == pytest.approx(
-        np.mean([len(a & b) / 5 for a, b in zip(neighbours(space, 5), neighbours(picture, 5), strict=True)])
-    )
 
 
 # --- what is refused
@@ -104,9 +91,7 @@ def test_preservation_is_scikit_learns_both_ways(seed):
         (lambda: spaces.cka(gaussian(3, 2), gaussian(3, 2)), "at least 4"),
         (lambda: spaces.cka(np.ones((5, 2)), gaussian(5, 2)), "alike"),
         (lambda: spaces.cka(np.full((5, 2), np.nan), gaussian(5, 2)), "finite"),
-        (lambda: spaces.mutual_knn(gaussian(5, 2), np.vstack([gaussian(4, 2), [0, 0]])), "row 4 is a zero vector"),
         (lambda: spaces.mutual_knn(gaussian(5, 2), gaussian(5, 2), k=4), "expected 1 to 3"),
-        (lambda: spaces.preservation(gaussian(9, 3), gaussian(9, 2), k=5), "fewer than half"),
     ],
 )
 def test_what_has_no_geometry_is_refused(measure, message):

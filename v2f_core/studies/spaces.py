@@ -1,17 +1,14 @@
-"""Similarity of two spaces of embeddings (speech and faces, before and after a map), and quality of a 2-D picture.
+"""Similarity of two spaces of embeddings: speech and faces, before and after a map, or a space and a 2-D picture of it.
 
-Rows of two spaces are the same persons in the same order. Leave out persons without a detected face (zero rows). Sex
-alone makes two spaces similar, so read each value within sex and beside its value for shuffled rows. Spaces of
-different lengths, too few points, NaN, and points that are all alike are refused with an InputError.
+Rows of both are the same persons in the same order. Leave out persons without a detected face (zero rows). Sex alone
+makes two spaces similar, so read each value within sex and beside its value for shuffled rows. How well a picture keeps
+the order of neighbours is scikit-learn's ``trustworthiness``.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
-from jaxtyping import Float, Integer
-from sklearn.manifold import trustworthiness
+from jaxtyping import Float
 from sklearn.neighbors import NearestNeighbors
 
 from v2f_core.errors import InputError
@@ -23,12 +20,15 @@ def cka(x: Float[np.ndarray, "n dim_x"], y: Float[np.ndarray, "m dim_y"]) -> flo
     The plain form (Kornblith et al. 2019) nears 1 for *random* spaces that are wider than there are persons, as ours
     are. This one takes HSIC's unbiased estimator (Song et al. 2012): near 0 for unrelated spaces, at times below.
 
+    Raises:
+        InputError: spaces of different lengths, fewer than four points, NaN, or points that are all alike.
+
     Example:
         >>> x = np.random.default_rng(0).standard_normal((50, 8))
         >>> round(cka(x, 3 * x[:, ::-1] + 1), 6)
         1.0
     """
-    x, y = _spaces(4, x, y)
+    x, y = _spaces(x, y)
     own = _hsic(x, x) * _hsic(y, y)
     if not own > 0:
         raise InputError("CKA of a space in which all points are (nearly) alike: there is no geometry to compare")
@@ -40,36 +40,17 @@ def mutual_knn(
 ) -> Float[np.ndarray, " n"]:
     """For each person the share of the k nearest persons that both spaces have in common (Huh et al. 2024).
 
-    Chance is k / (n − 1). Nearest by cosine, without the person. For "within sex", give the rows of one sex.
+    Nearest by Euclidean distance, which orders unit vectors as the cosine does. Chance is k / (n − 1).
+
+    Raises:
+        InputError: as of :func:`cka`, or k is not from 1 to n − 2.
     """
-    x, y = _spaces(3, x, y)
-    for space in (x, y):
-        if (zero := ~space.any(axis=1)).any():
-            raise InputError(f"row {zero.argmax()} is a zero vector (an undetected face?): leave it out, and count it")
-    return _shared(*(_neighbours(s / np.linalg.norm(s, axis=1, keepdims=True), k) for s in (x, y)))
-
-
-class Preservation(NamedTuple):
-    """The share of the neighbourhoods of a space that a picture of it preserves, over k neighbours; 1 is all."""
-
-    trustworthiness: float  # 1 − a penalty for neighbours in the picture that are not neighbours in the space
-    continuity: float  # 1 − a penalty for neighbours in the space that are separated in the picture
-    shared: float  # mean share of the k nearest that both have; chance is k / (n − 1), of the others 0.5 or so
-
-
-def preservation(space: Float[np.ndarray, "n dim"], picture: Float[np.ndarray, "m flat"], k: int = 10) -> Preservation:
-    """How well a map to fewer dimensions (UMAP, PCA) preserves neighbourhoods.
-
-    By Euclidean distance, which orders unit vectors as the cosine does (Venna and Kaski 2001, by scikit-learn).
-    """
-    space, picture = _spaces(3, space, picture)
-    if not 1 <= k < len(space) / 2:
-        raise InputError(f"k={k} neighbours of {len(space)} points: expected at least 1 and fewer than half of them")
-    return Preservation(
-        float(trustworthiness(space, picture, n_neighbors=k)),
-        float(trustworthiness(picture, space, n_neighbors=k)),
-        float(_shared(_neighbours(space, k), _neighbours(picture, k)).mean()),
-    )
+    x, y = _spaces(x, y)
+    if not 1 <= k <= len(x) - 2:
+        raise InputError(f"k={k} neighbours of {len(x)} points: expected 1 to {len(x) - 2}")
+    nearest = NearestNeighbors(n_neighbors=k, algorithm="brute")
+    a, b = (nearest.fit(space).kneighbors(return_distance=False) for space in (x, y))  # without the person itself
+    return (a[:, :, None] == b[:, None, :]).any(axis=2).mean(axis=1)
 
 
 def _hsic(x: np.ndarray, y: np.ndarray) -> float:
@@ -83,20 +64,10 @@ def _hsic(x: np.ndarray, y: np.ndarray) -> float:
     return float(total / (n * (n - 3)))
 
 
-def _neighbours(x: np.ndarray, k: int) -> Integer[np.ndarray, "n k"]:
-    if not 1 <= k <= len(x) - 2:
-        raise InputError(f"k={k} neighbours of {len(x)} points: expected 1 to {len(x) - 2}")
-    return NearestNeighbors(n_neighbors=k, algorithm="brute").fit(x).kneighbors(return_distance=False)
-
-
-def _shared(a: Integer[np.ndarray, "n k"], b: Integer[np.ndarray, "n k"]) -> Float[np.ndarray, " n"]:
-    return (a[:, :, None] == b[:, None, :]).any(axis=2).mean(axis=1)
-
-
-def _spaces(least: int, *spaces: np.ndarray) -> list[np.ndarray]:
+def _spaces(*spaces: np.ndarray) -> list[np.ndarray]:
     if len(lengths := {len(space) for space in spaces}) > 1:
         raise InputError(f"spaces of {sorted(lengths)} rows: expected the same persons in the same order")
     for space in spaces:
-        if len(space) < least or not np.isfinite(space).all() or (space == space[0]).all():
-            raise InputError(f"a space of {len(space)} points: expected at least {least}, finite, and not all alike")
+        if len(space) < 4 or not np.isfinite(space).all() or (space == space[0]).all():
+            raise InputError(f"a space of {len(space)} points: expected at least 4, finite, and not all alike")
     return [space.astype(np.float64) for space in spaces]
