@@ -38,10 +38,9 @@ from v2f_core.diffusion.lora import add_lora, lora_parameters
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.losses import IdentityLoss
 from v2f_core.identity.sphere import normalise
-from v2f_core.speech.encoders import ASTEncoder
+from v2f_core.speech.encoders import WINDOWS_AT_ONCE, ASTEncoder, embed_windows
 from v2f_core.studies.critics import CRITICS
 from v2f_core.training import stage1, stage2
-from v2f_core.training.embeddings import WINDOWS_AT_ONCE, voice_embedder
 from v2f_core.training.latents import FacePairs
 from v2f_core.training.stage1 import Stage1Settings
 from v2f_core.training.stage2 import Stage2Settings
@@ -70,8 +69,9 @@ def extraction(size: Size, device: str) -> Iterator[dict[str, Any]]:
 
     encoder = ASTEncoder(ASTModel(ASTConfig(**size.ast)), ASTFeatureExtractor(), max_frames=128).to(device)
     clips = 0.1 * torch.randn(WINDOWS_AT_ONCE, 20_000)
-    embed = voice_embedder(encoder)
-    yield row("AST, clips of 1.25 s", "fp32", len(clips), "clips/s", size, device, lambda: embed([clips]))
+    yield row(
+        "AST, clips of 1.25 s", "fp32", len(clips), "clips/s", size, device, lambda: embed_windows(encoder, [clips])
+    )
     prior = random_prior(size, device)
     pictures = torch.rand(16, 3, *(prior.latent_shape[1] * 8,) * 2, device=device) * 2 - 1
     encode = torch.no_grad()(lambda: prior.encode(pictures))

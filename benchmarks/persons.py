@@ -23,7 +23,7 @@ from v2f_core.artefacts.files import atomic_write
 from v2f_core.artefacts.profiles import ENCODERS, Profile, load_profile
 from v2f_core.evaluation import metrics
 from v2f_core.training.pairs import Pairs
-from v2f_core.training.posterior import own_ratio, train_posterior
+from v2f_core.training.posterior import own_log_prob, train_posterior
 from v2f_core.training.stage1 import Stage1Settings, train_stage1
 
 RESULTS = Path("benchmarks/results")
@@ -58,7 +58,10 @@ def measured(profile: Profile, validation: Pairs, seed: int) -> dict[str, object
         aligner = train_stage1(training, validation, settings, Path(folder), {})
     posterior = train_posterior(training, validation, aligner, {})
     voices, faces, sexes = validation.pooled_voices(), validation.gallery(), np.array(validation.sexes)
-    z = posterior.mean(voices)
+    z, told = (
+        posterior.mean(voices),
+        own_log_prob(posterior, validation) - posterior.log_prior(validation.face[:].float()),
+    )
     scores = {"1:2 matching": z @ faces.T, "1:2 matching by ratio": posterior.log_ratio(faces, voices)}
     matching = {
         name: metrics.within(metrics.matching, score.double().numpy(), sexes).mean() for name, score in scores.items()
@@ -69,7 +72,7 @@ def measured(profile: Profile, validation: Pairs, seed: int) -> dict[str, object
         "seed": seed,
         "cosine": metrics.cosine(z.numpy(), faces.numpy()).mean(),
         **matching,
-        "nats": own_ratio(posterior, validation).mean().item(),
+        "nats": told.mean().item(),
     }
 
 

@@ -32,11 +32,11 @@ from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.posterior import IdentityPosterior, check_truncation
 from v2f_core.speech.audio import CLIP_SECONDS, Voice, hear
-from v2f_core.speech.encoders import SpeechEncoder, load_encoder
+from v2f_core.speech.encoders import SpeechEncoder, embed_windows, load_encoder
 
 logger = logging.getLogger(__name__)
 SETTINGS = ("encoder", "guidance", "num_steps", "clip_seconds", "ast_frames", "profile")
-WINDOWS_AT_ONCE, IMAGES_AT_ONCE = 64, 8  # bound the memory of a long recording and of a request for many faces
+IMAGES_AT_ONCE = 8  # bounds the memory of a request for many faces
 # the classes that model_index.json may ask for; a scheduler may be any of diffusers'
 CLASSES = {
     "vae": ("diffusers", "AutoencoderKL"),
@@ -102,25 +102,15 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     ) -> None:
         super().__init__()
         if speech_encoder is None or aligner is None:
-            raise InputError(
-                "speech_encoder and aligner: expected both; Vox2FacePipeline.from_profile gives a whole one"
-            )
+            raise InputError("speech_encoder and aligner: expected both; from_profile gives a whole pipeline")
         if speech_encoder.dim != aligner.speaker_width:
-            raise InputError(
-                f"speech encoder of width {speech_encoder.dim}, aligner for {aligner.speaker_width}: "
-                "expected an aligner that was trained on this encoder"
-            )
+            widths = f"speech encoder of width {speech_encoder.dim}, aligner for {aligner.speaker_width}"
+            raise InputError(f"{widths}: expected an aligner that was trained on this encoder")
         if posterior is not None and posterior.aligner is not aligner:
             raise InputError("posterior: it holds another aligner than the pipeline; expected one for both")
         self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler)
-        self.register_to_config(
-            encoder=encoder,
-            guidance=guidance,
-            num_steps=num_steps,
-            clip_seconds=clip_seconds,
-            ast_frames=ast_frames,
-            profile=profile,
-        )
+        self.register_to_config(encoder=encoder, guidance=guidance, num_steps=num_steps)
+        self.register_to_config(clip_seconds=clip_seconds, ast_frames=ast_frames, profile=profile)
         self.speech_encoder, self.aligner, self.posterior = speech_encoder, aligner, posterior
         self.speech_folder = None if speech_folder is None else Path(speech_folder)
 
@@ -184,8 +174,7 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     @torch.no_grad()
     def speaker(self, windows: Float32[Tensor, "windows clip"]) -> Float32[Tensor, " speaker"]:
         """v_spk: the mean of the windows' embeddings."""
-        parts = [self.speech_encoder.embed(part.to(self.unet.device)) for part in windows.split(WINDOWS_AT_ONCE)]
-        return torch.cat(parts).float().mean(dim=0)
+        return embed_windows(self.speech_encoder, [windows])[0].mean(dim=0)
 
     @torch.no_grad()
     def identify(self, voice: Voice) -> tuple[Float32[Tensor, 512], int]:
@@ -220,8 +209,7 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
 
         Args:
             truncation: 1 draws an identity from p(z | v) for each face; 0 shows the point estimate ẑ on all, as the
-                paper does; between them the way from ẑ to the draw. Without a posterior all show ẑ, which is logged,
-                and told by the output's truncation of 0.
+                paper does; between them the way from ẑ to the draw. Without a posterior all show ẑ, which is logged.
             guidance, num_steps: in place of the pipeline's own.
             generator: source of all noise; a list gives each image its own, so that one can be drawn again alone.
         Raises:
@@ -248,21 +236,14 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             own = generator[part] if isinstance(generator, list) else generator
             faces.append(prior.sample(identities[part], steps, scale, own, noise[part]))
         images = VaeImageProcessor.numpy_to_pil(VaeImageProcessor.pt_to_numpy(torch.cat(faces).float() / 2 + 0.5))
-        return Vox2FaceOutput(
-            images=images,
-            identity=self.aligner(speaker).cpu(),
-            identities=identities,
-            truncation=float(truncation),
-            windows=len(windows),
-        )
+        return Vox2FaceOutput(images, self.aligner(speaker).cpu(), identities, float(truncation), len(windows))
 
     def save_pretrained(self, save_directory: str | os.PathLike[Any], *args: Any, **kwargs: Any) -> None:
         """Write the diffusion parts in Stable Diffusion's layout, ``aligner`` and ``speech_encoder`` beside them, and a
         README.md of what it is and by whose terms. ``hf upload owner/name FOLDER`` passes it on.
 
         Raises:
-            InputError: the speech encoder was not loaded from a folder, so that there is none to copy; or adapters are
-                loaded that are not part of the weights.
+            InputError: the speech encoder came from no folder, or adapters are loaded that are not part of the weights.
         """
         if kwargs.pop("push_to_hub", False):
             self.push_to_hub()
@@ -270,8 +251,8 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             raise InputError("the speech encoder has no folder to copy; give speech_folder when making the pipeline")
         if self.get_list_adapters():
             raise InputError(
-                f"adapters are loaded ({self.get_list_adapters()}); pipe.fuse_lora() and then "
-                "pipe.unload_lora_weights() make them part of what is saved, the second alone takes them off"
+                f"adapters are loaded ({self.get_list_adapters()}): pipe.unload_lora_weights() takes them off, after "
+                "pipe.fuse_lora() they are part of the weights"
             )
         folder = Path(save_directory)
         super().save_pretrained(folder, *args, **kwargs)
@@ -297,8 +278,8 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         ``hub`` are options of ``huggingface_hub.snapshot_download``, such as ``revision``.
 
         Raises:
-            InputError: the folder is missing or is not such a pipeline's, or asks for classes that are no part of one;
-                the hub has no such repository, or cannot be reached.
+            InputError: the folder is missing or not such a pipeline's, or asks for other classes; the hub has no such
+                repository, or cannot be reached.
         """
         folder = _saved_folder(pretrained_model_name_or_path, hub)
         index = _read_index(folder / "model_index.json")
@@ -314,8 +295,8 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             parts = {name: getattr(prior, name) for name in CLASSES}
             parts["scheduler"] = kind.from_pretrained(folder / "scheduler", local_files_only=True)
             parts |= {"speech_encoder": encoder, "aligner": aligner, "posterior": posterior}
-            numbers = {name: index[name] for name in SETTINGS if name in index}
-            return cls(**parts, speech_folder=folder / "speech_encoder", **numbers)
+            settings = {name: index[name] for name in SETTINGS if name in index}
+            return cls(**parts, speech_folder=folder / "speech_encoder", **settings)
 
 
 def made_from(profile: Profile) -> dict[str, str]:

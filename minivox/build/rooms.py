@@ -26,8 +26,7 @@ from v2f_core.artefacts.profiles import load_profile
 from v2f_core.artefacts.store import extract, load
 from v2f_core.data.voxceleb import read_layout
 from v2f_core.speech.audio import SAMPLE_RATE, clips, read_audio
-from v2f_core.speech.encoders import load_encoder
-from v2f_core.training.embeddings import voice_embedder
+from v2f_core.speech.encoders import embed_windows, load_encoder
 from v2f_core.training.pairs import Pairs, pair_up
 
 SOUND = 343.0  # m/s
@@ -97,7 +96,7 @@ def in_rooms(inputs: Inputs, work: Path, encoder: str, root: Path, tiny: bool = 
     manifest, folder = read_layout(root), work / "embedded" / root.name
     items = [path for split in ("train", "val") for path in manifest.voices(split).path]
     provenance = {"what": "voices in rooms", "weights_sha256": folder_hash(weights), "seconds": seconds}
-    embed, read = voice_embedder(load_encoder(encoder, weights)), partial(read_in_room, seconds=seconds)
+    embed, read = partial(embed_windows, load_encoder(encoder, weights)), partial(read_in_room, seconds=seconds)
     how: dict[str, Any] = {"max_bad": 1.0 if tiny else 0.05, "describe": "voices in rooms"}
     voices = extract(root, items, embed, folder / f"{encoder}_in_rooms", provenance, decode=read, **how)
     faces = load(folder / "faces")

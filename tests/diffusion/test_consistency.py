@@ -29,7 +29,6 @@ def test_the_papers_loss_by_hand(prior, arcface, faces):
     consistency = SelfConsistency(prior, arcface, paper, weight=lambda alpha: 1 - alpha)
     view = consistency.look(faces, seeded(4))
     terms = consistency(identity, faces, seeded(4))
-    assert torch.equal(terms.t, view.t)
     each, weights = [], []
     for i in range(4):
         t, a = view.t[i], prior.alphas_cumprod[view.t[i]]

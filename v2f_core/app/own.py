@@ -23,7 +23,7 @@ from v2f_core.errors import InputError
 from v2f_core.evaluation import folds, tables
 from v2f_core.speech.encoders import ONE_VOICE, oneness
 from v2f_core.training.embeddings import embed_dataset
-from v2f_core.training.pairs import Pairs, everybody
+from v2f_core.training.pairs import Pairs, pair_up
 from v2f_core.training.stage1 import Stage1Settings
 
 SHOWN = (tables.COSINE, tables.MATCHING, "R@1")
@@ -49,7 +49,7 @@ def own(
     persons = manifest.persons()
     folds.fold_count(int(((persons.voices > 0) & (persons.faces > 0)).sum()))  # before all is embedded
     voices, faces = embed_dataset(profile, manifest, device)
-    pairs = everybody(manifest, voices, faces)
+    pairs = pair_up(manifest, voices, faces)
     embedded = time.perf_counter() - started
     left_out = pd.concat([manifest.left_out, bad_files(profile, voices, faces)])
     tables.write(out, "left_out.csv", left_out)

@@ -1,13 +1,13 @@
 """Self-consistency, L_self (Eq. 11-14): the frozen generator judges a predicted identity.
 
 A face is noised, the UNet predicts the noise under the identity ẑ, and a *critic* turns that prediction into a loss.
-A critic is a function ``(view, identity, faces) -> loss of each example``. This module has the paper's and two
-controls, and :mod:`v2f_core.studies.critics` has more. Pass your own in the same way::
+A critic is a function ``(view, identity, faces) -> loss of each example``; :mod:`v2f_core.studies.critics` has more
+than the three here, and your own is passed in the same way::
 
     loss = SelfConsistency(prior, arcface, critic=paper)(aligner(voices), faces, generator).loss
 
-The paper's loss is also minimal if the UNet ignores its condition, or if every ẑ is the same.
-:mod:`v2f_core.diffusion.monitors` detects both.
+The paper's loss is also minimal if the UNet ignores its condition, or if every ẑ is the same:
+:mod:`v2f_core.diffusion.monitors` shows both.
 """
 
 from __future__ import annotations
@@ -121,11 +121,10 @@ def describe(critic: Critic) -> str:
 
 
 class ConsistencyTerms(NamedTuple):
-    """``loss``: the weighted mean; ``each``: the loss of each example, unweighted and detached; ``t``: timesteps."""
+    """The weighted mean, and the loss of each example, unweighted and detached."""
 
     loss: Float[Tensor, ""]
     each: Float[Tensor, " batch"]
-    t: Int[Tensor, " batch"]
 
 
 class SelfConsistency:
@@ -174,7 +173,7 @@ class SelfConsistency:
         """The critic's loss of noised faces."""
         each = self.critic(view, identity, faces)
         weight = self.weight(self.prior.alphas_cumprod[view.t])
-        return ConsistencyTerms((weight * each).mean(), each.detach(), view.t)
+        return ConsistencyTerms((weight * each).mean(), each.detach())
 
 
 def mean_square(x: Float[Tensor, "batch 4 h w"]) -> Float[Tensor, " batch"]:

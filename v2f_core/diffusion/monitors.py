@@ -2,7 +2,7 @@
 
 L_self also falls if LoRA makes the UNet ignore its condition, or if every ẑ becomes the same. The monitors compare
 predictions on the *same* noised real faces under different conditions: c* = P(z_arc), ĉ = P(ẑ), both of another person
-("shuffled"), the mean identity and null. They take 10 UNet passes an example and band.
+("shuffled"), the mean identity and null: 10 UNet passes an example and band.
 """
 
 from __future__ import annotations
@@ -53,7 +53,6 @@ def collapse_monitors(
     if len(identity) < 2:
         raise InputError(f"{len(identity)} faces: monitors compare persons with one another; give at least 2")
     mean = mean_direction(faces.z_arc).expand_as(identity)
-    spread = {"pairwise_predicted": _pairwise(identity), "pairwise_true": _pairwise(faces.z_arc)}
     rows: list[dict[str, int | float]] = []
     for t_min, t_max in bands:
         own = SelfConsistency(prior, arcface, t_min=t_min, t_max=t_max).look(faces, generator)
@@ -75,8 +74,10 @@ def collapse_monitors(
             "cos_self_true": (z_self * faces.z_arc).sum(dim=1).mean(),
             "cos_self_predicted": (z_self * identity).sum(dim=1).mean(),
             "cos_self_true_other": (z_self_other * faces.z_arc).sum(dim=1).mean(),
+            "pairwise_predicted": _pairwise(identity),
+            "pairwise_true": _pairwise(faces.z_arc),
         }
-        values = {name: float(value) for name, value in (row | spread).items()}
+        values = {name: float(value) for name, value in row.items()}
         values["delta"] = values["residual"] - values["residual_true"]
         rows.append({"t_min": t_min, "t_max": t_max, **values})
     return rows

@@ -38,7 +38,6 @@ class Prior(nn.Module):
     """Text encoder, UNet and VAE of one folder, with the noise schedule of their training.
 
     Example:
-        >>> from v2f_core.artefacts.profiles import load_profile  # doctest: +SKIP
         >>> prior = Prior.from_folder(load_profile().part("prior"))  # doctest: +SKIP
         >>> faces = prior.sample(identity, generator=torch.Generator().manual_seed(0))  # doctest: +SKIP
     """
@@ -86,10 +85,9 @@ class Prior(nn.Module):
         from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, UNet2DConditionModel
         from transformers import CLIPTextModel, CLIPTokenizer
 
-        folder = Path(folder)
-        if missing := [part for part in ("model_index.json", *PARTS) if not (folder / part).exists()]:
-            holds = f"model_index.json, {', '.join(PARTS)}"
-            raise InputError(f"{folder / missing[0]}: missing; a Stable Diffusion folder holds {holds}")
+        folder, expected = Path(folder), ("model_index.json", *PARTS)
+        if missing := [part for part in expected if not (folder / part).exists()]:
+            raise InputError(f"{folder / missing[0]}: missing; a Stable Diffusion folder holds {', '.join(expected)}")
         nets: dict[str, tuple[Any, dict[str, Any]]] = {
             "unet": (UNet2DConditionModel, {"torch_dtype": dtype}),
             "vae": (AutoencoderKL, {"torch_dtype": dtype}),
@@ -131,8 +129,8 @@ class Prior(nn.Module):
 
     def _tokens(self, prompt: str) -> Int[Tensor, "1 tokens"]:
         length = self.tokenizer.model_max_length
-        options = {"padding": "max_length", "max_length": length, "truncation": True, "return_tensors": "pt"}
-        return self.tokenizer(prompt, **options).input_ids
+        padded = {"padding": "max_length", "max_length": length, "truncation": True, "return_tensors": "pt"}
+        return self.tokenizer(prompt, **padded).input_ids
 
     @property
     def device(self) -> torch.device:
@@ -148,9 +146,8 @@ class Prior(nn.Module):
     def condition(self, identity: Float[Tensor, "batch 512"]) -> Float[Tensor, "batch tokens width"]:
         """P(z): the UNet's cross-attention tokens of identities (Eq. 3 and 11), differentiable.
 
-        The prompt is "photo of a id person". A hook, set for this call only, replaces the input embedding of the token
-        ``id`` by the unit vector, padded with zeros from 512 to the text encoder's width. The position embedding is
-        added afterwards, as for any token.
+        In the prompt "photo of a id person" the unit vector, padded with zeros from 512 to the text encoder's width,
+        takes the place of the token ``id``'s input embedding. The position embedding is added as for any token.
 
         Raises:
             InputError: an identity is not of unit length.

@@ -10,7 +10,7 @@ import math
 import re
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -33,6 +33,7 @@ from v2f_core.artefacts.loading import (
 from v2f_core.errors import InputError
 from v2f_core.speech.audio import AudioWarning
 
+WINDOWS_AT_ONCE = 64  # that an encoder gets together: a long recording has hundreds
 HOP = 160  # samples between frames: 10 ms at 16 kHz
 WINDOW, FFT = 400, 512  # 25 ms: Kaldi's filter bank
 
@@ -365,6 +366,16 @@ def load_encoder(kind: str, folder: str | Path, frames: int | None = None) -> Sp
 
 
 # --- top layers: train them, save the encoder again
+
+
+def embed_windows(
+    encoder: SpeechEncoder, recordings: Sequence[Float[Tensor, "_ samples"]]
+) -> list[Float[Tensor, "_ speaker"]]:
+    """The embeddings of each recording's windows; the encoder gets the windows of all together, some at once."""
+    device = next((parameter.device for parameter in encoder.parameters()), torch.device("cpu"))
+    parts = torch.cat(list(recordings)).split(WINDOWS_AT_ONCE)
+    embedded = torch.cat([encoder.embed(part.to(device)) for part in parts])
+    return list(embedded.float().split([len(windows) for windows in recordings]))
 
 
 def unfreeze(encoder: SpeechEncoder, count: int) -> nn.ModuleList:

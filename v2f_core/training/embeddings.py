@@ -1,6 +1,6 @@
 """Embed every window of every recording by a speech encoder, and every face by ArcFace, once.
 
-:mod:`v2f_core.artefacts.store` keeps them. All windows of a dataset have one length, so that no batch is padded.
+:mod:`v2f_core.artefacts.store` keeps them. All windows of a dataset have one length, so no batch is padded.
 """
 
 from __future__ import annotations
@@ -18,16 +18,15 @@ from torch import Tensor
 
 from v2f_core.artefacts.files import folder_hash
 from v2f_core.artefacts.profiles import Profile, cache_folder
-from v2f_core.artefacts.store import Embedder, Embeddings, extract, load
+from v2f_core.artefacts.store import Embeddings, extract, load
 from v2f_core.data.manifest import Manifest
 from v2f_core.errors import InputError
 from v2f_core.identity.faces import FacePack
 from v2f_core.identity.photos import read_image
 from v2f_core.speech.audio import read_clips
-from v2f_core.speech.encoders import SpeechEncoder, load_encoder
+from v2f_core.speech.encoders import SpeechEncoder, embed_windows, load_encoder
 from v2f_core.training.processes import first_process_first, join, own_device
 
-WINDOWS_AT_ONCE = 64
 READING = "0.4"  # version of how recordings and photographs are read; a new one makes all stores anew
 NO_FACE = "no face found in it; expected one face, upright and unobscured"
 READY = "embeddings"  # a dataset's folder of stores, named as the profile's parts are
@@ -63,16 +62,13 @@ def embed_dataset(
         speech, pack = profile.part(profile.encoder), profile.part("faces")
     if (manifest.root / READY).is_dir():
         return _ready(manifest, profile.encoder, speech), _ready(manifest, "faces", pack)
-    length = f"{profile.clip_seconds}"
-    if profile.ast_frames:
-        length += f" {profile.ast_frames} cut"
+    length = f"{profile.clip_seconds}" + (f" {profile.ast_frames} cut" if profile.ast_frames else "")
     items = list(manifest.table.path)
     if profile.own_data:  # files of one's own change
         paths = manifest.absolute(manifest.table)
         if lost := [path for path in paths if not path.is_file()]:
-            raise InputError(
-                f"{lost[0]}: no such file ({len(lost)} of {len(paths)} are missing); mend the table or the folder"
-            )
+            missing = f"{len(lost)} of {len(paths)} are missing"
+            raise InputError(f"{lost[0]}: no such file ({missing}); mend the table or the folder")
         items += [f"{stat.st_size} {stat.st_mtime_ns}" for stat in (path.stat() for path in paths)]
     folder = store_folder("embeddings", [READING, folder_hash(speech), folder_hash(pack), length, *items])
 
@@ -109,8 +105,8 @@ def extract_voices(
     provenance = {"what": "speaker embeddings", "weights_sha256": folder_hash(weights), "seconds": seconds}
     items, encoder = manifest.voices().path.tolist(), cache(load)
 
-    def embed(recordings: Sequence[Float[Tensor, "_ samples"]]) -> Sequence[Tensor | InputError]:
-        return voice_embedder(encoder())(recordings)
+    def embed(recordings: Sequence[Float[Tensor, "_ samples"]]) -> list[Tensor]:
+        return embed_windows(encoder(), recordings)
 
     read = partial(read_clips, seconds=seconds)
     return extract(manifest.root, items, embed, folder, provenance, describe="voices", decode=read, **settings)
@@ -142,19 +138,6 @@ def _identity(pack: FacePack, picture: UInt8[np.ndarray, "_ _ 3"], one_face: boo
         return InputError(f"{len(faces)} faces in it; expected one person: cut it to that person's face")
     identity, found = pack.embed([picture])
     return torch.from_numpy(identity) if found[0] else InputError(NO_FACE)
-
-
-def voice_embedder(encoder: SpeechEncoder) -> Embedder:
-    """A function that embeds the windows of some recordings together; gives each recording's embeddings."""
-
-    def embed(recordings: Sequence[Float[Tensor, "_ samples"]]) -> list[Float[Tensor, "_ speaker"]]:
-        device = next((parameter.device for parameter in encoder.parameters()), torch.device("cpu"))
-        # a long recording has hundreds of windows: bound how many the encoder gets at once
-        parts = torch.cat(list(recordings)).split(WINDOWS_AT_ONCE)
-        embedded = torch.cat([encoder.embed(part.to(device)) for part in parts])
-        return list(embedded.float().split([len(windows) for windows in recordings]))
-
-    return embed
 
 
 def store_folder(kind: str, made_from: Iterable[str]) -> Path:

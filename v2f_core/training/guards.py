@@ -13,25 +13,16 @@ from v2f_core.errors import InputError
 from v2f_core.training.processes import average_gradients
 
 
-def check_numbers(
-    settings: object, whole: Sequence[str] = (), positive: Sequence[str] = (), not_negative: Sequence[str] = ()
-) -> None:
-    """Refuse settings out of their range: whole numbers from 1, finite numbers above 0, finite numbers from 0."""
+def check_numbers(settings: object, positive: Sequence[str] = ()) -> None:
+    """Refuse settings that are negative, infinite or NaN, and 0 for those that must be ``positive``."""
     for name, value in vars(settings).items():
-        if name in whole and value < 1:
-            raise InputError(f"{name}={value}: expected a whole number of at least 1")
-        if name in positive and not 0 < value < math.inf:
-            raise InputError(f"{name}={value}: expected a positive number")
-        if name in not_negative and not 0 <= value < math.inf:
-            raise InputError(f"{name}={value}: expected a number of at least 0")
+        if isinstance(value, int | float) and not (0 <= value < math.inf and (value or name not in positive)):
+            raise InputError(f"{name}={value}: expected a number {'above' if name in positive else 'of at least'} 0")
 
 
 @contextmanager
 def seeded(seed: int, device: str | torch.device) -> Iterator[None]:
-    """Seed torch's global generators for initial weights and dropout; restore them when the block ends.
-
-    On a machine with several GPUs, name the process's own, such as "cuda:3"; the others are not touched.
-    """
+    """Seed torch's global generators for initial weights and dropout; restore them when the block ends."""
     with torch.random.fork_rng([str(device)] if torch.device(device).type == "cuda" else []):
         torch.manual_seed(seed)
         yield
@@ -50,7 +41,7 @@ def at_step(step: int, persons: Sequence[str]) -> Iterator[None]:
 
 
 def check_finite(terms: Mapping[str, Tensor]) -> None:
-    """Refuse losses, or the norm of a gradient, that are infinite or NaN; the last such term is named."""
+    """Refuse numbers that are infinite or NaN; the last such term is named."""
     if wrong := [name for name, value in terms.items() if not bool(value.isfinite().all())]:
         raise InputError(f"the {wrong[-1]} is not finite")
 

@@ -1,7 +1,4 @@
-"""Latents and landmarks of every real face, made once and stored: Stage II noises and crops the same faces each time.
-
-A row of the store (:mod:`v2f_core.artefacts.store`) is a face's latents and its ten landmark coordinates.
-"""
+"""Latents and landmarks of every real face, made once and stored: a row is a face's latents and ten coordinates."""
 
 from __future__ import annotations
 
@@ -59,17 +56,14 @@ def latent_embedder(prior: Prior, pack: FacePack) -> Embedder:
 def stored_latents(profile: Profile, manifest: Manifest, prior: Prior, pack: FacePack) -> Embeddings:
     """Latents and landmarks of the training and validation faces of a profile's dataset, from the cache or made now.
 
-    Processes of a launcher share the work.
+    Processes of a launcher share the work. A prior with another UNet, but the same VAE, uses the same store.
 
     Raises:
         InputError: a part of the profile is missing or damaged, or too many pictures are bad.
     """
     join(prior.device.type)
-    # only the VAE matters here: a prior with another UNet uses the same store
-    hashes = {
-        "vae_sha256": folder_hash(profile.part("prior") / "vae"),
-        "pack_sha256": folder_hash(profile.part("faces")),
-    }
+    weights = {"vae_sha256": profile.part("prior") / "vae", "pack_sha256": profile.part("faces")}
+    hashes = {name: folder_hash(folder) for name, folder in weights.items()}
     items = [path for split in ("train", "val") for path in manifest.faces(split).path]
     folder = store_folder("latents", [READING, *hashes.values(), *items])
     provenance, embed = {"what": "latents, landmarks", **hashes}, latent_embedder(prior, pack)
@@ -102,7 +96,7 @@ class FacePairs:
 
     def to(self, device: str | torch.device) -> FacePairs:
         """Copy to a device."""
-        return FacePairs(self.wide.to(str(device)), self.latent_shape)
+        return FacePairs(self.wide.to(device), self.latent_shape)
 
     def _split(self, rows: Tensor) -> tuple[Tensor, ...]:
         codes = int(np.prod(self.latent_shape))

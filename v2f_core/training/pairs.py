@@ -56,10 +56,12 @@ class Pairs:
         """
         label = torch.randperm(len(self.persons), generator=generator)[:batch]
         count = len(label)
-        which = _random_rows(self.voice_start, label, windows, generator)
+        start, rows = self.voice_start[label][:, None], self.voice_start.diff()[label][:, None]
+        which = start + (torch.rand(count, windows, generator=generator) * rows).long()
         kept = torch.randint(1, windows + 1, (count, 1), generator=generator) > torch.arange(windows)
         weight = kept / kept.sum(dim=1, keepdim=True)
-        photo = _random_rows(self.face_start, label, 1, generator)[:, 0]
+        photos = self.face_start.diff()[label]
+        photo = self.face_start[label] + (torch.rand(count, generator=generator) * photos).long()
         device = self.voice.device
         voice = torch.einsum("bw,bwd->bd", weight.to(device), self.voice[which.to(device)])
         return voice, self.face[photo.to(device)], label.to(device)
@@ -108,8 +110,10 @@ class Pairs:
         return replace(self, voice=self.voice.to(device), face=self.face.to(device))
 
 
-def pair_up(manifest: Manifest, voices: Embeddings | None, faces: Embeddings, split: str) -> Pairs:
-    """The persons of a split with the stored embeddings of their voices and faces; without voices, of faces alone.
+def pair_up(manifest: Manifest, voices: Embeddings | None, faces: Embeddings, split: str | None = None) -> Pairs:
+    """The persons of a split, or of all, with the stored embeddings of their voices and faces.
+
+    Without ``voices`` the pairs have faces alone.
 
     Raises:
         InputError: nobody in the split has both.
@@ -121,7 +125,9 @@ def pair_up(manifest: Manifest, voices: Embeddings | None, faces: Embeddings, sp
     everyone = manifest.persons(split)
     persons = sorted(set(speakers) & set(sitters) if voices else set(sitters))
     if not persons:
-        raise InputError(f"split {split!r}: nobody has both a usable voice and a usable face; check the skipped files")
+        raise InputError(
+            f"split {split or 'all'}: nobody has a usable voice and a usable face; check the skipped files"
+        )
     return Pairs(
         persons,
         everyone.sex[persons].tolist(),
@@ -129,17 +135,6 @@ def pair_up(manifest: Manifest, voices: Embeddings | None, faces: Embeddings, sp
         *_sort_by_person(face, sitters, persons),
         left_out=sorted(set(everyone.index) - set(persons)),
     )
-
-
-def everybody(manifest: Manifest, voices: Embeddings, faces: Embeddings) -> Pairs:
-    """The persons of all splits, as one.
-
-    Raises:
-        InputError: nobody has both.
-    """
-    splits = [split for split in ("train", "val", "test") if len(manifest.persons(split))]
-    whole = Manifest(manifest.root, manifest.table.assign(split=splits[0]), manifest.left_out)
-    return pair_up(whole, voices, faces, splits[0])
 
 
 def _cut(rows: Tensor | Rows, start: Tensor) -> Iterator[Tensor]:
@@ -150,11 +145,6 @@ def _rows_of(rows: Tensor | Rows, start: Tensor, which: list[int]) -> tuple[Tens
     bounds = start.tolist()
     places = [torch.arange(bounds[i], bounds[i + 1]) for i in which]
     return pick(rows, torch.cat(places)), torch.tensor([0, *map(len, places)]).cumsum(0)
-
-
-def _random_rows(start: Tensor, label: Tensor, each: int, generator: torch.Generator) -> Tensor:
-    count = start.diff()[label][:, None]
-    return start[label][:, None] + (torch.rand(len(label), each, generator=generator) * count).long()
 
 
 def _sort_by_person(rows: Tensor | Rows, owners: list[str], persons: list[str]) -> tuple[Tensor | Rows, Tensor]:

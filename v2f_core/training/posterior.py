@@ -41,8 +41,8 @@ def train_posterior(
     voice, the nats that a voice tells of its face, chooses κ.
 
     Raises:
-        InputError: one sex alone or an unknown one, fewer than eight training persons, or an embedding that has another
-            width than the aligner's or is not finite.
+        InputError: one sex alone or an unknown one, fewer than eight training persons, or embeddings that are not
+            finite or not as wide as the aligner's.
     """
     _check(training, validation, aligner)
     sex, start = np.array([SEXES.index(sex) for sex in training.sexes]), training.face_start.numpy()
@@ -59,7 +59,7 @@ def train_posterior(
     mixtures = {parts: [mixture(photos[sex[owner] == s], parts) for s in (0, 1)] for parts in tried}
     logistic = LogisticRegression(C=10.0, max_iter=1000).fit(heard, sex)
     gate = _tensor(np.append(logistic.coef_[0], logistic.intercept_))
-    typical = float((photos.var(axis=0)).mean())
+    typical = float(photos.var(axis=0).mean())
 
     def build(parts: int, pooled: float, floor: float, kappa: float = 0.0) -> IdentityPosterior:
         shares, means, total = (np.stack(values) for values in zip(*mixtures[parts], strict=True))
@@ -100,11 +100,6 @@ def train_posterior(
     return posterior.eval()
 
 
-def own_ratio(posterior: IdentityPosterior, pairs: Pairs) -> Float[torch.Tensor, " photos"]:
-    """The log likelihood ratio of each photograph with its own person's voice, in nats."""
-    return own_log_prob(posterior, pairs) - posterior.log_prior(pairs.face[:].float())
-
-
 def own_log_prob(posterior: IdentityPosterior, pairs: Pairs) -> Float[torch.Tensor, " photos"]:
     """log p(z | v) of each photograph, given its own person's voice, in nats."""
     voices, start, found = pairs.pooled_voices(), pairs.face_start.tolist(), []
@@ -142,16 +137,12 @@ def _check(training: Pairs, validation: Pairs, aligner: Aligner) -> None:
             raise InputError(f"{unknown[0]}: of unknown sex ({len(unknown)} persons are); expected f or m of each")
         if missing := sorted(set(SEXES) - set(pairs.sexes)):
             raise InputError(f"{name} persons of one sex alone (none is {missing[0]!r}): expected women and men")
-        if pairs.face.shape[1] != aligner.settings["identity_width"]:
-            raise InputError(
-                f"identities of width {pairs.face.shape[1]}, an aligner for {aligner.settings['identity_width']}: "
-                "expected the face net that the aligner was trained on"
-            )
+        width, expected = pairs.face.shape[1], aligner.settings["identity_width"]
+        if width != expected:
+            raise InputError(f"identities of width {width}, an aligner for {expected}: expected the aligner's face net")
     if len(training.persons) < FEWEST_OF_ALL:
-        raise InputError(
-            f"{len(training.persons)} training persons: expected at least {FEWEST_OF_ALL}, else the spread of faces "
-            "cannot be told; draw with truncation 0"
-        )
+        few = f"{len(training.persons)} training persons: expected at least {FEWEST_OF_ALL}"
+        raise InputError(f"{few}, else the spread of faces cannot be told; draw with truncation 0")
 
 
 def _root(covariance: Float[np.ndarray, "axes axes"]) -> Float[np.ndarray, "axes axes"]:

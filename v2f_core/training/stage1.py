@@ -54,13 +54,9 @@ class Stage1Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_numbers(
-            self,
-            whole=("steps", "batch", "hidden_width", "windows", "evaluate_every", "checkpoint_every"),
-            positive=("learning_rate", "scale", "temperature"),
-            not_negative=("weight_decay", "weight_am", "weight_info", "weight_cosine", "margin", "patience"),
-        )
-        if not 0 <= self.dropout < 1:
+        counts = ("steps", "batch", "hidden_width", "windows", "evaluate_every", "checkpoint_every")
+        check_numbers(self, positive=(*counts, "learning_rate", "scale", "temperature"))
+        if self.dropout >= 1:
             raise InputError(f"dropout={self.dropout}: expected a share from 0 to below 1")
         if self.margin > 2:
             raise InputError(f"margin={self.margin}: expected 0 to 2, since cosines lie at most 2 apart")

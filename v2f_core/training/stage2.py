@@ -61,12 +61,8 @@ class Stage2Settings:
     identity: Stage1Settings = field(default_factory=Stage1Settings)  # L_id, and how voices are pooled
 
     def __post_init__(self) -> None:
-        check_numbers(
-            self,
-            whole=("steps", "batch", "rank", "evaluate_every", "checkpoint_every", "monitor_bands"),
-            positive=("learning_rate", "learning_rate_lora", "clip"),
-            not_negative=("weight_id", "weight_self", "warmup", "weight_decay"),
-        )
+        counts = ("steps", "batch", "rank", "evaluate_every", "checkpoint_every", "monitor_bands")
+        check_numbers(self, positive=(*counts, "learning_rate", "learning_rate_lora", "clip"))
         for name, allowed in {"trains": ("both", "aligner", "lora"), "mixed_precision": ("no", "bf16")}.items():
             if getattr(self, name) not in allowed:
                 raise InputError(f"{name}={getattr(self, name)!r}: expected {' or '.join(allowed)}")

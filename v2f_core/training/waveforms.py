@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -23,11 +23,9 @@ from v2f_core.data.manifest import Manifest
 from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
 from v2f_core.speech.audio import CLIP_SECONDS, read_clips
-from v2f_core.speech.encoders import SpeechEncoder, save_encoder, unfreeze
-from v2f_core.training.embeddings import voice_embedder
-from v2f_core.training.guards import at_step, check_numbers, descend, seeded
+from v2f_core.speech.encoders import SpeechEncoder, embed_windows, save_encoder, unfreeze
+from v2f_core.training.guards import at_step, descend, seeded
 from v2f_core.training.pairs import Pairs, pair_up
-from v2f_core.training.processes import STRIDE
 from v2f_core.training.stage1 import Stage1Settings, identity_loss, validate
 
 RECORDINGS_AT_ONCE = 16  # embedded together
@@ -44,18 +42,8 @@ class WaveformSettings(Stage1Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_numbers(self, not_negative=("unfreeze", "learning_rate_encoder", "weight_decay_encoder"))
         if self.batch < 2:
             raise InputError("batch=1: expected at least 2; InfoNCE and batch statistics compare rows")
-
-
-class Batch(NamedTuple):
-    """The random choices of one step."""
-
-    label: Int[Tensor, " batch"]
-    paths: list[Path]
-    place: Float[Tensor, " batch"]  # which clip of a recording: 0 is the first, almost 1 the last
-    face: Float[Tensor, "batch identity"]
 
 
 @dataclass(frozen=True)
@@ -76,15 +64,17 @@ class Recordings:
         paths = [[manifest.root / path for path in by_person.get_group(who)] for who in pairs.persons]
         return cls(pairs, paths, seconds)
 
-    def draw(self, batch: int, seed: int, step: int) -> Batch:
-        """Random persons, none twice; of each a random recording and photo. Depends on seed and step alone."""
-        generator = torch.Generator().manual_seed((seed * STRIDE + step) % 2**32)
+    def draw(
+        self, batch: int, generator: torch.Generator
+    ) -> tuple[Float[Tensor, "batch samples"], Float[Tensor, "batch identity"], Int[Tensor, " batch"]]:
+        """Random persons, none twice; of each a random clip of a random recording, a random photo, the index."""
         label = torch.randperm(len(self.paths), generator=generator)[:batch]
         which, photo, place = torch.rand(3, len(label), generator=generator)
         paths = [self.paths[i][int(u * len(self.paths[i]))] for i, u in zip(label.tolist(), which, strict=True)]
+        clips = [self.read(path) for path in paths]
+        voice = torch.stack([rows[int(u * len(rows))] for rows, u in zip(clips, place, strict=True)])
         start = self.pairs.face_start
-        face = self.pairs.face[start[label] + (photo * start.diff()[label]).long()]
-        return Batch(label, paths, place, face)
+        return voice, self.pairs.face[start[label] + (photo * start.diff()[label]).long()], label
 
     def read(self, path: Path) -> Float[Tensor, "clips samples"]:
         """The clips of a recording."""
@@ -92,10 +82,9 @@ class Recordings:
 
     def embedded_by(self, encoder: SpeechEncoder) -> Pairs:
         """The pairs, with every window embedded by this encoder."""
-        embed: Any = voice_embedder(encoder)
-        paths, rows = [path for paths in self.paths for path in paths], []
+        paths, rows = [path for paths in self.paths for path in paths], list[Tensor]()
         for start in range(0, len(paths), RECORDINGS_AT_ONCE):
-            rows += embed([self.read(path) for path in paths[start : start + RECORDINGS_AT_ONCE]])
+            rows += embed_windows(encoder, [self.read(path) for path in paths[start : start + RECORDINGS_AT_ONCE]])
         return replace(self.pairs, voice=torch.cat(rows).cpu())
 
 
@@ -112,20 +101,19 @@ def train_from_waveforms(
 ) -> Aligner:
     """Train aligner and top layers, or continue an interrupted run; keep those of the lowest validation loss.
 
-    Validation uses all clips, also before the first step. Seeds and kills as in
-    :func:`~v2f_core.training.stage1.train_stage1`, and so are errors.
+    Validation uses all clips, also before the first step. Seeds, kills and errors are as in
+    :func:`~v2f_core.training.stage1.train_stage1`.
 
     Args:
         encoder, source: a speech encoder, which is trained in place, and the folder that it was loaded from.
         aligner: of Stage I, trained in place; None starts with a new one.
-        folder: gets the best encoder (``ast/``, ``ecapa/`` or ``ge2e/``) and ``aligner/``, as a profile has them,
-            ``history.csv`` and ``checkpoint.pt``.
+        folder: gets the best encoder (``ast/``, ``ecapa/`` or ``ge2e/``), ``aligner/``, history and checkpoint.
     """
     if (processes := int(os.environ.get("WORLD_SIZE", 1))) > 1:
         raise InputError(f"{processes} processes: Stage I from waveforms runs in one; start it without a launcher")
     folder, pairs = Path(folder), training.pairs
     checkpoint, made_from = folder / CHECKPOINT_NAME, {**provenance, "settings": asdict(settings)}
-    encoder_folder = folder / encoder.kind
+    encoder_folder, generator = folder / encoder.kind, torch.Generator().manual_seed(settings.seed)
     with seeded(settings.seed, device):
         top = unfreeze(encoder.to(device), settings.unfreeze)
         trained = aligner or Aligner(encoder.dim, settings.hidden_width, pairs.face.shape[1], settings.dropout)
@@ -140,7 +128,7 @@ def train_from_waveforms(
         optimiser = torch.optim.AdamW(groups)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.steps)
         nets = nn.ModuleDict({"aligner": trained, "loss": loss, "encoder": top})
-        history, randomness = History(), torch.Generator()  # a step's draws have a seed of their own
+        history = History()
         parts = {"trained": nets, "optimiser": optimiser, "schedule": schedule, "history": history}
 
         def evaluate(step: int) -> float:
@@ -156,19 +144,17 @@ def train_from_waveforms(
             history.write(folder / HISTORY_NAME)
             return scores["val_total"]
 
-        start = resume_training(checkpoint, parts, randomness, made_from)
+        start = resume_training(checkpoint, parts, generator, made_from)
         if start == 0:
             evaluate(0)
         steps = range(start + 1, settings.steps + 1)
         bar = tqdm(steps, "Stage I", settings.steps, initial=start, unit="step", mininterval=1.0)
         for step in bar:
             nets.train()  # the encoder's frozen part stays in evaluation mode
-            batch = training.draw(settings.batch, settings.seed, step)
-            clips = map(training.read, batch.paths)
-            heard = [rows[int(u * len(rows))] for rows, u in zip(clips, batch.place, strict=True)]
-            voice = encoder(torch.stack(heard).to(device))
-            with at_step(step, [pairs.persons[i] for i in batch.label.tolist()]):
-                terms = loss(trained(voice), batch.face.to(device), batch.label.to(device))._asdict()
+            clips, face, label = training.draw(settings.batch, generator)
+            with at_step(step, [pairs.persons[i] for i in label.tolist()]):
+                identity = trained(encoder(clips.to(device)))
+                terms = loss(identity, face.to(device), label.to(device))._asdict()
                 descend(optimiser, own + upper, terms["total"], terms)
                 schedule.step()
                 history.count(terms)
@@ -176,5 +162,5 @@ def train_from_waveforms(
                 if last or step % settings.evaluate_every == 0:
                     bar.set_postfix(val=evaluate(step))
             if last or step % settings.checkpoint_every == 0:
-                save_training(checkpoint, step, parts, randomness, made_from)
+                save_training(checkpoint, step, parts, generator, made_from)
     return Aligner.from_pretrained(folder / "aligner")
