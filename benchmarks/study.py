@@ -18,11 +18,19 @@ import argparse
 from functools import partial
 from pathlib import Path
 
+from torch import Tensor
+
 from v2f_core.app.ablate import Plan, run_table
 from v2f_core.artefacts.profiles import load_profile
-from v2f_core.diffusion.consistency import paper, teacher
+from v2f_core.diffusion.consistency import Critic, FaceBatch, View, paper, teacher
 from v2f_core.studies.ablation import PHI, WITHOUT, Ablation
-from v2f_core.studies.critics import anchored, cycle, generated, likeness, others
+from v2f_core.studies.critics import anchored, cycle, generated, likeness
+
+
+def others(view: View, identity: Tensor, faces: FaceBatch, critic: Critic) -> Tensor:
+    """The critic on the next person's noised face: a gain that remains did not leak through z_t."""
+    return critic(view.renoise(faces.latents.roll(1, 0), faces.landmarks.roll(1, 0)), identity, faces)
+
 
 drawn_cycle = partial(generated, critic=cycle)
 rival_cycle, rival_likeness = (

@@ -9,7 +9,6 @@ from fakes import seeded, unit, wake
 
 from v2f_core.diffusion.consistency import SelfConsistency, describe, mean_square, paper, teacher
 from v2f_core.diffusion.lora import lora_parameters, without_lora
-from v2f_core.errors import InputError
 from v2f_core.identity.arcface_torch import align_batch
 from v2f_core.studies.critics import (
     BALANCED,
@@ -21,7 +20,6 @@ from v2f_core.studies.critics import (
     generated,
     innermost,
     likeness,
-    others,
 )
 
 NEGATIVES = [[1, 3], [0, 3], [], [0, 1]]  # of the four faces' persons: others of the same sex
@@ -91,21 +89,6 @@ def test_a_generated_face_is_recognised_by_hand(critic, prior, arcface, faces):
     expected = torch.autograd.grad(by_hand(z), [z, *parameters])
     for gradient, other in zip([identity.grad, *(p.grad for p in parameters)], expected, strict=True):
         torch.testing.assert_close(gradient, other, atol=1e-5, rtol=1e-2)
-
-
-def test_another_persons_face_brings_its_own_landmarks(prior, arcface, faces):
-    seen = []
-
-    def keep(view, identity, faces):
-        seen.append(view)
-        return identity.sum(1)
-
-    looked(prior, arcface, faces, partial(others, critic=keep))
-    view = view_of(prior, arcface, faces)
-    assert torch.equal(seen[0].landmarks, faces.landmarks[[3, 0, 1, 2]])
-    torch.testing.assert_close(seen[0].z_t, prior.add_noise(faces.latents[[3, 0, 1, 2]], view.noise, view.t))
-    with pytest.raises(InputError, match="no other person's face"):
-        SelfConsistency(prior, arcface, partial(others, critic=paper))(unit(1, 3), faces[:1], seeded())
 
 
 @pytest.mark.parametrize("critic", [cycle, likeness])

@@ -57,7 +57,7 @@ def test_pairs_are_sorted_by_person_and_list_persons_left_out(manifest):
     of_faces = pair_up(manifest, None, faces, "train")
     assert (of_faces.persons, len(of_faces.voice)) == (["Ada", "Ben", "Cy"], 0)
     assert torch.equal(of_faces.centroids()[:2], pairs.centroids())
-    with pytest.raises(InputError, match="split 'val'"):
+    with pytest.raises(InputError, match="split val"):
         pair_up(manifest, embeddings_of({"a.wav": 1.0}, 4), faces, "val")
 
 

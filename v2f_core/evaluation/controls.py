@@ -6,7 +6,6 @@ reconstruction, the oracle) use the *second* one; they leave out persons without
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -19,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from v2f_core.artefacts.files import folder_hash
-from v2f_core.artefacts.loading import refusing
+from v2f_core.artefacts.loading import read_json, refusing
 from v2f_core.diffusion.lora import load_lora
 from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
@@ -63,7 +62,7 @@ def derangement(n: int, seed: int) -> Int[np.ndarray, " n"]:
 def predictions(test: Pairs, training: Pairs, aligner: Aligner, seed: int = 0) -> dict[str, np.ndarray]:
     """Identities predicted for each test person by the aligner ("full") and by its baselines, as in `WHAT`.
 
-    A sex that is not among the training persons has the mean face; the shuffle is one derangement.
+    A sex without training persons has the mean face; the shuffle is one derangement.
     """
     sexes, centroids = np.array(training.sexes), training.centroids()
     of_sex = {sex: mean_direction(centroids[sexes == sex]) for sex in set(training.sexes)}
@@ -109,16 +108,11 @@ class Bench:
         return np.array([len(paths) > 1 for paths in self.photos])
 
     def draw(
-        self,
-        name: str,
-        conditions: Float[Tensor, "n 512"] | Float[Tensor, "n tokens width"],
-        draws: int | None = None,
-        prior: Prior | None = None,
-        hashes: Mapping[str, str] | None = None,
+        self, name: str, conditions: Float[Tensor, "n 512"] | Float[Tensor, "n tokens width"], draws: int | None = None
     ) -> tuple[Faces, ...]:
         """Faces of a row under some conditions, ``draws`` of each person."""
-        drawing, hashes = replace(self.drawing, guidance=self.scale(name)), {**self.hashes, **(hashes or {})}
-        shared = (prior or self.prior, conditions, self.test.persons, self.scorer, self.folder, hashes, drawing)
+        drawing = replace(self.drawing, guidance=self.scale(name))
+        shared = (self.prior, conditions, self.test.persons, self.scorer, self.folder, self.hashes, drawing)
         numbers = range(draws or self.draws)
         return tuple(draw_faces(*shared, number, f"{name}, face {number + 1}") for number in numbers)
 
@@ -150,7 +144,7 @@ class Stage2:
         """
         folder = Path(folder)
         with refusing(folder, "a folder of Stage II, whose provenance.json names a critic", "give stage2's --out"):
-            record = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+            record = read_json(folder / "provenance.json")
             settings = record["settings"]
             critic = record["critic"] if "critic" in record else settings["consistency"]["mode"]  # version 0.1
             critic = "no L_self" if settings.get("weight_self") == 0 else str(critic)
@@ -179,17 +173,16 @@ def rows(
     last = bench.row(NO_DSC, baseline["full"], NO_DSC in drawn)
     yield System(SHUFFLED, WHAT[SHUFFLED], last.predicted, last.faces, shuffles=orders)
     yield last
-    prior, hashes = bench.prior, {}
+    adapted = bench
     for trained in stage2:
         with torch.no_grad():
             identity = trained.aligner(test.pooled_voices())
-        prior, hashes = trained.prior, {"lora_sha256": trained.lora_sha256}
+        adapted = replace(bench, prior=trained.prior, hashes={**bench.hashes, "lora_sha256": trained.lora_sha256})
         name, what = f"{FULL} ({trained.critic})", f"Stage II with the critic {trained.critic}"
-        faces = bench.draw(name, identity, prior=prior, hashes=hashes)
-        last = System(name, what, identity.numpy(), faces, guidance=bench.scale(name))
+        last = System(name, what, identity.numpy(), adapted.draw(name, identity), guidance=bench.scale(name))
         yield last
     if BEST in drawn and last.predicted is not None:
-        four = bench.draw(BEST, torch.from_numpy(last.predicted), BEST_OF, prior, hashes)
+        four = adapted.draw(BEST, torch.from_numpy(last.predicted), BEST_OF)
         picked, what = best_of(four, last.predicted)[0], f"{WHAT[BEST]} ({last.name})"
         yield System(BEST, what, faces=(picked,), guidance=bench.scale(BEST))  # its ẑ is that of the last system
     if not bench.has_other.any():
@@ -212,8 +205,8 @@ def tuned(
 ) -> dict[str, dict[float, float]]:
     """The mean cosine of each row's faces under each guidance scale; rows without guidance are left out.
 
-    One scale for all rows would favour the system that it suits. So each drawn row has its own, chosen by the same
-    persons and with the same noise: those of a bench whose ``test`` are validation persons.
+    One scale for all rows would favour the system that it suits. So each drawn row has its own, chosen on a bench whose
+    ``test`` are validation persons.
     """
     truth = validation.gallery.identities
     likeness: dict[str, dict[float, float]] = {}

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Int
 from torch.nn.functional import normalize
 from tqdm import tqdm
@@ -44,10 +43,8 @@ def deal(sexes: Sequence[str], folds: int, seed: int) -> Int[np.ndarray, " perso
 def fold_count(persons: int) -> int:
     """How many folds so many persons are dealt into; too few for two are refused."""
     if persons < 2 * SMALLEST:
-        raise InputError(
-            f"{persons} person{'s' * (persons != 1)} with a usable voice and face: expected at least {2 * SMALLEST}; a "
-            "fold compares persons with each other, and others train"
-        )
+        few = f"{persons} person{'s' * (persons != 1)} with a usable voice and face: expected at least {2 * SMALLEST}"
+        raise InputError(f"{few}; a fold compares persons with each other, and others train")
     return min(FOLDS, persons // SMALLEST)
 
 
@@ -70,11 +67,9 @@ def leave_out(pairs: Pairs, settings: Stage1Settings, deals: int = 4, folder: st
                 others = pairs.only(np.flatnonzero(fold != part).tolist())
                 aligner = _aligner_of(others, settings, number, own)
                 galleries = protocols.galleries(test.sexes)
-                blank = np.zeros((len(test.persons), 0), np.float32)
-                gallery = Faces(test.gallery().numpy(), blank, blank, [None] * len(test.persons))
-                with torch.no_grad():
-                    predicted = controls.predictions(test, others, aligner, number) | ridge_rows(others, test)
+                predicted = controls.predictions(test, others, aligner, number) | ridge_rows(others, test)
                 systems = [System(name, "", z) for name, z in predicted.items()]
+                gallery = Faces.of(test.gallery().numpy())
                 values = [tables.likeness(systems, gallery, test.persons, galleries), *_chance(test.persons, galleries)]
                 frames += [frame.assign(draw=number) for frame in values]
                 bar.update()

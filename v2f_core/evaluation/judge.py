@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor, nn
 
-from v2f_core.artefacts.loading import check_config, read_tensors, refusing
+from v2f_core.artefacts.loading import check_config, checked_folder, read_tensors, refusing
 from v2f_core.errors import InputError
 
 
@@ -38,19 +38,13 @@ class PlainNet(nn.Sequential):
 def _build(config: dict[str, Any]) -> nn.Module:
     if config["architecture"] == "plain":
         return PlainNet(config["widths"], config["n_classes"])
-    if config["architecture"] == "resnet50_caffe":
-        return _resnet50_caffe(config["n_classes"])
-    raise InputError(f"judge architecture {config['architecture']!r}: unknown; use plain or resnet50_caffe")
-
-
-def _resnet50_caffe(classes: int) -> nn.Module:
-    """torchvision's ResNet-50 in Caffe's form, in which VGGFace2's was trained.
-
-    A block that halves the map does so in its first, 1×1 convolution; the first pooling does not pad.
-    """
+    if config["architecture"] != "resnet50_caffe":
+        raise InputError(f"judge architecture {config['architecture']!r}: unknown; use plain or resnet50_caffe")
     from torchvision.models import resnet50
 
-    net = resnet50(num_classes=classes)
+    # in Caffe's form, in which VGGFace2's was trained: a block that halves the map does so in its first, 1×1
+    # convolution, and the first pooling does not pad
+    net = resnet50(num_classes=config["n_classes"])
     net.maxpool = nn.MaxPool2d(3, stride=2, ceil_mode=True)
     for layer in (net.layer2, net.layer3, net.layer4):
         layer[0].conv1.stride, layer[0].conv2.stride = (2, 2), (1, 1)
@@ -61,7 +55,7 @@ class Judge(nn.Module):
     """Images → posteriors p(y|x) over the judge's persons.
 
     The config says how pixels enter: `size` (square side), `mean` and `scale` per channel in the order of `channels`
-    ("RGB" or "BGR", as VGGFace2's Caffe nets want it): x = (pixel - mean) / scale.
+    ("RGB", or VGGFace2's "BGR"): x = (pixel - mean) / scale.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
@@ -76,9 +70,8 @@ class Judge(nn.Module):
         Raises:
             InputError: a file is missing or damaged, or the weights do not fit the config.
         """
-        folder, remedy = Path(folder), "take config.json and model.safetensors from the same judge"
-        if not all((folder / name).is_file() for name in ("config.json", "model.safetensors")):
-            raise InputError(f"{folder}: no judge here; expected config.json and model.safetensors")
+        remedy = "take config.json and model.safetensors from the same judge"
+        folder = checked_folder(folder, ("config.json", "model.safetensors"), "a judge's", remedy)
         config, weights = check_config(folder / "config.json"), read_tensors(folder / "model.safetensors", remedy)
         with refusing(folder, "a judge", remedy):
             if not 8 <= config["size"] <= 1024:

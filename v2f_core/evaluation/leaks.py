@@ -1,7 +1,4 @@
-"""Leaks: no person, photograph or recording may be in both splits, and scorers should not know the test persons.
-
-Whether answers come from the voice alone is seen in the tables' rows "shuffled voice" and "random real face".
-"""
+"""Leaks: no person, photograph or recording may be in both splits, and scorers should not know the test persons."""
 
 from __future__ import annotations
 
@@ -28,21 +25,18 @@ def contamination(training: Pairs, test: Pairs) -> list[tuple[str, str, str]]:
     Raises:
         InputError: the identities or voices of the splits differ in width.
     """
-    shared = [(name, name, "the same name") for name in sorted(set(test.persons) & set(training.persons))]
-    photos, sounds = (test.face_start, training.face_start), (test.voice_start, training.voice_start)
-    for reason, same, ours, theirs, starts in (
-        ("the same photograph", SAME_PICTURE, test.face[:], training.face[:], photos),
-        ("the same recording", SAME_RECORDING, test.voice[:], training.voice[:], sounds),
-    ):
+    shared = [(name, name, "the same name") for name in set(test.persons) & set(training.persons)]
+    for what, kind, same in (("face", "photograph", SAME_PICTURE), ("voice", "recording", SAME_RECORDING)):
+        ours, theirs = (getattr(pairs, what)[:] for pairs in (test, training))
         if ours.shape[1] != theirs.shape[1]:
             widths = f"{ours.shape[1]} and {theirs.shape[1]} wide"
-            raise InputError(f"{reason}: embeddings are {widths}; expected one encoder for both splits")
-        owners = [np.repeat(p.persons, s.diff().numpy()) for p, s in zip((test, training), starts, strict=True)]
+            raise InputError(f"the same {kind}: embeddings are {widths}; expected one encoder for both splits")
+        owners = [np.repeat(p.persons, getattr(p, f"{what}_start").diff().numpy()) for p in (test, training)]
         centre = theirs.mean(dim=0)  # speaker embeddings share most of their direction
         ours, theirs = normalize(ours - centre, dim=1), normalize(theirs - centre, dim=1)
         for start in range(0, len(ours), AT_ONCE):
             for row, column in (ours[start : start + AT_ONCE] @ theirs.T > same).nonzero().tolist():
-                shared.append((str(owners[0][start + row]), str(owners[1][column]), reason))
+                shared.append((str(owners[0][start + row]), str(owners[1][column]), f"the same {kind}"))
     gallery = test.gallery()
     for row, column in (torch.triu(gallery @ gallery.T, 1) > SAME_PICTURE).nonzero().tolist():
         shared.append((test.persons[row], test.persons[column], "one photograph of two test persons"))
@@ -50,10 +44,10 @@ def contamination(training: Pairs, test: Pairs) -> list[tuple[str, str, str]]:
 
 
 def check_splits(training: Pairs, test: Pairs, scorers: Mapping[str, Path], all_known: bool = False) -> list[str]:
-    """Refuse a test with persons of the training; warn of test persons whom a scorer was trained on.
+    """Refuse a test with persons of the training; warn of test persons whom a scorer was trained on, and return that.
 
     ``training_persons.txt`` in a scorer's folder lists its training persons, one a line; with ``all_known`` no scorer
-    was trained on any person of the dataset (true of MiniVox by construction). The warnings are also returned.
+    was trained on any person of the dataset (true of MiniVox by construction).
 
     Raises:
         InputError: a person, photograph or recording is in both splits, or two test persons share a photograph.

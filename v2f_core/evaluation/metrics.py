@@ -36,8 +36,8 @@ def cosine(a: Float[np.ndarray, "n dim"], b: Float[np.ndarray, "n dim"]) -> Floa
 def l2(a: Float[np.ndarray, "n dim"], b: Float[np.ndarray, "n dim"]) -> Float[np.ndarray, " n"]:
     """Row by row Euclidean distance, from 0 to 2, "L2" of Table 2; an undetected face has √2, as at cosine 0.
 
-    L2² = 2 − 2·cos for unit vectors, so L2 ranks persons as the cosine does, and by Jensen's inequality the mean L2 is
-    at most √(2 − 2·mean cos). Table 2 breaks this bound: Voice2Face's cosine .259 allows 1.217 and stands beside 1.26.
+    L2² = 2 − 2·cos for unit vectors, so L2 ranks persons as the cosine does, and the mean L2 is at most
+    √(2 − 2·mean cos). Table 2 breaks this bound: Voice2Face's cosine .259 allows 1.217 and stands beside 1.26.
 
     Example:
         >>> l2(np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 0.0]]), np.array([[1.0, 0.0], [-1.0, 0.0], [1.0, 0.0]]))
@@ -105,8 +105,6 @@ def recall(scores: Float[np.ndarray, "n n"], k: int) -> Float[np.ndarray, " n"]:
 def matching(scores: Float[np.ndarray, "n n"]) -> Float[np.ndarray, " n"]:
     """1:2 matching per person: the share of other faces that score below the true one, ties half. Chance is 1/2.
 
-    Its mean is the area under the ROC curve of "same person or not", computed query by query.
-
     Example:
         >>> matching(np.array([[0.9, 0.1, 0.2], [0.5, 0.4, 0.1], [0.3, 0.3, 0.3]]))
         array([1. , 0.5, 0.5])
@@ -160,21 +158,17 @@ def error_rates(
     Raises:
         InputError: there are no pairs of one kind, or a score is NaN.
     """
-    if not (len(same) and len(different)):
-        raise InputError(f"{len(same)} pairs of one person, {len(different)} of two: expected at least one of each")
-    if np.isnan(same).any() or np.isnan(different).any():
-        raise InputError("a score is NaN and cannot be compared; check the vectors that it comes from")
     threshold = np.unique(np.concatenate([same, different]))
+    if not (len(same) and len(different)) or np.isnan(threshold).any():
+        pairs = f"{len(same)} pairs of one person, {len(different)} of two"
+        raise InputError(f"{pairs}: expected at least one of each, and no score that is NaN")
     missed = np.searchsorted(np.sort(same), threshold) / len(same)
     accepted = 1 - np.searchsorted(np.sort(different), threshold) / len(different)
     return threshold, missed, accepted
 
 
 def equal_error_rate(same: Float[np.ndarray, " same"], different: Float[np.ndarray, " different"]) -> float:
-    """The error rate at which misses and false acceptances are equally frequent: 0 is perfect, 0.5 is chance.
-
-    The mean of both of :func:`error_rates` at the threshold where they are closest.
-    """
+    """The mean of both :func:`error_rates` where they are closest: 0 is perfect, 0.5 is chance."""
     _, missed, accepted = error_rates(same, different)
     at = int(np.abs(missed - accepted).argmin())
     return float((missed[at] + accepted[at]) / 2)
@@ -186,8 +180,8 @@ def equal_error_rate(same: Float[np.ndarray, " same"], different: Float[np.ndarr
 def diversity(draws: Float[np.ndarray, "utterances draws dim"]) -> Float[np.ndarray, " utterances"]:
     """How different the faces drawn for one voice are: mean 1 − cos over all pairs of an utterance's draws.
 
-    0 means the same face every time. A faithful sampler of p(face | voice) has the diversity of the *persons* who could
-    own that voice; higher is not better. A pair with an undetected face adds 0.
+    A faithful sampler of p(face | voice) has the diversity of the *persons* who could own that voice; higher is not
+    better. A pair with an undetected face adds 0.
 
     Example:
         >>> diversity(np.array([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, 0.0]]]))
@@ -215,9 +209,8 @@ def vfs(posteriors: Float[np.ndarray, "images classes"], seed: int = 0) -> VFS:
     """VFS of Table 2: exp of the mean KL divergence of p(y|x) from its mean p(y), averaged over splits of the images.
 
     The inception score (Salimans et al. 2016) with a face judge: high when the judge is sure about each image and its
-    answers differ; the right person plays no part. As in SF2F's published code images are shuffled, cut into 5, and
-    each split has its own p(y). A split of N images cannot score above N (nor above the number of classes), so a VFS
-    must be given with its N. Undetected faces count as images.
+    answers differ; the right person plays no part. As in SF2F's published code images are shuffled and cut into 5
+    splits. A split of N images cannot score above N (nor above the number of classes): give a VFS with its N.
 
     Raises:
         InputError: a row is no distribution (negative, NaN, not summing to 1), or there are fewer images than splits.
@@ -237,9 +230,9 @@ def vfs(posteriors: Float[np.ndarray, "images classes"], seed: int = 0) -> VFS:
 def kernel_distance(generated: Float[np.ndarray, "n dim"], real: Float[np.ndarray, "m dim"]) -> float:
     """Distance between a set of generated and a set of real faces: MMD² with the kernel (x·y + 1)³, unbiased.
 
-    Gretton et al. 2012, Eq. 3; the form of the kernel inception distance, here for features of norm 1. It is 0 on
-    average for two sets of one kind, however few the faces, and can fall below 0. It compares sets: the right faces
-    given to the wrong voices have distance 0. The two sets must not share pictures; undetected faces are left out.
+    Gretton et al. 2012, Eq. 3; the form of the kernel inception distance, for features of norm 1. It is 0 on average
+    for two sets of one kind, however few the faces, and can fall below 0. The right faces given to the wrong voices
+    have distance 0. The two sets must not share pictures; undetected faces are left out.
 
     Raises:
         InputError: fewer than four detected faces in a set, or NaN.

@@ -23,8 +23,8 @@ ALL, WITHIN, SF2F = "all", "within sex", "SF2F 3x100"
 def galleries(sexes: Sequence[str]) -> dict[str, Shaped[np.ndarray, " n"]]:
     """The galleries of every table: all persons, those of one sex, and SF2F's three of 100 where there are 300.
 
-    SF2F cuts its list of test persons, here in the order of ``sexes``, at 100, 200 and 300. (Its published code has a
-    gallery of each person's *mean* identity over all photos; ours holds one photo.)
+    SF2F cuts its list of test persons, here in the order of ``sexes``, at 100, 200 and 300. (Its gallery has each
+    person's *mean* identity over all photos; ours holds one photo.)
 
     Raises:
         InputError: fewer than two persons.
@@ -53,11 +53,7 @@ def chance(labels: Shaped[np.ndarray, " n"], k: int) -> float:
 
 
 def first_of_each_sex(sexes: Sequence[str], count: int) -> list[int]:
-    """The indices of the first ``count`` persons, with equal numbers of each sex as far as possible; in order.
-
-    Raises:
-        InputError: ``count`` allows fewer than four persons of a sex.
-    """
+    """The indices of the first ``count`` persons, as many of each sex; fewer than four of a sex are refused."""
     kinds = sorted(set(sexes))
     if count < 4 * len(kinds):
         raise InputError(f"limit {count}: expected at least {4 * len(kinds)} persons, four of each sex")

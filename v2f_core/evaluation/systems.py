@@ -16,7 +16,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int, UInt8
+from PIL import Image, ImageOps
+from safetensors.numpy import save_file
 from torch import Tensor
+from tqdm import tqdm
 
 from v2f_core.artefacts.files import SYNTHETIC, atomic_write
 from v2f_core.artefacts.loading import read_tensors
@@ -41,6 +44,12 @@ class Faces:
     posteriors: Float32[np.ndarray, "n classes"]  # the judge's p(y|x)
     features: Float32[np.ndarray, "n width"]  # the second scorer's, unit length
     paths: list[Path | None]  # None for a person without an image
+
+    @classmethod
+    def of(cls, identities: Float32[np.ndarray, "n dim"]) -> Faces:
+        """Faces of which the identities alone are known."""
+        blank = np.zeros((len(identities), 0), np.float32)
+        return cls(identities, blank, blank, [None] * len(identities))
 
     def placed(self, rows: Sequence[int], n: int) -> Faces:
         """These faces at the places ``rows`` of n persons; the other persons have none."""
@@ -79,8 +88,7 @@ class Scorer:
         if not there:
             raise InputError("no photograph to score: all paths are missing")
         batches = [there[start : start + AT_ONCE] for start in range(0, len(there), AT_ONCE)]
-        parts = [self([read_image(path) for path in batch]) for batch in batches]
-        scores = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        scores = _joined([self([read_image(path) for path in batch]) for batch in batches])
         return Faces(**scores, paths=list(there)).placed(rows, len(paths))
 
 
@@ -141,8 +149,8 @@ def draw_faces(
 ) -> Faces:
     """One face of each person, drawn and scored, or read from an earlier run with the same inputs.
 
-    Conditions are unit identities, or tokens for the cross-attention; names seed each person's noise. ``hashes`` are
-    those of the weights of prior and scorers; ``draw`` is 0 for a person's first face, 1 for the second, …
+    Conditions are unit identities, or tokens for the cross-attention. ``hashes`` are those of the weights of prior and
+    scorers; ``draw`` is 0 for a person's first face, 1 for the second, …
     """
     values = conditions.detach().cpu().contiguous().numpy().tobytes()
     inputs = {
@@ -157,9 +165,8 @@ def draw_faces(
         part = conditions[rows.start : rows.stop].to(prior.device)
         c = prior.condition(part) if part.ndim == 2 else part
         noise = torch.stack([noise_of(persons[row], prior.latent_shape, drawing.seed, draw) for row in rows])
-        dtype = prior.unet.dtype
-        start = noise.to(prior.device, dtype)
-        return prior.decode(prior.denoise(start, c.to(dtype), drawing.steps, drawing.guidance))
+        start = noise.to(prior.device, prior.unet.dtype)
+        return prior.decode(prior.denoise(start, c.to(start), drawing.steps, drawing.guidance))
 
     return _resumable(make, len(persons), scorer, folder, inputs, label)
 
@@ -169,8 +176,6 @@ def rebuild_faces(
     prior: Prior, paths: Sequence[Path], scorer: Scorer, folder: Path, hashes: Mapping[str, str]
 ) -> Faces:
     """Photographs after the VAE's encoder and decoder: an upper bound for any sampler of its latents."""
-    from PIL import Image, ImageOps
-
     side = prior.latent_shape[1] * 2 ** (len(prior.vae.config.block_out_channels) - 1)
     inputs = {**hashes, "what": "VAE reconstruction", "photographs": [path.as_posix() for path in paths]}
 
@@ -196,15 +201,14 @@ def _resumable(
 ) -> Faces:
     """Make n images batch by batch and store images and scores of each batch; stored batches are read."""
     from diffusers.image_processor import VaeImageProcessor
-    from safetensors.numpy import save_file
-    from tqdm import tqdm
 
     provenance = json.dumps({"synthetic": True, **inputs}, indent=2, ensure_ascii=False) + "\n"
     folder = folder / hashlib.sha256(provenance.encode()).hexdigest()[:12]
     with atomic_write(folder / "provenance.json") as temporary:
         temporary.write_text(provenance, encoding="utf-8")
     paths: list[Path | None] = [folder / f"{row:05d}.webp" for row in range(n)]
-    parts = []
+    parts, exif = [], Image.Exif()
+    exif[0x010E] = SYNTHETIC  # ImageDescription
     with tqdm(total=n, desc=label, unit="face", mininterval=1.0) as bar:
         for start in range(0, n, AT_ONCE):
             rows = range(start, min(start + AT_ONCE, n))
@@ -213,19 +217,15 @@ def _resumable(
                 unit = VaeImageProcessor.pt_to_numpy((make(rows).float() / 2 + 0.5).clamp(0, 1))
                 images = [np.asarray(image) for image in VaeImageProcessor.numpy_to_pil(unit)]
                 for row, image in zip(rows, images, strict=True):
-                    _save_synthetic(image, folder / f"{row:05d}.webp")
+                    with atomic_write(folder / f"{row:05d}.webp") as temporary:
+                        Image.fromarray(image).save(temporary, "WEBP", quality=90, exif=exif)
                 with atomic_write(shard) as temporary:  # after its images: a shard that exists is whole
                     save_file(scorer(images), temporary)
             stored = read_tensors(shard, "delete it and run this again, the rest is kept")
             parts.append({name: tensor.numpy() for name, tensor in stored.items()})
             bar.update(len(rows))
-    return Faces(**{name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, paths=paths)
+    return Faces(**_joined(parts), paths=paths)
 
 
-def _save_synthetic(image: Pixels, path: Path) -> None:
-    from PIL import Image
-
-    exif = Image.Exif()
-    exif[0x010E] = SYNTHETIC  # ImageDescription
-    with atomic_write(path) as temporary:
-        Image.fromarray(image).save(temporary, "WEBP", quality=90, exif=exif)
+def _joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

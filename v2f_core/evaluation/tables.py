@@ -179,10 +179,9 @@ def likeness(
 ) -> pd.DataFrame:
     """Every measure of each person and system, by ẑ, by face and by the second scorer, as a tidy frame.
 
-    Draws have a row each; derangements are averaged. The second scorer gives ranks only, since its cosines have another
+    Draws have a row each; derangements are averaged. The second scorer gives ranks only: its cosines have another
     scale. Skill is given where there are ceilings, for systems whose input is a voice, and needs those of `REFERENCE`.
-    ``ratio`` ranks the faces once more, by how much likelier a voice makes them; a drawn face's identity is taken for
-    ẑ, and an undetected one makes no face likelier.
+    ``ratio`` ranks the faces once more, by how much likelier a voice makes them, with a drawn face's identity for ẑ.
     """
     n, truth, frames = len(persons), gallery.identities, []
     predicted = {system.name: system.predicted for system in systems if system.predicted is not None}
@@ -190,7 +189,9 @@ def likeness(
         where: metrics.cosine(predicted[name], truth) for where, name in REFERENCE.items() if name in predicted
     }
     for system in systems:
-        for by, draw, near, scores, likelier in _answers(system, gallery, ratio):
+        for by, draw, z, scores in _answers(system, gallery):
+            near = {} if z is None else _near(z, truth, system.shuffles)
+            likelier = None if z is None or ratio is None else _ratios(ratio, z, truth)
             for where, labels in galleries.items():
                 values = near | _averaged(scores, labels, system.shuffles)
                 if likelier is not None:
@@ -208,31 +209,24 @@ def likeness(
 
 
 def _answers(
-    system: System, gallery: Faces, ratio: Ratio | None
-) -> Iterable[tuple[str, int, dict[str, np.ndarray], Float[np.ndarray, "n n"], Float[np.ndarray, "n n"] | None]]:
-    """How persons are compared, the number of the draw, cosine and L2, and the score matrices: by cosine, by ratio."""
-    truth = gallery.identities
+    system: System, gallery: Faces
+) -> Iterable[tuple[str, int, Float32[np.ndarray, "n dim"] | None, Float[np.ndarray, "n n"]]]:
+    """How persons are compared, the number of the draw, identities of f_arc if there are any, and the score matrix."""
     if system.scores is not None:
-        yield BY_Z, 0, {}, system.scores, None
+        yield BY_Z, 0, None, system.scores
     elif system.predicted is not None:
-        z = system.predicted
-        yield BY_Z, 0, _near(z, truth, system.shuffles), metrics.score_matrix(z, truth), _ratios(ratio, z, truth)
+        yield BY_Z, 0, system.predicted, metrics.score_matrix(system.predicted, gallery.identities)
     for draw, faces in enumerate(system.faces):
-        z = faces.identities
-        yield BY_FACE, draw, _near(z, truth, system.shuffles), metrics.score_matrix(z, truth), _ratios(ratio, z, truth)
+        yield BY_FACE, draw, faces.identities, metrics.score_matrix(faces.identities, gallery.identities)
         if gallery.features.shape[1]:
             centre = gallery.features.mean(axis=0)  # a net's last features have a large mean
             centred = [features - centre for features in (faces.features, gallery.features)]
             seen, known = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in centred)
-            yield BY_SECOND, draw, {}, metrics.score_matrix(seen, known), None
+            yield BY_SECOND, draw, None, metrics.score_matrix(seen, known)
 
 
-def _ratios(
-    ratio: Ratio | None, z: Float[np.ndarray, "n dim"], truth: Float[np.ndarray, "m dim"]
-) -> Float[np.ndarray, "n m"] | None:
+def _ratios(ratio: Ratio, z: Float[np.ndarray, "n dim"], truth: Float[np.ndarray, "m dim"]) -> Float[np.ndarray, "n m"]:
     """The ratios, 0 where either face is undetected: nothing is learned from it."""
-    if ratio is None:
-        return None
     seen, known = np.flatnonzero(z.any(axis=1)), np.flatnonzero(truth.any(axis=1))
     scores = np.zeros((len(z), len(truth)))
     if len(seen) and len(known):
@@ -242,8 +236,8 @@ def _ratios(
 
 def _near(z: np.ndarray, truth: np.ndarray, shuffles: np.ndarray | None) -> dict[str, np.ndarray]:
     orders = [np.arange(len(z))] if shuffles is None else shuffles
-    cosines, distances = ([measure(z[order], truth) for order in orders] for measure in (metrics.cosine, metrics.l2))
-    return {COSINE: np.mean(cosines, axis=0), L2: np.mean(distances, axis=0)}
+    measures = {COSINE: metrics.cosine, L2: metrics.l2}
+    return {name: np.mean([of(z[order], truth) for order in orders], axis=0) for name, of in measures.items()}
 
 
 def _averaged(scores: np.ndarray, labels: np.ndarray, shuffles: np.ndarray | None) -> dict[str, np.ndarray]:
@@ -303,13 +297,10 @@ def identity_table(
     ``truth`` is the gallery; ``ranked`` are score matrices of systems that rank faces without an identity; the rest is
     as in :func:`likeness`.
     """
-    n = len(truth)
-    blank = np.zeros((n, 0), np.float32)
-    answers = [System(name, "", np.asarray(z, np.float32)) for name, z in systems.items()]
+    answers = [System(name, "", z.astype(np.float32)) for name, z in systems.items()]
     answers += [System(name, "", scores=scores) for name, scores in (ranked or {}).items()]
-    galleries = protocols.galleries(sexes.tolist())
-    gallery = Faces(np.asarray(truth, np.float32), blank, blank, [None] * n)
-    tidy = likeness(answers, gallery, [f"{i:06d}" for i in range(n)], galleries, ceilings, ratio)
+    galleries, persons = protocols.galleries(sexes.tolist()), [f"{i:06d}" for i in range(len(truth))]
+    tidy = likeness(answers, Faces.of(truth.astype(np.float32)), persons, galleries, ceilings, ratio)
     return likeness_table(tidy, galleries, ceilings, resamples).drop(columns="by")
 
 

@@ -1,8 +1,7 @@
 """Ablations: the systems of each table as data, the values of their persons, and the tables made from these.
 
-A system is a Stage I and a critic of Stage II, and all take the same number of steps. λ_self gives φ gradients of about
-equal length from L_self and L_id when Stage II begins; it is tuned further only where a system's name says so. Gains
-are paired: the same persons, the same noise, the same seeds.
+A system is a Stage I and a critic of Stage II, and all take the same number of steps. λ_self is `critics.BALANCED`,
+except where a system's name says so. Gains are paired: the same persons, the same noise, the same seeds.
 """
 
 from __future__ import annotations
@@ -121,8 +120,8 @@ def tidy(
 ) -> pd.DataFrame:
     """All measures of one system with one seed: a row for each person and metric; measures of a set have no person.
 
-    ``faces`` and ``again`` are a face of every test person, and a second face of the first persons; ``photographs`` the
-    gallery's pictures as the scorers see them.
+    ``faces`` and ``again`` are a face of every test person and a second one of the first persons; ``photographs`` are
+    the gallery's.
     """
     truth, sexes = test.gallery().numpy(), np.array(test.sexes)
     values: dict[str, np.ndarray] = {

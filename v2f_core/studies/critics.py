@@ -1,8 +1,8 @@
 """Other critics than the paper's, and changes to critics that may keep L_self from its trivial optimum.
 
 All are functions ``(view, identity, faces) -> loss of each example``, as in :mod:`v2f_core.diffusion.consistency`.
-Options are keyword arguments: ``functools.partial(contrast, negatives=5)`` is a critic. Functions with an argument
-``critic`` change the input of that critic: ``partial(generated, critic=cycle)``.
+``functools.partial`` sets options, and the critic of functions that change another's input:
+``partial(contrast, negatives=5)``, ``partial(generated, critic=cycle)``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from v2f_core.diffusion.consistency import Critic, FaceBatch, View, denoise, mean_square, paper, teacher
 from v2f_core.diffusion.lora import lora_parameters, without_lora
-from v2f_core.errors import InputError
 
 Identities = Float[Tensor, "batch 512"]
 Losses = Float[Tensor, " batch"]
@@ -77,23 +76,13 @@ def recognition(
 # --- changes of a critic's input
 
 
-def others(view: View, identity: Identities, faces: FaceBatch, critic: Critic) -> Losses:
-    """The critic on the next person's noised face: a gain that remains did not leak through z_t.
-
-    Raises:
-        InputError: the batch has one person.
-    """
-    if len(identity) < 2:
-        raise InputError("a batch of one person has no other person's face; raise the batch")
-    return critic(view.renoise(faces.latents.roll(1, 0), faces.landmarks.roll(1, 0)), identity, faces)
-
-
 def generated(view: View, identity: Identities, faces: FaceBatch, critic: Critic, steps: int = 5) -> Losses:
     """The critic on a face generated from pure noise under ẑ, without guidance, in ``steps`` solver steps.
 
     The landmarks of a generated face are unknown; the batch's mean landmarks are close, since faces are framed alike.
     """
-    start = _normal(faces.latents, view.generator)
+    latents, generator = faces.latents, view.generator
+    start = torch.randn(latents.shape, generator=generator, device=generator.device).to(latents)
     with torch.no_grad():
         latents = view.prior.denoise(start, view.prior.condition(identity), steps, guidance=1.0)
     # older torch keeps casts of the adapters that were made without gradient (pytorch/pytorch#112583)
@@ -138,10 +127,6 @@ def draw_negatives(
     top = keys.topk(count, dim=1)
     exists = top.values >= 0
     return top.indices.masked_fill(~exists, 0), exists
-
-
-def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randn(like.shape, generator=generator, device=generator.device).to(like)
 
 
 @contextmanager

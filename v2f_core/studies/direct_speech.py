@@ -2,8 +2,8 @@
 
 The paper's row is a "speech MLP straight into the condition", trained with "ℓ2 + reconstruction". We read this as an
 MLP of g_φ's form that outputs the cross-attention tokens, c = c_null + MLP(v_spk), and minimises the squared error of
-the frozen prior's noise prediction under c on the speaker's real face. (In a latent diffusion model the ℓ2 of the
-reconstructed latents is the same error with other weights over t.) No ArcFace net is used in training.
+the frozen prior's noise prediction under c on the speaker's real face: the ℓ2 of the reconstructed latents, with other
+weights over t.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tqdm import trange
 from v2f_core.artefacts.checkpoints import resume_training, save_training
 from v2f_core.diffusion.prior import Prior
 from v2f_core.identity.aligner import Aligner
-from v2f_core.training.guards import seeded
+from v2f_core.training.guards import descend, seeded
 from v2f_core.training.latents import FacePairs
 
 
@@ -62,10 +62,7 @@ def train_speech_condition(
     path: str | Path,
     provenance: Mapping[str, Any],
 ) -> SpeechCondition:
-    """Train on the faces of the training persons, or read the weights that an earlier call wrote to ``path``.
-
-    The prior is frozen; the net comes back on the CPU. A file of another training is refused.
-    """
+    """Train on the training persons' faces, or read what an earlier call wrote to ``path``; on the CPU afterwards."""
     training = training.to(prior.device)
     inputs = {**provenance, **asdict(settings)}
     generator = torch.Generator().manual_seed(settings.seed)
@@ -85,9 +82,7 @@ def train_speech_condition(
             noise = torch.randn(z_0.shape, generator=generator).to(z_0)
             t = torch.randint(len(prior.alphas_cumprod), (len(z_0),), generator=generator).to(z_0.device)
             residual = F.mse_loss(prior.predict(prior.add_noise(z_0, noise, t), t, net(voice)), noise)
-            optimiser.zero_grad()
-            residual.backward()
-            optimiser.step()
+            descend(optimiser, list(net.parameters()), residual, {"residual": residual})
             schedule.step()
             bar.set_postfix(residual=float(residual.detach()))
     save_training(path, settings.steps, {"net": net}, generator, inputs)

@@ -82,13 +82,12 @@ def train_stage1(
     Eq. 8 are the mean directions of the persons' photos.
 
     Args:
-        folder: gets the best aligner, which is returned, ``history.csv``, and ``checkpoint.pt`` until the run is
-            finished.
+        folder: gets the best aligner, which is returned, ``history.csv``, and ``checkpoint.pt`` during the run.
         provenance: hashes of the inputs, written into the aligner's config.
     Raises:
         InputError: the folder holds an interrupted training of other settings or inputs, an embedding has no
-            direction, a split has one person, there are more processes than rows in a batch, or a loss or gradient is
-            not finite; then the step is named.
+            direction, a split has one person, there are more processes than rows in a batch, or a loss or gradient of
+            a step is not finite.
     """
     folder = Path(folder)
     checkpoint = folder / CHECKPOINT_NAME

@@ -103,9 +103,7 @@ def train_stage2(
         provenance: hashes of the inputs.
         critic: L_self, one of :mod:`v2f_core.diffusion.consistency`, of :mod:`v2f_core.studies.critics`, or your own.
     Raises:
-        InputError: the folder holds another training, or one of more steps; an embedding has no direction, a split has
-            one person, there are more processes than rows in a batch, or a loss or gradient is not finite; then the
-            step is named.
+        InputError: as of Stage I; or the folder holds a training of more steps.
     """
     folder, l_id_settings = Path(folder), settings.identity
     checkpoint = folder / CHECKPOINT_NAME
