@@ -78,20 +78,6 @@ def adapted(tiny_profile, tmp_path_factory):
     return replace(tiny_profile, adapted=folder)
 
 
-@pytest.fixture
-def passes(monkeypatch):
-    """The batch of every pass of the UNet."""
-    seen = []
-    forward = UNet2DConditionModel.forward
-
-    def counted(self, sample, *args, **kwargs):
-        seen.append(len(sample))
-        return forward(self, sample, *args, **kwargs)
-
-    monkeypatch.setattr(UNet2DConditionModel, "forward", counted)
-    return seen
-
-
 # --- schedulers
 
 
@@ -139,16 +125,6 @@ def few(pipe, lcm_lora):
     pipe.load_lora_weights(lcm_lora, adapter_name="lcm")
     pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
     return pipe
-
-
-@pytest.mark.parametrize("steps", [2, 4])
-def test_without_guidance_a_step_is_one_pass(few, voice, passes, steps):
-    out = few(voice, num_images=2, num_steps=steps, guidance=1.0, generator=generator())
-    assert passes == [2] * steps  # not 4: no null condition
-    assert len(out.images) == 2
-    passes.clear()
-    few(voice, num_images=2, num_steps=steps, guidance=1.5, generator=generator())
-    assert passes == [4] * steps
 
 
 def test_the_adapter_decides_and_can_be_taken_off(few, voice, whole):

@@ -30,15 +30,6 @@ def go_deaf(prior):
                 layer.lora_A["default"].weight.copy_(-layer.base_layer.weight)
 
 
-def test_at_the_start_the_monitors_read_one_and_nothing_is_lost(prior, arcface, faces):
-    for row in monitor(prior, arcface, faces.z_arc, faces):
-        assert row["s_net"] == row["s_id"] == 1
-        assert row["delta"] == 0
-        assert row["residual"] == row["residual_true"]
-        assert row["cos_self_true"] == pytest.approx(row["cos_self_predicted"], abs=1e-6)
-        assert row["pairwise_predicted"] == row["pairwise_true"]
-
-
 def test_a_deaf_unet_is_caught_by_s_net_though_the_papers_loss_is_perfect(prior, arcface, faces):
     go_deaf(prior)
     assert SelfConsistency(prior, arcface)(unit(4, 3), faces, seeded()).loss < 1e-12  # the trivial optimum
