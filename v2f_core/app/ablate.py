@@ -71,7 +71,7 @@ class Kit(NamedTuple):
     training: FacePairs
     validation: FacePairs
     test: Pairs
-    photos: list[Path | None]
+    photos: list[Path]
     prior: Prior
     scorer: Scorer
     arcface: nn.Module
@@ -126,7 +126,7 @@ def open_kit(plan: Plan) -> Kit:
     )
     everybody = pair_up(manifest, voices, faces, plan.split)
     test = everybody.only(first_of_each_sex(everybody.sexes, min(plan.persons, len(everybody.persons))))
-    photos: list[Path | None] = [paths[0] for paths in photographs(manifest, faces, test, plan.split)]
+    photos = [paths[0] for paths in photographs(manifest, faces, test, plan.split)]
     scorer = Scorer(pack, Judge.from_folder(profile.part("judge"), plan.device))
     arcface = differentiable_arcface(pack.arcface_path)
     return Kit(training, validation, test, photos, prior, scorer, arcface)
@@ -171,7 +171,7 @@ def _run(row: Ablation, seed: int, plan: Plan, folder: Path) -> pd.DataFrame:
     with torch.no_grad():
         predicted = None if row.speech else condition(test.pooled_voices()).numpy()
     draws = [draw(test, guidance, number) for number in range(row.draws)]
-    faces = draws[0] if predicted is None else best_of(draws, predicted)[0]
+    faces = draws[0] if predicted is None else best_of(draws, predicted)
     again = draw(test, guidance, row.draws, min(plan.varied, len(test.persons)))
     return tidy(row, seed, test, predicted, faces, again, kit.scorer.photographs(kit.photos), guidance)
 

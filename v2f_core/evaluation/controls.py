@@ -100,7 +100,8 @@ class Bench:
     @cached_property
     def others(self) -> Faces:
         """The second photograph of each person who has one."""
-        return self.scorer.photographs([paths[1] if len(paths) > 1 else None for paths in self.photos])
+        rows = np.flatnonzero(self.has_other).tolist()
+        return self.scorer.photographs([self.photos[row][1] for row in rows]).placed(rows, len(self.photos))
 
     @cached_property
     def has_other(self) -> Bool[np.ndarray, " n"]:
@@ -183,7 +184,7 @@ def rows(
         yield last
     if BEST in drawn and last.predicted is not None:
         four = adapted.draw(BEST, torch.from_numpy(last.predicted), BEST_OF)
-        picked, what = best_of(four, last.predicted)[0], f"{WHAT[BEST]} ({last.name})"
+        picked, what = best_of(four, last.predicted), f"{WHAT[BEST]} ({last.name})"
         yield System(BEST, what, faces=(picked,), guidance=bench.scale(BEST))  # its ẑ is that of the last system
     if not bench.has_other.any():
         return  # the rows below need a second photograph

@@ -23,7 +23,6 @@ from tqdm import tqdm
 
 from v2f_core.artefacts.files import SYNTHETIC, atomic_write
 from v2f_core.artefacts.loading import read_tensors
-from v2f_core.errors import InputError
 from v2f_core.identity.photos import read_image
 
 if TYPE_CHECKING:  # any object with the same methods will do
@@ -77,19 +76,11 @@ class Scorer:
             features = self.second.embed(images)[0]
         return {"identities": self.pack.embed(images)[0], "posteriors": posteriors, "features": features}
 
-    def photographs(self, paths: Sequence[Path | None]) -> Faces:
-        """The scores of pictures on disk; a missing picture (None) has the identity zero.
-
-        Raises:
-            InputError: all pictures are missing, or one cannot be read.
-        """
-        rows = [row for row, path in enumerate(paths) if path is not None]
-        there = [path for path in paths if path is not None]
-        if not there:
-            raise InputError("no photograph to score: all paths are missing")
-        batches = [there[start : start + AT_ONCE] for start in range(0, len(there), AT_ONCE)]
+    def photographs(self, paths: Sequence[Path]) -> Faces:
+        """The scores of pictures on disk, of one at least."""
+        batches = [paths[start : start + AT_ONCE] for start in range(0, len(paths), AT_ONCE)]
         scores = _joined([self([read_image(path) for path in batch]) for batch in batches])
-        return Faces(**scores, paths=list(there)).placed(rows, len(paths))
+        return Faces(**scores, paths=list(paths))
 
 
 @dataclass(frozen=True)
@@ -123,10 +114,6 @@ class Drawing:
     steps: int = 10
     guidance: float = 3.0
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or self.seed < 0:
-            raise InputError(f"steps={self.steps}, seed={self.seed}: expected at least 1 step and a seed from 0 up")
 
 
 def noise_of(person: str, shape: tuple[int, ...], seed: int = 0, draw: int = 0) -> Tensor:
@@ -188,12 +175,12 @@ def rebuild_faces(
     return _resumable(make, len(paths), scorer, folder, inputs, "VAE reconstructions")
 
 
-def best_of(draws: Sequence[Faces], predicted: Float32[np.ndarray, "n 512"]) -> tuple[Faces, Int[np.ndarray, " n"]]:
-    """The one of several faces of each person with the highest cosine with ẑ, and its number."""
+def best_of(draws: Sequence[Faces], predicted: Float32[np.ndarray, "n 512"]) -> Faces:
+    """The one of several faces of each person with the highest cosine with ẑ."""
     likeness = np.stack([(faces.identities * predicted).sum(axis=1) for faces in draws])
     chosen, rows = likeness.argmax(axis=0), np.arange(len(predicted))
     picked = {name: np.stack([getattr(faces, name) for faces in draws])[chosen, rows] for name in SCORES}
-    return Faces(**picked, paths=[draws[number].paths[row] for row, number in enumerate(chosen)]), chosen
+    return Faces(**picked, paths=[draws[number].paths[row] for row, number in enumerate(chosen)])
 
 
 def _resumable(
