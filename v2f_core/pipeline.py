@@ -35,7 +35,7 @@ from v2f_core.speech.audio import CLIP_SECONDS, Voice, hear
 from v2f_core.speech.encoders import SpeechEncoder, embed_windows, load_encoder
 
 logger = logging.getLogger(__name__)
-SETTINGS = ("encoder", "guidance", "num_steps", "clip_seconds", "ast_frames", "profile")
+SETTINGS = ("guidance", "num_steps", "clip_seconds", "profile")
 IMAGES_AT_ONCE = 8  # bounds the memory of a request for many faces
 # the classes that model_index.json may ask for; a scheduler may be any of diffusers'
 CLASSES = {
@@ -65,12 +65,10 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
 
     Args:
         vae, text_encoder, tokenizer, unet, scheduler: of a :class:`~v2f_core.diffusion.prior.Prior`.
-        speech_encoder, encoder: hears a window, gives v_spk; and its kind, "ast", "ecapa" or "ge2e".
-        aligner: g_φ.
+        speech_encoder, aligner: the one hears a window and gives v_spk; g_φ.
         guidance: classifier-free guidance scale, 3.0 in Arc2Face's sampler; the paper gives none.
         num_steps: of DPM-Solver++, 25 in the paper.
         clip_seconds: length of a window.
-        speech_folder, ast_frames: how the speech encoder was loaded, see ``load_encoder``.
         profile: name of the profile that the parts are of; the README states their terms by it.
         posterior: p(z | v), trained with this aligner; without one every face is of ẑ.
 
@@ -91,12 +89,9 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         # both are needed; but what has no default diffusers takes for a part that it saves itself
         speech_encoder: SpeechEncoder | None = None,
         aligner: Aligner | None = None,
-        encoder: str = "ast",
         guidance: float = 3.0,
         num_steps: int = 25,
         clip_seconds: float = CLIP_SECONDS,
-        speech_folder: str | Path | None = None,
-        ast_frames: int | None = None,
         profile: str | None = None,
         posterior: IdentityPosterior | None = None,
     ) -> None:
@@ -109,10 +104,9 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         if posterior is not None and posterior.aligner is not aligner:
             raise InputError("posterior: it holds another aligner than the pipeline; expected one for both")
         self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler)
-        self.register_to_config(encoder=encoder, guidance=guidance, num_steps=num_steps)
-        self.register_to_config(clip_seconds=clip_seconds, ast_frames=ast_frames, profile=profile)
+        self.register_to_config(guidance=guidance, num_steps=num_steps, clip_seconds=clip_seconds, profile=profile)
+        self.register_to_config(encoder=speech_encoder.kind, ast_frames=speech_encoder.max_frames)
         self.speech_encoder, self.aligner, self.posterior = speech_encoder, aligner, posterior
-        self.speech_folder = None if speech_folder is None else Path(speech_folder)
 
     @classmethod
     def from_profile(
@@ -138,18 +132,14 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         aligner, posterior, drawn_from = Aligner.from_pretrained(folder), None, chosen.posterior_of(last)
         if drawn_from is not None:
             posterior = IdentityPosterior.from_pretrained(drawn_from, aligner, made_from(chosen))
-        speech_folder = chosen.part(chosen.encoder)
         pipe = cls(
             **{name: getattr(prior, name) for name in PARTS},
-            speech_encoder=load_encoder(chosen.encoder, speech_folder, chosen.ast_frames),
+            speech_encoder=load_encoder(chosen.encoder, chosen.part(chosen.encoder), chosen.ast_frames),
             aligner=aligner,
             posterior=posterior,
-            encoder=chosen.encoder,
             guidance=chosen.guidance,
             num_steps=chosen.steps,
             clip_seconds=chosen.clip_seconds,
-            speech_folder=speech_folder,
-            ast_frames=chosen.ast_frames,
             profile=chosen.name,
         )
         return pipe.to(device)
@@ -247,8 +237,8 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         """
         if kwargs.pop("push_to_hub", False):
             self.push_to_hub()
-        if self.speech_folder is None:
-            raise InputError("the speech encoder has no folder to copy; give speech_folder when making the pipeline")
+        if self.speech_encoder.folder is None:
+            raise InputError("the speech encoder has no folder to copy; load it with load_encoder")
         if self.get_list_adapters():
             raise InputError(
                 f"adapters are loaded ({self.get_list_adapters()}): pipe.unload_lora_weights() takes them off, after "
@@ -259,7 +249,7 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         self.aligner.save_pretrained(folder / "aligner")
         if self.posterior is not None:
             self.posterior.save_pretrained(folder / "posterior")
-        shutil.copytree(self.speech_folder, folder / "speech_encoder", dirs_exist_ok=True)
+        shutil.copytree(self.speech_encoder.folder, folder / "speech_encoder", dirs_exist_ok=True)
         write_card(folder, self.config.profile, self.config.encoder)
 
     def push_to_hub(self, *_: Any, **__: Any) -> str:
@@ -296,7 +286,7 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             parts["scheduler"] = kind.from_pretrained(folder / "scheduler", local_files_only=True)
             parts |= {"speech_encoder": encoder, "aligner": aligner, "posterior": posterior}
             settings = {name: index[name] for name in SETTINGS if name in index}
-            return cls(**parts, speech_folder=folder / "speech_encoder", **settings)
+            return cls(**parts, **settings)
 
 
 def made_from(profile: Profile) -> dict[str, str]:

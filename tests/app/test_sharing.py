@@ -10,6 +10,7 @@ from v2f_core.artefacts.files import SYNTHETIC, folder_hash
 from v2f_core.artefacts.weights import ORIGINS, write_card
 from v2f_core.errors import InputError
 from v2f_core.pipeline import Vox2FacePipeline
+from v2f_core.speech.encoders import SpeechEncoder
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +96,11 @@ def test_a_folder_is_never_looked_for_on_the_hub(tmp_path, monkeypatch):
 
 
 def test_what_cannot_be_loaded_is_not_saved_and_diffusers_own_upload_is_refused(pipe, tmp_path):
+    class Mine(SpeechEncoder):
+        dim = 16
+
     with pytest.raises(InputError, match="no folder to copy"):
-        Vox2FacePipeline(**pipe.components).save_pretrained(tmp_path / "no")
+        Vox2FacePipeline(**{**pipe.components, "speech_encoder": Mine()}).save_pretrained(tmp_path / "no")
     for upload in (pipe.push_to_hub, lambda name: pipe.save_pretrained(tmp_path / "no", push_to_hub=True)):
         with pytest.raises(InputError, match="hf upload owner/name FOLDER"):
             upload("me/vox2face")

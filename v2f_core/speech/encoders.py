@@ -49,6 +49,8 @@ class SpeechEncoder(nn.Module):
     dim: int
     sample_rate: int = 16_000
     files: ClassVar[tuple[str, ...]] = ()  # of its folder, the trained weights last
+    folder: Path | None = None  # that it was loaded from
+    max_frames: int | None = None  # that an AST's positions were cut to
 
     @torch.no_grad()
     def embed(self, waves: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch dim"]:
@@ -362,10 +364,8 @@ def load_encoder(kind: str, folder: str | Path, frames: int | None = None) -> Sp
         encoder = loaders[kind](folder)
         tone = 0.1 * torch.arange(20_000.0).sin()[None]
         check_finite({"v_spk of a tone": encoder.embed(tone)}, folder)
+        encoder.folder, encoder.max_frames = Path(folder), frames
         return encoder
-
-
-# --- top layers: train them, save the encoder again
 
 
 def embed_windows(
@@ -376,6 +376,9 @@ def embed_windows(
     parts = torch.cat(list(recordings)).split(WINDOWS_AT_ONCE)
     embedded = torch.cat([encoder.embed(part.to(device)) for part in parts])
     return list(embedded.float().split([len(windows) for windows in recordings]))
+
+
+# --- top layers: train them, save the encoder again
 
 
 def unfreeze(encoder: SpeechEncoder, count: int) -> nn.ModuleList:
