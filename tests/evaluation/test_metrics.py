@@ -83,15 +83,6 @@ def test_within_a_group_equals_the_measure_on_the_group_alone(scores):
         assert values[of].tolist() == metrics.matching(scores[of][:, of]).tolist()
 
 
-def test_knowing_sex_alone_doubles_recall_over_all_and_is_worth_nothing_within_sex():
-    sex = np.repeat(["f", "m"], 100)
-    g = np.random.default_rng(0)
-    scores = (sex[:, None] == sex[None, :]) + 1e-3 * g.standard_normal((200, 200))
-    assert metrics.recall(scores, 10).mean() == pytest.approx(0.10, abs=0.04)  # chance is 0.05
-    within = metrics.within(lambda s: metrics.recall(s, 10), scores, sex)
-    assert within.mean() == pytest.approx(0.10, abs=0.04)  # chance is 0.10
-
-
 def test_skill_is_0_at_the_reference_and_1_at_the_ceiling():
     assert metrics.skill(0.4, 0.4, 0.7) == 0
     assert metrics.skill(0.7, 0.4, 0.7) == 1

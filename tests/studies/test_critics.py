@@ -16,7 +16,6 @@ from v2f_core.studies.critics import (
     anchored,
     contrast,
     cycle,
-    draw_negatives,
     generated,
     innermost,
     likeness,
@@ -140,19 +139,6 @@ def test_under_autocast_generating_without_gradient_costs_the_adapters_none(prio
     with torch.autocast("cpu", torch.bfloat16):
         looked(prior, arcface, faces, partial(generated, critic=paper, steps=1)).loss.backward()
     assert all(parameter.grad.any() for parameter in lora_parameters(prior).values())
-
-
-def test_negatives_are_others_of_the_same_sex_none_twice():
-    women = torch.rand(20, generator=seeded()) < 0.3
-    for seed in range(5):
-        who, there = draw_negatives(women, 6, seeded(seed))
-        for i in range(20):
-            chosen = who[i][there[i]].tolist()
-            assert len(set(chosen)) == len(chosen) == min(6, int((women == women[i]).sum()) - 1)
-            assert i not in chosen
-            assert all(women[j] == women[i] for j in chosen)
-    assert not torch.equal(draw_negatives(women, 6, seeded(0))[0], draw_negatives(women, 6, seeded(1))[0])
-    assert draw_negatives(women[:2], 6, seeded())[0].shape == (2, 6)
 
 
 def test_a_critic_of_critics_tells_its_name_and_its_heart():

@@ -4,28 +4,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-import soundfile
 import torch
 import torch.distributed as dist
 from fakes import Recogniser, people
 from torch import nn
 
-from v2f_core.artefacts.profiles import MINI_ASSETS
-from v2f_core.data.manifest import COLUMNS, Manifest
 from v2f_core.diffusion.consistency import SelfConsistency, denoise, paper, teacher
 from v2f_core.diffusion.lora import add_lora, lora_parameters
 from v2f_core.diffusion.prior import Prior
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.losses import AMSoftmax, IdentityLoss, InfoNCE
 from v2f_core.identity.sphere import normalise
-from v2f_core.speech.encoders import load_encoder
 from v2f_core.training import stage1, stage2
-from v2f_core.training.embeddings import extract_voices
 from v2f_core.training.pairs import Pairs
 from v2f_core.training.processes import average_gradients, gather, join
 from v2f_core.training.stage1 import Stage1Settings
@@ -80,23 +72,6 @@ def pairs(persons, seed):
 
 def train(folder):
     return stage1.train_stage1(pairs(PERSONS, 10), pairs(5, 20), SETTINGS, folder, {})
-
-
-def record(data):
-    """Nine recordings of noise, of which one is empty."""
-    data.mkdir()
-    for i in range(9):
-        wave = 0.1 * np.random.default_rng(i).uniform(-1, 1, 12_000 * (i + 2))
-        soundfile.write(data / f"{i}.wav", wave, 16_000)
-    (data / "4.wav").write_bytes(b"")
-
-
-def extract_some(data, store):
-    """Embeds them with the miniature AST: five shards of two files."""
-    rows = [("Ada", "f", "train", "voice", "", f"{i}.wav") for i in range(9)]
-    manifest, weights = Manifest(data, pd.DataFrame(rows, columns=list(COLUMNS))), MINI_ASSETS / "ast"
-    ears = partial(load_encoder, "ast", weights)
-    return extract_voices(manifest, ears, weights, store, 1.25, max_bad=0.5, batch=2, shard=2)
 
 
 QUICK = Stage2Settings(
@@ -182,10 +157,8 @@ def gradients_of_two(rank: int, folder: str, root: str) -> None:
 
 
 def runs_of_two(rank: int, folder: str, root: str) -> None:
-    """What each of two processes does to extract, and to train both stages; Stage II is stopped and started again."""
+    """What each of two processes does to train both stages; Stage II is stopped and started again."""
     with met(rank, folder):
-        extracted = extract_some(Path(folder) / "data", Path(folder) / "voices")
-        torch.save(extracted.vectors, Path(folder) / f"extracted-{rank}.pt")
         trained = train(Path(folder) / "stage1")
         torch.save(trained.state_dict(), Path(folder) / f"trained-{rank}.pt")
         train_stage2(Path(root), Path(folder) / "stage2", steps=2)

@@ -6,11 +6,9 @@ import torch
 from safetensors.torch import load_file
 from two_processes import (
     CRITICS,
-    extract_some,
     gradients_of_two,
     in_two,
     loss_and_gradients,
-    record,
     runs_of_two,
     stage2_gradients,
     train,
@@ -30,9 +28,8 @@ def gradients(tmp_path_factory, tiny_profile):
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory, tiny_profile):
-    """The folder with the embeddings and trainings of two processes."""
+    """The folder with the trainings of two processes."""
     folder = tmp_path_factory.mktemp("two")
-    record(folder / "data")
     in_two(runs_of_two, str(folder), str(tiny_profile.prior.parent))
     return folder
 
@@ -44,17 +41,6 @@ def test_two_processes_give_the_loss_and_the_gradients_of_one(gradients):
         assert len(shared) == len(alone) == 4
         for ours, theirs in zip(shared, alone, strict=True):
             torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.slow
-def test_two_processes_extract_the_bytes_of_one(two, tmp_path):
-    alone = extract_some(two / "data", tmp_path)
-    files = sorted(path.name for path in tmp_path.iterdir())
-    assert files == [*(f"{i:05d}.safetensors" for i in range(5)), "provenance.json", "skipped.csv"]
-    for name in files:
-        assert (tmp_path / name).read_bytes() == (two / "voices" / name).read_bytes(), name
-    for rank in range(2):  # both have waited for the other's share
-        assert torch.equal(torch.load(two / f"extracted-{rank}.pt", weights_only=True), alone.vectors)
 
 
 @pytest.mark.slow

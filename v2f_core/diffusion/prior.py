@@ -168,16 +168,9 @@ class Prior(nn.Module):
         """The tokens of the empty prompt, once for each image: guidance leads away from them."""
         return self.text_encoder(self._empty).last_hidden_state.expand(batch, -1, -1)
 
-    def encode(
-        self, images: Float[Tensor, "batch 3 height width"], generator: torch.Generator | None = None
-    ) -> Float[Tensor, "batch 4 h w"]:
-        """Images (RGB in [-1, 1]) to latents of about unit variance, an eighth of the size.
-
-        With a generator, latents are drawn from the VAE's posterior; without one they are its mode.
-        """
-        posterior = self.vae.encode(images).latent_dist
-        latents = posterior.mode() if generator is None else posterior.sample(generator)
-        return latents * self.vae.config.scaling_factor
+    def encode(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 4 h w"]:
+        """Images (RGB in [-1, 1]) to latents of about unit variance, an eighth of the size: the VAE's mode."""
+        return self.vae.encode(images).latent_dist.mode() * self.vae.config.scaling_factor
 
     def decode(self, latents: Float[Tensor, "batch 4 h w"]) -> Float[Tensor, "batch 3 height width"]:
         """Latents to RGB images, clipped to [-1, 1] (the last step of Eq. 5)."""
