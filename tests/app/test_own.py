@@ -275,7 +275,7 @@ def test_a_photograph_of_two_persons_is_refused_and_a_bystander_is_not(profile, 
     table = "person,clip,photo\nA,clips/121_0.flac,121.png\nB,clips/1284_0.flac,1284.png\n"
     (profile.dataset / "pairs.csv").write_text(table)
     chosen = replace(load_profile("open"), dataset=profile.dataset)
-    faces = own.embed_dataset(chosen, open_dataset(chosen), max_bad=0.5)[1]
+    faces = own.embed_dataset(chosen, open_dataset(chosen))[1]
     assert faces.items == ["1284.png"]
     assert faces.vectors.shape == (1, 128)
     assert "2 faces in it; expected one person" in dict(faces.skipped)["121.png"]

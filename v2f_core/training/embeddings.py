@@ -35,12 +35,7 @@ RIVAL = 0.25  # of the largest face's area: a bystander far behind is smaller
 
 
 def embed_dataset(
-    profile: Profile,
-    manifest: Manifest,
-    device: str = "cpu",
-    workers: int = 0,
-    max_bad: float | None = None,
-    wanted: Set[str] | None = None,
+    profile: Profile, manifest: Manifest, device: str = "cpu", workers: int = 0, wanted: Set[str] | None = None
 ) -> tuple[Embeddings, Embeddings]:
     """Voices and faces of a profile's whole dataset, from the cache; missing ones are extracted first.
 
@@ -49,15 +44,13 @@ def embed_dataset(
 
     Args:
         device, workers: where to compute, and threads that read files.
-        max_bad: the share of bad files above which an error is raised; else `MAX_BAD`, or `MAX_BAD_OWN` of own data.
         wanted: files that are enough for now; without them, all.
     Raises:
-        InputError: a part of the profile is missing or damaged, or too many files are bad.
+        InputError: a part of the profile is missing or damaged, or more than `MAX_BAD` of the files are bad, of one's
+            own `MAX_BAD_OWN`.
     """
     join(device)
     device = own_device(device)
-    if max_bad is None:
-        max_bad = MAX_BAD_OWN if profile.own_data else MAX_BAD
     with first_process_first():
         speech, pack = profile.part(profile.encoder), profile.part("faces")
     if (manifest.root / READY).is_dir():
@@ -76,6 +69,7 @@ def embed_dataset(
         return load_encoder(profile.encoder, speech, profile.ast_frames).to(device)
 
     eyes = partial(FacePack.from_folder, pack, device)
+    max_bad = MAX_BAD_OWN if profile.own_data else MAX_BAD
     how: dict[str, Any] = {"workers": workers, "max_bad": max_bad, "wanted": wanted}
     voices = extract_voices(manifest, ears, speech, folder / "voices", profile.clip_seconds, **how)
     return voices, extract_faces(manifest, eyes, pack, folder / "faces", profile.own_data, **how)
