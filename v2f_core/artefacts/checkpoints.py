@@ -24,10 +24,7 @@ WAY_OUT = "choose another folder, or delete it to begin anew"
 def save_training(
     path: str | Path, step: int, parts: Mapping[str, Any], generator: torch.Generator, made_from: Mapping[str, Any]
 ) -> None:
-    """Write a training's checkpoint after a step: each part's ``state_dict()``, and the states of all generators.
-
-    ``made_from`` are the settings and hashes that the training depends on.
-    """
+    """Write a checkpoint: the step, each part's ``state_dict()``, the states of all generators, and settings."""
     random = {"own": generator.get_state(), "cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         random["cuda"] = torch.cuda.get_rng_state()
@@ -40,8 +37,6 @@ def resume_training(
     path: str | Path, parts: Mapping[str, Any], generator: torch.Generator, made_from: Mapping[str, Any]
 ) -> int:
     """Restore the parts from a checkpoint of :func:`save_training`; return its step, or 0 if there is no checkpoint.
-
-    The file cannot run code.
 
     Raises:
         InputError: the file is damaged, or belongs to a training with other settings or inputs.

@@ -38,9 +38,8 @@ SYNTHETIC = (
 
 def is_plain_name(text: str) -> bool:
     """Whether a text is a single name: no part of a path, and no character that cannot be printed."""
-    return text.strip() not in ("", ".", "..") and not any(
-        sign in "/\\" or unicodedata.category(sign) in ("Cc", "Cs") for sign in text
-    )
+    signs = any(sign in "/\\" or unicodedata.category(sign) in ("Cc", "Cs") for sign in text)
+    return text.strip() not in ("", ".", "..") and not signs
 
 
 def safe_name(text: str) -> str:
@@ -71,10 +70,8 @@ def printable(text: str | Path) -> str:
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it to ``path`` if the block ends without an error.
 
-    After an error or a kill the old file is still there (or none), never half of a new one.
-
-    Raises:
-        InputError: the folder cannot be written to, or the disk is full.
+    After an error or a kill the old file is still there (or none), never half of a new one. An ``InputError`` says that
+    the folder cannot be written to, or that the disk is full.
 
     Example:
         >>> target = Path(tempfile.mkdtemp()) / "deep" / "note.txt"
@@ -184,8 +181,8 @@ def folder_hash(folder: str | Path) -> str:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; expected a folder of weights")
     digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        if not BESIDE_WEIGHTS & set(path.relative_to(folder).parts):
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not BESIDE_WEIGHTS & set(path.relative_to(folder).parts):
             digest.update(f"{path.relative_to(folder).as_posix()}\0{sha256(path)}\n".encode())
     return digest.hexdigest()
 
@@ -197,11 +194,7 @@ def read_hashes(table: Path) -> dict[str, str]:
 
 
 def check_hashes(folder: Path, remedy: str, add: bool = False) -> None:
-    """Compare a folder's files with the hashes in SHA256.json beside it; ``add`` writes those of new files into it.
-
-    Raises:
-        InputError: a file is missing or differs from its hash, or SHA256.json cannot be read.
-    """
+    """Compare a folder's files with the hashes in SHA256.json beside it; ``add`` writes those of new files into it."""
     table = folder.parent / HASHES
     known = read_hashes(table)
     for name, digest in known.items():

@@ -25,9 +25,7 @@ OF_AN_ENCODER = ("aligner", "posterior", "adapted")  # the parts that were train
 
 @dataclass(frozen=True)
 class Profile:
-    """Where the parts of one size are, and its settings. The code never asks which profile it runs under.
-
-    A part is a folder; None if the profile has none.
+    """Where the parts of one size are (folders; None for none), and its settings. The code never asks which it is.
 
     Example:
         >>> load_profile("mini").image_size, load_profile("full").image_size
@@ -58,17 +56,11 @@ class Profile:
     finetune: Mapping[str, Any] = field(default_factory=dict)  # from these and `WaveformSettings`,
     stage2: Mapping[str, Any] = field(default_factory=dict)  # and from `Stage2Settings`
     published: bool = False  # others' weights, brought by fetch; their hashes are written down at their first use
-    # a small dataset of somebody's own: photographs of two faces of like size are refused, where else the largest face
-    # is taken, and a file that has changed is embedded again
+    # somebody's own dataset: a photograph of two faces of like size is refused, and a changed file is embedded again
     own_data: bool = False
 
     def part(self, name: str) -> Path:
-        """Check that a part is there and, where hashes are known, undamaged; return its folder.
-
-        Raises:
-            InputError: the profile has no such part; its folder is missing or empty; a file differs from its hash, the
-                shipped one or that of its first use.
-        """
+        """A part's folder, if it is there and, where hashes are known, undamaged; else an ``InputError``."""
         folder: Path | None = getattr(self, name)
         if folder is None:
             raise InputError(f"{name}: the {self.name} profile has none; choose another profile")
@@ -85,10 +77,9 @@ class Profile:
     def must_draw(self) -> None:
         """Refuse what draws faces under a profile that draws none (an ``InputError``)."""
         if self.prior is None:
-            raise InputError(
-                f"the {self.name} profile draws no faces: no open generator knows its identities; choose another "
-                "profile, such as mini (--profile or V2F_PROFILE), or measure identities (own, evaluate)"
-            )
+            ways_out = "choose another profile, such as mini (--profile or V2F_PROFILE), or measure identities"
+            why = "no open generator knows its identities"
+            raise InputError(f"the {self.name} profile draws no faces: {why}; {ways_out} (own, evaluate)")
 
     def with_encoder(self, encoder: str | None) -> Profile:
         """This profile with another speech encoder, and with the parts that were trained with that.
@@ -167,9 +158,6 @@ def load_profile(name: str | None = None) -> Profile:
     """The profile called ``name``; without one, the profile that V2F_PROFILE names; without that, "mini".
 
     V2F_DATASET, where it is set, is the folder of a dataset in place of the profile's own.
-
-    Raises:
-        InputError: there is no such profile.
     """
     name = name or os.environ.get("V2F_PROFILE") or "mini"
     if name not in PROFILES:

@@ -45,7 +45,7 @@ class Manifest:
         object.__setattr__(self, "table", check(self.table))
 
     def faces(self, split: str | None = None) -> pd.DataFrame:
-        """The rows of pictures, of one split or of all splits."""
+        """The rows of pictures, of one split or of all."""
         return self._rows("face", split)
 
     def voices(self, split: str | None = None) -> pd.DataFrame:
@@ -107,22 +107,14 @@ def listed(items: Iterable[tuple[str, str]]) -> pd.DataFrame:
 
 
 def check(table: pd.DataFrame) -> pd.DataFrame:
-    """Check a table; return it with its columns in order and its rows sorted.
-
-    Raises:
-        InputError: a column is missing; a sex, split or kind is unknown; a person's name is a path or not printable; a
-            person has two sexes or is in two splits (the splits would leak); a path appears twice, is absolute or leads
-            out of the root.
-    """
+    """A table with its columns in order and its rows sorted; an ``InputError`` if splits leak or paths lead out."""
     if missing := [column for column in COLUMNS if column not in table]:
         raise InputError(f"no column {missing[0]!r}; expected {', '.join(COLUMNS)}")
     table = table[list(COLUMNS)].astype(str)
     table["person"] = table.person.map(composed)
     for column, allowed in VALUES.items():
-        wrong = table[~table[column].isin(allowed)]
-        if len(wrong):
-            row = wrong.iloc[0]
-            raise InputError(f"{row.path}: {column} is {row[column]!r}; expected {' or '.join(allowed)}")
+        for row in table[~table[column].isin(allowed)].to_dict("records"):
+            raise InputError(f"{row['path']}: {column} is {row[column]!r}; expected {' or '.join(allowed)}")
     for person in table.person.unique():
         if not is_plain_name(person):
             raise InputError(f"{person!r}: no name of a person; expected letters and digits, without / and \\")
@@ -135,11 +127,10 @@ def check(table: pd.DataFrame) -> pd.DataFrame:
         if not path or "\0" in path or any(form.anchor or ".." in form.parts for form in forms):
             raise InputError(f"{path!r}: not a path below the dataset's root; make it relative to it")
     table["path"] = table.path.map(plain_path)
-    if table.path.duplicated().any():
-        twice = table[table.path == table.path[table.path.duplicated()].iloc[0]]
-        persons = sorted(set(twice.person))
+    for path in table.path[table.path.duplicated()]:
+        persons = sorted(set(table.person[table.path == path]))
         whose = " and ".join(persons if len(persons) < 3 else [persons[0], f"{len(persons) - 1} others"])
-        raise InputError(f"{twice.path.iloc[0]}: listed twice, for {whose}; list each file once, for one person")
+        raise InputError(f"{path}: listed twice, for {whose}; list each file once, for one person")
     return table.sort_values(["split", "person", "kind", "path"]).reset_index(drop=True)
 
 

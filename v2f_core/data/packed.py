@@ -22,9 +22,6 @@ def unpack(cache: str | Path | None = None, packed: str | Path = MINI_ASSETS / "
 
     The folder's name is a hash of the archives, so that versions never mix. It appears whole or not at all, also when
     two processes unpack at once. SHA256.json in the parent of ``packed`` has the hashes of the archives.
-
-    Raises:
-        InputError: archives or hashes are missing or damaged; the cache cannot be written to.
     """
     from tqdm import tqdm
 
@@ -33,17 +30,18 @@ def unpack(cache: str | Path | None = None, packed: str | Path = MINI_ASSETS / "
         check_hashes(packed, RESTORE)
         with appearing(target) as whole:
             for name in tqdm(ARCHIVES, desc="unpacking MiniVox", unit="archive"):
-                _extract(packed / name, whole)
+                with tarfile.open(packed / name, "r:") as archive:
+                    try:
+                        archive.extractall(whole, filter="data")
+                    except tarfile.FilterError as error:
+                        message = f"{packed / name}: holds no plain files below it ({error}); {RESTORE}"
+                        raise InputError(message) from error
     return target
 
 
 @contextmanager
 def appearing(target: Path) -> Iterator[Path]:
-    """Yield a temporary folder, which becomes ``target`` if the block ends without an error.
-
-    Raises:
-        InputError: the cache, the folder above, cannot be written to.
-    """
+    """Yield a temporary folder, which becomes ``target`` if the block ends without an error."""
     cache = target.parent
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -57,9 +55,8 @@ def appearing(target: Path) -> Iterator[Path]:
                 if not target.is_dir():  # otherwise another process has just unpacked the same content
                     raise
     except OSError as error:
-        raise InputError(
-            f"{cache}: cannot be written to ({error.strerror}); set V2F_CACHE to a folder with 100 MB of room"
-        ) from error
+        way_out = "set V2F_CACHE to a folder with 100 MB of room"
+        raise InputError(f"{cache}: cannot be written to ({error.strerror}); {way_out}") from error
 
 
 def unpacked_folder(cache: str | Path | None = None, packed: str | Path = MINI_ASSETS / "minivox") -> Path:
@@ -72,15 +69,3 @@ def unpacked_folder(cache: str | Path | None = None, packed: str | Path = MINI_A
             raise InputError(f"{packed.parent / name}: missing, or not in {table}; {RESTORE}")
     version = hashlib.sha256("".join(known[name] for name in names).encode()).hexdigest()[:12]
     return Path(cache or cache_folder()) / f"minivox-{version}"
-
-
-def _extract(path: Path, target: Path) -> None:
-    with tarfile.open(path, "r:") as archive:
-        for entry in archive:
-            try:
-                if not entry.isreg():
-                    raise tarfile.SpecialFileError(entry)
-                archive.extract(entry, target, filter="data")
-            except tarfile.FilterError as error:
-                message = f"{path}: holds {entry.name}, which is no plain file below it; {RESTORE}"
-                raise InputError(message) from error

@@ -21,15 +21,10 @@ CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"
 
 
 class Aligner(nn.Module):
-    """g_φ: a three-layer MLP with SiLU, LayerNorm and dropout, ℓ2-normalised.
+    """g_φ: a three-layer MLP with SiLU, LayerNorm and dropout, ℓ2-normalised; the defaults are the paper's.
 
-    Args:
-        speaker_width: width of v_spk: 768 for AST, 192 for ECAPA, less for the miniatures.
-        hidden_width: width of the two hidden layers, 1024 in the paper.
-        identity_width: width of ẑ, 512 for ArcFace.
-        dropout: share of hidden units dropped in training, 0.1 in the paper.
-        linear: our addition: v_spk is standardised by stored means and deviations, and what the MLP gives is added to a
-            linear map of it, which :meth:`start_from` fills. The MLP then starts at zero and learns what a line misses.
+    ``linear`` is our addition: v_spk is standardised by stored means and deviations, and what the MLP gives is added to
+    a linear map of it, which :meth:`start_from` fills. The MLP then starts at zero and learns what a line misses.
 
     Example:
         >>> aligner = Aligner(speaker_width=8, hidden_width=16).eval()
@@ -47,13 +42,8 @@ class Aligner(nn.Module):
         linear: bool = False,
     ):
         super().__init__()
-        self.settings = {
-            "speaker_width": speaker_width,
-            "hidden_width": hidden_width,
-            "identity_width": identity_width,
-            "dropout": dropout,
-            **({"linear": True} if linear else {}),
-        }
+        self.settings: dict[str, Any] = {"speaker_width": speaker_width, "hidden_width": hidden_width}
+        self.settings |= {"identity_width": identity_width, "dropout": dropout, **({"linear": True} if linear else {})}
         self.provenance: dict[str, Any] = {}
         self.speaker_width = speaker_width
         self.net = nn.Sequential(
@@ -107,7 +97,6 @@ class Aligner(nn.Module):
         """Write ``model.safetensors`` and ``config.json``, each atomically.
 
         On disk weights are float16, but with a linear map, whose small numbers float16 would lose, float32.
-        ``provenance``, the aligner's own by default, has hashes of the inputs, settings and seed; versions are added.
         """
         dtype = torch.float16 if self.linear is None else torch.float32
         tensors = {name: value.to(dtype) for name, value in self.state_dict().items()}
@@ -137,7 +126,7 @@ class Aligner(nn.Module):
 def save_model(
     folder: str | Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any], provenance: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Write weights and settings, each atomically; returns the provenance with versions added, as it was written."""
+    """Write weights, and settings with a provenance to which versions are added; returns the latter."""
     made = {**provenance, "versions": versions("torch", "v2f-core")}
     with atomic_write(Path(folder) / WEIGHTS_NAME) as temporary:
         save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, temporary)

@@ -55,14 +55,14 @@ class Face:
     @property
     def area(self) -> float:
         """The box's area in square pixels."""
-        return float((self.bbox[2] - self.bbox[0]) * (self.bbox[3] - self.bbox[1]))
+        return float(np.prod(self.bbox[2:] - self.bbox[:2]))
 
 
 def similarity(landmarks: Float[np.ndarray, "5 2"]) -> Float[np.ndarray, "2 3"]:
     """The rotation, scaling and shift that bring five landmarks closest to ArcFace's template (least squares).
 
     A rotation with scaling multiplies by a complex number a, so this is linear regression: a = Σ conj(p) q / Σ |p|²,
-    with the centred landmarks p and the centred template q as complex numbers. Landmarks that coincide are refused.
+    with the centred landmarks p and the centred template q as complex numbers.
 
     Example:
         >>> (similarity(TEMPLATE * 2).round(3) + 0).tolist()  # + 0: no negative zero
@@ -114,12 +114,10 @@ def _kind(model: onnx.ModelProto) -> str | None:
 def find_nets(folder: str | Path) -> tuple[Path, Path]:
     """The detector and the ArcFace net of a pack: (detector, arcface), the first of each by file name."""
     folder = checked_folder(folder, (), "an insightface")
-    nets: dict[str, Path] = {}
+    nets: dict[str | None, Path] = {}
     for path in sorted(folder.glob("*.onnx")):
         with refusing(path, "an ONNX net", "fetch the pack again"):
-            kind = _kind(read_onnx(path))
-        if kind is not None:
-            nets.setdefault(kind, path)
+            nets.setdefault(_kind(read_onnx(path)), path)
     for kind, description in NEEDED.items():
         if kind not in nets:
             raise InputError(f"{folder}: no {description}")
@@ -136,11 +134,9 @@ def _providers(device: str) -> list[Any]:
     if kind == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         return [("CUDAExecutionProvider", {"device_id": int(index or 0)}), "CPUExecutionProvider"]
     if kind == "cuda":
-        warnings.warn(
-            "faces are detected and embedded on the CPU: this ONNX Runtime has no CUDA; install onnxruntime-gpu in "
-            "place of onnxruntime",
-            stacklevel=3,
-        )
+        remedy = "install onnxruntime-gpu in place of onnxruntime"
+        where = "faces are detected and embedded on the CPU"
+        warnings.warn(f"{where}: this ONNX Runtime has no CUDA; {remedy}", stacklevel=3)
     return ["CPUExecutionProvider"]
 
 
@@ -171,11 +167,7 @@ class FacePack:
 
     @classmethod
     def from_folder(cls, folder: str | Path, device: str = "cpu") -> FacePack:
-        """Open a pack on "cpu", "cuda", "cuda:1" or "mps"; what ONNX Runtime cannot use runs on the CPU.
-
-        Raises:
-            InputError: a net is missing or broken, or the device is of another kind.
-        """
+        """Open a pack on "cpu", "cuda", "cuda:1" or "mps"; what ONNX Runtime cannot use runs on the CPU."""
         import onnxruntime
 
         detector, arcface = find_nets(folder)
@@ -204,12 +196,11 @@ class FacePack:
         return [face for face in self._find(image) if _is_clear(face) or self._is_upright(image, face)]
 
     def _is_upright(self, image: UInt8[np.ndarray, "height width 3"], face: Face) -> bool:
+        import cv2
+
         side = max(1, round(MARGIN * float((face.bbox[2:] - face.bbox[:2]).max())))
-        left, top = np.round((face.bbox[:2] + face.bbox[2:] - side) / 2).astype(int)
-        crop = np.zeros((side, side, 3), np.uint8)
-        height, width = image.shape[:2]
-        x, y = slice(max(left, 0), min(left + side, width)), slice(max(top, 0), min(top + side, height))
-        crop[y.start - top : y.stop - top, x.start - left : x.stop - left] = image[y, x]
+        left, top = np.round((face.bbox[:2] + face.bbox[2:] - side) / 2)
+        crop = cv2.warpAffine(np.ascontiguousarray(image), np.array([[1, 0, -left], [0, 1, -top]]), (side, side))
         scores = [max((f.score for f in self._find(np.rot90(crop, turn))), default=0.0) for turn in range(4)]
         return max(scores[1:]) <= scores[0] + SURER
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,8 +22,7 @@ class AMSoftmax(nn.Module):
     Wang et al. 2018, "Additive Margin Softmax for Face Verification". Memory O(batch · classes).
 
     Args:
-        classes: how many persons there are in training.
-        dim: width of an identity.
+        classes, dim: how many persons there are in training, and the width of an identity.
         scale, margin: s, the sharpness of the softmax; m, in units of cosine.
         centroids: *fixed* class vectors, such as each person's mean z_arc; they tie ẑ to ArcFace. Without them class
             vectors are trained: these separate persons but do not place them.
@@ -37,6 +36,8 @@ class AMSoftmax(nn.Module):
         tensor(0.3133)
     """
 
+    widest, unit = 2.0, "since cosines lie at most 2 apart, such as 0.35"
+
     def __init__(
         self,
         classes: int,
@@ -49,8 +50,8 @@ class AMSoftmax(nn.Module):
         super().__init__()
         if not 0 < scale < math.inf:
             raise InputError(f"scale {scale}: expected a positive number, such as 30")
-        if not 0 <= margin <= 2:
-            raise InputError(f"margin {margin}: expected 0 to 2, since cosines lie at most 2 apart, such as 0.35")
+        if not 0 <= margin <= self.widest:
+            raise InputError(f"margin {margin}: expected 0 to {self.widest:.3g}, {self.unit}")
         if classes < 2:
             raise InputError(f"classes {classes}: expected at least 2; a softmax over one person is always 0")
         self.scale, self.margin = scale, margin
@@ -92,18 +93,10 @@ class ArcFaceLoss(AMSoftmax):
         tensor(0.6931)
     """
 
-    def __init__(
-        self,
-        classes: int,
-        dim: int = 512,
-        scale: float = 64.0,
-        margin: float = 0.5,
-        centroids: Float[Tensor, "classes dim"] | None = None,
-        generator: torch.Generator | None = None,
-    ):
-        if not 0 <= margin <= math.pi / 2:
-            raise InputError(f"margin {margin}: expected an angle in radians from 0 to π/2, such as 0.5")
-        super().__init__(classes, dim, scale, margin, centroids, generator)
+    widest, unit = math.pi / 2, "an angle in radians, such as 0.5"
+
+    def __init__(self, classes: int, dim: int = 512, scale: float = 64.0, margin: float = 0.5, **others: Any):
+        super().__init__(classes, dim, scale, margin, **others)
 
     def _change(self, identity: Float[Tensor, "batch dim"], label: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
         # the angle itself, not its cosine: sin θ = √(1 − cos²θ) has no finite gradient at 0 and π
@@ -117,9 +110,7 @@ class InfoNCE(nn.Module):
     """Speech → face contrast with in-batch negatives, Eq. 9.
 
     L = −log( exp(cos(ẑ_i, z_i)/τ) / Σ_j exp(cos(ẑ_i, z_j)/τ) ), averaged over i. Other faces of the *same* person in
-    the batch are left out of the sum. A batch without negatives has loss 0. Memory O(batch²).
-
-    ``temperature`` is τ; the paper gives none.
+    the batch are left out of the sum. A batch without negatives has loss 0. The paper gives no ``temperature`` τ.
 
     Example:
         >>> z = torch.eye(2)
@@ -139,10 +130,7 @@ class InfoNCE(nn.Module):
         face: Float[Tensor, "batch dim"],
         label: Integer[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, ""]:
-        """The loss of predicted identities and the identities of their faces, row by row.
-
-        ``label`` is the person of each row; without it every row is another person.
-        """
+        """The loss of predicted and true identities, row by row; without ``label`` every row is another person."""
         logits = cosines(identity, face) / self.temperature
         target = torch.arange(len(logits), device=logits.device)
         if label is not None:
@@ -172,8 +160,7 @@ class IdentityLoss(nn.Module):
     """L_id = λ_AM·L_AM + λ_Info·L_InfoNCE (Eq. 10), plus our addition λ_cos·(1 − cos).
 
     Trained class vectors and InfoNCE compare persons; neither pulls ẑ onto z_arc itself. λ_cos does. λ_cos = 0 is the
-    paper; λ_cos alone is "w/ CosReg". The margin loss is the paper's :class:`AMSoftmax` or :class:`ArcFaceLoss`. Terms
-    of weight 0 are computed too, for the log.
+    paper; λ_cos alone is "w/ CosReg". Terms of weight 0 are computed too, for the log.
 
     Example:
         >>> loss = IdentityLoss(AMSoftmax(2, 2, centroids=torch.eye(2)), InfoNCE(), weight_cosine=1.0)

@@ -28,9 +28,10 @@ def read_image(path: str | Path) -> UInt8[np.ndarray, "height width 3"]:
     The size is read before anything is decoded, and the orientation that a camera wrote into it is applied.
 
     Raises:
-        InputError: the file is missing, no regular file (a pipe or a device), damaged, no picture or one of another
-            format, or of more than 50 million pixels.
+        InputError: the file is missing, no regular file, damaged, of another format, or of more than 50 million pixels.
     """
+    from PIL import Image, ImageOps
+
     path = Path(path)
     with refusing(path, "a picture", EXPECTED), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about sizes and metadata; a picture is refused below, or it decodes
@@ -38,37 +39,28 @@ def read_image(path: str | Path) -> UInt8[np.ndarray, "height width 3"]:
             raise InputError(f"{path}: no such file; {EXPECTED}")
         if not path.is_file():  # opening a pipe would wait for its writer
             raise InputError(f"{path}: no regular file; {EXPECTED}")
-        return _decoded(path, path.stat().st_size)
+        with Image.open(path, formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > MOST_PIXELS:
+                raise InputError(f"{path}: {width} × {height} pixels; expected at most {MOST_PIXELS:,}; scale it")
+            content = b"" if image.format == "PNG" else path.read_bytes()
+            # a WebP has no checksum, but its length in its header: damaged data decode to some picture
+            stated = int.from_bytes(content[4:8], "little") + 8
+            if image.format == "WEBP" and len(content) - stated not in (0, 1):
+                raise ValueError("its length is not the one that it states")
+            if image.format == "JPEG" and not _is_whole(content):
+                raise ValueError("its data are damaged")
+            return np.ascontiguousarray(_eight_bits(ImageOps.exif_transpose(image)).convert("RGB"))
 
 
-def _decoded(path: Path, size: int) -> UInt8[np.ndarray, "height width 3"]:
-    from PIL import Image, ImageOps
-
-    with Image.open(path, formats=FORMATS) as image:
-        width, height = image.size
-        if width * height > MOST_PIXELS:
-            raise InputError(f"{path}: {width} × {height} pixels; expected at most {MOST_PIXELS:,}; scale it")
-        if image.format == "WEBP" and not _has_its_length(path, size):
-            raise ValueError("its length is not the one that it states")
-        if image.format == "JPEG" and not _is_whole(path):
-            raise ValueError("its data are damaged")
-        return np.ascontiguousarray(_eight_bits(ImageOps.exif_transpose(image)).convert("RGB"))
-
-
-def _has_its_length(path: Path, size: int) -> bool:
-    """Whether a WebP file is as long as its header says. It has no checksum: damaged data decode to some picture."""
-    with path.open("rb") as file:
-        return int.from_bytes(file.read(8)[4:], "little") in (size - 8, size - 9)
-
-
-def _is_whole(path: Path) -> bool:
+def _is_whole(content: bytes) -> bool:
     """Whether FFmpeg finds no fault in a JPEG. Pillow makes a picture of damaged data, and says nothing."""
     import av
 
     decoder = av.CodecContext.create("mjpeg", "r")
     decoder.options = {"err_detect": "explode"}
     try:
-        return bool([*decoder.decode(av.Packet(path.read_bytes())), *decoder.decode(None)])
+        return bool([*decoder.decode(av.Packet(content)), *decoder.decode(None)])
     except av.error.InvalidDataError:
         return False
     except av.error.FFmpegError:  # a rare kind of JPEG that it does not know

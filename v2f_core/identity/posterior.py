@@ -52,8 +52,6 @@ class IdentityPosterior(nn.Module):
         floor: variance that every axis has besides, so that no covariance is singular.
         kappa: κ, how far a voice is believed; 0 hears nothing but the sex.
         share: the base rate of each sex.
-    Raises:
-        InputError: the aligner is for identities of another width, or a number is not finite.
 
     Example:
         >>> aligner, eye = Aligner(speaker_width=4, hidden_width=8, identity_width=3).eval(), torch.eye(3)
@@ -91,9 +89,8 @@ class IdentityPosterior(nn.Module):
         super().__init__()
         width = aligner.settings["identity_width"]
         if width != len(basis) or len(gate) != basis.shape[1] + 1:
-            raise InputError(
-                f"an aligner for identities of width {width}, a posterior for {len(basis)}: expected one face net"
-            )
+            theirs = f"an aligner for identities of width {width}, a posterior for {len(basis)}"
+            raise InputError(f"{theirs}: expected one face net")
         tensors = dict(zip(TENSORS, (basis, face_mean, part, heard_mean, between, within, gate), strict=True))
         if not (floor > 0 and math.isfinite(kappa) and all(bool(value.isfinite().all()) for value in tensors.values())):
             raise InputError("a posterior's number is NaN or infinite, or its floor is not positive; train it again")
@@ -127,9 +124,6 @@ class IdentityPosterior(nn.Module):
             truncation: the share of the way from ẑ to an honest draw, along the great circle: 0 is ẑ, which takes no
                 noise, 1 the draw. Between them lies a picture of how sure one pretends to be.
             generator: source of the noise; a list gives each of the n its own, so that one can be drawn again alone.
-        Raises:
-            InputError: n below 1, a truncation outside [0, 1], another number of generators than n, or an embedding of
-                another width or not finite.
         """
         check_truncation(truncation)
         if n < 1 or (isinstance(generator, Sequence) and len(generator) != n):
@@ -142,7 +136,7 @@ class IdentityPosterior(nn.Module):
         means, log_share = self.heard(estimate.reshape(-1, dim))
         noise = _normal((len(point), n, self.basis.shape[1] + 1), generator).to(means)
         # the last normal number chooses the part: the shares lie side by side between 0 and 1, women's first
-        ends = log_share.exp().flatten(1).cumsum(dim=1)[:, None, :-1].contiguous()
+        ends = log_share.exp().flatten(1).cumsum(dim=1)[:, None, :-1]
         which = torch.searchsorted(ends.expand(-1, n, -1).contiguous(), torch.special.ndtr(noise[..., -1:]))
         centre = means.flatten(1, 2).gather(1, which.expand(-1, -1, means.shape[-1]))
         man = which >= means.shape[2]
@@ -159,9 +153,6 @@ class IdentityPosterior(nn.Module):
         """log p(z | v) of every face given every voice, in nats: a density per unit of the sphere's surface.
 
         It is that of the sphere within the posterior's axes, onto which an identity is projected.
-
-        Raises:
-            InputError: an identity is not of unit length or of another width, or an embedding of another width.
         """
         return self._log_density(z, *self.heard(self.mean(v)))
 
@@ -204,10 +195,8 @@ class IdentityPosterior(nn.Module):
 
     def _log_density(self, z: Tensor, means: Tensor, log_share: Tensor) -> Tensor:
         if z.shape[-1] != len(self.basis):
-            raise InputError(
-                f"identities of width {z.shape[-1]}: this posterior is of {len(self.basis)}; use the face net that it "
-                "was trained with"
-            )
+            theirs = f"identities of width {z.shape[-1]}: this posterior is of {len(self.basis)}"
+            raise InputError(f"{theirs}; use the face net that it was trained with")
         face = normalise(check_unit(z).to(self.root.device).double() @ self.basis.double())
         densities = [
             projected_normal_log_prob(face, means[:, s, k], self.root[s]) + log_share[:, s, k, None]
@@ -218,22 +207,18 @@ class IdentityPosterior(nn.Module):
     def save_pretrained(self, folder: str | Path, provenance: Mapping[str, Any] | None = None) -> None:
         """Write ``model.safetensors`` and ``config.json``, as the aligner's; of the aligner only its weights' hash."""
         given = self.provenance if provenance is None else provenance
-        self.provenance = {**given, "aligner_weights_sha256": weights_hash(self.aligner)}
+        made = {**given, "aligner_weights_sha256": weights_hash(self.aligner)}
         config = {"class": "IdentityPosterior", "floor": self.floor, "kappa": self.kappa, "share": list(self.share)}
-        self.provenance = save_model(folder, {name: getattr(self, name) for name in TENSORS}, config, self.provenance)
+        self.provenance = save_model(folder, {name: getattr(self, name) for name in TENSORS}, config, made)
 
     @classmethod
     def from_pretrained(
         cls, folder: str | Path, aligner: Aligner, made_from: Mapping[str, str] | None = None
     ) -> IdentityPosterior:
-        """Load what :meth:`save_pretrained` wrote. Nothing is unpickled.
+        """Load what :meth:`save_pretrained` wrote; an ``InputError`` if it is damaged, or was trained with other parts.
 
-        Args:
-            aligner: the one that the posterior was trained with.
-            made_from: hashes of the encoder and the face net in use, by their names in the provenance, such as
-                "ast_sha256"; one that differs is refused.
-        Raises:
-            InputError: a file is missing or damaged; or it was trained with another aligner, encoder or face net.
+        ``made_from`` are hashes of the encoder and the face net in use, by their names in the provenance, such as
+        "ast_sha256".
         """
         remedy = "train a posterior with 'python -m v2f_core posterior'"
         folder = checked_folder(folder, (CONFIG_NAME, WEIGHTS_NAME), "a posterior's", remedy)
@@ -242,14 +227,10 @@ class IdentityPosterior(nn.Module):
             provenance = dict(config["provenance"])
             theirs = {**(made_from or {}), "aligner_weights_sha256": weights_hash(aligner)}
             if differ := [name for name, digest in theirs.items() if provenance.get(name) != digest]:
-                raise InputError(
-                    f"{folder}: a posterior of other parts ({', '.join(differ)} differ); {remedy} of these"
-                )
+                raise InputError(f"a posterior of other parts ({', '.join(differ)} differ); {remedy} of these")
             women, men = map(float, config["share"])
-            parts: dict[str, Any] = {name: tensors[name] for name in TENSORS}
-            posterior = cls(
-                aligner, **parts, floor=float(config["floor"]), kappa=float(config["kappa"]), share=(women, men)
-            )
+            numbers: dict[str, Any] = {name: float(config[name]) for name in ("floor", "kappa")}
+            posterior = cls(aligner, *(tensors[name] for name in TENSORS), **numbers, share=(women, men))
         posterior.provenance = provenance
         return posterior.eval()
 
