@@ -1,9 +1,8 @@
 """A store of embeddings: each file is embedded once, and a killed run continues where it stopped.
 
 A store is a folder of shards, ``00000.safetensors`` and so on, each with the embeddings of a fixed slice of items. Its
-header names the item of each row, and the skipped items with the reason. A shard is written whole or not at all: a
-later run, also of several processes, makes the missing ones with the same bytes. ``provenance.json`` names what the
-store was made from, ``skipped.csv`` the bad items.
+header names the item of each row, and the skipped items. A shard is written whole or not at all: a later run, also of
+several processes, makes the missing ones. ``provenance.json`` names what the store was made from.
 """
 
 from __future__ import annotations
@@ -64,15 +63,14 @@ class Rows:
 
     def __getitem__(self, which: Int[Tensor, "*batch"] | slice) -> Float[Tensor, "*batch dim"]:
         """Some rows, in memory. A shard is mapped while it is read: none stays in this process's memory."""
-        wanted = self.index[which.cpu() if isinstance(which, Tensor) else which]
-        places, dim = wanted.flatten().numpy(), self.shape[1]
-        rows = np.empty((len(places), dim), np.float32)
-        holder = np.searchsorted(self._ends, places, side="right")
+        wanted = self.index[which.cpu() if isinstance(which, Tensor) else which].numpy()
+        rows = np.empty((*wanted.shape, self.shape[1]), np.float32)
+        holder = np.searchsorted(self._ends, wanted, side="right")
         for number in np.unique(holder):
             shard, part = self.shards[number], holder == number
-            values = np.memmap(shard.path, shard.dtype, "r", shard.start, (len(shard.rows), dim))
-            rows[part] = values[places[part] - (self._ends[number] - len(shard.rows))]
-        return torch.from_numpy(rows).reshape(*wanted.shape, dim).to(self.device)
+            values = np.memmap(shard.path, shard.dtype, "r", shard.start, (len(shard.rows), shard.dim))
+            rows[part] = values[wanted[part] - (self._ends[number] - len(shard.rows))]
+        return torch.from_numpy(rows).to(self.device)
 
     def pick(self, which: Int[Tensor, " chosen"]) -> Rows:
         """Some rows, still on disk."""
@@ -170,11 +168,10 @@ def extract(
             bar.update(len(part))
             if len(skipped) > max_bad * share:
                 _write_skipped(folder, skipped)
-                raise InputError(
-                    f"{folder / SKIPPED_NAME}: {len(skipped)} of {share} files could not be used, more than "
-                    f"{max_bad:.0%}; the first is {skipped[0][0]} ({skipped[0][1]}); mend them "
-                    "and run it again, or take them out of the dataset and its manifest"
-                )
+                bad = f"{len(skipped)} of {share} files could not be used, more than {max_bad:.0%}"
+                first = f"the first is {skipped[0][0]} ({skipped[0][1]})"
+                way_out = "mend them and run it again, or take them out of the dataset and its manifest"
+                raise InputError(f"{folder / SKIPPED_NAME}: {bad}; {first}; {way_out}")
     if dist.is_initialized():
         dist.barrier()
     store = load(folder, whole=wanted is None)

@@ -10,9 +10,11 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-from collections.abc import Callable, Mapping
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from v2f_core.artefacts.files import SYNTHETIC, atomic_write, check_hashes, folder_hash, write_json
 from v2f_core.artefacts.loading import arrays_from_pickle, one_line, read_onnx, refusing, tensors_from_bin
@@ -32,14 +34,14 @@ VGGFACE2_JUDGE = {
 
 @dataclass(frozen=True)
 class Origin:
-    """A publisher's repository or page, and the files of it that belong into a part's folder."""
+    """A publisher's repository or page, and the files of it that belong into a part's folder; see published.toml."""
 
     name: str  # the hub's id; else the archive's or file's own name
-    licence: str  # as its publisher states it
-    megabytes: int  # of the whole download, as its publisher shows it
+    licence: str
+    megabytes: int
     files: Mapping[str, str]  # path in our folder → path in the repository or archive
-    consent: str = ""  # terms to agree to before a download
-    form: str = ""  # page from which the files are downloaded by hand; "" for a repository of the hub
+    consent: str = ""
+    form: str = ""
 
     @property
     def page(self) -> str:
@@ -47,52 +49,14 @@ class Origin:
         return self.form or f"https://huggingface.co/{self.name}"
 
 
-def _same(files: str) -> dict[str, str]:
-    return {file: file for file in files.split()}
+def _origin(files: Sequence[str] = (), renamed: Mapping[str, str] | None = None, **terms: Any) -> Origin:
+    return Origin(files={**{file: file for file in files}, **(renamed or {})}, **terms)
 
 
-_RELEASES = "https://github.com/deepinsight/insightface/releases/tag/v0.7"
-_VGGFACE2 = "https://github.com/cydonia999/VGGFace2-pytorch"
-_RESEARCH = "non-commercial research only"
-_ARC2FACE, _MIT = "FoivosPar/Arc2Face", "MIT as stated"
-_WEBFACE = (
-    "Arc2Face states MIT; its face nets were trained on WebFace42M, which is given out for non-commercial research"
-)
-_OPENRAIL = "CreativeML Open RAIL-M forbids some uses, impersonation without consent among them"
-_FACES, _SCORER = _same("scrfd_10g_bnkps.onnx"), _same("det_10g.onnx w600k_r50.onnx")
-_AST = _same("config.json preprocessor_config.json model.safetensors")
-_ECAPA = _same("hyperparams.yaml label_encoder.txt embedding_model.ckpt mean_var_norm_emb.ckpt classifier.ckpt")
-_UNET = {
-    "unet/config.json": "arc2face/config.json",
-    "unet/diffusion_pytorch_model.safetensors": "arc2face/diffusion_pytorch_model.safetensors",
-    "text_encoder/config.json": "encoder/config.json",
-    "text_encoder/model.safetensors": "encoder/pytorch_model.bin",
-}
-_REST_OF_PRIOR = _same(
-    "model_index.json vae/config.json vae/diffusion_pytorch_model.safetensors tokenizer/vocab.json "
-    "tokenizer/merges.txt tokenizer/tokenizer_config.json tokenizer/special_tokens_map.json "
-    "scheduler/scheduler_config.json"
-)
-_JUDGE = {"model.safetensors": "resnet50_ft_weight.pkl"}
-
+_PUBLISHED = tomllib.loads(Path(__file__).with_name("published.toml").read_text(encoding="utf-8"))
 ORIGINS: Mapping[str, tuple[Origin, ...]] = {
-    "ast": (Origin("MIT/ast-finetuned-audioset-10-10-0.4593", "BSD-3-Clause", 346, _AST),),
-    "ecapa": (Origin("speechbrain/spkrec-ecapa-voxceleb", "Apache-2.0", 89, _ECAPA),),
-    "faces": (
-        Origin("antelopev2", _RESEARCH, 361, _FACES, form=_RELEASES),
-        # Arc2Face was conditioned on this net, not on antelopev2's own glintr100
-        Origin(_ARC2FACE, _MIT, 261, _same("arcface.onnx"), _WEBFACE),
-    ),
-    "prior": (
-        Origin(_ARC2FACE, _MIT, 3932, _UNET, _WEBFACE),
-        Origin("stable-diffusion-v1-5/stable-diffusion-v1-5", "CreativeML Open RAIL-M", 337, _REST_OF_PRIOR, _OPENRAIL),
-    ),
-    "judge": (Origin("resnet50_ft_weight.pkl", "not stated", 164, _JUDGE, form=_VGGFACE2),),
-    # a face net that the generator was not conditioned on
-    "scorer": (Origin("buffalo_l", _RESEARCH, 326, _SCORER, form=_RELEASES),),
+    part: tuple(_origin(**origin) for origin in origins) for part, origins in _PUBLISHED.items()
 }
-
-
 # OpenCV's YuNet (MIT) and SFace (Apache-2.0) with weights in 8 bits, which lie inside another Python package, which is
 # never imported: name → SHA-256; data_cards/open_faces.md
 OPEN_FACES = {

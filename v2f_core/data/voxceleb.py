@@ -41,12 +41,8 @@ SOUND_FOLDERS = (
     *("{part}/dev", "{part}/test", "raw_wav/{part}/dev", "raw_wav/{part}/test"),
 )
 METADATA = {"vox1": "vox1_meta.csv", "vox2": "full_vox2_meta.csv"}
-# field → headings of the two tables (blanks in them differ between copies); Gender_y is VoxCeleb2's column
-HEADINGS = {
-    "name": ("VGGFace1 ID", "Name"),
-    "identifier": ("VoxCeleb1 ID", "VoxCeleb2 ID"),
-    "sex": ("Gender", "Gender_y"),
-}
+# of name, identifier and sex in the two tables (blanks in them differ between copies); Gender_y is VoxCeleb2's column
+HEADINGS = (("VGGFace1 ID", "Name"), ("VoxCeleb1 ID", "VoxCeleb2 ID"), ("Gender", "Gender_y"))
 SAME = "another name of"
 FEW = 100  # persons below which your own pairs are split in fifths, so that a test has some
 
@@ -59,9 +55,6 @@ def open_dataset(profile: Profile) -> Manifest:
 
     Read are manifest.csv (see :func:`~v2f_core.data.manifest.from_csv`), else pairs.csv (see :func:`from_pairs`), else
     the folders in HQ-VoxCeleb's layout, or one folder a person (see :func:`from_folders`).
-
-    Raises:
-        InputError: the dataset is missing, damaged or cannot be unpacked.
     """
     root = profile.dataset
     if profile.dataset_is_packed:
@@ -86,7 +79,7 @@ def read_layout(root: str | Path, max_bad: float = 0.05) -> Manifest:
 
     Raises:
         InputError: the root or its metadata is missing or malformed; nobody has both a face and a voice; more than a
-            share of ``max_bad`` of the files is unusable (empty, of a wrong kind).
+            share of ``max_bad`` of the files is unusable.
 
     Example:
         >>> import tempfile
@@ -231,19 +224,13 @@ def _named(path: Path, root: Path) -> str:
 
 
 class Speaker(NamedTuple):
-    """A row of a table of persons."""
-
     name: str
     identifier: str
     sex: str
 
 
 def read_speakers(root: str | Path, part: str) -> list[Speaker]:
-    """The rows of the table of a part ("vox1" or "vox2"), in their order: SF2F's split depends on it.
-
-    Raises:
-        InputError: the table, in the root or in the part's folder, is missing, cannot be read, or lacks a column.
-    """
+    """The rows of the table of a part ("vox1" or "vox2"), in their order: SF2F's split depends on it."""
     path, inside = Path(root) / METADATA[part], Path(root) / part / METADATA[part]
     if not path.is_file() and not inside.is_file():
         source = {"vox1": "VoxCeleb", "vox2": "HQ-VoxCeleb's meta_info folder"}[part]
@@ -251,7 +238,7 @@ def read_speakers(root: str | Path, part: str) -> list[Speaker]:
     table = read_table(path if path.is_file() else inside)
     table.columns = ["".join(column.split()) for column in table.columns]
     columns = []
-    for headings in HEADINGS.values():
+    for headings in HEADINGS:
         present = [name for heading in headings if (name := heading.replace(" ", "")) in table]
         if not present:
             raise InputError(f"{path}: no column {' or '.join(headings)}; expected VoxCeleb's own metadata")
@@ -302,10 +289,6 @@ def from_pairs(path: str | Path) -> Manifest:
     empty. Without a split, the persons sorted by name are split by SF2F's rule (:func:`sf2f_split`), fewer than
     `FEW` by :func:`small_split`. Without a sex it is "u", unknown, and measures within sex become measures over all.
     A row that is there twice, and a person without a clip or without a face, is in ``left_out``.
-
-    Raises:
-        InputError: a column is missing; a row has no person, or neither clip nor face; the table breaks a rule of
-            :func:`~v2f_core.data.manifest.check`.
 
     Example:
         >>> import tempfile
@@ -370,9 +353,6 @@ def from_folders(root: str | Path) -> Manifest:
 
     Sexes are unknown, and the split is that of :func:`from_pairs`. Files of another kind, empty ones, and persons
     without either are in ``left_out``.
-
-    Raises:
-        InputError: there is no folder with a recording or photograph in it.
     """
     import pandas as pd
 
