@@ -35,19 +35,6 @@ def test_rows_on_disk_are_the_rows_in_memory(folder):
     assert torch.equal(rows.to("cpu")[torch.tensor([7])], whole[7:8])
 
 
-def test_half_precision_on_disk_is_given_as_float32(folder):
-    from safetensors import safe_open
-    from safetensors.torch import load_file, save_file
-
-    for path in folder.glob("*.safetensors"):
-        with safe_open(path, "pt") as file:
-            header = file.metadata()
-        save_file({"embeddings": load_file(path)["embeddings"].half()}, path, header)
-    rows = load(folder, in_memory=0).vectors
-    assert rows[:].dtype == torch.float32
-    assert torch.allclose(rows[:], load(folder).vectors)
-
-
 def test_pairs_from_disk_are_the_pairs_from_memory(folder):
     import pandas as pd
 

@@ -214,15 +214,6 @@ def test_a_file_with_several_names_is_taken_once(root):
     }
 
 
-def test_a_dataset_made_of_links_is_read(root, tmp_path_factory):
-    linked = tmp_path_factory.mktemp("linked")
-    for path in root.rglob("*"):
-        if path.is_file():
-            (linked / path.relative_to(root)).parent.mkdir(parents=True, exist_ok=True)
-            (linked / path.relative_to(root)).symlink_to(path)
-    assert read_layout(linked).table.equals(read_layout(root).table)
-
-
 def test_loops_links_to_nowhere_and_pipes_are_named(root):
     folder = root / "vox1/origin_faces/Name_00"
     (folder / "loop").symlink_to(folder)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from v2f_core.errors import InputError
 from v2f_core.identity.losses import AMSoftmax, ArcFaceLoss, IdentityLoss, InfoNCE, cosine_regression
-from v2f_core.identity.sphere import mean_direction, normalise
+from v2f_core.identity.sphere import normalise
 
 SCALE, MARGIN, TEMPERATURE = 16.0, 0.35, 0.1  # 0.35 has no exact bfloat16
 
@@ -85,13 +85,6 @@ def test_value_and_gradients_are_those_of_pytorch_metric_learning(kind, referenc
     torch.testing.assert_close(ours.weight.grad, theirs.W.grad.T, atol=1e-5, rtol=0)
 
 
-@both_margins
-def test_the_gradient_of_a_margin_loss_is_the_finite_difference(kind):
-    loss = kind(3, 4, SCALE, MARGIN, centroids=draw(3, 4, dtype=torch.float64))
-    identity = draw(5, 4, seed=1, dtype=torch.float64).requires_grad_()
-    assert torch.autograd.gradcheck(lambda z: loss(z, torch.tensor([0, 1, 2, 0, 1])), identity)
-
-
 # --- InfoNCE, Eq. 9
 
 
@@ -100,23 +93,6 @@ def test_info_nce_equals_eq_9_written_with_loops():
     label = torch.tensor([0, 0, 1, 1, 2])
     loss = InfoNCE(TEMPERATURE)(identity, face, label)
     assert loss.item() == pytest.approx(info_nce_by_loops(identity, face, label, TEMPERATURE), abs=1e-12)
-
-
-def test_same_person_masking_is_ntxent_over_the_pairs_that_are_left():
-    from pytorch_metric_learning.losses import NTXentLoss
-
-    label = torch.tensor([0, 0, 1, 2, 2, 2])
-    itself = torch.arange(6)
-    pairs = (itself, itself, *torch.where(label[:, None] != label[None, :]))
-    a, b = (draw(6, 12).requires_grad_() for _ in range(2))
-    c, d = (draw(6, 12, seed=1).requires_grad_() for _ in range(2))
-    ours = InfoNCE(TEMPERATURE)(a, c, label)
-    theirs = NTXentLoss(TEMPERATURE)(b, indices_tuple=pairs, ref_emb=d)
-    ours.backward()
-    theirs.backward()
-    assert ours.item() == pytest.approx(theirs.item(), abs=1e-5)
-    torch.testing.assert_close(a.grad, b.grad, atol=1e-5, rtol=0)
-    torch.testing.assert_close(c.grad, d.grad, atol=1e-5, rtol=0)
 
 
 def test_a_batch_of_one_has_no_negative_and_no_loss():
@@ -133,14 +109,6 @@ def test_a_batch_of_one_has_no_negative_and_no_loss():
 def test_cosine_regression_is_one_minus_the_mean_cosine():
     identity, face = at_angles(0, 0, 0), at_angles(0, 60, 180)
     assert cosine_regression(identity, face).item() == pytest.approx(1 - (1 + 0.5 - 1) / 3)
-
-
-def test_the_best_constant_under_cosine_regression_is_the_mean_direction():
-    face = normalise(draw(50, 6, dtype=torch.float64) + 0.5)
-    best = mean_direction(face)
-    here = best.clone().requires_grad_()
-    cosine_regression(here.expand(50, 6), face).backward()
-    torch.testing.assert_close(here.grad, torch.zeros(6, dtype=torch.float64), atol=1e-12, rtol=0)
 
 
 def test_the_identity_loss_is_the_weighted_sum_of_its_terms():

@@ -112,17 +112,6 @@ def test_the_ratio_is_that_of_the_densities_and_averages_to_one_before_the_voice
     np.testing.assert_allclose(ratio.double().exp().numpy() @ before, 1, atol=1e-3)
 
 
-def test_another_identity_may_stand_in_the_estimates_place(aligner):
-    """The ratio of a voice is that of its ẑ; whoever else stands there must be of unit length."""
-    points, _ = on_the_sphere(6)
-    posterior, v = build(aligner), voices(3)
-    torch.testing.assert_close(posterior.log_ratio_of(points, posterior.mean(v)), posterior.log_ratio(points, v))
-    turned = posterior.log_ratio_of(points, posterior.mean(v).roll(1, dims=0))
-    torch.testing.assert_close(turned, posterior.log_ratio(points, v.roll(1, dims=0)))
-    with pytest.raises(InputError, match="norm 2"):
-        posterior.log_ratio_of(points, 2 * posterior.mean(v))
-
-
 def test_what_is_heard_tilts_the_faces_of_a_sex(aligner):
     """Before projection, log p(x | s, v) − log p(x | s) is κ·aᵀx and a number of the voice's alone, at any x."""
     posterior, v = build(aligner, kappa=1.5), voices(1)
@@ -229,60 +218,34 @@ def test_the_same_generator_gives_the_same_identities_and_each_can_be_drawn_alon
 # files and bad input
 
 
-def test_saved_and_loaded_it_is_the_same(aligner, tmp_path):
-    posterior = build(aligner)
-    posterior.save_pretrained(tmp_path, {"ast_sha256": "a", "faces_sha256": "f"})
-    again = IdentityPosterior.from_pretrained(tmp_path, aligner, {"ast_sha256": "a", "faces_sha256": "f"})
-    assert torch.equal(
-        again.sample(voices(2), 3, generator=seeded()), posterior.sample(voices(2), 3, generator=seeded())
-    )
+def test_saved_and_loaded_it_is_the_same_and_of_other_parts_it_is_refused(aligner, tmp_path):
+    posterior, made = build(aligner), {"ast_sha256": "a", "faces_sha256": "f"}
+    posterior.save_pretrained(tmp_path, made)
+    again = IdentityPosterior.from_pretrained(tmp_path, aligner, made)
+    drawn = [each.sample(voices(2), 3, generator=seeded()) for each in (again, posterior)]
+    assert torch.equal(*drawn)
     assert again.provenance["aligner_weights_sha256"] == weights_hash(aligner)
-    assert not list(tmp_path.glob("*.pt"))
-
-
-@pytest.mark.parametrize("part", ["ast_sha256", "faces_sha256"])
-def test_a_posterior_of_another_encoder_or_face_net_is_refused(aligner, tmp_path, part):
-    build(aligner).save_pretrained(tmp_path, {"ast_sha256": "a", "faces_sha256": "f"})
-    with pytest.raises(InputError, match=f"a posterior of other parts .{part} differ"):
-        IdentityPosterior.from_pretrained(tmp_path, aligner, {"ast_sha256": "a", "faces_sha256": "f"} | {part: "x"})
-
-
-def test_a_posterior_of_another_aligner_is_refused(aligner, tmp_path):
-    build(aligner).save_pretrained(tmp_path)
+    for part in made:
+        with pytest.raises(InputError, match=f"a posterior of other parts .{part} differ"):
+            IdentityPosterior.from_pretrained(tmp_path, aligner, made | {part: "x"})
     with pytest.raises(InputError, match="aligner_weights_sha256 differ"):
-        IdentityPosterior.from_pretrained(tmp_path, Aligner(4, 8, 3).eval())
+        IdentityPosterior.from_pretrained(tmp_path, Aligner(4, 8, 3).eval(), made)
 
 
-@pytest.mark.parametrize("truncation", [-0.1, 1.01, math.nan])
-def test_a_truncation_outside_zero_and_one_is_refused(aligner, truncation):
-    with pytest.raises(InputError, match=r"expected 0 \(the point estimate\) to 1"):
-        build(aligner).sample(voices(1)[0], 2, truncation)
-
-
-def test_embeddings_and_identities_that_do_not_fit_are_refused(aligner):
-    posterior = build(aligner)
-    with pytest.raises(InputError, match="speaker embedding of width 5"):
-        posterior.sample(torch.ones(5), 2)
-    with pytest.raises(InputError, match="NaN"):
-        posterior.sample(torch.full((4,), math.nan), 2)
-    with pytest.raises(InputError, match="identities of width 4: this posterior is of 3"):
-        posterior.log_ratio(torch.eye(4), voices(1))
-    with pytest.raises(InputError, match="norm 2"):
-        posterior.log_prob(2 * torch.eye(3), voices(1))
-    with pytest.raises(InputError, match="expected one face net"):
-        IdentityPosterior(
-            Aligner(4, 8, 5),
-            *(getattr(posterior, name) for name in OWN),
-        )
-
-
-def test_no_factors_make_a_covariance_that_is_not_positive_definite(aligner):
-    posterior = build(aligner, spread=0.0)
-    assert torch.linalg.eigvalsh(posterior.covariance).min() > 0
-    assert bool(posterior.sample(voices(1)[0], 3, generator=seeded()).isfinite().all())
-    with pytest.raises(InputError, match="floor is not positive"):
-        IdentityPosterior(
-            aligner,
-            *(getattr(posterior, name) for name in OWN),
-            floor=0.0,
-        )
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda p: p.sample(voices(1)[0], 2, -0.1), r"expected 0 \(the point estimate\) to 1"),
+        (lambda p: p.sample(voices(1)[0], 2, math.nan), r"expected 0 \(the point estimate\) to 1"),
+        (lambda p: p.sample(torch.ones(5), 2), "speaker embedding of width 5"),
+        (lambda p: p.sample(torch.full((4,), math.nan), 2), "NaN"),
+        (lambda p: p.log_ratio(torch.eye(4), voices(1)), "identities of width 4: this posterior is of 3"),
+        (lambda p: p.log_prob(2 * torch.eye(3), voices(1)), "norm 2"),
+        (lambda p: p.log_ratio_of(torch.eye(3), 2 * torch.eye(3)), "norm 2"),
+        (lambda p: IdentityPosterior(Aligner(4, 8, 5), *(getattr(p, name) for name in OWN)), "expected one face net"),
+        (lambda p: IdentityPosterior(p.aligner, *(getattr(p, name) for name in OWN), 0.0), "floor is not positive"),
+    ],
+)
+def test_what_does_not_fit_is_refused(aligner, wrong, message):
+    with pytest.raises(InputError, match=message):
+        wrong(build(aligner, spread=0.0))

@@ -95,41 +95,10 @@ def test_formats(tmp_path: Path, suffix: str, kind: dict[str, Any], correlation:
     assert np.corrcoef(wave, sound)[0, 1] > correlation
 
 
-@pytest.mark.parametrize(
-    ("container", "codec", "rate"),
-    [
-        ("mp4", "aac", 44_100),
-        ("adts", "aac", 44_100),
-        ("amr", "libopencore_amrnb", 8_000),
-        ("asf", "wmav2", 44_100),
-        ("caf", "alac", 44_100),
-        ("wv", "wavpack", 16_000),
-    ],
-)
-def test_what_ffmpeg_alone_reads_is_read(tmp_path: Path, container: str, codec: str, rate: int) -> None:
-    import av
-
-    tone = (0.3 * np.sin(2 * np.pi * 330 * np.arange(2 * rate) / rate)).astype(np.float32)
-    path = tmp_path / "voice"
-    try:
-        with av.open(str(path), "w", format=container) as file:
-            stream = file.add_stream(codec, rate=rate, layout="mono" if container != "asf" else "stereo")
-            stream.bit_rate = 12_200 if container == "amr" else 96_000
-            frame = av.AudioFrame.from_ndarray(tone[None], format="fltp", layout="mono")
-            frame.sample_rate = rate
-            form = av.AudioResampler(format=stream.format.name, layout=stream.layout.name, rate=rate)
-            parts = av.AudioFifo()
-            for part in form.resample(frame):
-                parts.write(part)
-            stream.open()
-            while part := parts.read(stream.frame_size or 1024) or parts.read():
-                for packet in stream.encode(part):
-                    file.mux(packet)
-            for packet in stream.encode(None):
-                file.mux(packet)
-    except (av.FFmpegError, ValueError) as error:
-        pytest.skip(f"this FFmpeg cannot write {codec}: {error}")
-    wave = read_audio(path)
+def test_a_telephone_s_memo_is_read(tmp_path: Path) -> None:
+    """Other formats that FFmpeg alone reads are in benchmarks/results/encodings.csv."""
+    tone = (0.3 * np.sin(2 * np.pi * 330 * np.arange(2 * 44_100) / 44_100)).astype(np.float32)
+    wave = read_audio(save_m4a(tmp_path / "voice", tone, 44_100))
     assert abs(len(wave) / SAMPLE_RATE - 2) < 0.15
     assert frequency(wave) == pytest.approx(330, abs=1)
 
@@ -389,12 +358,6 @@ def test_impossible_clips_are_refused(seconds: float) -> None:
         clips(torch.zeros(100), seconds)
     with pytest.raises(InputError, match="without samples"):
         clips(torch.zeros(0))
-
-
-@pytest.mark.parametrize(("seconds", "rate"), [(0.4, 16_000), (7.3, 44_100)])
-def test_the_clips_of_a_recording(tmp_path: Path, seconds: float, rate: int) -> None:
-    path = save(tmp_path / "voice.wav", speech_like(seconds, rate), rate)
-    assert torch.equal(read_clips(path), clips(read_audio(path)))
 
 
 @pytest.mark.parametrize("seconds", [160.0, 161.0, 400.0])

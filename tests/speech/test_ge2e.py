@@ -101,12 +101,6 @@ def test_a_last_part_is_heard_if_three_quarters_of_it_are_recorded():
     assert partials(round(1.98 * 16_000)) == [0, 77]
 
 
-def test_the_level_does_not_matter(folder):
-    encoder = GE2EEncoder.from_folder(folder)
-    wave = noise(1, 30_000)
-    torch.testing.assert_close(encoder.embed(100 * wave), encoder.embed(wave), atol=1e-5, rtol=1e-4)
-
-
 def test_silence_has_an_embedding_that_is_finite(encoder):
     assert encoder.embed(torch.zeros(1, 20_000)).isfinite().all()
 
