@@ -229,8 +229,9 @@ class IdentityPosterior(nn.Module):
             if differ := [name for name, digest in theirs.items() if provenance.get(name) != digest]:
                 raise InputError(f"a posterior of other parts ({', '.join(differ)} differ); {remedy} of these")
             women, men = map(float, config["share"])
-            numbers: dict[str, Any] = {name: float(config[name]) for name in ("floor", "kappa")}
-            posterior = cls(aligner, *(tensors[name] for name in TENSORS), **numbers, share=(women, men))
+            numbers: dict[str, Any] = {name: tensors[name] for name in TENSORS}
+            numbers |= {"floor": float(config["floor"]), "kappa": float(config["kappa"]), "share": (women, men)}
+            posterior = cls(aligner, **numbers)
         posterior.provenance = provenance
         return posterior.eval()
 
