@@ -144,7 +144,6 @@ def evaluate(
     systems: Annotated[str, typer.Option(help="Rows with faces: names, all, or none.")] = "w/o DSC (Stage I)",
     draws: Annotated[int, typer.Option(min=1, help="Faces a person and row.")] = 1,
     steps: Annotated[int, typer.Option(min=1, help="Solver steps of a face.")] = 10,
-    guidance: Annotated[float | None, typer.Option(help="Guidance scale; else the profile's.")] = None,
     tune: Annotated[bool, typer.Option("--tune", help="Choose every row's guidance on validation persons.")] = False,
     limit: Annotated[int | None, typer.Option(help="Only so many test persons, women and men alike.")] = None,
     stage2: Annotated[list[Path] | None, typer.Option(help="Folder of a trained Stage II; may be repeated.")] = None,
@@ -158,7 +157,7 @@ def evaluate(
     from v2f_core.app.evaluate import chosen_rows, evaluate
 
     rows = chosen_rows(systems)
-    page = evaluate(out, chosen, rows, draws, steps, guidance, limit, stage2 or [], seed, tune, device)
+    page = evaluate(out, chosen, rows, draws, steps, limit, stage2 or [], seed, tune, device)
     print(f"tables and report: {page}")
 
 
@@ -217,14 +216,13 @@ def forget(
 @app.command()
 def scan(
     root: Annotated[Path | None, typer.Argument(help="VoxCeleb's, or of your own data; else the profile's.")] = None,
-    max_bad: Annotated[float, typer.Option(min=0, max=1, help="Stop if more of the files are unusable.")] = 0.05,
     profile: Annotated[str | None, typer.Option(help="open or full; else V2F_PROFILE, else full.")] = None,
 ) -> None:
     """Look a dataset through: who is in it, who is not and why, the split; VoxCeleb's gets a manifest.csv."""
     from v2f_core.data.voxceleb import scan, summary
 
     chosen = open_profile(profile or os.environ.get("V2F_PROFILE") or "full")
-    for line in summary(scan(root or chosen.dataset, max_bad)):
+    for line in summary(scan(root or chosen.dataset)):
         print(line)
 
 
@@ -292,7 +290,7 @@ def own_profile(folder: Path, name: str, device: str = "cpu") -> Profile:
 
 
 def in_a_line(message: Warning | str, category: type[Warning], *where: Any, **line: Any) -> str:
-    """A warning as a note: of this package's the text, of others' the text with its kind."""
+    """A warning as a note."""
     kind = "" if category.__module__.startswith("v2f_core") else f"{category.__name__}: "
     return f"note: {kind}{' '.join(str(message).split())}\n"
 

@@ -451,13 +451,13 @@ def run(work: Path, tiny: bool = False) -> None:
     arcface = differentiable_arcface(work / "arcface" / "arcface_mini.onnx")
     images = to_float(held_out(folder, persons, 16 if tiny else 256))
     if not (out / "draft.pt").exists():
-        trained = draft(folder, arcface, persons, out, steps=4 if tiny else STEPS, batch=4 if tiny else BATCH)
+        trained = draft(folder, arcface, persons, out, steps=2 if tiny else STEPS, batch=4 if tiny else BATCH)
         set_scaling(trained, images)
         save_draft(trained, out / "draft.pt")
     vae = load_draft(out / "draft.pt")
     encode_pool(vae, arcface, folder, out / "latents")
     vae = sharpen(
-        vae, folder, arcface, persons, out, steps=4 if tiny else SHARP_STEPS, batch=4 if tiny else SHARP_BATCH
+        vae, folder, arcface, persons, out, steps=2 if tiny else SHARP_STEPS, batch=4 if tiny else SHARP_BATCH
     )
     vae.half().save_pretrained(out / "vae")
     rebuilt = reconstruct(vae.float(), images)

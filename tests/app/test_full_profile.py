@@ -210,7 +210,7 @@ def test_a_small_voxceleb_goes_from_its_folders_to_a_report(full, small_voxceleb
     assert made["settings"]["gradient_checkpointing"]
     assert made["aligner_sha256"] == folder_hash(root / "aligner")
     assert pd.read_csv(root / "adapted" / "history.csv").step.tolist() == [0, 1]
-    how = ("--steps", "1", "--guidance", "1", "--out", str(tmp_path / "report"))
+    how = ("--steps", "1", "--out", str(tmp_path / "report"))
     run("evaluate", "--profile", "full", "--stage2", str(root / "adapted"), *how)
     told = json.loads((tmp_path / "report" / "about.json").read_text())
     assert told["profile"] == "full"

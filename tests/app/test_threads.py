@@ -22,30 +22,25 @@ print(os.environ["OMP_WAIT_POLICY"], torch.get_num_threads())
 """
 
 
-def threads(*arguments):
-    """The waiting policy and the number of threads under which a command computes, where the user chose none."""
-    left = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "V2F_PROFILE"))}
-    command = [sys.executable, "-c", ASK, *arguments]
-    done = subprocess.run(command, env=left, capture_output=True, text=True, check=True)
-    return done.stdout.split()[-2:]
-
-
-def test_the_miniature_computes_with_one_passive_thread():
-    assert threads("generate", "no.wav", "--device", "mps") == ["PASSIVE", "1"]  # refused, with torch alone loaded
-
-
-def test_what_the_user_chose_is_kept(monkeypatch):
-    chosen = {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "ACTIVE"}
+@pytest.mark.parametrize("chosen", [{}, {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "ACTIVE"}])
+def test_the_miniature_computes_with_one_passive_thread_unless_the_user_chose(chosen, monkeypatch):
+    for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
     for name, value in chosen.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit):
         main(["generate", "no.wav", "--device", "mps"])
-    assert {name: os.environ[name] for name in chosen} == chosen
+    expected = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"} | chosen
+    assert {name: os.environ[name] for name in expected} == expected
 
 
 @pytest.mark.slow
-def test_a_command_that_loads_everything_keeps_one_thread():
-    assert threads("generate", "no.wav") == ["PASSIVE", "1"]
+def test_a_command_sets_them_before_torch_reads_them():
+    left = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "V2F_PROFILE"))}
+    command = [sys.executable, "-c", ASK, "generate", "no.wav"]
+    done = subprocess.run(command, env=left, capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-2:] == ["PASSIVE", "1"]
 
 
 PARTS = """

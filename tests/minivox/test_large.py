@@ -22,7 +22,7 @@ from v2f_core.identity.photos import read_image
 from v2f_core.identity.sphere import check_unit
 from v2f_core.speech.audio import read_clips
 from v2f_core.speech.encoders import load_encoder
-from v2f_core.training.embeddings import embed_dataset
+from v2f_core.training.embeddings import READY, embed_dataset
 from v2f_core.training.pairs import pair_up
 
 
@@ -124,9 +124,14 @@ def test_shipped_embeddings_are_those_of_the_files(shipped):
 
 
 def test_evaluate_makes_stage_1s_table_of_the_shipped_set_and_says_what_is_left_out(shipped, tmp_path, capsys):
-    profile, _ = shipped
-    evaluate(tmp_path, profile, systems=(), limit=8)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["stage1.csv", "stage1.md"]
-    table = pd.read_csv(tmp_path / "stage1.csv").set_index(["gallery", "system"])
+    """Of some of its persons."""
+    profile, manifest = shipped
+    few = manifest.persons().groupby(["split", "sex"]).head(30).index
+    (tmp_path / "few").mkdir()
+    manifest.table[manifest.table.person.isin(few)].to_csv(tmp_path / "few" / "manifest.csv", index=False)
+    (tmp_path / "few" / READY).symlink_to(manifest.root / READY)
+    evaluate(tmp_path / "out", replace(profile, dataset=tmp_path / "few"), systems=(), limit=8)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["stage1.csv", "stage1.md"]
+    table = pd.read_csv(tmp_path / "out" / "stage1.csv").set_index(["gallery", "system"])
     assert table.loc["all", "full"]["n"] == 8
     assert "embeddings along, and no photographs" in capsys.readouterr().out

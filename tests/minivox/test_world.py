@@ -5,7 +5,7 @@ import pytest
 
 from minivox import world
 
-PEOPLE = world.population("tests", 3000)
+PEOPLE = world.population("tests", 2000)
 SEX = np.array([p.sex == world.MALE for p in PEOPLE])
 AGE = world.standard_age(np.array([p.age for p in PEOPLE]))
 CAUSES = {name: np.array([getattr(p, name) for p in PEOPLE]) for name in world.SHARED} | {"age": AGE}
@@ -19,7 +19,7 @@ def test_links_are_regression_weights(effect):
     design = np.stack([*CAUSES.values()], 1)
     weights, *_ = np.linalg.lstsq(design, EFFECTS[effect], rcond=None)
     stated = dict.fromkeys(CAUSES, 0.0) | {k.cause: k.strength for k in world.LINKS if k.effect == effect}
-    np.testing.assert_allclose(weights, list(stated.values()), atol=0.07)
+    np.testing.assert_allclose(weights, list(stated.values()), atol=0.085)
 
 
 def test_face_and_voice_meet_only_in_the_shared_factors():
@@ -30,7 +30,7 @@ def test_face_and_voice_meet_only_in_the_shared_factors():
         left[name] = value - design @ np.linalg.lstsq(design, value, rcond=None)[0]
     for face in (v for n, v in left.items() if n.startswith("face.")):
         for voice in (v for n, v in left.items() if n.startswith("voice.")):
-            assert abs(np.corrcoef(face, voice)[0, 1]) < 0.07
+            assert abs(np.corrcoef(face, voice)[0, 1]) < 0.085
 
 
 def test_persons_are_reproducible_and_pools_disjoint():

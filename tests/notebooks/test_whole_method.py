@@ -212,7 +212,7 @@ def test_stage_two_is_the_packages(page, profile, data, faces, f_arc, trained, a
         weight_self=1000.0,
         warmup=0,
         evaluate_every=1,
-        monitored=6,
+        monitored=2,
         monitor_bands=1,
         identity=Stage1Settings(**settings),
     )

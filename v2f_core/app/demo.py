@@ -10,11 +10,9 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import pandas as pd
 import torch
 from tqdm import tqdm
 
@@ -33,14 +31,11 @@ from v2f_core.training.pairs import Pairs, pair_up
 
 OTHER_VOICE, REAL_VOICE = MINI_ASSETS.parent / "other_voice.ogg", MINI_ASSETS.parent / "real_voice.ogg"
 EACH_SEX, FACES = 3, 4
+SHOWN = (tables.COSINE, "R@10", tables.MATCHING, "skill, cosine", "skill, R@10")
 
 
-@dataclass(frozen=True)
-class Speaker:
-    """One line of the gallery: a speaker, the windows of their recordings, and their photo if there is one.
-
-    Speakers outside the dataset are heard by the encoder for people's own recordings.
-    """
+class Speaker(NamedTuple):
+    """A line of the gallery; speakers outside the dataset are heard by the encoder for people's own recordings."""
 
     name: str
     label: str
@@ -68,7 +63,8 @@ def demo(out: str | Path = "outputs/demo", profile: str | Profile | None = None)
     with staged(out) as stage:
         draw(heard_by, list(speakers(manifest, test, settings.clip_seconds)), stage)
         tables.save_identity_table(table, stage, "table")
-    print(summary(table))
+    for (where, size), part in table.groupby(["gallery", "gallery size"], sort=False):
+        print(f"\nGallery: {where} ({size} faces)\n{tables.plain(part, SHOWN)}")
     print(f"{out / 'gallery.png'}, {out / 'table.md'}: {time.perf_counter() - began:.0f} s")
     return out / "gallery.png"
 
@@ -102,23 +98,3 @@ def draw(heard_by: Mapping[bool, tuple[Vox2FacePipeline, dict[str, Any]]], shown
         rows.append(line(speaker.label, speaker.windows, result, estimate, photo))
     made = {"dataset": heard_by[True][1], "others": heard_by[False][1]}
     save_gallery(rows, folder / "gallery.png", made, "Faces drawn from voices: no likeness of any person")
-
-
-def summary(table: pd.DataFrame) -> str:
-    """The table in a few lines.
-
-    Example:
-        >>> row = {"gallery": "all", "system": "full", "gallery size": 200}
-        >>> row |= {"R@10": 0.5, "R@10 low": 0.4, "R@10 high": 0.6}
-        >>> print(summary(pd.DataFrame([row])))
-        all, gallery of 200:
-          full                 R@10 0.500 [0.400, 0.600]
-    """
-    lines = []
-    for (name, size), part in table.groupby(["gallery", "gallery size"], sort=False):
-        lines.append(f"{name}, gallery of {size}:")
-        for row in part.to_dict("records"):
-            cells = {m: tables.cell(row, m) for m in ("cosine", "R@10", "1:2 matching", "skill, cosine", "skill, R@10")}
-            shown = "  ".join(f"{measure} {text}" for measure, text in cells.items() if text)
-            lines.append(f"  {row['system']:22} {shown}")
-    return "\n".join(lines)

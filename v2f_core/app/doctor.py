@@ -24,9 +24,8 @@ FOR_GPUS = {"onnxruntime": "onnxruntime-gpu"}  # the same module under another n
 FRAGILE = ("torch", "torchaudio", "torchvision", "onnxruntime", "cv2", "soundfile", "av")
 # they fill one folder, cv2; the first needs no screen
 OPENCVS = ("opencv-python-headless", "opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless")
-OPENCV = "5.0.0.93"  # pyproject.toml's
-# torch 2.N.0, torchaudio 2.N.0 and torchvision 0.(N + 15).0 belong together; N of the ranges in pyproject.toml
-OLDEST_TORCH, NEWEST_TORCH = 8, 11
+# pyproject.toml's; of the torch packages only such threes belong together
+OPENCV, TORCHES = "5.0.0.93", "torch==2.11.0 torchaudio==2.11.0 torchvision==0.26.0"
 
 
 class Check(NamedTuple):
@@ -88,13 +87,9 @@ def mend_import(name: str) -> str:
         others = " ".join(other for other in OPENCVS[1:] if installed(other))
         before = f"pip uninstall --yes {others}, then " if others else ""
         return f"{before}pip install --force-reinstall --no-deps {OPENCVS[0]}=={OPENCV}"
-    if not name.startswith("torch"):
-        return f"pip install --force-reinstall {name}"
-    release = installed("torch").split(".")[:2]
-    minor = int(release[1]) if release[0] == "2" and release[1].isdigit() else NEWEST_TORCH
-    minor = min(max(minor, OLDEST_TORCH), NEWEST_TORCH)
-    trio = f"torch==2.{minor}.0 torchaudio==2.{minor}.0 torchvision==0.{minor + 15}.0"
-    return f"their versions must belong together: pip install {trio} (with make: make clean setup)"
+    if name.startswith("torch"):
+        return f"their versions must belong together: pip install {TORCHES} (with make: make clean setup)"
+    return f"pip install --force-reinstall {name}"
 
 
 def installed(name: str) -> str:

@@ -6,7 +6,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -66,7 +65,6 @@ def evaluate(
     systems: Collection[str] = (controls.NO_DSC,),
     draws: int = 1,
     steps: int = 10,
-    guidance: float | None = None,
     limit: int | None = None,
     stage2: Sequence[Path] = (),
     seed: int = 0,
@@ -81,16 +79,14 @@ def evaluate(
     Args:
         systems: the rows with drawn faces, of `controls.DRAWABLE`.
         draws: faces a person and system.
-        steps, guidance, seed: of the sampler; guidance is the profile's when None.
+        steps, seed: of the sampler, with the profile's guidance.
         limit: the largest number of test persons, half of each sex.
         stage2: folders of trained Stages II, each a row.
         tune: choose each row's guidance on the validation persons, from `controls.GUIDANCES`.
     Raises:
-        InputError: an input cannot be used; a person is in two splits; both ``guidance`` and ``tune`` are given.
+        InputError: an input cannot be used; a person is in two splits.
     """
-    if tune and guidance is not None:
-        raise InputError(f"guidance {guidance:g} is given, and tune would choose it; leave one out")
-    if stage2 or tune or guidance is not None:
+    if stage2 or tune:
         profile.must_draw()
     check_writable(out)
     inputs = load(profile, limit, device)
@@ -103,7 +99,7 @@ def evaluate(
     if note:
         print(note, end="")
         return out / "stage1.md"
-    drawing = Drawing(steps, profile.guidance if guidance is None else guidance, seed)
+    drawing = Drawing(steps, profile.guidance, seed)
     bench = make_bench(inputs, profile, drawing, draws, "test", device)
     in_world = known(inputs.test) and known(inputs.training)
     scorers = {name: profile.part(name) for name in (key.removesuffix("_sha256") for key in bench.hashes)}
@@ -121,7 +117,9 @@ def evaluate(
     if tune:
         scores = controls.tuned(make_bench(inputs, profile, drawing, 1, "val", device), rows)
         bench = replace(bench, guidance=controls.best_scales(scores))
-        notes.append(_tuning_note(scores, bench.guidance))
+        for name, by_scale in scores.items():
+            cosines = {scale: round(value, 3) for scale, value in by_scale.items()}
+            notes.append(f"{name}: guidance {bench.guidance[name]:g}, by the validation persons' cosines {cosines}")
     evaluation = Evaluation(
         bench=bench,
         manifest=inputs.manifest,
@@ -195,14 +193,14 @@ def stage1_table(
     training: Pairs,
     test: Pairs,
     posterior: IdentityPosterior | None = None,
-    others: Mapping[str, np.ndarray] = MappingProxyType({}),
+    others: Mapping[str, np.ndarray] | None = None,
 ) -> pd.DataFrame:
     """The table of :func:`v2f_core.evaluation.tables.identity_table`, with ceilings where the world is known.
 
     ``others`` are identities that other systems predict. With a posterior, which belongs to the aligner, every row's
     faces are also ranked by its likelihood ratio.
     """
-    systems = {**controls.predictions(test, training, aligner), **others}
+    systems = {**controls.predictions(test, training, aligner), **(others or {})}
     ceilings, ranked = None, {}
     if known(test) and known(training):
         ceilings = bounds(test, training)
@@ -210,11 +208,3 @@ def stage1_table(
         ranked = {"true voices, ranking by likelihood": rank_scores(training, test)}
     truth, sexes = test.gallery().numpy(), np.array(test.sexes)
     return tables.identity_table(systems, truth, sexes, ceilings, ranked, ratio=log_ratio(posterior))
-
-
-def _tuning_note(scores: dict[str, dict[float, float]], best: Mapping[str, float]) -> str:
-    rows = [
-        f"{name} {best[name]:g} ({', '.join(f'{scale:g}: {value:.3f}' for scale, value in by_scale.items())})"
-        for name, by_scale in scores.items()
-    ]
-    return f"guidance was chosen for each row by the cosine of the validation persons' faces: {'; '.join(rows)}"

@@ -8,6 +8,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -232,22 +233,10 @@ def result_name(folder: Path, recording: Path, digest: str) -> str:
     name = safe_name(recording.stem)
     for stem in (name, f"{name}-{digest[:8]}", f"{name}-{digest}"):
         form = re.compile(rf"{re.escape(stem)}(_\d+\.png|_estimate\.png|_sheet\.png|\.json)", re.IGNORECASE)
-        present = [path for path in folder.iterdir() if form.fullmatch(path.name)]
-        if not present or _are_results(present, folder / f"{stem}.json", digest):
+        if not any(form.fullmatch(path.name) for path in folder.iterdir()):
             return stem
+        with suppress(OSError, ValueError, LookupError, TypeError):
+            report = json.loads((folder / f"{stem}.json").read_text(encoding="utf-8"))
+            if report["voice"]["sha256"] == digest:
+                return stem
     raise InputError(f"{folder}: other files are named {name}-{digest}; choose another folder with --out")
-
-
-def _are_results(paths: Sequence[Path], report: Path, digest: str) -> bool:
-    """Whether files are earlier results of a recording: its report, and pictures that say they are drawn."""
-    try:
-        if json.loads(report.read_text(encoding="utf-8"))["voice"]["sha256"] != digest:
-            return False
-        for path in paths:
-            if path.suffix == ".png":
-                with Image.open(path) as image:
-                    if "v2f_core" not in image.info:
-                        return False
-    except (OSError, ValueError, LookupError, TypeError, SyntaxError):
-        return False
-    return all(path.name.startswith(report.stem) for path in paths)
