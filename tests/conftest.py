@@ -5,7 +5,7 @@ import sys
 import pytest
 from hypothesis import settings
 
-# jsonschema, which nbformat imports, would compile 39 grammars to check IRIs, which no notebook has: 3 s in each process
+# jsonschema, which nbformat imports, would compile 39 grammars to check addresses: 3 s in each process
 sys.modules["rfc3987_syntax"] = None
 
 settings.register_profile("any machine", deadline=None, max_examples=30)  # a busy machine is slow, not wrong

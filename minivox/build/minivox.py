@@ -21,7 +21,7 @@ from minivox.build.portrait.render import render
 from minivox.build.voice.speaker import load_timbres, voice_of
 from v2f_core.artefacts.files import atomic_write
 
-SPLITS, FEW = {"train": 800, "val": 100, "test": 200}, {"train": 6, "val": 2, "test": 2}  # a tiny build has few
+SPLITS, FEW = {"train": 800, "val": 100, "test": 200}, {"train": 8, "val": 2, "test": 2}  # a tiny build has few
 CODES = {"Mini": "id9", "More": "id8", "Study": "id7"}  # audio ids' beginnings
 VIEWS, CLIPS = 3, 3
 WEBP_QUALITY, OPUS_COMPRESSION = 85, 0.97

@@ -28,9 +28,9 @@ def tiny(tmp_path_factory):
 def test_every_person_has_all_views_and_clips(tiny):
     manifest = read_layout(tiny)
     people = manifest.persons()
-    assert len(people) == 10
-    assert len(manifest.faces()) == 10 * minivox.VIEWS
-    assert len(manifest.voices()) == 10 * minivox.CLIPS
+    assert len(people) == 12
+    assert len(manifest.faces()) == 12 * minivox.VIEWS
+    assert len(manifest.voices()) == 12 * minivox.CLIPS
     for path in manifest.absolute(manifest.faces()):
         assert np.asarray(Image.open(path)).shape == (128, 128, 3)
     for path in manifest.absolute(manifest.voices()):
@@ -46,7 +46,7 @@ def test_the_table_tells_the_truth_about_the_persons(tiny):
         assert row.age == pytest.approx(person.age, abs=1e-3)
         assert row.voice_vtl == pytest.approx(person.voice.vtl, abs=1e-3)
         assert row.face_jaw == pytest.approx(person.face.jaw, abs=1e-3)
-    assert table.split.tolist() == ["train"] * 6 + ["val"] * 2 + ["test"] * 2
+    assert table.split.tolist() == ["train"] * 8 + ["val"] * 2 + ["test"] * 2
 
 
 def test_a_second_run_makes_the_same(tiny, tmp_path):
@@ -75,7 +75,7 @@ def test_minivox_l_goes_on_where_minivox_ends(tiny):
     large.run(tiny.parent, tiny=True)
     manifest = read_layout(tiny.parent / "large")
     people = manifest.persons()
-    assert people.split.value_counts().to_dict() == {"train": 6 + 2, "val": 2, "test": 2}
+    assert people.split.value_counts().to_dict() == {"train": 8 + 2, "val": 2, "test": 2}
     small = read_layout(tiny).persons()
     assert not set(people.index) & set(small.index[small.split == "test"])
     assert set(small.index[small.split != "test"]) < set(people.index)

@@ -7,7 +7,6 @@ import shutil
 import sys
 import time
 from codecs import BOM_UTF8
-from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -180,8 +179,9 @@ def forget(profile: Profile, person: str, out: Path = Path("outputs/own")) -> li
             if folder == manifest.root or not folder.is_dir() or any(folder.iterdir()):
                 break
             folder.rmdir()
-    changed = [*_without(manifest.root, person, files), *_without(out, person, files)]
-    return lines + [f"{count} rows of {path}" for path, count in changed]
+    tables_here = [path for folder in (manifest.root, out) for name in NAMING if (path := folder / name).is_file()]
+    taken = [(_take_out(path, {person, *files}), path) for path in tables_here]
+    return lines + [f"{count} rows of {path}" for count, path in taken if count]
 
 
 # columns that name a person or a file of theirs
@@ -189,29 +189,21 @@ NAMING: dict[str, tuple[str, ...]] = dict.fromkeys(LISTS, ("person", "clip", "fa
 NAMING |= {"left_out.csv": ("item",), "split.csv": ("name",)}
 
 
-def _without(folder: Path, person: str, files: set[str]) -> list[tuple[Path, int]]:
-    """Take a person's rows out of the tables in a folder; each changed table with the number of rows."""
-    changed = []
-    for path in (folder / name for name in NAMING if (folder / name).is_file()):
-        data = path.read_bytes()
-        encoding = "utf-8-sig" if data.startswith(BOM_UTF8) else "utf-8"
-        lines = data.decode(encoding).splitlines(keepends=True)
-        kept = _other_lines(lines, NAMING[path.name], {person, *files})
-        if len(kept) < len(lines):
-            with atomic_write(path) as temporary:
-                temporary.write_bytes("".join(kept).encode(encoding))
-            changed.append((path, len(lines) - len(kept)))
-    return changed
-
-
-def _other_lines(lines: list[str], columns: Sequence[str], names: set[str]) -> list[str]:
-    """The lines of a table in which no cell of some columns is one of the names."""
+def _take_out(path: Path, names: set[str]) -> int:
+    """Take the rows that name a person or a file of theirs out of a table, which is else as it was; how many."""
+    data = path.read_bytes()
+    encoding = "utf-8-sig" if data.startswith(BOM_UTF8) else "utf-8"
+    lines = data.decode(encoding).splitlines(keepends=True)
     separator = next((sign for sign in "\t;" if lines and sign in lines[0]), ",")
     rows = [next(csv.reader([line], delimiter=separator), []) for line in lines]
-    places = [i for i, name in enumerate(rows[0] if rows else []) if name.strip().lower() in columns]
+    places = [i for i, name in enumerate(rows[0] if rows else []) if name.strip().lower() in NAMING[path.name]]
 
-    def names_one(row: Sequence[str]) -> bool:
+    def names_one(row: list[str]) -> bool:
         cells = [row[i].strip().replace("\\", "/") for i in places if i < len(row)]
         return not names.isdisjoint(composed(plain_path(cell)) for cell in cells)
 
-    return lines[:1] + [line for line, row in zip(lines[1:], rows[1:], strict=True) if not names_one(row)]
+    kept = lines[:1] + [line for line, row in zip(lines[1:], rows[1:], strict=True) if not names_one(row)]
+    if len(kept) < len(lines):
+        with atomic_write(path) as temporary:
+            temporary.write_bytes("".join(kept).encode(encoding))
+    return len(lines) - len(kept)

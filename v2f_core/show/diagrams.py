@@ -9,18 +9,23 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
 from matplotlib.textpath import TextPath
 
-from v2f_core.show.plots import CEILING, LONGEST, MEN, OURS, REFERENCE, plain
+from v2f_core.show.plots import CEILING, MEN, OURS, REFERENCE, plain, sentence
 
 INK = "#222222"
 BOXES = {"value": ("#ffffff", REFERENCE), "frozen": ("#dfe8f0", MEN), "trained": ("#fbe3da", OURS)}
 BOXES["loss"] = ("#dcebdf", CEILING)
-ARROWS = {"value": (INK, "-"), "gradient": (OURS, "--"), "stopped": (REFERENCE, ":")}
+ARROWS = {
+    "value": (INK, "-", ""),
+    "gradient": (OURS, "--", "gradient"),
+    "stopped": (REFERENCE, ":", "gradient stopped"),
+}
 LINE = 0.17  # inches
 GAP = (0.5, 0.42)  # inches between two boxes, across and down
 
@@ -62,7 +67,8 @@ def draw(
     height = LINE * max(box.text.count("\n") + 1 for box in placed.values()) + 0.2
     step = (width + max([GAP[0], *(_width(link.text, 8) + 0.3 for link in links)]), height + GAP[1])
     columns, rows = [box.column for box in placed.values()], [box.row for box in placed.values()]
-    legend = 0.35 if _kinds(placed, links) else 0.0
+    kinds = {each.kind for each in (*placed.values(), *links)} - {"value"}
+    legend = 0.35 if kinds else 0.0
     margin = 0.15 + max([0.5 * abs(link.bend) for link in links], default=0.0)
     size = ((max(columns) - min(columns)) * step[0] + width + 0.3, (max(rows) - min(rows)) * step[1] + height)
     figure, ax = plt.subplots(figsize=(size[0], size[1] + 2 * margin + legend + 0.3 * bool(title)))
@@ -75,8 +81,16 @@ def draw(
     }
     for link in links:
         _arrow(ax, link, patches)
-    _legend(ax, placed, links)
-    figure.set_label(_described(placed, links, title))
+    handles: list[Artist] = [Patch(fc=BOXES[kind][0], ec=BOXES[kind][1], label=kind) for kind in BOXES if kind in kinds]
+    for kind, (colour, style, name) in ARROWS.items():
+        handles += [Line2D([], [], color=colour, ls=style, lw=1.4, label=name)] if kind in kinds else []
+    if handles:
+        ax.legend(handles=handles, loc="lower center", ncols=len(handles), fontsize=8, frameon=False, borderaxespad=0)
+    parts = []
+    for link in links:
+        name, ends = ARROWS[link.kind][2], " to ".join(plain(placed[end].text) for end in (link.start, link.end))
+        parts.append((f"{name} from {ends}" if name else ends) + (f" ({plain(link.text)})" if link.text else ""))
+    figure.set_label(sentence(f"Diagram. {f'{plain(title)}: ' if title else ''}{'; '.join(parts)}"))
     return figure
 
 
@@ -98,7 +112,7 @@ def _box(ax: Axes, box: Box, x: float, y: float, width: float, height: float) ->
 
 
 def _arrow(ax: Axes, arrow: Arrow, patches: Mapping[str, FancyBboxPatch]) -> None:
-    colour, style = ARROWS[arrow.kind]
+    colour, style, _ = ARROWS[arrow.kind]
     ends = [patches[name] for name in (arrow.start, arrow.end)]
     start, end = ((p.get_x() + p.get_width() / 2, p.get_y() + p.get_height() / 2) for p in ends)
     patch = FancyArrowPatch(
@@ -129,34 +143,3 @@ def _arrow(ax: Axes, arrow: Arrow, patches: Mapping[str, FancyBboxPatch]) -> Non
         label.set_verticalalignment("bottom" if level else "center")
         if not level:
             label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1.5})
-
-
-def _kinds(boxes: Mapping[str, Box], arrows: Sequence[Arrow]) -> list[tuple[str, str]]:
-    """What the legend explains: the kinds of boxes and arrows that occur, plain values left out."""
-    kinds = [("box", kind) for kind in BOXES if kind in {box.kind for box in boxes.values()} - {"value"}]
-    return kinds + [("arrow", kind) for kind in ARROWS if kind in {arrow.kind for arrow in arrows} - {"value"}]
-
-
-def _legend(ax: Axes, boxes: Mapping[str, Box], arrows: Sequence[Arrow]) -> None:
-    if not (kinds := _kinds(boxes, arrows)):
-        return
-    names = {"gradient": "gradient", "stopped": "gradient stopped"}
-    handles = [
-        Patch(facecolor=BOXES[kind][0], edgecolor=BOXES[kind][1], label=kind)
-        if what == "box"
-        else Line2D([], [], color=ARROWS[kind][0], ls=ARROWS[kind][1], lw=1.4, label=names[kind])
-        for what, kind in kinds
-    ]
-    ax.legend(handles=handles, loc="lower center", ncols=len(handles), fontsize=8, frameon=False, borderaxespad=0)
-
-
-def _described(boxes: Mapping[str, Box], arrows: Sequence[Arrow], title: str) -> str:
-    """The diagram in words."""
-    said = {"value": "", "gradient": "gradient from ", "stopped": "stopped gradient from "}
-    parts = [
-        f"{said[arrow.kind]}{plain(boxes[arrow.start].text)} to {plain(boxes[arrow.end].text)}"
-        + (f" ({plain(arrow.text)})" if arrow.text else "")
-        for arrow in arrows
-    ]
-    text = f"Diagram. {plain(title)}: {'; '.join(parts)}" if title else f"Diagram. {'; '.join(parts)}"
-    return f"{text if len(text) < LONGEST else text[:LONGEST].rsplit(' ', 1)[0] + ' …'}."

@@ -1,10 +1,10 @@
-"""One style for every figure, galleries of voices and faces, bars with intervals, and alternative texts."""
+"""One style for every figure, galleries of voices and faces, forests of intervals, and alternative texts."""
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -80,31 +80,6 @@ def gallery(rows: Sequence[GalleryRow], title: str = "") -> Figure:
     axes[0, 2].set_title("synthetic, from voice alone", fontsize=10, loc="left")
     figure.suptitle(title, fontsize=12)
     return figure
-
-
-def intervals(
-    table: pd.DataFrame, value: str, ax: Axes | None = None, marks: Mapping[str, float] | None = None
-) -> Figure:
-    """Horizontal bars with intervals, one for each row, and dashed lines at marks (name → position) such as chance.
-
-    The table has columns ``system`` and, for the given ``value`` such as "R@10", ``R@10``, ``R@10 low``, ``R@10 high``.
-    """
-    import matplotlib.pyplot as plt
-
-    if ax is None:
-        use_style()
-        _, ax = plt.subplots(figsize=(6.5, 0.42 * len(table) + 1), layout="constrained")
-    place = np.arange(len(table))[::-1]
-    low, high = table[value] - table[f"{value} low"], table[f"{value} high"] - table[value]
-    colours = [CEILING if "ceiling" in name else OURS if "full" in name else REFERENCE for name in table.system]
-    errors = np.nan_to_num(np.stack([low, high]).astype(float))
-    ax.barh(place, table[value], xerr=errors, color=colours, height=0.7, error_kw={"lw": 1})
-    ax.set_yticks(place, table.system)
-    ax.set_xlabel(value)
-    for name, position in (marks or {}).items():
-        ax.axvline(position, color="black", lw=0.8, ls="--")
-        ax.text(position, len(table) - 0.4, name, fontsize=8, ha="center")
-    return ax.get_figure(root=True)  # type: ignore[return-value]
 
 
 def forest(table: pd.DataFrame, metrics: Sequence[str], against: str) -> Figure:
@@ -190,8 +165,7 @@ def described(figure: Figure) -> str:
     parts = [text for text in dict.fromkeys(_panel(ax) for ax in panels) if text]
     parts += [f"colour: {label}" for ax in bars if (label := plain(ax.get_ylabel() or ax.get_xlabel()))]
     count = f" of {len(panels)} panels" if len(panels) > 1 else ""
-    text = ". ".join([f"Figure{count}", *filter(None, [plain(figure.get_suptitle())]), *parts])
-    return f"{text if len(text) < LONGEST else text[:LONGEST].rsplit(' ', 1)[0] + ' …'}."
+    return sentence(". ".join([f"Figure{count}", *filter(None, [plain(figure.get_suptitle())]), *parts]))
 
 
 def _add_texts() -> None:
@@ -225,6 +199,11 @@ def _panel(ax: Axes) -> str:
     )
     content = "; ".join(filter(None, [axes, *(", ".join(dict.fromkeys(texts)) for texts in (names, ticks, notes))]))
     return ": ".join(filter(None, [title, content]))
+
+
+def sentence(text: str) -> str:
+    """A text that is not too long to be read out, with a full stop."""
+    return f"{text if len(text) < LONGEST else text[:LONGEST].rsplit(' ', 1)[0] + ' …'}."
 
 
 def plain(text: str) -> str:

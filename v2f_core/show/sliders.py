@@ -11,7 +11,6 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from v2f_core.errors import InputError
 from v2f_core.show.plots import described
 
 if TYPE_CHECKING:
@@ -45,16 +44,13 @@ class Sliders:
     ) -> None:
         import ipywidgets
 
-        start = {name: values[0] for name, values in places.items() if values} | dict(start or {})
-        for name, values in places.items():
-            if start.get(name) not in values:
-                first = start.get(name, "nothing")
-                raise InputError(f"slider {name}: starts at {first}, expected one of its values {list(values)}")
         self._draw, self._drawn = draw, {}  # type: ignore[var-annotated]
         self._picture = ipywidgets.HTML(layout=ipywidgets.Layout(width="auto"))
         self._controls = {
             name: ipywidgets.SelectionSlider(
-                options=[(f"{value:g}", value) for value in values], value=start[name], description=name
+                options=[(f"{value:g}", value) for value in values],
+                value=(start or {}).get(name, values[0]),
+                description=name,
             )
             for name, values in places.items()
         }
