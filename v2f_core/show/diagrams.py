@@ -67,7 +67,7 @@ def draw(
     height = LINE * max(box.text.count("\n") + 1 for box in placed.values()) + 0.2
     step = (width + max([GAP[0], *(_width(link.text, 8) + 0.3 for link in links)]), height + GAP[1])
     columns, rows = [box.column for box in placed.values()], [box.row for box in placed.values()]
-    kinds = {each.kind for each in (*placed.values(), *links)} - {"value"}
+    kinds = {*(box.kind for box in placed.values()), *(link.kind for link in links)} - {"value"}
     legend = 0.35 if kinds else 0.0
     margin = 0.15 + max([0.5 * abs(link.bend) for link in links], default=0.0)
     size = ((max(columns) - min(columns)) * step[0] + width + 0.3, (max(rows) - min(rows)) * step[1] + height)
