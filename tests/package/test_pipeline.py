@@ -109,18 +109,12 @@ def test_faces_are_drawn_by_what_stage_two_made(adapted, pipe, voice):
 
 
 def test_fused_adapters_leave_a_plain_prior(adapted, voice, tmp_path):
-    pipe = Vox2FacePipeline.from_profile(adapted[0], stage=2)
+    pipe = Vox2FacePipeline.from_profile(adapted[0])
     assert not lora_parameters(pipe.prior)
     assert pipe.prior.state_dict().keys() == Prior.from_folder(adapted[0].prior).state_dict().keys()
     pipe.save_pretrained(tmp_path)
     again = Vox2FacePipeline.from_pretrained(tmp_path)
     assert np.array_equal(pixels(again(voice, 1, generator=seeded())), pixels(pipe(voice, 1, generator=seeded())))
-
-
-def test_stage_two_is_missing_where_it_was_asked_for(tiny_profile, tmp_path):
-    for adapted, said in ((None, "adapted: the tiny profile has none"), (tmp_path / "nowhere", "nowhere")):
-        with pytest.raises(InputError, match=said):
-            Vox2FacePipeline.from_profile(replace(tiny_profile, adapted=adapted), stage=2)
 
 
 # --- one voice, many faces

@@ -17,8 +17,7 @@ from v2f_core.diffusion.prior import Prior
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.losses import AMSoftmax, IdentityLoss, InfoNCE
 from v2f_core.identity.sphere import normalise
-from v2f_core.training import stage1, stage2
-from v2f_core.training.pairs import Pairs
+from v2f_core.training import stage2
 from v2f_core.training.processes import average_gradients, gather, join
 from v2f_core.training.stage1 import Stage1Settings
 from v2f_core.training.stage2 import Stage2Settings
@@ -26,9 +25,6 @@ from v2f_core.training.stage2 import Stage2Settings
 PERSONS, VOICE, FACE = 12, 6, 10
 CRITICS = (paper, denoise, teacher)
 LABEL = torch.tensor([0, 1, 2, 3, 4, 4, 5, 6])  # a person of both processes' shares: no negative of herself
-SETTINGS = Stage1Settings(
-    steps=6, batch=8, learning_rate=1e-2, hidden_width=8, dropout=0.0, evaluate_every=3, weight_cosine=1.0
-)
 
 
 def draw(*shape, seed):
@@ -57,21 +53,6 @@ def loss_and_gradients(rank, processes):
     parameters = [*net.parameters(), *loss.parameters()]
     average_gradients(parameters)
     return [total.detach(), *(parameter.grad for parameter in parameters)]
-
-
-def pairs(persons, seed):
-    return Pairs(
-        persons=[f"P{i}" for i in range(persons)],
-        sexes=["f" if i % 2 else "m" for i in range(persons)],
-        voice=draw(2 * persons, VOICE, seed=seed),
-        voice_start=torch.arange(0, 2 * persons + 1, 2),
-        face=normalise(draw(persons, FACE, seed=seed + 1)),
-        face_start=torch.arange(persons + 1),
-    )
-
-
-def train(folder):
-    return stage1.train_stage1(pairs(PERSONS, 10), pairs(5, 20), SETTINGS, folder, {})
 
 
 QUICK = Stage2Settings(
@@ -157,9 +138,7 @@ def gradients_of_two(rank: int, folder: str, root: str) -> None:
 
 
 def runs_of_two(rank: int, folder: str, root: str) -> None:
-    """What each of two processes does to train both stages; Stage II is stopped and started again."""
+    """What each of two processes does to train Stage II, stopped and started again."""
     with met(rank, folder):
-        trained = train(Path(folder) / "stage1")
-        torch.save(trained.state_dict(), Path(folder) / f"trained-{rank}.pt")
         train_stage2(Path(root), Path(folder) / "stage2", steps=2)
         torch.save(train_stage2(Path(root), Path(folder) / "stage2"), Path(folder) / f"stage2-{rank}.pt")

@@ -221,11 +221,11 @@ def test_what_is_not_finite_stops_with_step_term_and_persons_before_it_is_used(r
         run(tmp_path / "cliff", critic=cliff)
 
 
-@pytest.mark.parametrize(("which", "part"), [(0, "z_arc"), (1, "latents")])
-def test_a_face_that_no_loss_can_take_is_named_before_the_first_step(which, part, tiny_profile, tmp_path):
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_face_that_no_loss_can_take_is_named_before_the_first_step(which, tiny_profile, tmp_path):
     pairs = [people(7, seed=1), people(5, seed=2)]
     rows = pairs[which].wide.face.clone()
-    rows[7] = rows[7].index_fill(0, torch.arange(512), 0.0) if part == "z_arc" else torch.nan
+    rows[7] = torch.nan
     pairs[which] = FacePairs(replace(pairs[which].wide, face=rows), SHAPE)
     aligner, prior = Aligner.from_pretrained(tiny_profile.aligner), Prior.from_folder(tiny_profile.prior)
     with pytest.raises(InputError, match="P3: an embedding of the face is zero, infinite or NaN"):
