@@ -5,7 +5,7 @@ import torch
 
 from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
-from v2f_core.studies.direct_speech import SpeechCondition, SpeechConditionSettings, train_speech_condition
+from v2f_core.studies.direct_speech import SpeechCondition, train_speech_condition
 from v2f_core.training.latents import FacePairs
 from v2f_core.training.pairs import Pairs
 
@@ -27,16 +27,15 @@ def test_speech_in_place_of_an_identity_starts_at_null_learns_and_is_kept(prior,
     net = SpeechCondition(3, prior.null(1), 8).eval()
     torch.testing.assert_close(net(torch.randn(2, 3)), prior.null(2))
     persons, path = two_persons(prior.latent_shape), tmp_path / "net.pt"
-    settings = SpeechConditionSettings(steps=8, batch=4, hidden_width=8)
-    trained = train_speech_condition(prior, persons, settings, path, {"prior": "0"})
+    trained = train_speech_condition(prior, persons, path, steps=8, batch=4)
     with torch.no_grad():
         one, other = trained(torch.eye(3)[:2])
     assert not torch.allclose(one, other)
     assert not any(p.grad is not None for p in prior.parameters())
     written = path.stat().st_mtime_ns
-    again = train_speech_condition(prior, persons, settings, path, {"prior": "0"})
+    again = train_speech_condition(prior, persons, path, steps=8, batch=4)
     with torch.no_grad():
         torch.testing.assert_close(again(torch.eye(3)[:1])[0], one)
     assert path.stat().st_mtime_ns == written, "the stored net was trained anew"
-    with pytest.raises(InputError, match="prior differs"):
-        train_speech_condition(prior, persons, settings, path, {"prior": "1"})
+    with pytest.raises(InputError, match="seed differs"):
+        train_speech_condition(prior, persons, path, steps=8, batch=4, seed=1)

@@ -35,7 +35,7 @@ from v2f_core.identity.arcface_torch import differentiable_arcface
 from v2f_core.identity.faces import FacePack
 from v2f_core.show.plots import forest
 from v2f_core.studies.ablation import WITHOUT, Ablation, save, tidy
-from v2f_core.studies.direct_speech import SpeechConditionSettings, train_speech_condition
+from v2f_core.studies.direct_speech import train_speech_condition
 from v2f_core.training.embeddings import embed_dataset
 from v2f_core.training.latents import FacePairs, pair_faces, stored_latents
 from v2f_core.training.pairs import Pairs, pair_up
@@ -182,8 +182,9 @@ def _train(
     """Train a system; returns the map from pooled voices to conditions, and leaves the adapters on the kit's prior."""
     settings = row.settings(plan.profile, seed, plan.steps)
     if row.speech:
-        of_speech = SpeechConditionSettings(steps=settings.steps, batch=settings.batch, seed=seed)
-        return train_speech_condition(kit.prior, kit.training, of_speech, folder / "speech.pt", {})
+        return train_speech_condition(
+            kit.prior, kit.training, folder / "speech.pt", settings.steps, settings.batch, seed
+        )
     persons = kit.training.pairs, kit.validation.pairs
     aligner = train_stage1(*persons, settings.identity, folder / "stage1", {}, plan.device)
     nets, faces = (aligner, kit.prior, kit.arcface), (kit.training, kit.validation)

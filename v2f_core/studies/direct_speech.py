@@ -8,10 +8,7 @@ weights over t.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,24 +22,13 @@ from v2f_core.identity.aligner import Aligner
 from v2f_core.training.guards import descend, seeded
 from v2f_core.training.latents import FacePairs
 
-
-@dataclass(frozen=True)
-class SpeechConditionSettings:
-    """Settings of the training; none is given in the paper."""
-
-    steps: int = 150
-    batch: int = 16
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.01
-    hidden_width: int = 384
-    windows: int = 3  # an example is the mean of up to this many windows of a person
-    seed: int = 0
+RATE, DECAY, HIDDEN, WINDOWS = 1e-3, 0.01, 384, 3  # none is given in the paper; up to 3 windows make an example
 
 
 class SpeechCondition(nn.Module):
     """v_spk → cross-attention tokens; before training all are ``null``, the frozen tokens of the empty prompt."""
 
-    def __init__(self, speaker_width: int, null: Float[Tensor, "1 tokens width"], hidden_width: int = 384) -> None:
+    def __init__(self, speaker_width: int, null: Float[Tensor, "1 tokens width"], hidden_width: int = HIDDEN) -> None:
         super().__init__()
         self.net = Aligner(speaker_width, hidden_width, null.numel()).net
         for parameter in self.net[-1].parameters():
@@ -56,28 +42,23 @@ class SpeechCondition(nn.Module):
 
 
 def train_speech_condition(
-    prior: Prior,
-    training: FacePairs,
-    settings: SpeechConditionSettings,
-    path: str | Path,
-    provenance: Mapping[str, Any],
+    prior: Prior, training: FacePairs, path: str | Path, steps: int = 150, batch: int = 16, seed: int = 0
 ) -> SpeechCondition:
     """Train on the training persons' faces, or read what an earlier call wrote to ``path``; on the CPU afterwards."""
-    training = training.to(prior.device)
-    inputs = {**provenance, **asdict(settings)}
-    generator = torch.Generator().manual_seed(settings.seed)
-    with seeded(settings.seed, prior.device):
+    training, inputs = training.to(prior.device), {"steps": steps, "batch": batch, "seed": seed}
+    generator = torch.Generator().manual_seed(seed)
+    with seeded(seed, prior.device):
         with torch.no_grad():
             null = prior.null(1)
-        net = SpeechCondition(training.wide.voice.shape[1], null, settings.hidden_width).to(prior.device)
+        net = SpeechCondition(training.wide.voice.shape[1], null).to(prior.device)
         if resume_training(path, {"net": net}, generator, inputs):
             return net.eval().cpu()
         prior.requires_grad_(False)
-        optimiser = torch.optim.AdamW(net.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.steps)
-        bar = trange(settings.steps, desc="w/o ArcFace", unit="step", mininterval=1.0)
+        optimiser = torch.optim.AdamW(net.parameters(), lr=RATE, weight_decay=DECAY)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+        bar = trange(steps, desc="w/o ArcFace", unit="step", mininterval=1.0)
         for _ in bar:
-            voice, _, faces = training.draw(settings.batch, settings.windows, generator)
+            voice, _, faces = training.draw(batch, WINDOWS, generator)
             z_0 = faces.latents
             noise = torch.randn(z_0.shape, generator=generator).to(z_0)
             t = torch.randint(len(prior.alphas_cumprod), (len(z_0),), generator=generator).to(z_0.device)
@@ -85,5 +66,5 @@ def train_speech_condition(
             descend(optimiser, list(net.parameters()), residual, {"residual": residual})
             schedule.step()
             bar.set_postfix(residual=float(residual.detach()))
-    save_training(path, settings.steps, {"net": net}, generator, inputs)
+    save_training(path, steps, {"net": net}, generator, inputs)
     return net.eval().cpu()
