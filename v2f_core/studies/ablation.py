@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -75,34 +74,32 @@ class Ablation:
 
 
 PHI = "aligner"
-TABLES: Mapping[str, tuple[Ablation, ...]] = MappingProxyType(
-    {
-        # Table 4 of the paper
-        "table4": (
-            Ablation("w/o ArcFace", speech=True),
-            Ablation("CosReg", regression=True),
-            Ablation("CosReg + DSC", paper, regression=True),
-            Ablation(WITHOUT),
-            Ablation("paper", paper),
-        ),
-        # the other critics, and best of four, which needs none
-        "modes": (
-            Ablation(WITHOUT),
-            Ablation("best of 4 by ẑ", draws=4),
-            Ablation("denoise", denoise),
-            Ablation("teacher", teacher),
-            Ablation("contrast", contrast, trains=PHI),
-            Ablation("cycle, φ alone", partial(generated, critic=cycle), trains=PHI),
-            Ablation("likeness, φ alone", partial(generated, critic=likeness), trains=PHI),
-        ),
-        # Table 3's rank curve; "paper" has rank 16
-        "rank": (
-            Ablation(WITHOUT),
-            Ablation("paper", paper),
-            *(Ablation(f"rank {rank}", paper, stage2={"rank": rank, "alpha": float(rank)}) for rank in (4, 8, 32)),
-        ),
-    }
-)
+TABLES: Mapping[str, tuple[Ablation, ...]] = {
+    # Table 4 of the paper
+    "table4": (
+        Ablation("w/o ArcFace", speech=True),
+        Ablation("CosReg", regression=True),
+        Ablation("CosReg + DSC", paper, regression=True),
+        Ablation(WITHOUT),
+        Ablation("paper", paper),
+    ),
+    # the other critics, and best of four, which needs none
+    "modes": (
+        Ablation(WITHOUT),
+        Ablation("best of 4 by ẑ", draws=4),
+        Ablation("denoise", denoise),
+        Ablation("teacher", teacher),
+        Ablation("contrast", contrast, trains=PHI),
+        Ablation("cycle, φ alone", partial(generated, critic=cycle), trains=PHI),
+        Ablation("likeness, φ alone", partial(generated, critic=likeness), trains=PHI),
+    ),
+    # Table 3's rank curve; "paper" has rank 16
+    "rank": (
+        Ablation(WITHOUT),
+        Ablation("paper", paper),
+        *(Ablation(f"rank {rank}", paper, stage2={"rank": rank, "alpha": float(rank)}) for rank in (4, 8, 32)),
+    ),
+}
 
 
 # --- values of persons, and their tables

@@ -10,10 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from types import MappingProxyType
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -101,12 +99,12 @@ def anchored(view: View, identity: Identities, faces: FaceBatch, critic: Critic,
 
 # The critics' losses have different scales. With these λ_self φ gets gradients of about equal length from L_self and
 # from the mini profile's L_id when Stage II begins (benchmarks/gradients.py, benchmarks/results/gradients.csv).
-BALANCED: Mapping[str, float] = MappingProxyType(
-    {"paper": 1000.0, "denoise": 1000.0, "teacher": 1000.0, "contrast": 10.0, "cycle": 100.0, "likeness": 100.0}
-)
-CRITICS: Mapping[str, Critic] = MappingProxyType(
-    {critic.__name__: critic for critic in (paper, denoise, teacher, contrast, cycle, likeness)}
-)
+BALANCED: Mapping[str, float] = {
+    "paper": 1000.0, "denoise": 1000.0, "teacher": 1000.0, "contrast": 10.0, "cycle": 100.0, "likeness": 100.0
+}  # fmt: skip
+CRITICS: Mapping[str, Critic] = {
+    critic.__name__: critic for critic in (paper, denoise, teacher, contrast, cycle, likeness)
+}
 
 
 def innermost(critic: Critic) -> str:
@@ -119,12 +117,11 @@ def innermost(critic: Critic) -> str:
 def draw_negatives(
     women: Bool[Tensor, " batch"], count: int, generator: torch.Generator
 ) -> tuple[Int[Tensor, "batch count"], Bool[Tensor, "batch count"]]:
-    """For each row of a batch, ``count`` different other rows of the same sex; and a mask of those that exist."""
+    """For each row of a batch up to ``count`` other rows of the same sex, none twice, and a mask of those there are."""
     batch = len(women)
     rival = (women[:, None] == women) & ~torch.eye(batch, dtype=torch.bool, device=women.device)
     keys = torch.rand(batch, batch, generator=generator, device=generator.device).to(women.device)
-    keys = F.pad(keys.masked_fill(~rival, -1.0), (0, max(0, count - batch)), value=-1.0)
-    top = keys.topk(count, dim=1)
+    top = keys.masked_fill(~rival, -1.0).topk(min(count, batch), dim=1)
     exists = top.values >= 0
     return top.indices.masked_fill(~exists, 0), exists
 
