@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from v2f_core.artefacts.files import folder_hash
-from v2f_core.artefacts.loading import quiet, read_json, refusing
+from v2f_core.artefacts.loading import one_line, quiet, read_json, refusing
 from v2f_core.artefacts.profiles import Profile, load_profile
 from v2f_core.artefacts.weights import write_card
 from v2f_core.diffusion.lora import fuse_lora
@@ -39,10 +39,11 @@ SETTINGS = ("guidance", "num_steps", "clip_seconds", "profile")
 IMAGES_AT_ONCE = 8  # bounds the memory of a request for many faces
 # the classes that model_index.json may ask for; a scheduler may be any of diffusers'
 CLASSES = {
-    "vae": ("diffusers", "AutoencoderKL"),
-    "unet": ("diffusers", "UNet2DConditionModel"),
-    "text_encoder": ("transformers", "CLIPTextModel"),
-    "tokenizer": ("transformers", "CLIPTokenizer"),
+    "_class_name": "Vox2FacePipeline",
+    "vae": ["diffusers", "AutoencoderKL"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
 }
 
 
@@ -279,7 +280,7 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         prior = Prior.from_folder(folder, dtype=torch_dtype)
         with quiet(), refusing(folder, "a saved Vox2FacePipeline", "save or download it again"):
             kind = getattr(diffusers, index["scheduler"][1])  # any of diffusers', see _read_index
-            parts = {name: getattr(prior, name) for name in CLASSES}
+            parts = {name: getattr(prior, name) for name in PARTS}
             parts["scheduler"] = kind.from_pretrained(folder / "scheduler", local_files_only=True)
             parts |= {"speech_encoder": encoder, "aligner": aligner, "posterior": posterior}
             settings = {name: index[name] for name in SETTINGS if name in index}
@@ -301,10 +302,8 @@ def _read_index(path: Path) -> dict[str, Any]:
         raise InputError(f"{path.parent}: no pipeline here ({path.name} is missing); give a saved pipeline's folder")
     config = read_json(path, "save or download the pipeline again")
     for name, value in config.items():
-        if not isinstance(value, list) and name != "_class_name":
-            continue
-        known = value == "Vox2FacePipeline" if name == "_class_name" else tuple(value) == CLASSES.get(name)
-        if name == "scheduler" and value[:1] == ["diffusers"] and len(value) == 2:
+        known = value == CLASSES.get(name) or not (isinstance(value, list) or name == "_class_name")
+        if name == "scheduler" and isinstance(value, list) and value[:1] == ["diffusers"] and len(value) == 2:
             scheduler = getattr(diffusers, str(value[1]), None)
             known = isinstance(scheduler, type) and issubclass(scheduler, SchedulerMixin)
         if not known:
@@ -320,8 +319,7 @@ def _saved_folder(name: str | os.PathLike[Any], options: dict[str, Any]) -> Path
     try:
         return Path(huggingface_hub.snapshot_download(name, **options))
     except Exception as error:  # the hub's own, and those of the HTTP library that it uses
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(
-            f"{name}: no such folder, and not to be had from the Hugging Face Hub ({reason}); check the name, the "
-            "network, HF_HUB_OFFLINE, and for a private or gated repository that you are logged in (hf auth login)"
+            f"{name}: no such folder, and not to be had from the Hugging Face Hub ({one_line(error)}); check the name, "
+            "the network, HF_HUB_OFFLINE, and for a private or gated repository that you are logged in (hf auth login)"
         ) from error
