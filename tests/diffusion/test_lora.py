@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from fakes import seeded
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -26,10 +27,6 @@ RANK, ALPHA = 3, 7.5  # α ≠ r: where the scale of the file is lost, every out
 @pytest.fixture
 def prior(tiny_profile):
     return Prior.from_folder(tiny_profile.prior)
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def adapted(prior, seed=0):
@@ -124,11 +121,6 @@ def test_the_same_generator_draws_the_same_a_and_the_callers_is_left_alone(tiny_
         drawn.append(torch.cat([p.flatten() for p in lora_parameters(prior).values()]))
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
-    for name, parameter in lora_parameters(prior).items():
-        if "lora_A" in name:  # as nn.Linear's own weights: evenly within 1 / √in
-            spread = parameter.abs() * prior.get_submodule(name.split(".lora_A")[0]).in_features ** 0.5
-            assert 0.8 < spread.max() <= 1
-            assert abs(spread.mean() - 0.5) < 3 * (12 * spread.numel()) ** -0.5
 
 
 # --- files

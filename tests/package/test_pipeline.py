@@ -8,7 +8,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from fakes import pixels, seeded
+from fakes import pixels, seeded, wake
 from PIL import Image
 
 from v2f_core.app.generate import generate
@@ -83,9 +83,7 @@ def adapted(tiny_profile, tmp_path_factory):
     aligner.save_pretrained(folder / "aligner")
     prior = Prior.from_folder(tiny_profile.prior)
     add_lora(prior, rank=2, alpha=3.0, generator=seeded())
-    for name, parameter in lora_parameters(prior).items():
-        if "lora_B" in name:
-            parameter.data.normal_(generator=seeded(len(name)))
+    wake(prior, 1.0)
     save_lora(prior, folder / "lora")
     return replace(tiny_profile, adapted=folder), aligner.eval(), prior.requires_grad_(False)
 

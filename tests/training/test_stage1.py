@@ -139,16 +139,6 @@ def test_the_best_aligner_is_kept_not_the_last(tmp_path):
         assert value == pytest.approx(best[name], abs=0.02), name  # float16 on disk
 
 
-def test_class_vectors_begin_where_a_trained_aligner_puts_the_persons():
-    aligner = Aligner(12, 16, 24)
-    loss = identity_loss(TRAINING, QUICK, free=True, trained=aligner)
-    with torch.no_grad():
-        torch.testing.assert_close(loss.am_softmax.weight.data, aligner.eval()(TRAINING.pooled_voices()))
-
-
-# --- files
-
-
 # --- repeated, stopped and continued
 
 
