@@ -92,31 +92,3 @@ def test_holm_by_steps_and_never_below_p_nor_above_bonferroni(p):
     np.testing.assert_allclose(adjusted, holm_by_steps(p))
     assert (adjusted >= p).all()
     assert (adjusted <= np.minimum(1, len(p) * np.array(p)) + 1e-12).all()
-
-
-# --- how many persons
-
-
-def mcnemar_finds(persons, gain, discordant, times=20_000):
-    shares = [(discordant + gain) / 2, (discordant - gain) / 2, 1 - discordant]
-    b, c, _ = np.random.default_rng(0).multinomial(persons, shares, times).T
-    return np.mean(np.abs(b - c) > stats.norm.ppf(0.975) * np.sqrt(np.maximum(b + c, 1e-9)))
-
-
-@pytest.mark.parametrize(("gain", "discordant"), [(0.023, 0.43), (0.023, 0.1), (0.1, 0.3)])
-def test_so_many_persons_show_the_gain_in_80_percent_of_simulated_studies(gain, discordant):
-    persons = intervals.paired_persons(gain, discordant)
-    assert mcnemar_finds(persons, gain, discordant) == pytest.approx(0.8, abs=0.02)
-    assert intervals.paired_power(persons, gain, discordant) == pytest.approx(0.8, abs=0.005)
-
-
-def test_discordance_of_unrelated_hits_is_counted():
-    hits = np.random.default_rng(0).random((2, 100_000)) < np.array([[0.32], [0.30]])
-    assert intervals.discordance(0.32, 0.30) == pytest.approx((hits[0] != hits[1]).mean(), abs=0.01)
-    assert intervals.discordance(1.0, 1.0) == intervals.discordance(0.0, 0.0) == 0
-
-
-@pytest.mark.parametrize("gain", [0.0, 0.1])
-def test_a_gain_of_nothing_or_of_more_than_differs_is_refused(gain):
-    with pytest.raises(InputError, match="expected 0 < gain"):
-        intervals.paired_persons(gain, 0.05)

@@ -5,18 +5,19 @@ import json
 import re
 from importlib import import_module
 from importlib.util import find_spec
+from math import ceil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from huggingface_hub import RepoCard
+from scipy.stats import norm
 from typer.main import get_command
 
 from minivox import world
 from minivox.build import minivox
 from v2f_core.cli import app
-from v2f_core.evaluation.metrics import discordance, paired_persons
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -325,9 +326,10 @@ def test_the_page_of_measures_names_functions_that_exist_and_figures_that_they_r
         found = import_module(f"v2f_core.{'studies' if module == 'spaces' else 'evaluation'}.{module}")
         for part in path.split("."):
             found = getattr(found, part)
-    gain, unrelated = 0.321 - 0.298, discordance(0.321, 0.298)
-    assert f"{paired_persons(gain, unrelated):,} persons" in page
-    assert f"still takes {paired_persons(gain, 0.1):,}" in page
+    gain, unrelated = 0.321 - 0.298, 0.321 * (1 - 0.298) + 0.298 * (1 - 0.321)
+    for discordant, words in ((unrelated, "{:,} persons"), (0.1, "still takes {:,}")):
+        root = norm.ppf(0.975) * discordant**0.5 + norm.ppf(0.8) * (discordant - gain**2) ** 0.5
+        assert words.format(ceil((root / gain) ** 2)) in page
 
 
 # --- the site

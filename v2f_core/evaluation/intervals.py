@@ -1,4 +1,4 @@
-"""Intervals of means over persons, paired differences, corrected p-values, and the number of persons a test needs.
+"""Intervals of means over persons, paired differences, and corrected p-values.
 
 Persons are resampled, never clips or pairs: the scores of one person are not independent of each other.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from math import ceil
 from typing import NamedTuple
 
 import numpy as np
@@ -129,39 +128,3 @@ def holm(p: Float[np.ndarray, " tests"]) -> Float[np.ndarray, " tests"]:
     order, adjusted = np.argsort(p), np.empty(len(p))
     adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1)
     return adjusted
-
-
-def discordance(ours: float, theirs: float) -> float:
-    """Share of persons whom exactly one of two systems hits, from both hit rates (0 to 1), if hits are unrelated."""
-    return ours * (1 - theirs) + theirs * (1 - ours)
-
-
-def paired_persons(gain: float, discordance: float) -> int:
-    """The number of test persons that shows a gain in R@K with a power of 80 %, by McNemar's test at the 5 % level.
-
-    Both systems answer the *same* persons. n = (1.96·√ψ + 0.84·√(ψ − gain²))² / gain², with ψ the share of discordant
-    persons (Connor 1987). The more alike the hits of two systems are, the smaller are ψ and n.
-
-    Raises:
-        InputError: the gain is 0, or more than ψ.
-
-    Example: the paper's own R@10, 32.1 against SF2F's 29.8 % (Table 2), if the hits are unrelated, and if ψ is 0.1:
-        >>> paired_persons(0.023, discordance(0.321, 0.298)), paired_persons(0.023, 0.1)
-        (6344, 1482)
-    """
-    if not 0 < abs(gain) <= discordance <= 1:
-        raise InputError(f"gain {gain} with {discordance} discordant: expected 0 < gain <= discordant <= 1")
-    tails = norm.ppf(0.975) * discordance**0.5 + norm.ppf(0.8) * (discordance - gain**2) ** 0.5
-    return ceil(tails**2 / gain**2)
-
-
-def paired_power(persons: int, gain: float, discordance: float) -> float:
-    """The probability that McNemar's test at the 5 % level finds a gain in R@K with so many persons.
-
-    Example: the paper's 378 test persons and its 2.3 points:
-        >>> round(paired_power(378, 0.023, discordance(0.321, 0.298)), 2), round(paired_power(378, 0.023, 0.1), 2)
-        (0.1, 0.29)
-    """
-    spread = max((discordance - gain**2) ** 0.5, 1e-12)
-    edges = (np.array([1, -1]) * gain * persons**0.5 - norm.ppf(0.975) * discordance**0.5) / spread
-    return float(norm.cdf(edges).sum())

@@ -21,7 +21,6 @@ from v2f_core.evaluation import intervals
 # the statistics of these values, so that one module holds everything that a table shows
 Difference, Interval = intervals.Difference, intervals.Interval
 bootstrap, paired_difference, holm = intervals.bootstrap, intervals.paired_difference, intervals.holm
-discordance, paired_persons, paired_power = intervals.discordance, intervals.paired_persons, intervals.paired_power
 SPLITS = 5  # of the images in VFS
 
 
