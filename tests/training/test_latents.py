@@ -12,7 +12,7 @@ from v2f_core.artefacts.store import Embeddings
 from v2f_core.data.manifest import COLUMNS, Manifest
 from v2f_core.diffusion.prior import Prior
 from v2f_core.identity.faces import Face, FacePack
-from v2f_core.training.latents import latent_embedder, pair_faces
+from v2f_core.training.latents import embed_latents, pair_faces
 
 
 class OneFace(FacePack):
@@ -33,7 +33,7 @@ def test_latents_are_the_encoded_picture_and_landmarks_scale_with_it(tiny_profil
     large = np.array(Image.fromarray(pixels).resize((64, 64), Image.Resampling.NEAREST))
     wide = np.zeros((32, 40, 3), np.uint8)
     wide[:, 4:36] = pixels
-    same, large, black, wide = latent_embedder(prior, OneFace())([pixels, large, np.zeros_like(pixels), wide])
+    same, large, black, wide = embed_latents(prior, OneFace(), [pixels, large, np.zeros_like(pixels), wide])
     expected = prior.encode(torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 127.5 - 1)
     torch.testing.assert_close(same[0, :64].view(SHAPE), expected[0].detach(), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(wide, same)  # what is not square is cut at both sides

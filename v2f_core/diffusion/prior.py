@@ -143,6 +143,11 @@ class Prior(nn.Module):
         side = self.unet.config.sample_size
         return (self.unet.config.in_channels, side, side)
 
+    @property
+    def image_side(self) -> int:
+        """Height and width of an image in pixels."""
+        return self.latent_shape[1] * 2 ** (len(self.vae.config.block_out_channels) - 1)
+
     def condition(self, identity: Float[Tensor, "batch 512"]) -> Float[Tensor, "batch tokens width"]:
         """P(z): the UNet's cross-attention tokens of identities (Eq. 3 and 11), differentiable.
 
@@ -247,20 +252,21 @@ class Prior(nn.Module):
     @torch.no_grad()
     def sample(
         self,
-        identity: Float[Tensor, "batch 512"],
+        identity: Float[Tensor, "batch 512"] | Float[Tensor, "batch tokens width"],
         num_steps: int = 25,
         guidance: float = 3.0,
         generator: Generators = None,
         noise: Float[Tensor, "batch 4 h w"] | None = None,
     ) -> Float[Tensor, "batch 3 height width"]:
-        """Draw one face for each unit identity (Eq. 5 from P on): RGB in [-1, 1]. Settings are those of `denoise`.
+        """Draw one face for each unit identity, or for its tokens (Eq. 5 from P on): RGB in [-1, 1].
 
-        The generator, one for all faces or one for each, draws the noise, unless it is given.
+        Settings are those of `denoise`. The generator, one for all faces or one for each, draws the noise, unless it is
+        given.
         """
         from diffusers.utils.torch_utils import randn_tensor
 
         if noise is None:
             noise = randn_tensor((len(identity), *self.latent_shape), generator=generator, device=self.device)
         weights = self.unet.dtype
-        c = self.condition(identity.to(self.device)).to(weights)
+        c = (identity if identity.ndim == 3 else self.condition(identity.to(self.device))).to(self.device, weights)
         return self.decode(self.denoise(noise.to(self.device, weights), c, num_steps, guidance, generator))

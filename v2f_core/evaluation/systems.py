@@ -149,11 +149,8 @@ def draw_faces(
     }
 
     def make(rows: range) -> Float[Tensor, "batch 3 height width"]:
-        part = conditions[rows.start : rows.stop].to(prior.device)
-        c = prior.condition(part) if part.ndim == 2 else part
         noise = torch.stack([noise_of(persons[row], prior.latent_shape, drawing.seed, draw) for row in rows])
-        start = noise.to(prior.device, prior.unet.dtype)
-        return prior.decode(prior.denoise(start, c.to(start), drawing.steps, drawing.guidance))
+        return prior.sample(conditions[rows.start : rows.stop], drawing.steps, drawing.guidance, noise=noise)
 
     return _resumable(make, len(persons), scorer, folder, inputs, label)
 
@@ -163,7 +160,7 @@ def rebuild_faces(
     prior: Prior, paths: Sequence[Path], scorer: Scorer, folder: Path, hashes: Mapping[str, str]
 ) -> Faces:
     """Photographs after the VAE's encoder and decoder: an upper bound for any sampler of its latents."""
-    side = prior.latent_shape[1] * 2 ** (len(prior.vae.config.block_out_channels) - 1)
+    side = prior.image_side
     inputs = {**hashes, "what": "VAE reconstruction", "photographs": [path.as_posix() for path in paths]}
 
     def make(rows: range) -> Float[Tensor, "batch 3 height width"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from v2f_core.artefacts.files import folder_hash
 from v2f_core.artefacts.profiles import Profile
-from v2f_core.artefacts.store import Embedder, Embeddings, extract
+from v2f_core.artefacts.store import Embeddings, extract
 from v2f_core.data.manifest import Manifest
 from v2f_core.diffusion.consistency import FaceBatch
 from v2f_core.diffusion.prior import Prior
@@ -28,29 +28,25 @@ from v2f_core.training.processes import join
 POINTS = 5
 
 
-def latent_embedder(prior: Prior, pack: FacePack) -> Embedder:
-    """A function that encodes the middle square of pictures, and finds the largest face's landmarks in their pixels."""
-    side = prior.latent_shape[1] * 2 ** (len(prior.vae.config.block_out_channels) - 1)
-
-    @torch.no_grad()
-    def embed(pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> list[Tensor | InputError]:
-        results: list[Tensor | InputError] = []
-        for picture in pictures:
-            crop = min(picture.shape[:2])
-            top, left = ((length - crop) // 2 for length in picture.shape[:2])
-            square = np.ascontiguousarray(picture[top : top + crop, left : left + crop])  # the prior draws squares
-            faces = pack.detect(square)
-            if not faces:
-                results.append(InputError(NO_FACE))
-                continue
-            small = np.array(Image.fromarray(square).resize((side, side), Image.Resampling.LANCZOS))
-            pixels = torch.from_numpy(small).permute(2, 0, 1).contiguous()[None].float() / 127.5 - 1
-            latents = prior.encode(pixels.to(prior.device)).float().cpu()
-            landmarks = torch.from_numpy(faces[0].landmarks) * side / crop
-            results.append(torch.cat([latents.flatten(), landmarks.flatten()])[None])
-        return results
-
-    return embed
+@torch.no_grad()
+def embed_latents(
+    prior: Prior, pack: FacePack, pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]]
+) -> list[Tensor | InputError]:
+    """Encode the middle square of each picture, and find the largest face's landmarks in the pixels it is drawn in."""
+    side, results = prior.image_side, list[Tensor | InputError]()
+    for picture in pictures:
+        crop = min(picture.shape[:2])
+        top, left = ((length - crop) // 2 for length in picture.shape[:2])
+        square = np.ascontiguousarray(picture[top : top + crop, left : left + crop])  # the prior draws squares
+        if not (faces := pack.detect(square)):
+            results.append(InputError(NO_FACE))
+            continue
+        small = np.array(Image.fromarray(square).resize((side, side), Image.Resampling.LANCZOS))
+        pixels = torch.from_numpy(small).permute(2, 0, 1).contiguous()[None].float() / 127.5 - 1
+        latents = prior.encode(pixels.to(prior.device)).float().cpu()
+        landmarks = torch.from_numpy(faces[0].landmarks) * side / crop
+        results.append(torch.cat([latents.flatten(), landmarks.flatten()])[None])
+    return results
 
 
 def stored_latents(profile: Profile, manifest: Manifest, prior: Prior, pack: FacePack) -> Embeddings:
@@ -66,7 +62,7 @@ def stored_latents(profile: Profile, manifest: Manifest, prior: Prior, pack: Fac
     hashes = {name: folder_hash(folder) for name, folder in weights.items()}
     items = [path for split in ("train", "val") for path in manifest.faces(split).path]
     folder = store_folder("latents", [READING, *hashes.values(), *items])
-    provenance, embed = {"what": "latents, landmarks", **hashes}, latent_embedder(prior, pack)
+    provenance, embed = {"what": "latents, landmarks", **hashes}, partial(embed_latents, prior, pack)
     return extract(manifest.root, items, embed, folder, provenance, describe="latents", decode=read_image)
 
 
