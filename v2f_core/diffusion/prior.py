@@ -252,7 +252,7 @@ class Prior(nn.Module):
     @torch.no_grad()
     def sample(
         self,
-        identity: Float[Tensor, "batch 512"] | Float[Tensor, "batch tokens width"],
+        identity: Float[Tensor, "batch 512"] | Float[Tensor, "batch tokens dim"],
         num_steps: int = 25,
         guidance: float = 3.0,
         generator: Generators = None,
