@@ -21,6 +21,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from jaxtyping import Float, Int
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from v2f_core.artefacts.files import atomic_write, write_json
@@ -211,19 +213,16 @@ def _shards(folder: Path) -> list[Shard]:
 
 
 def _read_header(path: Path) -> Shard:
-    with refusing(path, "a shard of embeddings", DAMAGED), path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-        tensor, ours = header["embeddings"], json.loads(header["__metadata__"]["header"])
+    with refusing(path, "a shard of embeddings", DAMAGED), safe_open(path, "np") as file:
+        header, tensor = json.loads(file.metadata()["header"]), file.get_slice("embeddings")
         names: dict[str, str] = {}  # a recording's windows share one string
-        rows = [names.setdefault(str(item), str(item)) for item in ours["rows"]]
-        skipped = [(str(item), str(why)) for item, why in ours["skipped"]]
-        (count, dim), (start, end) = tensor["shape"], tensor["data_offsets"]
-        dtype = {"F32": "<f4", "F16": "<f2"}[tensor["dtype"]]
-        size = count * dim * int(dtype[-1])
-        if count != len(rows) or end - start != size or 8 + length + end != path.stat().st_size:
-            raise ValueError("its length is not the one that it states")
-        return Shard(path, rows, skipped, int(ours["files"]), 8 + length + start, dim, dtype)
+        rows = [names.setdefault(str(item), str(item)) for item in header["rows"]]
+        skipped = [(str(item), str(why)) for item, why in header["skipped"]]
+        (count, dim), dtype = tensor.get_shape(), {"F32": "<f4", "F16": "<f2"}[tensor.get_dtype()]
+        if count != len(rows):
+            raise ValueError("its rows are not those that it names")
+        start = path.stat().st_size - count * dim * int(dtype[-1])  # the numbers are the file's end
+        return Shard(path, rows, skipped, int(header["files"]), start, dim, dtype)
 
 
 def read_ahead(paths: Iterable[Path], decode: Decoder, workers: int = 0) -> Iterator[Any]:
@@ -251,8 +250,6 @@ def read_ahead(paths: Iterable[Path], decode: Decoder, workers: int = 0) -> Iter
 def _write_shard(
     path: Path, root: Path, items: Sequence[str], contents: Iterator[Any], embed: Embedder, batch: int
 ) -> list[tuple[str, str]]:
-    from safetensors.torch import save_file
-
     vectors: list[Tensor] = []
     rows: list[str] = []
     skipped: list[tuple[str, str]] = []

@@ -5,16 +5,12 @@ from __future__ import annotations
 import logging
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import UInt8
 
 from v2f_core.artefacts.loading import refusing
 from v2f_core.errors import InputError
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # what matters is in the errors; nothing is printed
 FORMATS = ("JPEG", "PNG", "WEBP")
@@ -50,7 +46,10 @@ def read_image(path: str | Path) -> UInt8[np.ndarray, "height width 3"]:
                 raise ValueError("its length is not the one that it states")
             if image.format == "JPEG" and not _is_whole(content):
                 raise ValueError("its data are damaged")
-            return np.ascontiguousarray(_eight_bits(ImageOps.exif_transpose(image)).convert("RGB"))
+            upright = ImageOps.exif_transpose(image)
+            if image.mode.startswith("I"):  # grey of 16 bits, which Pillow would clip to white
+                upright = Image.fromarray((np.asarray(upright) // 257).astype(np.uint8))
+            return np.ascontiguousarray(upright.convert("RGB"))
 
 
 def _is_whole(content: bytes) -> bool:
@@ -65,17 +64,3 @@ def _is_whole(content: bytes) -> bool:
         return False
     except av.error.FFmpegError:  # a rare kind of JPEG that it does not know
         return True
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits as 8 bits; Pillow would clip it to white."""
-    from PIL import Image
-
-    if image.mode == "F":
-        raise ValueError("grey values as fractions, whose white is not known")
-    if not image.mode.startswith("I"):
-        return image
-    values = np.asarray(image, np.int64)
-    if values.min() < 0 or values.max() > 65_535:
-        raise ValueError("grey values of more than 16 bits")
-    return Image.fromarray((values // 257).astype(np.uint8))
