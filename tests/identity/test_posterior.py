@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from scipy.stats import multivariate_normal, norm
 
 from v2f_core.errors import InputError
@@ -230,6 +231,10 @@ def test_saved_and_loaded_it_is_the_same_and_of_other_parts_it_is_refused(aligne
             IdentityPosterior.from_pretrained(tmp_path, aligner, made | {part: "x"})
     with pytest.raises(InputError, match="aligner_weights_sha256 differ"):
         IdentityPosterior.from_pretrained(tmp_path, Aligner(4, 8, 3).eval(), made)
+    tensors = load_file(tmp_path / "model.safetensors")
+    save_file(tensors | {"face_mean": tensors["face_mean"].flatten()}, tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match="cannot be read as a posterior's folder"):
+        IdentityPosterior.from_pretrained(tmp_path, aligner, made)
 
 
 @pytest.mark.parametrize(

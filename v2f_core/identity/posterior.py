@@ -232,6 +232,8 @@ class IdentityPosterior(nn.Module):
             numbers: dict[str, Any] = {name: tensors[name] for name in TENSORS}
             numbers |= {"floor": float(config["floor"]), "kappa": float(config["kappa"]), "share": (women, men)}
             posterior = cls(aligner, **numbers)
+            # tensors that do not fit each other show in a draw
+            posterior.sample(torch.ones(aligner.speaker_width), 1, generator=torch.Generator())
         posterior.provenance = provenance
         return posterior.eval()
 
