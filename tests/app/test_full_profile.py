@@ -28,7 +28,7 @@ from transformers import (
 from minivox.dataset import unpack
 from v2f_core.artefacts.files import folder_hash
 from v2f_core.artefacts.profiles import MINI_ASSETS, load_profile
-from v2f_core.artefacts.weights import VGGFACE2_JUDGE
+from v2f_core.artefacts.weights import ORIGINS
 from v2f_core.cli import main
 from v2f_core.data.voxceleb import read_layout
 from v2f_core.diffusion.prior import Prior
@@ -40,6 +40,7 @@ from v2f_core.pipeline import Vox2FacePipeline
 from v2f_core.speech.audio import read_audio
 
 AST = "MIT/ast-finetuned-audioset-10-10-0.4593"
+JUDGE_CONFIG = ORIGINS["judge"][0].config
 TEXT = "text_model."  # what old versions of transformers put before every name
 
 
@@ -241,7 +242,7 @@ def test_the_classes_at_full_size_weigh_what_the_published_files_weigh():
             3440: UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8),
             492: CLIPTextModel(text),
             335: AutoencoderKL(**blocks, block_out_channels=(128, 256, 512, 512), layers_per_block=2),
-            164: resnet50(num_classes=VGGFACE2_JUDGE["n_classes"]),
+            164: resnet50(num_classes=JUDGE_CONFIG["n_classes"]),
         }
     for published, net in nets.items():
         assert megabytes(net) == pytest.approx(published, rel=0.01)
@@ -273,7 +274,7 @@ def caffe_resnet50(w, x):
 
 
 def test_the_vggface2_judge_is_a_resnet50_in_caffe_s_manner(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({**VGGFACE2_JUDGE, "n_classes": 7, "size": 75}))
+    (tmp_path / "config.json").write_text(json.dumps({**JUDGE_CONFIG, "n_classes": 7, "size": 75}))
     from torchvision.models import resnet50
 
     with torch.random.fork_rng():
@@ -282,6 +283,6 @@ def test_the_vggface2_judge_is_a_resnet50_in_caffe_s_manner(tmp_path):
     save_file(weights, tmp_path / "model.safetensors")
     judge = Judge.from_folder(tmp_path)
     image = np.random.default_rng(0).integers(0, 256, (75, 75, 3), dtype=np.uint8)
-    pixels = torch.from_numpy(image[..., ::-1].astype(np.float32) - np.float32(VGGFACE2_JUDGE["mean"]))  # BGR
+    pixels = torch.from_numpy(image[..., ::-1].astype(np.float32) - np.float32(JUDGE_CONFIG["mean"]))  # BGR
     expected = caffe_resnet50(weights, pixels.permute(2, 0, 1)[None].float()).softmax(1)
     assert torch.allclose(torch.from_numpy(judge.posteriors([image])), expected, atol=1e-5)

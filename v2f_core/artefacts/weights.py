@@ -12,7 +12,7 @@ import os
 import shutil
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,6 @@ from v2f_core.artefacts.loading import arrays_from_pickle, one_line, read_onnx, 
 from v2f_core.errors import InputError
 
 CHANGED = "delete it and fetch it again, or, if you trust the change, delete its line there"
-# the input that face nets from Caffe expect: pixels 0 to 255 in BGR, minus these means
-VGGFACE2_JUDGE = {
-    "architecture": "resnet50_caffe",
-    "n_classes": 8631,
-    "size": 224,
-    "channels": "BGR",
-    "mean": [91.4953, 103.8827, 131.0912],
-    "scale": 1.0,
-}
 
 
 @dataclass(frozen=True)
@@ -42,6 +33,7 @@ class Origin:
     files: Mapping[str, str]  # path in our folder → path in the repository or archive
     consent: str = ""
     form: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)  # written beside weights that come without one
 
     @property
     def page(self) -> str:
@@ -119,8 +111,9 @@ def fetch(part: str, folder: str | Path, agree: Callable[[Origin], bool], local:
     for origin, target, source in sources:
         _place(source or _download(origin, origin.files[target]), folder / target)
         report.append(f"{target}: from {source or origin.page}")
-    if part == "judge" and not (folder / "config.json").exists():
-        write_json(folder / "config.json", VGGFACE2_JUDGE)
+    for origin in ORIGINS[part]:
+        if origin.config and not (folder / "config.json").exists():
+            write_json(folder / "config.json", origin.config)
     check_hashes(folder, CHANGED, add=True)
     return report
 

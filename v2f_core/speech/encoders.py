@@ -61,8 +61,8 @@ class SpeechEncoder(nn.Module):
         """The parts that can be unfrozen, from the bottom."""
         raise NotImplementedError
 
-    def weights(self, source: Path) -> dict[str, Tensor]:
-        """The weights for the last of ``files``; ``source`` is the folder that it was loaded from."""
+    def weights(self) -> dict[str, Tensor]:
+        """The weights for the last of ``files``."""
         return self.state_dict()
 
 
@@ -85,6 +85,7 @@ class ASTEncoder(SpeechEncoder):
             self.mean, self.std = float(extractor.mean), 2 * float(extractor.std)
         self.dim = int(model.config.hidden_size)
         self.sample_rate = int(extractor.sampling_rate)
+        self.positions = model.embeddings.position_embeddings.detach()
         if max_frames is not None:
             self._cut_positions(max_frames)
         self.mel: Tensor
@@ -141,10 +142,9 @@ class ASTEncoder(SpeechEncoder):
         *lower, top = self.model.layers
         return [*(nn.ModuleList([block]) for block in lower), nn.ModuleList([top, self.model.layernorm])]
 
-    def weights(self, source: Path) -> dict[str, Tensor]:
-        """The weights for a file; positions, which are never trained, are those of ``source``, at full length."""
-        positions = ASTEncoder.from_folder(source).model.embeddings.position_embeddings
-        return {**self.model.state_dict(), "embeddings.position_embeddings": positions.detach()}
+    def weights(self) -> dict[str, Tensor]:
+        """The weights for a file; positions, which are never trained, at full length."""
+        return {**self.model.state_dict(), "embeddings.position_embeddings": self.positions}
 
     def _cut_positions(self, max_frames: int) -> None:
         embeddings = self.model.embeddings
@@ -242,7 +242,7 @@ class ECAPAEncoder(SpeechEncoder):
         stack = (*([block] for block in net.blocks), [net.mfa], [net.asp, net.asp_bn], [net.fc])
         return [nn.ModuleList(parts) for parts in stack]
 
-    def weights(self, source: Path) -> dict[str, Tensor]:
+    def weights(self) -> dict[str, Tensor]:
         """The weights for a file; speaker classes and the mean embedding are never trained, and lie in other files."""
         return self.parts["embedding_model"].state_dict()
 
@@ -400,7 +400,7 @@ def save_encoder(encoder: SpeechEncoder, source: str | Path, folder: str | Path)
     for file in others:
         with atomic_write(folder / file) as temporary:
             shutil.copyfile(source / file, temporary)
-    state = {key: value.contiguous().cpu() for key, value in encoder.weights(source).items()}
+    state = {key: value.contiguous().cpu() for key, value in encoder.weights().items()}
     with atomic_write(folder / last) as temporary:
         if last.endswith(".safetensors"):
             save_file(state, temporary, {"format": "pt"})
