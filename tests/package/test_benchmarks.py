@@ -8,7 +8,6 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -21,7 +20,6 @@ from v2f_core.artefacts.profiles import load_profile
 from v2f_core.diffusion.consistency import SelfConsistency
 from v2f_core.errors import InputError
 from v2f_core.evaluation import metrics
-from v2f_core.evaluation.systems import Faces
 from v2f_core.identity.arcface_torch import align_batch
 from v2f_core.studies.ablation import TABLES
 from v2f_core.studies.critics import CRITICS
@@ -129,18 +127,6 @@ def test_hours_are_counts_over_rates(programs, rates):
         hours(replace(job, mode="unheard"), rates)
 
 
-def test_wrong_prices_and_missing_rates_are_refused(programs, tmp_path, capsys):
-    from costs import main
-
-    for wrong in (["--price", "-1"], ["--price", "1", "--efficiency", "0"], ["--price", "1", "--gpus", "0"]):
-        with pytest.raises(InputError, match="expected a price"):
-            main(wrong)
-    with pytest.raises(InputError, match=r"gpu\.csv: no such file; benchmarks/gpu\.py measures it"):
-        main([str(tmp_path / "gpu.csv"), "--price", "2.5"])
-    main(["--price", "2"])
-    assert re.search(r"Stage II, 20,000 steps +34.2 +68.4 +4.28 +68.4", capsys.readouterr().out)
-
-
 def test_the_page_of_costs_says_what_the_program_says(programs):
     from costs import PAPER, Job, bill
 
@@ -152,23 +138,6 @@ def test_the_page_of_costs_says_what_the_program_says(programs):
     size = Job().gigabytes
     assert f"{size['windows']:.1f} GB for HQ-VoxCeleb" in page
     assert f"a photo, {size['latents']:.1f} GB" in page
-
-
-def test_a_dose_of_truth_is_measured_as_the_study_measures(programs):
-    """Cosine, second scorer, and by a loop how many rivals of one's sex the own face beats."""
-    from dose import measured
-
-    g, sexes = np.random.default_rng(0), ["f", "m", "f", "m", "f"]
-    unit = [
-        rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in g.normal(size=(4, 5, 512)).astype(np.float32)
-    ]
-    drawn, taken = (Faces(z, np.zeros((5, 0), np.float32), seen, [None] * 5) for z, seen in (unit[:2], unit[2:]))
-    found = measured(drawn, taken, taken.identities, SimpleNamespace(test=SimpleNamespace(sexes=sexes)))
-    for i in range(5):
-        scores = taken.identities @ drawn.identities[i]
-        rivals = [j for j in range(5) if sexes[j] == sexes[i] and j != i]
-        expected = scores[i], drawn.features[i] @ taken.features[i], np.mean([scores[i] > scores[j] for j in rivals])
-        np.testing.assert_allclose(found[i], expected, atol=1e-5)
 
 
 # --- draws
@@ -193,32 +162,6 @@ def test_a_critic_on_draws_asks_whom_of_all_a_face_shows(programs, prior, arcfac
         cosines = [float(seen[i] @ drawn[j]) / 0.2 for j in range(4)]
         told = np.log(np.exp(cosines).sum()) - cosines[i]
         assert float(losses[i]) == pytest.approx(told + 2 * float((missed[i] ** 2).mean()), abs=1e-4)
-
-
-def test_seeds_are_averaged_by_person_and_gains_are_paired(programs):
-    from stage2_draws import Measured, tabulate
-
-    g = np.random.default_rng(0)
-    base, first, second = g.normal(size=(3, 12))
-    base[3], sex = np.nan, np.array(list("fm") * 6)
-    found = {
-        "before": [Measured({"kept": base.tolist(), "lost": base.tolist(), "of nobody": [np.nan] * 12}, {})],
-        "after": [
-            Measured({"kept": values.tolist()}, {"of all": value}) for values, value in ((first, 1), (second, 3))
-        ],
-    }
-    table = tabulate(found, {"before": "", "after": "before"}, sex, {}).set_index(["system", "measure"])
-    known = np.arange(12) != 3
-    by_sex = [[(first[i] + second[i]) / 2 - base[i] for i in np.flatnonzero(known & (sex == s))] for s in "fm"]
-    after = table.loc["after", "kept"]
-    assert (after["n"], after.seeds, after.against) == (12, 2, "before")
-    assert after.value == pytest.approx((first.mean() + second.mean()) / 2)
-    assert after.gain == pytest.approx(np.mean([np.mean(values) for values in by_sex]))
-    assert after["gain low"] < after.gain < after["gain high"]
-    assert table.loc["before", "kept"]["n"] == 11
-    assert ("before", "of nobody") not in table.index
-    assert np.isnan(table.loc["before", "kept"].gain)
-    assert table.loc["after", "of all"].value == 2
 
 
 def test_the_contrast_is_the_slope_of_what_is_seen_on_what_was_told(programs):
@@ -264,7 +207,7 @@ def test_a_system_of_the_study_that_stands_in_two_tables_is_trained_once(program
 # --- damaged inputs
 
 
-@pytest.mark.parametrize(("kind", "count"), [("audio", 12), ("pictures", 20), ("weights", 12)])
+@pytest.mark.parametrize(("kind", "count"), [("audio", 8), ("pictures", 12), ("weights", 8)])
 def test_a_few_damaged_inputs_are_read_or_refused_in_one_line(programs, tmp_path, capfd, kind, count):
     import fuzz
 
@@ -367,15 +310,3 @@ def test_of_all_worlds_together_a_person_counts_once_whatever_the_number_that_tr
     assert (cosine["system"], cosine["n"]) == (worlds.COSINE, 24)
     assert cosine["1:2 matching gain"] == pytest.approx(means[worlds.COSINE] - means[worlds.RATIO])
     assert ratio["1:2 matching"] == pytest.approx(means[worlds.RATIO])
-
-
-def test_a_row_of_worlds_is_scored_within_galleries_of_one_sex(programs):
-    import worlds
-
-    test = worlds.world_of("random", worlds.SPACES["open"], 10, seed=0)[2]
-    perfect = worlds.scored(test.gallery(), test)
-    assert (perfect[perfect.metric != "cosine"].value == 1).all()
-    sexes = dict(zip(test.persons, test.sexes, strict=True))
-    for _, part in perfect.groupby("stratum"):
-        assert part.person.nunique() == 100
-        assert len({sexes[person] for person in part.person}) == 1

@@ -50,19 +50,23 @@ def test_panels_that_say_the_same_are_named_once_and_a_long_text_is_cut():
 
 
 @pytest.mark.slow
-def test_a_notebook_that_is_run_keeps_the_text_and_at_most_256_colours(tmp_path):
+def test_a_notebook_that_is_run_keeps_texts_and_at_most_256_colours_and_of_sliders_a_line(tmp_path):
     path = tmp_path / "a.ipynb"
     source = (
         "%matplotlib inline\nimport matplotlib.pyplot as plt\nimport numpy as np\nfrom v2f_core.show import plots\n"
         "plots.use_style()\nplt.imshow(np.random.default_rng(0).random((64, 64, 3)))\nplt.title('noise')\nplt.show()"
     )
+    sliders = 'from v2f_core.show.sliders import Sliders\n\nSliders(lambda t: f"<b>{t}</b>", {"t": [0, 1]})'
     filling = [v4.new_markdown_cell("…") for _ in range(run_notebooks.CELLS[0])]
-    nbformat.write(v4.new_notebook(cells=[v4.new_code_cell(source), *filling]), path)
+    nbformat.write(v4.new_notebook(cells=[v4.new_code_cell(source), v4.new_code_cell(sliders), *filling]), path)
     run_notebooks.run(path)
     book = nbformat.read(path, as_version=4)
     (output,) = book.cells[0].outputs
     assert output.metadata == {"image/png": {"alt": "Figure. noise."}}
     picture = Image.open(io.BytesIO(base64.b64decode(output.data["image/png"])))
     assert picture.mode == "P"
+    (output,) = book.cells[1].outputs
+    assert output.data == {"text/plain": "(slider for t: run this cell in Jupyter to move it)"}
+    assert "widgets" not in book.metadata
     stored = path.read_text(encoding="utf-8").rstrip("\n")
     assert nbformat.writes(run_notebooks.clean(book)) == stored  # it is clean already
