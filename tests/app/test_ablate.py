@@ -28,7 +28,7 @@ def plan(tiny_profile, tmp_path_factory):
     for folder in folders.values():
         (folder / "weights").write_text("none")
     profile = replace(tiny_profile, stage1=STAGE1, stage2=STAGE2, **folders)
-    return Plan(profile, tmp_path_factory.mktemp("runs"), persons=6, drawn_steps=2, varied=2)
+    return Plan(profile, tmp_path_factory.mktemp("runs"), persons=6, drawn_steps=2)
 
 
 @pytest.fixture

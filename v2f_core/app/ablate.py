@@ -42,6 +42,7 @@ from v2f_core.training.pairs import Pairs, pair_up
 from v2f_core.training.stage1 import train_stage1
 from v2f_core.training.stage2 import train_stage2
 
+VARIED = 100  # persons of whom a second face is drawn, for diversity
 SHOWN = ("cosine", "cosine of ẑ", "R@10", "R@10 within sex", "second scorer", "diversity", "VFS")
 
 
@@ -54,7 +55,6 @@ class Plan:
     steps: int | None = None  # of Stage II; None takes the profile's
     persons: int = 1000  # drawn at most, women and men alike
     drawn_steps: int = 10  # of the sampler
-    varied: int = 100  # persons of whom a second face is drawn, for diversity
     split: str = "test"  # whose faces are drawn, or "val" while systems are still being chosen
     device: str = "cpu"
 
@@ -104,7 +104,6 @@ def measured(row: Ablation, seed: int, plan: Plan) -> pd.DataFrame:
     done = run / f"{plan.split}-{plan.persons}" / "persons.csv"
     common = {"steps": plan.steps, "drawn_steps": plan.drawn_steps, "row": row.described, "seed": seed}
     claim(run, common | made_of(plan.profile))
-    claim(done.parent, {"varied": plan.varied})
     if not done.exists():
         rows = _run(row, seed, plan, run)
         with atomic_write(done) as temporary:
@@ -162,9 +161,8 @@ def _run(row: Ablation, seed: int, plan: Plan, folder: Path) -> pd.DataFrame:
         with torch.no_grad():
             conditions = condition(pairs.pooled_voices()[:count])
         drawing, persons = Drawing(plan.drawn_steps, guidance, seed), pairs.persons[:count]
-        return draw_faces(
-            kit.prior, conditions, persons, kit.scorer, folder / "faces", hashes, drawing, number, row.system
-        )
+        place = folder / "faces"
+        return draw_faces(kit.prior, conditions, persons, kit.scorer, place, hashes, drawing, number, row.system)
 
     validation, test = kit.validation.pairs, kit.test
     guidance = _guidance(row, seed, plan, lambda scale: draw(validation, scale).identities, validation)
@@ -172,7 +170,7 @@ def _run(row: Ablation, seed: int, plan: Plan, folder: Path) -> pd.DataFrame:
         predicted = None if row.speech else condition(test.pooled_voices()).numpy()
     draws = [draw(test, guidance, number) for number in range(row.draws)]
     faces = draws[0] if predicted is None else best_of(draws, predicted)
-    again = draw(test, guidance, row.draws, min(plan.varied, len(test.persons)))
+    again = draw(test, guidance, row.draws, min(VARIED, len(test.persons)))
     return tidy(row, seed, test, predicted, faces, again, kit.scorer.photographs(kit.photos), guidance)
 
 

@@ -101,7 +101,6 @@ def evaluate(
         return out / "stage1.md"
     drawing = Drawing(steps, profile.guidance, seed)
     bench = make_bench(inputs, profile, drawing, draws, "test", device)
-    in_world = known(inputs.test) and known(inputs.training)
     scorers = {name: profile.part(name) for name in (key.removesuffix("_sha256") for key in bench.hashes)}
     notes = check_splits(inputs.training, inputs.test, scorers, all_known=known(inputs.test))
     if inputs.beyond:
@@ -120,16 +119,10 @@ def evaluate(
         for name, by_scale in scores.items():
             cosines = {scale: round(value, 3) for scale, value in by_scale.items()}
             notes.append(f"{name}: guidance {bench.guidance[name]:g}, by the validation persons' cosines {cosines}")
-    evaluation = Evaluation(
-        bench=bench,
-        manifest=inputs.manifest,
-        profile=profile,
-        systems=list(rows(bench)),
-        ceilings=bounds(inputs.test, inputs.training) if in_world else {},
-        notes=notes,
-        ratio=log_ratio(inputs.posterior),
-    )
-    return write_report(evaluation, out)
+    ceilings = bounds(inputs.test, inputs.training) if known(inputs.test) and known(inputs.training) else {}
+    ratio = log_ratio(inputs.posterior)
+    content = Evaluation(bench, inputs.manifest, profile, list(rows(bench)), ceilings, notes, ratio)
+    return write_report(content, out)
 
 
 def chosen_rows(text: str) -> tuple[str, ...]:

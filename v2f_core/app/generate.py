@@ -58,19 +58,13 @@ def generate(
     """Draw faces for a recording into a folder; on any error the folder stays as it was.
 
     Writes ``<name>_<i>.png``, ``<name>_estimate.png`` (the face of ẑ, where the others show draws),
-    ``<name>_sheet.png`` and ``<name>.json``, where name is the recording's; where other files have that name, part of
-    the recording's hash is added to it. Doubts about the recording are printed on stderr and stand in the JSON.
+    ``<name>_sheet.png`` and ``<name>.json``, whose path it returns; :func:`result_name` gives the name. Doubts about
+    the recording are printed on stderr and stand in the JSON.
 
     Args:
-        voice, num_images: the recording, and how many faces.
         seed: with the recording's hash it gives each face its seed, so that two recordings get different persons.
-        out: folder; made if missing.
-        profile, device: a profile or the name of one, and where to draw.
         truncation: 1 draws another identity for each face from p(z | v), 0 shows the point estimate on all.
-        encoder: the speech encoder; without one the profile's for people's own recordings, and the profile's for
-            recordings of its dataset.
-    Returns:
-        the path of the JSON.
+        encoder: the speech encoder; without one that of :func:`encoder_for`.
     Raises:
         InputError: the recording, the profile, its parts or the folder cannot be used.
     """
