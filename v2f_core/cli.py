@@ -216,13 +216,14 @@ def forget(
 @app.command()
 def scan(
     root: Annotated[Path | None, typer.Argument(help="VoxCeleb's, or of your own data; else the profile's.")] = None,
+    max_bad: Annotated[float, typer.Option(min=0, max=1, help="Stop if more of the files are unusable.")] = 0.05,
     profile: Annotated[str | None, typer.Option(help="open or full; else V2F_PROFILE, else full.")] = None,
 ) -> None:
     """Look a dataset through: who is in it, who is not and why, the split; VoxCeleb's gets a manifest.csv."""
     from v2f_core.data.voxceleb import scan, summary
 
     chosen = open_profile(profile or os.environ.get("V2F_PROFILE") or "full")
-    for line in summary(scan(root or chosen.dataset)):
+    for line in summary(scan(root or chosen.dataset, max_bad)):
         print(line)
 
 
