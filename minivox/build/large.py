@@ -43,4 +43,6 @@ def run(work: Path, tiny: bool = False) -> None:
         name, code = minivox.names(person)
         for part in (Path("vox1/origin_faces", name), Path("vox1/wav", code)):
             shutil.copytree(work / "minivox" / part, root / part, dirs_exist_ok=True)
-    minivox.make(root, work / "base_speech" / "minivox", [p for p, _ in listed], [split for _, split in listed])
+    persons, splits = map(list, zip(*listed, strict=True))
+    clips = minivox.FEW_CLIPS if tiny else minivox.CLIPS
+    minivox.make(root, work / "base_speech" / "minivox", persons, splits, clips)

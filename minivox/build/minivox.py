@@ -23,7 +23,7 @@ from v2f_core.artefacts.files import atomic_write
 
 SPLITS, FEW = {"train": 800, "val": 100, "test": 200}, {"train": 8, "val": 2, "test": 2}  # a tiny build has few
 CODES = {"Mini": "id9", "More": "id8", "Study": "id7"}  # audio ids' beginnings
-VIEWS, CLIPS = 3, 3
+VIEWS, CLIPS, FEW_CLIPS = 3, 3, 1
 WEBP_QUALITY, OPUS_COMPRESSION = 85, 0.97
 WORKERS = 2
 
@@ -54,13 +54,13 @@ def draw_faces(root: Path, person: world.Person) -> dict[str, float | str]:
     return look.factors()
 
 
-def record_voices(root: Path, timbres: Path, person: world.Person) -> dict[str, float | str]:
+def record_voices(root: Path, timbres: Path, person: world.Person, clips: int = CLIPS) -> dict[str, float | str]:
     """Write a person's clips as Opus in OGG; give the voice's true factors."""
     import soundfile
 
     voice = voice_of(person, load_timbres(timbres))
     folder = root / "vox1" / "wav" / names(person)[1] / "v000"
-    sentences = np.random.default_rng([person.voice_seed, 0]).permutation(voice.sentences)[:CLIPS]
+    sentences = np.random.default_rng([person.voice_seed, 0]).permutation(voice.sentences)[:clips]
     for clip, sentence in enumerate(sentences):
         path = folder / f"{clip + 1:05d}.ogg"
         if not path.exists():
@@ -90,12 +90,12 @@ def tables(root: Path, people: list[world.Person], faces: list[dict], voices: li
     meta[columns].to_csv(root / "vox1_meta.csv", sep="\t", index=False, lineterminator="\n")
 
 
-def make(root: Path, timbres: Path, people: list[world.Person], splits: list[str]) -> None:
+def make(root: Path, timbres: Path, people: list[world.Person], splits: list[str], clips: int = CLIPS) -> None:
     """Write a dataset of persons, each in the split of the same place."""
     with ProcessPoolExecutor(WORKERS) as pool:
         draw = pool.map(partial(draw_faces, root), people, chunksize=4)
         faces = list(tqdm(draw, total=len(people), desc="portraits", unit="person"))
-        record = pool.map(partial(record_voices, root, timbres), people, chunksize=4)
+        record = pool.map(partial(record_voices, root, timbres, clips=clips), people, chunksize=4)
         voices = list(tqdm(record, total=len(people), desc="recordings", unit="person"))
     tables(root, people, faces, voices, splits)
 
@@ -103,4 +103,5 @@ def make(root: Path, timbres: Path, people: list[world.Person], splits: list[str
 def run(work: Path, tiny: bool = False) -> None:
     """Write work/minivox/, everything that `pack` packs."""
     splits = [name for name, n in (FEW if tiny else SPLITS).items() for _ in range(n)]
-    make(work / "minivox", work / "base_speech" / "minivox", world.population("minivox", len(splits)), splits)
+    people, clips = world.population("minivox", len(splits)), FEW_CLIPS if tiny else CLIPS
+    make(work / "minivox", work / "base_speech" / "minivox", people, splits, clips)

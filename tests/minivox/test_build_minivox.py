@@ -30,7 +30,7 @@ def test_every_person_has_all_views_and_clips(tiny):
     people = manifest.persons()
     assert len(people) == 12
     assert len(manifest.faces()) == 12 * minivox.VIEWS
-    assert len(manifest.voices()) == 12 * minivox.CLIPS
+    assert len(manifest.voices()) == 12 * minivox.FEW_CLIPS
     for path in manifest.absolute(manifest.faces()):
         assert np.asarray(Image.open(path)).shape == (128, 128, 3)
     for path in manifest.absolute(manifest.voices()):
@@ -52,9 +52,9 @@ def test_the_table_tells_the_truth_about_the_persons(tiny):
 def test_a_second_run_makes_the_same(tiny, tmp_path):
     person = world.population("minivox", 3)[2]
     minivox.draw_faces(tmp_path, person)
-    minivox.record_voices(tmp_path, tiny.parent / "base_speech" / "minivox", person)
+    minivox.record_voices(tmp_path, tiny.parent / "base_speech" / "minivox", person, minivox.FEW_CLIPS)
     made = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert len(made) == minivox.VIEWS + minivox.CLIPS
+    assert len(made) == minivox.VIEWS + minivox.FEW_CLIPS
     for path in made:
         same = tiny / path.relative_to(tmp_path)
         if path.suffix == ".ogg":  # the container has a random serial number
