@@ -80,16 +80,6 @@ def read_layout(root: str | Path, max_bad: float = 0.05) -> Manifest:
     Raises:
         InputError: the root or its metadata is missing or malformed; nobody has both a face and a voice; more than a
             share of ``max_bad`` of the files is unusable.
-
-    Example:
-        >>> import tempfile
-        >>> root = Path(tempfile.mkdtemp())
-        >>> for file in ("vox1/origin_faces/Ada/0.png", "vox1/wav/id10001/v000/0.wav"):
-        ...     (root / file).parent.mkdir(parents=True)
-        ...     _ = (root / file).write_bytes(b"content is not read")
-        >>> _ = (root / "vox1_meta.csv").write_text("VoxCeleb1 ID\\tVGGFace1 ID\\tGender\\nid10001\\tAda\\tf\\n")
-        >>> read_layout(root).table[["person", "split", "kind"]].values.tolist()
-        [['Ada', 'train', 'face'], ['Ada', 'train', 'voice']]
     """
     import pandas as pd
 
@@ -134,7 +124,7 @@ def read_layout(root: str | Path, max_bad: float = 0.05) -> Manifest:
     bad = [f"{item}: {why}" for item, why in unusable if not why.startswith(SAME)]
     total = len(rows) + len(bad)
     if len(bad) > max_bad * total:
-        way_out = "mend them, or allow more (scan --max-bad)"
+        way_out = "mend them or take them away"
         raise InputError(f"{root}: {len(bad)} of {total} files unusable ({bad[0]}); {way_out}")
     return Manifest(root, pd.DataFrame(rows, columns=list(COLUMNS)), listed(unpaired + unusable))
 
