@@ -66,7 +66,8 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
 
     Args:
         vae, text_encoder, tokenizer, unet, scheduler: of a :class:`~v2f_core.diffusion.prior.Prior`.
-        speech_encoder, aligner: the one hears a window and gives v_spk; g_φ.
+        speech_encoder: hears a window, gives v_spk.
+        aligner: g_φ.
         guidance: classifier-free guidance scale, 3.0 in Arc2Face's sampler; the paper gives none.
         num_steps: of DPM-Solver++, 25 in the paper.
         clip_seconds: length of a window.
