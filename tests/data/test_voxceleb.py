@@ -112,7 +112,7 @@ def test_persons_and_files_that_are_not_used_are_listed_with_the_reason(root):
 def test_too_many_unusable_files_are_an_error(root):
     for i in range(7):  # 7 of 67 files
         write(root / f"vox1/wav/id10099/v000/{i}.txt")
-    with pytest.raises(InputError, match=r"7 of 67 files unusable .*mend them or take them away"):
+    with pytest.raises(InputError, match=r"7 of 67 files unusable .*mend them, or allow more \(scan --max-bad\)"):
         read_layout(root)
     assert len(read_layout(root, max_bad=0.11).left_out) == 7
 
@@ -284,14 +284,16 @@ def test_the_summary_says_who_is_there_and_who_is_not_and_why(whole):
     ]
 
 
-def test_the_command_writes_reports(whole, capsys):
-    (whole / "vox1/wav/id10000/v1/notes.txt").write_text("a note")
-    with pytest.raises(SystemExit) as stopped:
-        main(["scan", str(whole)])
-    assert stopped.value.code == 0
+def test_the_command_writes_reports_and_has_an_option_for_more_unusable_files(whole, capsys):
+    for i in range(20):
+        (whole / f"vox1/wav/{i}.txt").write_text("a note")
+    for options, code in ([], 2), (["--max-bad", "0.9"], 0):
+        with pytest.raises(SystemExit) as stopped:
+            main(["scan", str(whole), *options])
+        assert stopped.value.code == code
     assert "train: 17 persons" in capsys.readouterr().out
     assert len(from_csv(whole / "manifest.csv").persons("train")) == 17
-    assert len(pd.read_csv(whole / "left_out.csv")) == 2 + 1
+    assert len(pd.read_csv(whole / "left_out.csv")) == 2 + 20
 
 
 def test_a_table_may_lie_in_its_part_and_begin_with_a_byte_order_mark(whole):

@@ -124,7 +124,7 @@ def read_layout(root: str | Path, max_bad: float = 0.05) -> Manifest:
     bad = [f"{item}: {why}" for item, why in unusable if not why.startswith(SAME)]
     total = len(rows) + len(bad)
     if len(bad) > max_bad * total:
-        way_out = "mend them or take them away"
+        way_out = "mend them, or allow more (scan --max-bad)"
         raise InputError(f"{root}: {len(bad)} of {total} files unusable ({bad[0]}); {way_out}")
     return Manifest(root, pd.DataFrame(rows, columns=list(COLUMNS)), listed(unpaired + unusable))
 
