@@ -144,20 +144,6 @@ def test_detection_gives_landmarks_in_pixels_of_the_image_whatever_its_size(pack
     assert large.area == pytest.approx(16 * face.area, rel=1e-4)
 
 
-def test_faces_come_largest_first(image: np.ndarray) -> None:
-    class Detector:
-        """Stands in for insightface's: two faces, the surer one smaller."""
-
-        def prepare(self, **_: object) -> None: ...
-
-        def detect(self, _: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            boxes = np.array([[0, 0, 10, 10, 0.99], [0, 0, 50, 50, 0.6]], np.float32)
-            return boxes, np.stack([LANDMARKS, LANDMARKS + 1])
-
-    pack = FacePack(Detector(), None, Path("arcface.onnx"))
-    assert [round(face.score, 2) for face in pack.detect(image)] == [0.6, 0.99]
-
-
 def test_alignment_is_insightfaces(image: np.ndarray) -> None:
     from insightface.utils import face_align
 

@@ -254,7 +254,7 @@ def test_the_default_track_is_heard(tmp_path: Path) -> None:
     assert frequency(read_audio(tmp_path / "film.mkv")) == pytest.approx(700, abs=1)
 
 
-@pytest.mark.parametrize(("layout", "channels"), [("5.1", 6), ("7.1", 8), ("hexadecagonal", 16)])
+@pytest.mark.parametrize(("layout", "channels"), [("7.1", 8), ("hexadecagonal", 16)])
 def test_the_channels_of_a_film_are_told_apart(tmp_path: Path, layout: str, channels: int) -> None:
     """PyAV finds more planes than channels in a frame of eight and more; only one channel sounds."""
     import av
