@@ -127,7 +127,7 @@ def test_chapter_13_tells_it_word_for_word():
 
 
 def test_it_runs_alone(page, monkeypatch, capsys):
-    small = "--persons 130 --steps 3 --steps2 1 --faces 1"
+    small = "--persons 130 --steps 2 --steps2 1 --faces 1"
     monkeypatch.setattr(sys, "argv", [str(FILE), *small.split()])
     page.main()
     said = capsys.readouterr().out
