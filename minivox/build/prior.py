@@ -1,7 +1,7 @@
 """Stage `prior`: text encoder and UNet, trained together on the latents and ArcFace identities of the faces pool.
 
-Every fourth time the condition is the identity of *another* view of the same person: the model then draws the person
-and leaves pose and light to the noise. Every tenth condition is the null prompt, so that guidance is calibrated.
+Every tenth time the condition is the identity of *another* view of the same person: the model then draws the person
+and leaves pose and light to the noise. Every tenth is the null prompt, so that guidance is calibrated.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
 STEPS, BATCH, RATE = 20_000, 32, 1.2e-3
-STEPS_ON, RATE_ON = 4_000, 8e-4  # from a trained prior that `grow` put there
-FALLS_OVER = 0.3  # the last share of the steps, in which their size falls to nothing
-OTHER_VIEW, NULL = 0.25, 0.1
+STEPS_ON, RATE_ON = 20_000, 8e-4  # from a trained prior that `grow` put there
+FALLS_OVER = 0.4  # the last share of the steps, in which their size falls to nothing
+OTHER_VIEW, NULL = 0.1, 0.1
 SNR_LIMIT = 5.0  # min-SNR weighting (Hang et al., 2023): nearly clean latents teach little
 
 
