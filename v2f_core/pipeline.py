@@ -114,7 +114,7 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     def from_profile(
         cls, profile: str | Profile | None = None, device: str = "cpu", stage: int | None = None
     ) -> Vox2FacePipeline:
-        """The pipeline of a profile's parts: after Stage II where it was trained, with ``stage`` 1 before it.
+        """The pipeline of a profile's parts: after Stage II where it was trained, or after the ``stage``, 1 or 2.
 
         Raises:
             InputError: no such profile, or a part of it is missing or damaged.
@@ -122,7 +122,7 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         chosen = profile if isinstance(profile, Profile) else load_profile(profile)
         chosen.must_draw()
         prior = Prior.from_folder(chosen.part("prior"))
-        last = "aligner" if stage == 1 else chosen.last_stage
+        last = {None: chosen.last_stage, 1: "aligner", 2: "adapted"}[stage]
         folder = chosen.part(last)
         if last == "adapted":
             if (folder / "lora").is_dir():

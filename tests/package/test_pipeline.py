@@ -106,6 +106,11 @@ def test_faces_are_drawn_by_what_stage_two_made(adapted, pipe, voice):
     assert np.array_equal(pixels(first(voice, 1, generator=seeded())), pixels(pipe(voice, 1, generator=seeded())))
 
 
+def test_stage_two_is_not_replaced_by_stage_one_in_silence(tiny_profile):
+    with pytest.raises(InputError, match="adapted"):
+        Vox2FacePipeline.from_profile(tiny_profile, stage=2)
+
+
 def test_fused_adapters_leave_a_plain_prior(adapted, voice, tmp_path):
     pipe = Vox2FacePipeline.from_profile(adapted[0])
     assert not lora_parameters(pipe.prior)
