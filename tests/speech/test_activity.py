@@ -69,9 +69,9 @@ def test_the_detector_is_the_publishers_own():
 
 
 @settings(deadline=None, max_examples=10)
-@given(st.floats(0.9, 3), st.floats(0.9, 3), st.floats(0.9, 3), st.floats(-80, -55))
+@given(st.floats(0.9, 3), st.floats(0.9, 3), st.floats(0.9, 3), st.floats(-80, -58))
 def test_speech_is_found_where_it_was_put(before, between, after, background):
-    """Two stretches of 2 s; pauses are cut down to their margins."""
+    """Two stretches of 2 s; pauses are cut down to their margins. Louder white noise is speech to Silero at times."""
     pauses = [noise(seconds, background, seed) for seed, seconds in enumerate((before, between, after))]
     found = measure(np.concatenate([pauses[0], voice(2), pauses[1], voice(2), pauses[2]]))
     assert found.seconds == pytest.approx(4 + before + between + after, abs=0.001)
