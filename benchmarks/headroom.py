@@ -1,12 +1,11 @@
 """How much of a predicted identity is lost in the drawing? That is all that Stage II could win in the faces.
 
-    python benchmarks/headroom.py                # writes benchmarks/results/headroom.csv; 8 minutes of two cores
+    python benchmarks/headroom.py                # writes benchmarks/results/headroom.csv; 3 minutes of one core
 
 The headroom of an identity ẑ is H = cos(ẑ, z_arc) − cos(f_arc(x̂(ẑ)), z_arc): how much nearer to the speaker's face ẑ
 is than the faces drawn from it. Where it is not above 0, a critic that makes the faces agree
-with ẑ has nothing to give to their likeness. Drawn are the ẑ of Stage I, of cosine regression alone, and of Bayes: the
-mean of the training faces weighted by their likelihood given the true voice parameters. The oracle's ẑ is z_arc itself:
-its H is what the drawing costs where nothing is guessed.
+with ẑ has nothing to give to their likeness. Drawn are the ẑ of Stage I and of cosine regression alone. The oracle's ẑ
+is z_arc itself: its H is what the drawing costs where nothing is guessed.
 
 H has two parts. With f what f_arc recognises in a face drawn from ẑ, the mean cosine of faces is ‖E f‖ · cos(E f,
 z_arc), and ‖E f‖² is the mean cosine of two faces of one ẑ. "of their mean" is cos(E f, z_arc): what faces would have
@@ -28,7 +27,6 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from minivox.build.prior_report import to_bytes
-from minivox.ceilings import bayes
 from v2f_core.artefacts.files import atomic_write
 from v2f_core.artefacts.profiles import Profile, load_profile
 from v2f_core.data.voxceleb import open_dataset
@@ -78,7 +76,6 @@ def main() -> None:
         systems = {
             "Stage I": aligner(asked.pooled_voices()),
             "CosReg": cosreg(asked.pooled_voices()),
-            "Bayes, true voice parameters": torch.from_numpy(bayes(training, asked)),
             "oracle, true identity": asked.gallery(),
         }
     prior = Prior.from_folder(profile.part("prior")).requires_grad_(False)

@@ -1,5 +1,6 @@
 """The programs that measure: that they run, and that what they measure has the published size."""
 
+import importlib
 import json
 import os
 import re
@@ -24,16 +25,22 @@ from v2f_core.identity.arcface_torch import align_batch
 from v2f_core.studies.ablation import TABLES
 from v2f_core.studies.critics import CRITICS
 
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
 
 @pytest.fixture
 def programs(monkeypatch):
     """The folder of the benchmarks on the path, as it is for a program in it; no GPU."""
-    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    monkeypatch.syspath_prepend(BENCHMARKS)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     yield
-    names = ("gpu", "random_nets", "positions", "distances", "fuzz", "encodings_of_speech", "real_voices", "worlds")
-    for name in (*names, "draws", "posterior", "stage2_draws", "study"):
-        sys.modules.pop(name, None)
+    for path in BENCHMARKS.glob("*.py"):
+        sys.modules.pop(path.stem, None)
+
+
+def test_every_program_finds_what_it_imports(programs):
+    for path in BENCHMARKS.glob("*.py"):
+        importlib.import_module(path.stem)
 
 
 @pytest.mark.slow
