@@ -58,10 +58,8 @@ def measured(profile: Profile, validation: Pairs, seed: int) -> dict[str, object
         aligner = train_stage1(training, validation, settings, Path(folder), {})
     posterior = train_posterior(training, validation, aligner, {})
     voices, faces, sexes = validation.pooled_voices(), validation.gallery(), np.array(validation.sexes)
-    z, told = (
-        posterior.mean(voices),
-        own_log_prob(posterior, validation) - posterior.log_prior(validation.face[:].float()),
-    )
+    z = posterior.mean(voices)
+    nats = own_log_prob(posterior, validation) - posterior.log_prior(validation.face[:].float())
     scores = {"1:2 matching": z @ faces.T, "1:2 matching by ratio": posterior.log_ratio(faces, voices)}
     matching = {
         name: metrics.within(metrics.matching, score.double().numpy(), sexes).mean() for name, score in scores.items()
@@ -72,7 +70,7 @@ def measured(profile: Profile, validation: Pairs, seed: int) -> dict[str, object
         "seed": seed,
         "cosine": metrics.cosine(z.numpy(), faces.numpy()).mean(),
         **matching,
-        "nats": told.mean().item(),
+        "nats": nats.mean().item(),
     }
 
 

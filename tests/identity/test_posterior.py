@@ -232,9 +232,11 @@ def test_saved_and_loaded_it_is_the_same_and_of_other_parts_it_is_refused(aligne
     with pytest.raises(InputError, match="aligner_weights_sha256 differ"):
         IdentityPosterior.from_pretrained(tmp_path, Aligner(4, 8, 3).eval(), made)
     tensors = load_file(tmp_path / "model.safetensors")
-    save_file(tensors | {"face_mean": tensors["face_mean"].flatten()}, tmp_path / "model.safetensors")
-    with pytest.raises(InputError, match="cannot be read as a posterior's folder"):
-        IdentityPosterior.from_pretrained(tmp_path, aligner, made)
+    none = {name: tensors[name][:, :0].contiguous() for name in ("face_mean", "part")}  # shows in a draw alone
+    for damaged in (none, {"face_mean": tensors["face_mean"].flatten()}):
+        save_file(tensors | damaged, tmp_path / "model.safetensors")
+        with pytest.raises(InputError, match="cannot be read as a posterior's folder"):
+            IdentityPosterior.from_pretrained(tmp_path, aligner, made)
 
 
 @pytest.mark.parametrize(
