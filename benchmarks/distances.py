@@ -46,7 +46,7 @@ def measured_edges(persons: int) -> dict[str, float]:
     profile = load_profile("mini")
     inputs = load(profile, persons)
     bench = make_bench(inputs, profile, Drawing(10, profile.guidance), 1, "test", "cpu")
-    rows = controls.rows(bench, inputs.aligner, inputs.cosreg, (controls.ORACLE,))
+    rows = controls.rows(bench, inputs.aligner, (controls.ORACLE,))
     found = {row.name: row for row in rows}
     truth, best = bench.gallery.identities, bounds(inputs.test, inputs.training)
     oracle = found[controls.ORACLE]

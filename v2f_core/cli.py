@@ -6,8 +6,9 @@ import errno
 import os
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -25,6 +26,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+Out = Annotated[Path, typer.Option(help="Folder for the results.")]
 Device = Annotated[Literal["cpu", "cuda", "mps"], typer.Option(help="Where to compute.")]
 ProfileName = Annotated[str | None, typer.Option(help="mini, open or full; else V2F_PROFILE, else mini.")]
 EncoderName = Annotated[Literal["ast", "ecapa", "ge2e"] | None, typer.Option(help="Speech encoder; or the profile's.")]
@@ -37,7 +39,7 @@ def generate(
     voice: Annotated[Path, typer.Argument(help="A recording: WAV, FLAC, OGG, MP3 or M4A.")],
     num_images: Annotated[int, typer.Option("-n", "--num-images", min=1, help="How many faces.")] = 4,
     seed: Seed = 0,
-    out: Annotated[Path, typer.Option(help="Folder for the faces.")] = Path("outputs/generate"),
+    out: Out = Path("outputs/generate"),
     truncation: Annotated[float, typer.Option(min=0, max=1, help="1: draws of p(z | v); 0: all its mean.")] = 1.0,
     encoder: EncoderName = None,
     profile: ProfileName = None,
@@ -51,15 +53,12 @@ def generate(
 
 
 @app.command()
-def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the gallery and the table.")] = Path("outputs/demo"),
-    profile: ProfileName = None,
-) -> None:
+def demo(out: Out = Path("outputs/demo"), profile: ProfileName = None) -> None:
     """The main job on the built-in data: voices to faces, a gallery and a table."""
     chosen = open_profile(profile)
     from v2f_core.app.demo import demo
 
-    demo(out=out, profile=chosen)
+    demo(out, chosen)
 
 
 @app.command()
@@ -78,7 +77,7 @@ def extract(
 
 @app.command()
 def stage1(
-    out: Annotated[Path, typer.Option(help="Folder for the aligner and its history.")] = Path("runs/stage1"),
+    out: Out = Path("runs/stage1"),
     steps: Steps = None,
     seed: Seed = 0,
     profile: ProfileName = None,
@@ -90,7 +89,7 @@ def stage1(
     """Stage I: the aligner, on stored embeddings or from waveforms; goes on where it was stopped."""
     if unfreeze is None and aligner:
         raise InputError("--aligner belongs to --unfreeze; give it too (0 trains the aligner alone)")
-    chosen = open_profile(profile, device, encoder, threads=None)
+    chosen = open_profile(profile, device, encoder, one_thread=False)
     from v2f_core.app import train
 
     if unfreeze is None:
@@ -101,7 +100,7 @@ def stage1(
 
 @app.command()
 def posterior(
-    out: Annotated[Path, typer.Option(help="Folder for the posterior.")] = Path("runs/posterior"),
+    out: Out = Path("runs/posterior"),
     aligner: Annotated[Path | None, typer.Option(help="The aligner's folder; else the profile's.")] = None,
     profile: ProfileName = None,
     device: Device = "cpu",
@@ -116,7 +115,7 @@ def posterior(
 
 @app.command()
 def stage2(
-    out: Annotated[Path, typer.Option(help="Folder for aligner, LoRA and histories.")] = Path("runs/stage2"),
+    out: Out = Path("runs/stage2"),
     aligner: Annotated[Path | None, typer.Option(help="Folder of Stage I's aligner; else the profile's.")] = None,
     mode: Annotated[
         Literal["paper", "denoise", "teacher", "contrast", "cycle", "likeness"] | None,
@@ -132,7 +131,7 @@ def stage2(
     """Stage II: aligner and LoRA together, with the prior as critic; goes on where it was stopped."""
     if mode == "contrast" and gradient_checkpointing:  # it would compute again with adapters that were frozen before
         raise InputError("--mode contrast and --gradient-checkpointing do not go together; leave one out")
-    chosen = open_profile(profile, device, encoder, threads=None)
+    chosen = open_profile(profile, device, encoder, one_thread=False)
     from v2f_core.app.train import stage2
 
     stage2(chosen, out, aligner, mode, steps, gradient_checkpointing, seed, device)
@@ -140,7 +139,7 @@ def stage2(
 
 @app.command()
 def evaluate(
-    out: Annotated[Path, typer.Option(help="Folder for tables and report.")] = Path("outputs/evaluate"),
+    out: Out = Path("outputs/evaluate"),
     systems: Annotated[str, typer.Option(help="Rows with faces: names, all, or none.")] = "w/o DSC (Stage I)",
     draws: Annotated[int, typer.Option(min=1, help="Faces a person and row.")] = 1,
     steps: Annotated[int, typer.Option(min=1, help="Solver steps of a face.")] = 10,
@@ -154,17 +153,15 @@ def evaluate(
 ) -> None:
     """Every system beside its controls: tables and a page to look at; goes on where it was stopped."""
     chosen = open_profile(profile, device, encoder)
-    from v2f_core.app.evaluate import chosen_rows, evaluate
+    from v2f_core.app.evaluate import evaluate
 
-    rows = chosen_rows(systems)
-    page = evaluate(out, chosen, rows, draws, steps, limit, stage2 or [], seed, tune, device)
-    print(f"tables and report: {page}")
+    evaluate(out, chosen, systems, draws, steps, limit, stage2 or (), seed, tune, device)
 
 
 @app.command()
 def ablate(
     table: Annotated[Literal["table4", "modes", "rank"], typer.Argument(help="Which; see v2f_core.studies.ablation.")],
-    out: Annotated[Path, typer.Option(help="Folder for the runs and, in it, the results.")] = Path("runs/ablate"),
+    out: Out = Path("runs/ablate"),
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from 0.")] = 3,
     steps: Steps = None,
     persons: Annotated[int, typer.Option(min=10, help="Persons at most, women and men alike.")] = 1000,
@@ -172,19 +169,18 @@ def ablate(
     device: Device = "cpu",
 ) -> None:
     """A table of ablations over seeds: trained, drawn, measured; goes on where it was stopped."""
-    chosen = open_profile(profile, device, threads=None)
+    chosen = open_profile(profile, device, one_thread=False)
     from v2f_core.app.ablate import Plan, run_table
-    from v2f_core.studies import ablation
+    from v2f_core.studies.ablation import TABLES
 
-    page = run_table(table, ablation.TABLES[table], seeds, Plan(chosen, out, steps, persons, device=device))
-    print(page.read_text(encoding="utf-8"))
-    print(f"results: {page.parent}")
+    page = run_table(table, TABLES[table], seeds, Plan(chosen, out, steps, persons, device=device))
+    print(f"{page.read_text(encoding='utf-8')}\nresults: {page.parent}")
 
 
 @app.command()
 def own(
     folder: Annotated[Path, typer.Argument(help="Folder with pairs.csv, or with a folder for each person.")],
-    out: Annotated[Path, typer.Option(help="Folder for the tables.")] = Path("outputs/own"),
+    out: Out = Path("outputs/own"),
     deals: Annotated[int, typer.Option(min=1, help="How often persons are dealt into folds.")] = 4,
     steps: Steps = None,
     seed: Seed = 0,
@@ -192,10 +188,10 @@ def own(
     device: Device = "cpu",
 ) -> None:
     """Your own recordings and photographs: from a folder to Stage I's table, each person tested by others' aligners."""
-    chosen = own_profile(folder, profile, device)
+    chosen = open_profile(profile, device, data=folder)
     from v2f_core.app.own import own
 
-    print(f"tables: {own(chosen, out, deals, steps, seed, device).parent}")
+    own(chosen, out, deals, steps, seed, device)
 
 
 @app.command()
@@ -205,11 +201,10 @@ def forget(
     out: Annotated[Path, typer.Option(help="Folder of own's tables.")] = Path("outputs/own"),
 ) -> None:
     """Remove a person who withdraws: files, rows of tables, stored embeddings."""
-    chosen = own_profile(folder, "open")
+    chosen = open_profile("open", data=folder)
     from v2f_core.app.own import forget
 
-    for line in forget(chosen, person, out):
-        print(f"removed: {line}")
+    print("\n".join(f"removed: {line}" for line in forget(chosen, person, out)))
     print("Copies, backups and other outputs are yours to remove. What was trained rests on this person: train again.")
 
 
@@ -220,11 +215,10 @@ def scan(
     profile: Annotated[str | None, typer.Option(help="open or full; else V2F_PROFILE, else full.")] = None,
 ) -> None:
     """Look a dataset through: who is in it, who is not and why, the split; VoxCeleb's gets a manifest.csv."""
+    chosen = open_profile(profile or os.environ.get("V2F_PROFILE") or "full")
     from v2f_core.data.voxceleb import scan, summary
 
-    chosen = open_profile(profile or os.environ.get("V2F_PROFILE") or "full")
-    for line in summary(scan(root or chosen.dataset, max_bad)):
-        print(line)
+    print("\n".join(summary(scan(root or chosen.dataset, max_bad))))
 
 
 @app.command()
@@ -249,28 +243,34 @@ def fetch(
         question = "Do you agree, and is your use within these terms? (--accept agrees beforehand)"
         return accept or typer.confirm(question, err=True)
 
-    root, failures = open_profile("full").aligner.parent, []
+    root, failures = open_profile("full").aligner.parent, {}
     for part in parts or ORIGINS:
         try:
             for line in fetch(part, root / part, agree, local):
                 print(f"{part}/{line}")
         except InputError as error:
-            failures.append(str(error))
+            failures[str(error)] = part
     if failures:
-        raise InputError("; ".join(dict.fromkeys(failures)))
+        raise InputError("; ".join(failures))
 
 
-def open_profile(name: str | None, device: str = "cpu", encoder: str | None = None, threads: int | None = 1) -> Profile:
-    """Load the profile, with another speech encoder if one is named, and check that the device is there.
+def open_profile(
+    name: str | None, device: str = "cpu", encoder: str | None = None, data: Path | None = None, one_thread: bool = True
+) -> Profile:
+    """The profile, with another speech encoder or a folder of one's own data if they are named; the device is there.
 
     The small nets of all profiles but the full one compute with one thread: two only wait for each other. Trainings
-    (``threads=None``) take all, and the user's own OMP_NUM_THREADS is kept.
+    take all, and the user's own OMP_NUM_THREADS is kept.
     """
     from v2f_core.artefacts.profiles import load_profile
 
     profile = load_profile(name).with_encoder(encoder)
-    if threads and profile.name != "full":
-        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    if data and not data.is_dir():
+        raise InputError(f"{data}: no such folder; give one with pairs.csv, or with a folder for each person, in it")
+    if data:
+        profile = replace(profile, dataset=data.absolute(), dataset_is_packed=False, own_data=True)
+    if one_thread and profile.name != "full":
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
     if device != "cpu":
         import torch
 
@@ -281,26 +281,11 @@ def open_profile(name: str | None, device: str = "cpu", encoder: str | None = No
     return profile
 
 
-def own_profile(folder: Path, name: str, device: str = "cpu") -> Profile:
-    """A profile with a folder of one's own as its dataset."""
-    from dataclasses import replace
-
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; give one with pairs.csv, or with a folder for each person, in it")
-    return replace(open_profile(name, device), dataset=folder.absolute(), dataset_is_packed=False, own_data=True)
-
-
-def in_a_line(message: Warning | str, category: type[Warning], *where: Any, **line: Any) -> str:
-    """A warning as a note."""
-    kind = "" if category.__module__.startswith("v2f_core") else f"{category.__name__}: "
-    return f"note: {kind}{' '.join(str(message).split())}\n"
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; what a user can mend is one line on stderr and exit code 2."""
     # read once, when torch is imported; waiting threads that spin take the cores from those that work
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    warnings.formatwarning = in_a_line
+    warnings.formatwarning = lambda message, *where, **line: f"note: {' '.join(str(message).split())}\n"
     try:
         app(arguments, prog_name="python -m v2f_core")
     except (InputError, OSError) as error:

@@ -130,7 +130,7 @@ def test_evaluate_makes_stage_1s_table_of_the_shipped_set_and_says_what_is_left_
     (tmp_path / "few").mkdir()
     manifest.table[manifest.table.person.isin(few)].to_csv(tmp_path / "few" / "manifest.csv", index=False)
     (tmp_path / "few" / READY).symlink_to(manifest.root / READY)
-    evaluate(tmp_path / "out", replace(profile, dataset=tmp_path / "few"), systems=(), limit=8)
+    evaluate(tmp_path / "out", replace(profile, dataset=tmp_path / "few"), systems="none", limit=8)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["stage1.csv", "stage1.md"]
     table = pd.read_csv(tmp_path / "out" / "stage1.csv").set_index(["gallery", "system"])
     assert table.loc["all", "full"]["n"] == 8

@@ -7,7 +7,8 @@ same noise under every system of a seed. A system's guidance is chosen with the 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -60,29 +61,23 @@ class Plan:
 
     def run(self, system: str, seed: int) -> Path:
         """The folder in which a system is trained with a seed, such as "no-DSC-0"."""
-        letters = [letter if letter.isalnum() or letter == "_" else " " for letter in system.replace("w/o", "no")]
-        return self.folder / "-".join([*"".join(letters).split(), str(seed)])
+        return self.folder / "-".join([*re.findall(r"\w+", system.replace("w/o", "no")), str(seed)])
 
 
 class Kit(NamedTuple):
-    """The data and networks of a run: persons with latents for training and validation, the persons who are drawn with
-    a photo of each, a prior without adapters, scorers, and f_arc with gradients."""
+    """The data and networks of a run."""
 
     training: FacePairs
     validation: FacePairs
-    test: Pairs
-    photos: list[Path]
-    prior: Prior
+    test: Pairs  # the persons who are drawn,
+    photos: list[Path]  # with a photo of each
+    prior: Prior  # without adapters
     scorer: Scorer
-    arcface: nn.Module
+    arcface: nn.Module  # f_arc with gradients
 
 
 def run_table(name: str, rows: Sequence[Ablation], seeds: int, plan: Plan) -> Path:
-    """:func:`ablate`, written into ``results`` in the plan's folder: persons, summary, picture; returns the Markdown.
-
-    Raises:
-        InputError: a part of the profile cannot be used; a loss was not finite.
-    """
+    """:func:`ablate`, written into the plan's folder ``results``: persons, summary, picture; returns the Markdown."""
     results, name = plan.folder / "results", name if plan.split == "test" else f"{name}_{plan.split}"
     forest(save(ablate(rows, seeds, plan), name, results, SHOWN), SHOWN, WITHOUT).savefig(results / f"{name}.png")
     return results / f"{name}.md"
@@ -102,8 +97,11 @@ def measured(row: Ablation, seed: int, plan: Plan) -> pd.DataFrame:
     """The tidy rows of one system with one seed, from its folder, or trained, drawn and measured now."""
     run = plan.run(row.system, seed)
     done = run / f"{plan.split}-{plan.persons}" / "persons.csv"
-    common = {"steps": plan.steps, "drawn_steps": plan.drawn_steps, "row": row.described, "seed": seed}
-    claim(run, common | made_of(plan.profile))
+    settings = {"steps": plan.steps, "drawn_steps": plan.drawn_steps, "row": row.described, "seed": seed}
+    settings, claim = settings | made_of(plan.profile), run / "plan.json"
+    if claim.exists() and read_json(claim, "delete it and run this again") != json.loads(json.dumps(settings)):
+        raise InputError(f"{run}: holds a run with other settings; choose another folder with --out, or delete it")
+    write_json(claim, settings)
     if not done.exists():
         rows = _run(row, seed, plan, run)
         with atomic_write(done) as temporary:
@@ -127,23 +125,13 @@ def open_kit(plan: Plan) -> Kit:
     test = everybody.only(first_of_each_sex(everybody.sexes, min(plan.persons, len(everybody.persons))))
     photos = [paths[0] for paths in photographs(manifest, faces, test, plan.split)]
     scorer = Scorer(pack, Judge.from_folder(profile.part("judge"), plan.device))
-    arcface = differentiable_arcface(pack.arcface_path)
-    return Kit(training, validation, test, photos, prior, scorer, arcface)
-
-
-def claim(folder: Path, plan: Mapping[str, object]) -> None:
-    """Write the settings of a folder's run into its plan.json; a folder of other settings is refused."""
-    path = folder / "plan.json"
-    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(plan)):
-        raise InputError(f"{folder}: holds a run with other settings; choose another folder with --out, or delete it")
-    write_json(path, plan)
+    return Kit(training, validation, test, photos, prior, scorer, differentiable_arcface(pack.arcface_path))
 
 
 def made_of(profile: Profile) -> dict[str, object]:
     """The settings of a profile that decide a run, and hashes of its weights (wherever the files are)."""
     weights = {part: hash_once(profile.part(part)) for part in (profile.encoder, "prior", "faces", "judge")}
-    clips = [profile.clip_seconds, profile.ast_frames]
-    stages = {"stage1": dict(profile.stage1), "stage2": dict(profile.stage2)}
+    clips, stages = [profile.clip_seconds, profile.ast_frames], {"stage1": profile.stage1, "stage2": profile.stage2}
     return {"dataset": str(profile.dataset), "clips": clips, **weights, **stages}
 
 
@@ -160,9 +148,8 @@ def _run(row: Ablation, seed: int, plan: Plan, folder: Path) -> pd.DataFrame:
     def draw(pairs: Pairs, guidance: float, number: int = 0, count: int | None = None) -> Faces:
         with torch.no_grad():
             conditions = condition(pairs.pooled_voices()[:count])
-        drawing, persons = Drawing(plan.drawn_steps, guidance, seed), pairs.persons[:count]
-        place = folder / "faces"
-        return draw_faces(kit.prior, conditions, persons, kit.scorer, place, hashes, drawing, number, row.system)
+        drawing, who = Drawing(plan.drawn_steps, guidance, seed), (pairs.persons[:count], kit.scorer)
+        return draw_faces(kit.prior, conditions, *who, folder / "faces", hashes, drawing, number, row.system)
 
     validation, test = kit.validation.pairs, kit.test
     guidance = _guidance(row, seed, plan, lambda scale: draw(validation, scale).identities, validation)
@@ -178,15 +165,13 @@ def _train(
     row: Ablation, seed: int, plan: Plan, kit: Kit, folder: Path
 ) -> Callable[[Float[Tensor, "n speaker"]], Tensor]:
     """Train a system; returns the map from pooled voices to conditions, and leaves the adapters on the kit's prior."""
-    settings = row.settings(plan.profile, seed, plan.steps)
+    settings, faces = row.settings(plan.profile, seed, plan.steps), (kit.training, kit.validation)
     if row.speech:
-        return train_speech_condition(
-            kit.prior, kit.training, folder / "speech.pt", settings.steps, settings.batch, seed
-        )
-    persons = kit.training.pairs, kit.validation.pairs
+        where = folder / "speech.pt"
+        return train_speech_condition(kit.prior, kit.training, where, settings.steps, settings.batch, seed)
+    persons = (pairs.pairs for pairs in faces)
     aligner = train_stage1(*persons, settings.identity, folder / "stage1", {}, plan.device)
-    nets, faces = (aligner, kit.prior, kit.arcface), (kit.training, kit.validation)
-    critic = row.critic or paper  # without L_self it is only recorded
+    nets, critic = (aligner, kit.prior, kit.arcface), row.critic or paper  # without L_self it is only recorded
     return train_stage2(*nets, *faces, settings, folder / "stage2", {}, plan.device, critic=critic).cpu()
 
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from v2f_core.app.evaluate import stage1_table
 from v2f_core.app.generate import draw_faces, line, provenance, save_gallery
 from v2f_core.artefacts.files import check_writable, png_text, safe_name, staged
-from v2f_core.artefacts.profiles import MINI_ASSETS, Profile, load_profile
+from v2f_core.artefacts.profiles import MINI_ASSETS, Profile
 from v2f_core.data.manifest import Manifest
 from v2f_core.data.voxceleb import open_dataset
 from v2f_core.evaluation import tables
@@ -44,9 +44,8 @@ class Speaker(NamedTuple):
     of_dataset: bool = True
 
 
-def demo(out: str | Path = "outputs/demo", profile: str | Profile | None = None) -> Path:
+def demo(out: Path, settings: Profile) -> None:
     """Write ``gallery.png``, ``table.csv``, ``table.md`` and every generated face into a folder."""
-    settings, out = profile if isinstance(profile, Profile) else load_profile(profile), Path(out)
     settings.must_draw()
     check_writable(out)
     began = time.perf_counter()
@@ -66,7 +65,6 @@ def demo(out: str | Path = "outputs/demo", profile: str | Profile | None = None)
     for (where, size), part in table.groupby(["gallery", "gallery size"], sort=False):
         print(f"\nGallery: {where} ({size} faces)\n{tables.plain(part, SHOWN)}")
     print(f"{out / 'gallery.png'}, {out / 'table.md'}: {time.perf_counter() - began:.0f} s")
-    return out / "gallery.png"
 
 
 def speakers(manifest: Manifest, test: Pairs, clip_seconds: float) -> Iterator[Speaker]:

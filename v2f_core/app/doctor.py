@@ -24,8 +24,10 @@ FOR_GPUS = {"onnxruntime": "onnxruntime-gpu"}  # the same module under another n
 FRAGILE = ("torch", "torchaudio", "torchvision", "onnxruntime", "cv2", "soundfile", "av")
 # they fill one folder, cv2; the first needs no screen
 OPENCVS = ("opencv-python-headless", "opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless")
-# pyproject.toml's; of the torch packages only such threes belong together
-OPENCV, TORCHES = "5.0.0.93", "torch==2.11.0 torchaudio==2.11.0 torchvision==0.26.0"
+# the remedies name pyproject.toml's versions; of the torch packages only such threes belong together
+MEND_TORCH = "pip install torch==2.11.0 torchaudio==2.11.0 torchvision==0.26.0 (with make: make clean setup)"
+MEND_OPENCV = f"pip uninstall --yes {' '.join(OPENCVS[1:])}, "
+MEND_OPENCV += f"then pip install --force-reinstall --no-deps {OPENCVS[0]}==5.0.0.93"
 
 
 class Check(NamedTuple):
@@ -74,22 +76,12 @@ def packages() -> Iterator[Check]:
         try:
             import_module(name)
         except (ImportError, OSError, RuntimeError) as error:
+            remedy = MEND_TORCH if name.startswith("torch") else f"pip install --force-reinstall {name}"
             line = str(error).strip().split("\n")[0]
-            yield Check(f"import {name}", f"fails: {line}", mend_import(name))
+            yield Check(f"import {name}", f"fails: {line}", MEND_OPENCV if name == "cv2" else remedy)
     versions = {name: installed(name) for name in OPENCVS if installed(name)}
     if len(set(versions.values())) > 1:  # each has overwritten files of the other
-        yield Check("OpenCV", " and ".join(map(" ".join, versions.items())), mend_import("cv2"))
-
-
-def mend_import(name: str) -> str:
-    """The command for a package that is installed and cannot be imported."""
-    if name == "cv2":
-        others = " ".join(other for other in OPENCVS[1:] if installed(other))
-        before = f"pip uninstall --yes {others}, then " if others else ""
-        return f"{before}pip install --force-reinstall --no-deps {OPENCVS[0]}=={OPENCV}"
-    if name.startswith("torch"):
-        return f"their versions must belong together: pip install {TORCHES} (with make: make clean setup)"
-    return f"pip install --force-reinstall {name}"
+        yield Check("OpenCV", " and ".join(map(" ".join, versions.items())), MEND_OPENCV)
 
 
 def installed(name: str) -> str:
@@ -105,12 +97,11 @@ def device() -> Iterator[Check]:
         import onnxruntime
         import torch
     except (ImportError, OSError):
-        yield Check("torch", "", "see above")
-        return
+        return  # named above
     if torch.cuda.is_available():
-        memory = torch.cuda.get_device_properties(0).total_memory / 2**30
         on_gpu = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
         faces = "CUDA" if on_gpu else "the CPU: install onnxruntime-gpu in its place"
+        memory = torch.cuda.get_device_properties(0).total_memory / 2**30
         yield Check("GPU", f"{torch.cuda.get_device_name(0)}, {memory:.0f} GiB (ONNX Runtime uses {faces})")
     elif torch.backends.mps.is_available():
         yield Check("GPU", "Apple, through MPS")
@@ -127,7 +118,7 @@ def parts(name: str) -> Iterator[Check]:
     elif name == "mini":
         yield from (part(profile, needed) for needed in PARTS)
         own = profile.with_encoder(profile.own_voices)  # people's own recordings go through these
-        for needed in () if own is profile else (own.encoder, "aligner", "posterior"):
+        for needed in (own.encoder, "aligner", "posterior"):
             yield part(own, needed)._replace(name=getattr(own, needed).name)
     else:
         unneeded = {*OPTIONAL, "judge", *({"ast", "ecapa"} - {profile.encoder})}  # one speech encoder is enough
@@ -161,10 +152,7 @@ def dataset(profile: Profile) -> Check:
             target = unpacked_folder(packed=root)
             state = f"unpacked in {target}" if target.is_dir() else f"packed; first use unpacks it into {target}"
             return Check("dataset", f"MiniVox, {state}")
-        if not root.is_dir():
-            remedy = f"put or link HQ-VoxCeleb's faces and VoxCeleb's audio to {root}; see data_cards/hq_voxceleb.md"
-            return Check("dataset", "", remedy)
         lists = [name for name in LISTS if (root / name).is_file()][:1] or parts_of(root)
         return Check("dataset", f"{' and '.join(lists)} in {root}")
     except InputError as error:
-        return Check("dataset", str(root) if root.is_dir() else "", str(error))
+        return Check("dataset", str(root) if root.is_dir() else "", f"{error}; see data_cards/hq_voxceleb.md")

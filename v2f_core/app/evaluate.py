@@ -32,7 +32,7 @@ from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.faces import FacePack
 from v2f_core.identity.posterior import IdentityPosterior
 from v2f_core.pipeline import made_from
-from v2f_core.training.embeddings import READY, Embeddings, embed_dataset
+from v2f_core.training.embeddings import Embeddings, embed_dataset
 from v2f_core.training.pairs import Pairs, pair_up
 
 NO_FACES = (
@@ -52,17 +52,12 @@ class Inputs(NamedTuple):
     posterior: IdentityPosterior | None
     training: Pairs
     test: Pairs
-    beyond: int  # test persons beyond the limit
-
-    def validation(self) -> Pairs:
-        """The validation persons; a dataset of one's own may have none."""
-        return pair_up(self.manifest, self.voices, self.faces, "val")
 
 
 def evaluate(
     out: Path,
     profile: Profile,
-    systems: Collection[str] = (controls.NO_DSC,),
+    systems: str = controls.NO_DSC,
     draws: int = 1,
     steps: int = 10,
     limit: int | None = None,
@@ -74,44 +69,38 @@ def evaluate(
     """Stage I's table, tables of all systems and controls, and a report; docs/evaluation.md describes the files.
 
     For a profile without a prior, or a dataset without photographs, Stage I's table is all there is. Else drawn faces
-    are kept in the cache: a killed run goes on, and more systems can be added later. Returns the page.
+    are kept in the cache: a killed run goes on, and more systems can be added later. Returns the page. The arguments
+    are those of the command.
 
-    Args:
-        systems: the rows with drawn faces, of `controls.DRAWABLE`.
-        draws: faces a person and system.
-        steps, seed: of the sampler, with the profile's guidance.
-        limit: the largest number of test persons, half of each sex.
-        stage2: folders of trained Stages II, each a row.
-        tune: choose each row's guidance on the validation persons, from `controls.GUIDANCES`.
     Raises:
         InputError: an input cannot be used; a person is in two splits.
     """
+    drawn = chosen_rows(systems)
     if stage2 or tune:
         profile.must_draw()
     check_writable(out)
     inputs = load(profile, limit, device)
     ridge = ridge_rows(inputs.training, inputs.test)
     table = stage1_table(inputs.aligner, inputs.training, inputs.test, inputs.posterior, ridge)
-    note = NO_FACES if profile.prior is None else "" if has_photographs(inputs.manifest) else NO_PHOTOGRAPHS
+    photographed = inputs.manifest.absolute(inputs.manifest.faces())[0].is_file()  # not so in MiniVox-L
+    note = NO_FACES if profile.prior is None else "" if photographed else NO_PHOTOGRAPHS
     if note and inputs.posterior is None:
         note += NO_POSTERIOR
     tables.save_identity_table(table, out, note=note)
     if note:
-        print(note, end="")
+        print(f"{note}table: {out / 'stage1.md'}")
         return out / "stage1.md"
     drawing = Drawing(steps, profile.guidance, seed)
     bench = make_bench(inputs, profile, drawing, draws, "test", device)
     scorers = {name: profile.part(name) for name in (key.removesuffix("_sha256") for key in bench.hashes)}
     notes = check_splits(inputs.training, inputs.test, scorers, all_known=known(inputs.test))
-    if inputs.beyond:
-        notes.append(f"{inputs.beyond} persons of the test split are beyond the limit")
     learned, here = inputs.aligner.provenance.get("persons"), len(inputs.training.persons)
     if learned not in (None, here):
         notes.append(f"the aligner was trained on {learned} persons, ridge regression on this dataset's {here}")
     trained = [Stage2.from_folder(folder, profile.part("prior"), device) for folder in stage2]
 
     def rows(of: Bench) -> Iterator[System]:
-        return controls.rows(of, inputs.aligner, systems, trained)
+        return controls.rows(of, inputs.aligner, drawn, trained)
 
     if tune:
         scores = controls.tuned(make_bench(inputs, profile, drawing, 1, "val", device), rows)
@@ -121,15 +110,14 @@ def evaluate(
             notes.append(f"{name}: guidance {bench.guidance[name]:g}, by the validation persons' cosines {cosines}")
     ceilings = bounds(inputs.test, inputs.training) if known(inputs.test) and known(inputs.training) else {}
     ratio = log_ratio(inputs.posterior)
-    content = Evaluation(bench, inputs.manifest, profile, list(rows(bench)), ceilings, notes, ratio)
-    return write_report(content, out)
+    page = write_report(Evaluation(bench, inputs.manifest, profile, list(rows(bench)), ceilings, notes, ratio), out)
+    print(f"tables and report: {page}")
+    return page
 
 
-def chosen_rows(text: str) -> tuple[str, ...]:
+def chosen_rows(text: str) -> Collection[str]:
     """The names of rows from the command line: separated by commas, or "all", or "none"."""
-    if text.strip() in ("all", "none"):
-        return DRAWABLE if text.strip() == "all" else ()
-    names = tuple(name.strip() for name in text.split(","))
+    names = {"all": list(DRAWABLE), "none": []}.get(text, [name.strip() for name in text.split(",")])
     if unknown := [name for name in names if name not in DRAWABLE]:
         raise InputError(f"{unknown[0]}: no row that can be drawn; choose of {', '.join(DRAWABLE)}")
     return names
@@ -143,13 +131,7 @@ def load(profile: Profile, limit: int | None = None, device: str = "cpu") -> Inp
     voices, faces = embed_dataset(profile, manifest, device)
     training, everybody = (pair_up(manifest, voices, faces, split) for split in ("train", "test"))
     test = everybody if limit is None else everybody.only(first_of_each_sex(everybody.sexes, limit))
-    beyond = len(everybody.persons) - len(test.persons)
-    return Inputs(manifest, voices, faces, aligner, posterior, training, test, beyond)
-
-
-def has_photographs(manifest: Manifest) -> bool:
-    """Whether a dataset's photographs are there; MiniVox-L ships as embeddings alone."""
-    return not (manifest.root / READY).is_dir() or manifest.absolute(manifest.faces())[0].is_file()
+    return Inputs(manifest, voices, faces, aligner, posterior, training, test)
 
 
 def posterior_for(profile: Profile, aligner: Aligner) -> IdentityPosterior | None:
@@ -167,18 +149,18 @@ def log_ratio(posterior: IdentityPosterior | None) -> tables.Ratio | None:
 
 def make_bench(inputs: Inputs, profile: Profile, drawing: Drawing, draws: int, split: str, device: str) -> Bench:
     """Prior, scorers, the photographs of a split's persons, and the cache folder for drawn faces."""
-    pack, parts = FacePack.from_folder(profile.part("faces"), device), ["faces"]
+    pack, parts = FacePack.from_folder(profile.part("faces"), device), ["prior", "faces"]
     judge = second = None
     with suppress(InputError):  # without a judge the report notes that VFS is missing
         judge, parts = Judge.from_folder(profile.part("judge"), device), [*parts, "judge"]
     with suppress(InputError):  # else the judge's features are the second scorer
         second, parts = FacePack.from_folder(profile.part("scorer"), device), [*parts, "scorer"]
-    persons = inputs.test if split == "test" else inputs.validation()
-    hashes = {f"{part}_sha256": folder_hash(profile.part(part)) for part in ("prior", *parts)}
+    persons = inputs.test if split == "test" else pair_up(inputs.manifest, inputs.voices, inputs.faces, split)
+    hashes = {f"{part}_sha256": folder_hash(profile.part(part)) for part in parts}
     prior = Prior.from_folder(profile.part("prior"), device).requires_grad_(False)
     photos = photographs(inputs.manifest, inputs.faces, persons, split)
-    scorer = Scorer(pack, judge, second)
-    return Bench(inputs.training, persons, photos, prior, scorer, cache_folder() / "drawn", hashes, drawing, draws)
+    nets = prior, Scorer(pack, judge, second)
+    return Bench(inputs.training, persons, photos, *nets, cache_folder() / "drawn", hashes, drawing, draws)
 
 
 def stage1_table(

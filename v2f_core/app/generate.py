@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from jaxtyping import Float32
@@ -30,7 +31,7 @@ from v2f_core.artefacts.files import (
     versions,
     write_json,
 )
-from v2f_core.artefacts.profiles import Profile, load_profile
+from v2f_core.artefacts.profiles import Profile
 from v2f_core.data.packed import unpacked_folder
 from v2f_core.errors import InputError
 from v2f_core.identity.posterior import check_truncation
@@ -38,19 +39,17 @@ from v2f_core.pipeline import Vox2FaceOutput, Vox2FacePipeline
 from v2f_core.show.plots import GalleryRow, gallery
 from v2f_core.speech.audio import AudioWarning, hear
 
-WHOM = {
-    True: "identities drawn from p(z | v), one a face: persons who could have this voice",
-    False: "the point estimate of the identity, on every face",
-}
+DRAWS = "identities drawn from p(z | v), one a face: persons who could have this voice"
+ESTIMATE = "the point estimate of the identity, on every face"
 LONGEST_LABEL = 40  # signs of a recording's name on the contact sheet
 
 
 def generate(
-    voice: str | Path,
-    num_images: int = 4,
-    seed: int = 0,
-    out: str | Path = "outputs/generate",
-    profile: str | Profile | None = None,
+    voice: Path,
+    num_images: int,
+    seed: int,
+    out: Path,
+    profile: Profile,
     device: str = "cpu",
     truncation: float | int = 1.0,
     encoder: str | None = None,
@@ -58,27 +57,23 @@ def generate(
     """Draw faces for a recording into a folder; on any error the folder stays as it was.
 
     Writes ``<name>_<i>.png``, ``<name>_estimate.png`` (the face of ẑ, where the others show draws),
-    ``<name>_sheet.png`` and ``<name>.json``, whose path it returns; :func:`result_name` gives the name. Doubts about
-    the recording are printed on stderr and stand in the JSON.
+    ``<name>_sheet.png`` and ``<name>.json``, whose path it returns. Doubts about the recording are printed on stderr
+    and stand in the JSON. Without ``encoder`` the profile's hears the dataset's recordings, ``own_voices`` all others.
 
-    Args:
-        seed: with the recording's hash it gives each face its seed, so that two recordings get different persons.
-        truncation: 1 draws another identity for each face from p(z | v), 0 shows the point estimate on all.
-        encoder: the speech encoder; without one that of :func:`encoder_for`.
     Raises:
         InputError: the recording, the profile, its parts or the folder cannot be used.
     """
-    voice, out = Path(voice), Path(out)
-    chosen = profile if isinstance(profile, Profile) else load_profile(profile)
-    chosen.must_draw()
-    chosen = chosen.with_encoder(encoder or encoder_for(chosen, voice))
+    profile.must_draw()
+    dataset = unpacked_folder(packed=profile.dataset) if profile.dataset_is_packed else profile.dataset
+    of_dataset = voice.resolve().is_relative_to(dataset.resolve())
+    profile = profile.with_encoder(encoder or (None if of_dataset else profile.own_voices))
     check_truncation(truncation)
     check_writable(out)
     clock = [time.perf_counter()]
-    windows, heard, notes = listen(voice, chosen.clip_seconds)  # a bad recording fails before any model is loaded
+    windows, heard, notes = listen(voice, profile.clip_seconds)  # a bad recording fails before any model is loaded
     clock.append(time.perf_counter())
-    made = provenance(chosen)
-    pipe = Vox2FacePipeline.from_profile(chosen, device)
+    made = provenance(profile)
+    pipe = Vox2FacePipeline.from_profile(profile, device)
     clock.append(time.perf_counter())
     name, digest = printable(voice.name), sha256(voice)
     seeds = image_seeds(digest, seed, num_images)
@@ -102,10 +97,10 @@ def generate(
         report = {
             "notice": SYNTHETIC,
             "voice": {"file": name, "sha256": digest, "windows": result.windows, **heard},
-            "profile": chosen.name,
-            "encoder": chosen.encoder,
+            "profile": profile.name,
+            "encoder": profile.encoder,
             **made,
-            "faces_show": WHOM[result.truncation > 0],
+            "faces_show": DRAWS if result.truncation else ESTIMATE,
             "images": images,
             "sheet": f"{stem}_sheet.png",
             "identity": result.identity.double().numpy().round(7).tolist(),
@@ -118,20 +113,8 @@ def generate(
     return out / f"{stem}.json"
 
 
-def encoder_for(profile: Profile, voice: Path) -> str:
-    """The speech encoder of a recording: of one within the profile's dataset the dataset's, else people's own."""
-    root = unpacked_folder(packed=profile.dataset) if profile.dataset_is_packed else profile.dataset
-    within = voice.resolve().is_relative_to(root.resolve())
-    return profile.encoder if within else profile.own_voices or profile.encoder
-
-
 def image_seeds(digest: str, seed: int, count: int) -> list[int]:
-    """The seed of each face: with one ``seed`` for all, recordings of another SHA-256 ``digest`` get other persons.
-
-    Example:
-        >>> image_seeds("0000000a" + 56 * "0", 5, 3)
-        [15, 16, 17]
-    """
+    """The seed of each face: with one ``seed`` for all, recordings of another SHA-256 ``digest`` get other persons."""
     return [int(digest[:8], 16) + seed + i for i in range(count)]
 
 
@@ -161,7 +144,7 @@ def listen(path: Path, seconds: float) -> tuple[Float32[Tensor, "windows clip"],
         parts = "{:.2f} s before, {:.2f} s between and {:.2f} s after the speech were left out"
         doubts.append(parts.format(*activity.left_out))
     name = printable(path)
-    notes = [doubt if doubt.startswith(name) else f"{name}: {doubt}" for doubt in doubts]
+    notes = [f"{name}: {doubt.removeprefix(f'{name}: ')}" for doubt in doubts]
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     heard = {
@@ -198,8 +181,6 @@ def line(
 
 def save_gallery(rows: Sequence[GalleryRow], path: Path, made: dict[str, Any], title: str = "") -> None:
     """A picture with one line a recording: voice → true face | generated faces, labelled as synthetic."""
-    import matplotlib.pyplot as plt
-
     plt.switch_backend("Agg")
     figure = gallery(rows, title)
     figure.savefig(path, pil_kwargs={"pnginfo": png_text(made)})
@@ -210,19 +191,7 @@ def result_name(folder: Path, recording: Path, digest: str) -> str:
     """The beginning of the names of a recording's results.
 
     Only the recording's own earlier results are overwritten: where other files have its name, digits of its SHA-256,
-    ``digest``, are added.
-
-    Raises:
-        InputError: other files have every such name.
-
-    Example:
-        >>> import tempfile
-        >>> folder, digest = Path(tempfile.mkdtemp()), "e2c67f15" + 56 * "0"
-        >>> result_name(folder, folder / "ada.wav", digest)
-        'ada'
-        >>> _ = (folder / "ada.json").write_text("another's")
-        >>> result_name(folder, folder / "ada.wav", digest)
-        'ada-e2c67f15'
+    ``digest``, are added; an ``InputError`` where other files have every such name.
     """
     name = safe_name(recording.stem)
     for stem in (name, f"{name}-{digest[:8]}", f"{name}-{digest}"):

@@ -7,16 +7,17 @@ import shutil
 import sys
 import time
 from codecs import BOM_UTF8
-from itertools import pairwise
+from contextlib import suppress
+from itertools import groupby
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
+import torch
 
 from v2f_core.artefacts.files import atomic_write, check_writable
 from v2f_core.artefacts.profiles import Profile, cache_folder
 from v2f_core.artefacts.store import PROVENANCE_NAME, Embeddings, files_in
-from v2f_core.data.manifest import Manifest, composed, plain_path
+from v2f_core.data.manifest import composed, plain_path
 from v2f_core.data.voxceleb import LISTS, open_dataset, people_in
 from v2f_core.errors import InputError
 from v2f_core.evaluation import folds, tables
@@ -26,7 +27,7 @@ from v2f_core.training.pairs import Pairs, pair_up
 from v2f_core.training.stage1 import Stage1Settings
 
 SHOWN = (tables.COSINE, tables.MATCHING, "R@1")
-CARD = "CARD.md"
+TEMPLATE = Path(__file__).with_name("own_card.md")
 
 
 def own(
@@ -60,9 +61,13 @@ def own(
     tables.write(out, "stage1.md", report(pairs, table, deals, took))
     for where, part in table.groupby("gallery", sort=False):
         print(f"\nGallery: {where} (of a fold)\n{tables.plain(part, SHOWN)}")
-    if not (manifest.root / CARD).exists():
-        write_card(manifest, pairs)
-        print(f"\nCard, with questions of consent for you to answer: {manifest.root / CARD}")
+    card = manifest.root / "CARD.md"
+    if not card.exists():
+        counts = {"persons": len(persons), "usable": len(pairs.persons), "folder": manifest.root.name}
+        counts |= {"voices": persons.voices.sum(), "faces": persons.faces.sum()}
+        tables.write(manifest.root, card.name, TEMPLATE.read_text(encoding="utf-8").format(**counts))
+        print(f"\nCard, with questions of consent for you to answer: {card}")
+    print(f"tables: {out}")
     return out / "stage1.md"
 
 
@@ -81,10 +86,9 @@ def bad_files(profile: Profile, voices: Embeddings, faces: Embeddings) -> pd.Dat
     table = pd.DataFrame(skipped, columns=["item", "why"], dtype=str)
     name_left_out(table)
     if profile.encoder == "ge2e":
-        bounds = [0, *np.flatnonzero(np.array(voices.items[1:]) != np.array(voices.items[:-1])) + 1, len(voices.items)]
-        for start, end in pairwise(bounds):
-            if oneness(voices.vectors[start:end]) < ONE_VOICE:
-                print(f"note: {voices.items[start]}: sounds like two persons; listen to it", file=sys.stderr)
+        for item, rows in groupby(range(len(voices.items)), voices.items.__getitem__):
+            if oneness(voices.vectors[torch.tensor(list(rows))]) < ONE_VOICE:
+                print(f"note: {item}: sounds like two persons; listen to it", file=sys.stderr)
     return table
 
 
@@ -107,42 +111,11 @@ def report(pairs: Pairs, table: pd.DataFrame, deals: int, took: str) -> str:
 
 def peak() -> int:
     """The most memory that this process has held, MB; 0 on Windows, which does not tell."""
-    try:
+    with suppress(ImportError):
         import resource
-    except ImportError:
-        return 0
-    unit = 1e6 if sys.platform == "darwin" else 1e3
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)
 
-
-def write_card(manifest: Manifest, pairs: Pairs) -> None:
-    """A card for a dataset of one's own, with the questions of consent that only its owner can answer."""
-    counts = manifest.persons()
-    text = f"""# Data card
-
-| | |
-|---|---|
-| persons | {len(counts)}, of whom {len(pairs.persons)} have a usable voice and face |
-| files | {int(counts.voices.sum())} recordings, {int(counts.faces.sum())} photographs |
-| collected by, when, where | *to be filled in* |
-| consent | *to be filled in: what each person was told, what each agreed to, where the signed forms are* |
-| purpose | *to be filled in*; not to identify, accuse, profile or deceive anybody |
-| kept until | *to be filled in* |
-| who may see it | *to be filled in* |
-
-Voices and faces are biometric data, and so are their embeddings. None of this belongs on a public server.
-
-## Withdrawal
-
-A person may withdraw at any time, without a reason:
-
-    python -m v2f_core forget {manifest.root.name} NAME
-
-removes that person's files, rows of tables and stored embeddings. Copies, backups, other outputs and trained aligners
-are yours to remove: train again, and delete what was trained before.
-"""
-    with atomic_write(manifest.root / CARD) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3))
+    return 0
 
 
 def forget(profile: Profile, person: str, out: Path = Path("outputs/own")) -> list[str]:

@@ -6,20 +6,17 @@ changed and run again in its folder.
 
 from __future__ import annotations
 
-import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-import v2f_core
 from v2f_core.app.generate import save_gallery
-from v2f_core.artefacts.files import SYNTHETIC, folder_hash, versions
+from v2f_core.artefacts.files import SYNTHETIC, folder_hash, versions, write_json
 from v2f_core.artefacts.profiles import Profile
 from v2f_core.data.manifest import Manifest
 from v2f_core.errors import InputError
@@ -30,23 +27,9 @@ from v2f_core.identity.photos import read_image
 from v2f_core.show.plots import GalleryRow
 from v2f_core.speech.audio import read_audio
 
-if TYPE_CHECKING:
-    from nbformat import NotebookNode
-
 TEMPLATE = Path(__file__).with_name("report.md")
 EXAMPLES, NEAREST = 3, 5  # persons of each kind in the picture, and faces of the gallery beside them
-PAGE = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>From voices to faces: an evaluation</title><style>
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #22303c; }
-h1, h2, h3 { line-height: 1.2; margin: 1.6em 0 .5em; } .anchor-link { display: none; } img { max-width: 100%; }
-.jp-RenderedHTML, .output_html { overflow-x: auto; } table { border-collapse: collapse; font-size: 13px; }
-.dataframe { border: 0; } .dataframe tr:hover { background: #f3f5f7; } .dataframe td { white-space: nowrap; }
-.dataframe th, .dataframe td { padding: 3px 9px; text-align: left; border: 0; border-bottom: 1px solid #d7dce0; }
-</style></head><body>
-BODY
-</body></html>
-"""
+HEAD = '<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>From voices to faces: an evaluation</title>\n'
 
 
 @dataclass(frozen=True)
@@ -74,15 +57,12 @@ def write_report(e: Evaluation, out: Path) -> Path:
     galleries = protocols.galleries(test.sexes)
     tidy = tables.likeness(e.systems, gallery, test.persons, galleries, e.ceilings, e.ratio)
     likeness = tables.likeness_table(tidy, galleries, e.ceilings)
-    files = {
-        "persons.csv.gz": tidy,
-        "systems.csv": likeness,
-        "sets.csv": tables.set_table(e.systems, gallery),
-        "report.md": tables.by_gallery(likeness.fillna({"by": ""}), tables.MEASURES, ("system", "by")),
-        "about.json": json.dumps(_about(e), indent=1, ensure_ascii=False) + "\n",
-    }
-    for name, table in files.items():
-        tables.write(out, name, table)
+    tables.write(out, "persons.csv.gz", tidy)
+    tables.write(out, "systems.csv", likeness)
+    tables.write(out, "sets.csv", tables.set_table(e.systems, gallery))
+    page = tables.by_gallery(likeness.fillna({"by": ""}), tables.MEASURES, ("system", "by"))
+    tables.write(out, "report.md", page)
+    write_json(out / "about.json", _about(e))
     if e.main.faces:
         made = {"weights_sha256": dict(e.bench.hashes), "seed": e.bench.drawing.seed}
         title = "Beside each drawn face the five photographs that are nearest to the prediction"
@@ -96,25 +76,17 @@ def run_notebook(folder: Path) -> Path:
     from nbclient import NotebookClient
     from nbconvert import HTMLExporter
 
-    notebook = nbformat.v4.new_notebook(cells=_cells(TEMPLATE.read_text(encoding="utf-8")))
-    source = str(Path(v2f_core.__file__).parents[1])  # for a package that runs from its source tree
-    path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
-    client = NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}})
+    new_cell = (nbformat.v4.new_markdown_cell, nbformat.v4.new_code_cell)  # prose, and in turn a block of Python
+    parts = re.split(r"^```python\n(.*?)^```$", TEMPLATE.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    cells = [new_cell[i % 2](part.strip(), id=f"cell-{i}") for i, part in enumerate(parts) if part.strip()]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    client = NotebookClient(notebook, resources={"metadata": {"path": str(folder)}})
     client.extra_arguments = ["--log-level=ERROR"]  # a kernel warns of its TCP connection to this process
-    client.execute(env={**os.environ, "PYTHONPATH": path, "MPLBACKEND": "module://matplotlib_inline.backend_inline"})
+    client.execute()
     body, _ = HTMLExporter(template_name="basic", exclude_input=True).from_notebook_node(notebook)
     tables.write(folder, "report.ipynb", nbformat.writes(notebook))
-    tables.write(folder, "report.html", PAGE.replace("BODY", body))
+    tables.write(folder, "report.html", HEAD + body)
     return folder / "report.html"
-
-
-def _cells(text: str) -> list[NotebookNode]:
-    """Cells of a page of Markdown: its blocks of Python, and the prose between them."""
-    from nbformat.v4 import new_code_cell, new_markdown_cell
-
-    parts = re.split(r"^```python\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
-    cells = [(new_markdown_cell, new_code_cell)[i % 2](part.strip(), id=f"cell-{i}") for i, part in enumerate(parts)]
-    return [cell for cell in cells if cell.source]
 
 
 def _about(e: Evaluation) -> dict[str, Any]:
@@ -149,8 +121,7 @@ def _left_out(e: Evaluation) -> dict[str, Any]:
         *e.notes,
         f"{len(test.left_out)} persons of the test split have no usable voice or no usable face",
         f"{len(files)} items of the dataset were not used",
-        f"{int((~e.bench.has_other).sum())} of {n} persons have one photograph only and are left "
-        "out where a second is needed",
+        f"{int((~e.bench.has_other).sum())} of {n} persons have one photograph only: left out where a second is needed",
         f"no face was found in {undetected} of {n} photographs of the gallery: their persons cannot be retrieved",
     ]
     for system in (system for system in e.systems if system.faces and system.shuffles is None):
@@ -160,8 +131,7 @@ def _left_out(e: Evaluation) -> dict[str, Any]:
         notes.append("no judge in this profile: VFS is missing")
     if not gallery.features.shape[1]:
         notes.append("no second scorer in this profile")
-    items = [f"{item}: {why}" for item, why in zip(files["item"], files["why"], strict=True)]
-    return {"notes": notes, "persons": list(test.left_out), "items": items}
+    return {"notes": notes, "persons": list(test.left_out), "items": (files["item"] + ": " + files["why"]).tolist()}
 
 
 def _shown(e: Evaluation) -> list[GalleryRow]:
@@ -179,10 +149,8 @@ def _shown(e: Evaluation) -> list[GalleryRow]:
     for i in map(int, chosen):
         near = np.argsort(-scores[i], kind="stable")[:NEAREST]
         pictures = [read_image(path) for path in (drawn.paths[i], *(gallery.paths[j] for j in near)) if path]
-        names = [f"photograph{', true' * int(j == i)}" for j in near]
-        captions = [f"drawn, cosine {cosines[i]:.2f}", *names]
-        photo = gallery.paths[i]
-        label = f"{test.persons[i]}\n{int(ranks[i])} of {len(scores)}"
+        captions = [f"drawn, cosine {cosines[i]:.2f}", *(f"photograph{', true' * int(j == i)}" for j in near)]
+        label, photo = f"{test.persons[i]}\n{int(ranks[i])} of {len(scores)}", gallery.paths[i]
         wave = np.zeros(1, np.float32)
         with suppress(InputError):
             wave = read_audio(e.manifest.root / voices[test.persons[i]]).numpy()

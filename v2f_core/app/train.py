@@ -27,7 +27,7 @@ from v2f_core.training.stage2 import from_profile, train_stage2
 from v2f_core.training.waveforms import Recordings, WaveformSettings, train_from_waveforms
 
 
-def extract(profile: Profile, device: str = "cpu", workers: int = 0) -> None:
+def extract(profile: Profile, device: str, workers: int) -> None:
     """Embed every voice and face of the profile's dataset once, into the cache."""
     manifest = open_dataset(profile)
     stores = embed_dataset(profile, manifest, device, workers)
@@ -39,11 +39,16 @@ def extract(profile: Profile, device: str = "cpu", workers: int = 0) -> None:
             print(f"{name}: {len(embeddings.vectors)} embeddings, {len(embeddings.skipped)} files skipped")
 
 
-def stage1(profile: Profile, out: Path, steps: int | None = None, seed: int = 0, device: str = "cpu") -> None:
+def chosen(**settings: Any) -> dict[str, Any]:
+    """The settings of a command that were given; the others are the profile's."""
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def stage1(profile: Profile, out: Path, steps: int | None, seed: int, device: str) -> None:
     """Train the aligner on stored embeddings, extracted first if need be; ``steps`` in place of the profile's."""
     check_writable(out)
     manifest, training, validation = paired(profile, device)
-    settings = Stage1Settings(**{**profile.stage1, "seed": seed} | ({"steps": steps} if steps else {}))
+    settings = Stage1Settings(**{**profile.stage1, **chosen(seed=seed, steps=steps)})
     made = {"dataset": manifest.root.name, **made_from(profile)}
     train_stage1(training, validation, settings, out, made, device)
     if join(device)[0] == 0:
@@ -57,7 +62,7 @@ def paired(profile: Profile, device: str) -> tuple[Manifest, Pairs, Pairs]:
     return manifest, pair_up(manifest, voices, faces, "train"), pair_up(manifest, voices, faces, "val")
 
 
-def posterior(profile: Profile, out: Path, aligner: Path | None = None, device: str = "cpu") -> None:
+def posterior(profile: Profile, out: Path, aligner: Path | None, device: str) -> None:
     """Train p(z | v) for an aligner (without a folder the profile's of Stage I), on stored embeddings."""
     check_writable(out)
     trained = Aligner.from_pretrained(aligner or profile.part("aligner"))
@@ -69,18 +74,12 @@ def posterior(profile: Profile, out: Path, aligner: Path | None = None, device: 
 
 
 def stage1_from_waveforms(
-    profile: Profile,
-    out: Path,
-    unfreeze: int,
-    aligner: Path | None = None,
-    steps: int | None = None,
-    seed: int = 0,
-    device: str = "cpu",
+    profile: Profile, out: Path, unfreeze: int, aligner: Path | None, steps: int | None, seed: int, device: str = "cpu"
 ) -> None:
     """Train the aligner (from its folder, or a new one) and ``unfreeze`` upper layers of the encoder from waveforms."""
     check_writable(out)
-    chosen = {"unfreeze": unfreeze, "seed": seed} | ({"steps": steps} if steps else {})
-    settings = WaveformSettings(**{**profile.stage1, **profile.finetune, **chosen})
+    own = chosen(seed=seed, steps=steps, unfreeze=unfreeze)
+    settings = WaveformSettings(**{**profile.stage1, **profile.finetune, **own})
     manifest, source = open_dataset(profile), profile.part(profile.encoder)
     stores = embed_dataset(profile, manifest, device)
     training, validation = (Recordings.of(manifest, *stores, split, profile.clip_seconds) for split in ("train", "val"))
@@ -95,12 +94,12 @@ def stage1_from_waveforms(
 def stage2(
     profile: Profile,
     out: Path,
-    aligner: Path | None = None,
-    mode: str | None = None,
-    steps: int | None = None,
-    gradient_checkpointing: bool = False,
-    seed: int = 0,
-    device: str = "cpu",
+    aligner: Path | None,
+    mode: str | None,
+    steps: int | None,
+    gradient_checkpointing: bool,
+    seed: int,
+    device: str,
 ) -> None:
     """Train aligner and LoRA together, with the prior as critic.
 
@@ -108,15 +107,13 @@ def stage2(
     """
     profile.must_draw()
     check_writable(out)
-    changes: dict[str, Any] = {"seed": seed, "gradient_checkpointing": gradient_checkpointing}
-    changes |= {"steps": steps} if steps else {}
-    changes |= {"weight_self": BALANCED[mode]} if mode else {}
+    weight = BALANCED[mode] if mode else None
+    changes = chosen(seed=seed, steps=steps, weight_self=weight, gradient_checkpointing=gradient_checkpointing)
     settings = from_profile(profile, **changes)
     process, own = join(device)[0], own_device(device)
     with first_process_first():  # the hashes of a part are written down at its first use
-        start = profile.part("aligner") if aligner is None else aligner
-        parts = {part: profile.part(part) for part in ("prior", "faces")}
-    prior, pack = Prior.from_folder(parts["prior"], own), FacePack.from_folder(parts["faces"], own)
+        start, nets = aligner or profile.part("aligner"), [profile.part(part) for part in ("prior", "faces")]
+    prior, pack = Prior.from_folder(nets[0], own), FacePack.from_folder(nets[1], own)
     manifest = open_dataset(profile)
     voices, faces = embed_dataset(profile, manifest, device)
     latents = stored_latents(profile, manifest, prior, pack)
@@ -125,17 +122,7 @@ def stage2(
     )
     hashes = {f"{part}_sha256": folder_hash(profile.part(part)) for part in (profile.encoder, "faces", "prior")}
     made = {"dataset": manifest.root.name, **hashes, "aligner_sha256": folder_hash(start)}
-    train_stage2(
-        Aligner.from_pretrained(start),
-        prior,
-        differentiable_arcface(pack.arcface_path),
-        training,
-        validation,
-        settings,
-        out,
-        made,
-        device,
-        critic=CRITICS[mode or "paper"],
-    )
+    trained = Aligner.from_pretrained(start), prior, differentiable_arcface(pack.arcface_path)
+    train_stage2(*trained, training, validation, settings, out, made, device, critic=CRITICS[mode or "paper"])
     if process == 0:
         print(f"aligner, LoRA and histories: {out}")

@@ -10,7 +10,7 @@ import re
 import tempfile
 import unicodedata
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,7 +26,6 @@ HASHES = "SHA256.json"  # beside folders of weights: relative path → SHA-256
 DISK_FULL = re.compile(rf"(?:errno|os error) {errno.ENOSPC}\b", re.I)  # in messages of Python, Arrow and safetensors
 NO_FILE_NAME = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.I)  # names that Windows reserves
 LONGEST_NAME = 100  # bytes; file systems take 255, of which endings and temporary names need some
-BESIDE_WEIGHTS = frozenset({"checkpoint.pt", "tensorboard"})  # other files that a training writes into the folder
 SYNTHETIC = (
     "Synthetic: drawn by a model from a voice. No likeness of any person: a voice does not determine a face. "
     "Not for identification."
@@ -72,13 +71,6 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
     After an error or a kill the old file is still there (or none), never half of a new one. An ``InputError`` says that
     the folder cannot be written to, or that the disk is full.
-
-    Example:
-        >>> target = Path(tempfile.mkdtemp()) / "deep" / "note.txt"
-        >>> with atomic_write(target) as temporary:
-        ...     _ = temporary.write_text("whole")
-        >>> target.read_text()
-        'whole'
     """
     path = Path(path)
     try:
@@ -142,12 +134,10 @@ def check_writable(folder: Path) -> None:
 
 def versions(*packages: str) -> dict[str, str]:
     """The installed version of each package; "source" where it runs from its source tree, not installed."""
-    installed = {}
+    installed = dict.fromkeys(packages, "source")
     for package in packages:
-        try:
+        with suppress(PackageNotFoundError):
             installed[package] = version(package)
-        except PackageNotFoundError:
-            installed[package] = "source"
     return installed
 
 
@@ -182,7 +172,7 @@ def folder_hash(folder: str | Path) -> str:
         raise InputError(f"{folder}: no such folder; expected a folder of weights")
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and not BESIDE_WEIGHTS & set(path.relative_to(folder).parts):
+        if path.is_file() and path.name != "checkpoint.pt":
             digest.update(f"{path.relative_to(folder).as_posix()}\0{sha256(path)}\n".encode())
     return digest.hexdigest()
 

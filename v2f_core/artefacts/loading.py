@@ -60,10 +60,8 @@ def quiet() -> Iterator[None]:
     """No logs, bars or deprecation warnings of the libraries; what matters about a folder is checked here."""
     from transformers.utils import logging as hf_logging
 
-    verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
-    hf_logging.set_verbosity_error()
+    bars, disabled = hf_logging.is_progress_bar_enabled(), logging.root.manager.disable
     hf_logging.disable_progress_bar()
-    disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
@@ -71,7 +69,6 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(disabled)
-        hf_logging.set_verbosity(verbosity)
         if bars:
             hf_logging.enable_progress_bar()
 

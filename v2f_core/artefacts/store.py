@@ -152,7 +152,11 @@ def extract(
 
     folder = Path(folder)
     listing = hashlib.sha256("\n".join(items).encode()).hexdigest()
-    _write_provenance(folder, {**provenance, "items": len(items), "items_sha256": listing, "shard": shard})
+    made_from = {**provenance, "items": len(items), "items_sha256": listing, "shard": shard}
+    before = _provenance(folder) or made_from
+    if changed := sorted(name for name in before | made_from if before.get(name) != made_from.get(name)):
+        raise InputError(f"{folder}: made from something else ({', '.join(changed)} differ); choose another folder")
+    write_json(folder / PROVENANCE_NAME, made_from)
     process, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     starts = range(process * shard, len(items), processes * shard)
     shards = {folder / f"{start // shard:05d}.safetensors": items[start : start + shard] for start in starts}
@@ -185,9 +189,8 @@ def extract(
 def load(folder: str | Path, in_memory: int = IN_MEMORY, whole: bool = True) -> Embeddings:
     """Read a store, which must be ``whole`` or not; vectors of more than ``in_memory`` bytes stay on disk."""
     folder = Path(folder)
-    if not (folder / PROVENANCE_NAME).is_file():
+    if not (provenance := _provenance(folder)):
         raise InputError(f"{folder}: no stored embeddings; make them with 'python -m v2f_core extract'")
-    provenance = read_json(folder / PROVENANCE_NAME, f"delete {folder} and extract again")
     shards = _shards(folder)
     if whole and sum(shard.files for shard in shards) != provenance.get("items"):
         raise InputError(f"{folder}: extraction is not finished; run 'python -m v2f_core extract' again")
@@ -201,6 +204,12 @@ def load(folder: str | Path, in_memory: int = IN_MEMORY, whole: bool = True) -> 
         skipped=[bad for shard in shards for bad in shard.skipped],
         provenance=provenance,
     )
+
+
+def _provenance(folder: Path) -> dict[str, Any]:
+    """What a store was made from; empty before it is begun."""
+    path = folder / PROVENANCE_NAME
+    return read_json(path, f"delete {folder} and extract again") if path.is_file() else {}
 
 
 def files_in(folder: str | Path) -> set[str]:
@@ -234,11 +243,8 @@ def read_ahead(paths: Iterable[Path], decode: Decoder, workers: int = 0) -> Iter
         except InputError as error:
             return error
 
-    if workers == 0:
-        yield from map(read, paths)
-        return
     waiting: deque[Future[Any]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(max(workers, 1)) as pool:
         for path in paths:
             waiting.append(pool.submit(read, path))
             if len(waiting) > PREFETCHED * workers:
@@ -260,30 +266,18 @@ def _write_shard(
         embedded = iter(embed(good) if good else [])
         for item, content in zip(part, read, strict=True):
             result = content if isinstance(content, InputError) else next(embedded)
+            if isinstance(result, Tensor) and not bool(result.isfinite().all()):
+                result = InputError("its embedding is not finite")
             if isinstance(result, InputError):
-                reason = str(result)
-                skipped.append((item, reason if item in reason else f"{root / item}: {reason}"))
-            elif not bool(result.isfinite().all()):
-                skipped.append((item, f"{root / item}: its embedding is not finite"))
+                skipped.append((item, str(result) if item in str(result) else f"{root / item}: {result}"))
             else:
                 vectors.append(result.float().cpu())
                 rows += [item] * len(result)
-    joined = torch.cat(vectors) if vectors else torch.zeros(0, 1)
     header = {"rows": rows, "skipped": skipped, "files": len(items)}
+    joined = torch.cat(vectors) if rows else torch.zeros(0, 1)
     with atomic_write(path) as temporary:
         save_file({"embeddings": joined.contiguous()}, temporary, metadata={"header": json.dumps(header)})
     return skipped
-
-
-def _write_provenance(folder: Path, provenance: dict[str, Any]) -> None:
-    """Start a store, or refuse one that was started from something else."""
-    path = folder / PROVENANCE_NAME
-    if not path.exists():
-        write_json(path, provenance)
-        return
-    before = read_json(path, f"delete {folder} and extract again")
-    if changed := sorted(name for name in before.keys() | provenance if before.get(name) != provenance.get(name)):
-        raise InputError(f"{folder}: made from something else ({', '.join(changed)} differ); choose another folder")
 
 
 def _write_skipped(folder: Path, skipped: Sequence[tuple[str, str]]) -> None:

@@ -45,10 +45,8 @@ def _origin(files: Sequence[str] = (), renamed: Mapping[str, str] | None = None,
     return Origin(files={**{file: file for file in files}, **(renamed or {})}, **terms)
 
 
-_PUBLISHED = tomllib.loads(Path(__file__).with_name("published.toml").read_text(encoding="utf-8"))
-ORIGINS: Mapping[str, tuple[Origin, ...]] = {
-    part: tuple(_origin(**origin) for origin in origins) for part, origins in _PUBLISHED.items()
-}
+with Path(__file__).with_name("published.toml").open("rb") as _file:
+    ORIGINS = {part: [_origin(**origin) for origin in origins] for part, origins in tomllib.load(_file).items()}
 # OpenCV's YuNet (MIT) and SFace (Apache-2.0) with weights in 8 bits, which lie inside another Python package, which is
 # never imported: name → SHA-256; data_cards/open_faces.md
 OPEN_FACES = {
@@ -99,10 +97,11 @@ def fetch(part: str, folder: str | Path, agree: Callable[[Origin], bool], local:
     """
     if part not in ORIGINS:
         raise InputError(f"{part}: nothing is published under this name; choose {', '.join(ORIGINS)}")
-    if local is not None and not Path(local).expanduser().is_dir():
+    local = local and Path(local).expanduser()
+    if local and not local.is_dir():
         raise InputError(f"{local}: no such folder; give --local one that holds files as their publishers name them")
     folder, report = Path(folder), []
-    sources = [(origin, target, _at_hand(origin, target, local)) for origin, target in missing(part, folder)]
+    sources = [(origin, target, local and _at_hand(origin, target, local)) for origin, target in missing(part, folder)]
     for origin in {origin.name: origin for origin, _, source in sources if source is None}.values():
         if origin.form:
             raise InputError(f"{part}: {origin.name} is downloaded by hand; {how_to_get(part)}")
@@ -118,14 +117,12 @@ def fetch(part: str, folder: str | Path, agree: Callable[[Origin], bool], local:
     return report
 
 
-def _at_hand(origin: Origin, target: str, local: str | Path | None) -> Path | None:
+def _at_hand(origin: Origin, target: str, local: Path) -> Path | None:
     """A published file's path in a local folder, if it is there."""
-    if local is None:
-        return None
-    base, path, name = Path(local).expanduser(), origin.files[target], origin.name
+    name = origin.name
     # antelopev2.zip unpacks into a folder of its name
-    folders = (base / name, base / name / name, base / name.rpartition("/")[2], base)
-    return next((folder / path for folder in folders if (folder / path).is_file()), None)
+    folders = (local / name, local / name / name, local / name.rpartition("/")[2], local)
+    return next((path for folder in folders if (path := folder / origin.files[target]).is_file()), None)
 
 
 def _download(origin: Origin, path: str) -> Path:
@@ -149,8 +146,7 @@ def _place(source: Path, target: Path) -> None:
         if target.suffix == ".safetensors":
             from safetensors import safe_open
 
-            with safe_open(source, "np"):
-                pass
+            safe_open(source, "np")
         elif target.suffix == ".onnx":
             read_onnx(source)
         elif target.suffix == ".ckpt":

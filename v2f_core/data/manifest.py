@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
-from v2f_core.artefacts.files import atomic_write, is_plain_name
+from v2f_core.artefacts.files import is_plain_name
 from v2f_core.artefacts.loading import refusing
 from v2f_core.errors import InputError
 
@@ -63,11 +63,6 @@ class Manifest:
     def absolute(self, rows: pd.DataFrame) -> list[Path]:
         """The paths of some rows, below the root."""
         return [self.root / path for path in rows.path]
-
-    def save(self, path: str | Path) -> None:
-        """Write the table as CSV; :func:`from_csv` expects it in the root."""
-        with atomic_write(path) as temporary:
-            self.table.to_csv(temporary, index=False, lineterminator="\n")
 
     def _rows(self, kind: str, split: str | None) -> pd.DataFrame:
         if split is not None and split not in VALUES["split"]:
@@ -127,10 +122,8 @@ def check(table: pd.DataFrame) -> pd.DataFrame:
         if not path or "\0" in path or any(form.anchor or ".." in form.parts for form in forms):
             raise InputError(f"{path!r}: not a path below the dataset's root; make it relative to it")
     table["path"] = table.path.map(plain_path)
-    for path in table.path[table.path.duplicated()]:
-        persons = sorted(set(table.person[table.path == path]))
-        whose = " and ".join(persons if len(persons) < 3 else [persons[0], f"{len(persons) - 1} others"])
-        raise InputError(f"{path}: listed twice, for {whose}; list each file once, for one person")
+    for row in table[table.path.duplicated()].to_dict("records"):
+        raise InputError(f"{row['path']}: listed twice, also for {row['person']}; list each file once, for one person")
     return table.sort_values(["split", "person", "kind", "path"]).reset_index(drop=True)
 
 

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from tqdm import tqdm
 
-from v2f_core.artefacts.files import is_plain_name
+from v2f_core.artefacts.files import atomic_write, is_plain_name
 from v2f_core.artefacts.loading import refusing
 from v2f_core.artefacts.profiles import Profile
 from v2f_core.data.manifest import COLUMNS, VALUES, Manifest, composed, from_csv, listed, plain_path, read_table
@@ -60,9 +61,7 @@ def open_dataset(profile: Profile) -> Manifest:
     if profile.dataset_is_packed:
         return read_layout(unpack(packed=root))
     if not root.is_dir():
-        raise InputError(
-            f"{root}: the {profile.name} profile's dataset is missing; put or link it there, or set V2F_DATASET"
-        )
+        raise InputError(f"{root}: the {profile.name} profile's dataset is missing; link it there, or set V2F_DATASET")
     return read_own(root) or read_layout(root)
 
 
@@ -75,11 +74,8 @@ def read_layout(root: str | Path, max_bad: float = 0.05) -> Manifest:
     Persons with both a face and a voice are used; all other persons and files are listed with the reason in
     ``left_out``. The split is split.csv's or, without it, SF2F's rule (:func:`sf2f_split`) for each of vox1 and vox2. A
     name in both is used once, from vox1, so that nobody is in two splits. Faces are origin_faces' or, without that
-    folder, masked_faces'.
-
-    Raises:
-        InputError: the root or its metadata is missing or malformed; nobody has both a face and a voice; more than a
-            share of ``max_bad`` of the files is unusable.
+    folder, masked_faces'. An ``InputError`` says what is missing or malformed, or that more than a share of ``max_bad``
+    of the files is unusable.
     """
     import pandas as pd
 
@@ -118,12 +114,12 @@ def read_layout(root: str | Path, max_bad: float = 0.05) -> Manifest:
             rows += [(*person, "voice", Path(path).parent.name, path) for path in voices[identifier]]
     if not rows:
         # a folder in no table shows the mistake: "wav", for example, if the ids' folders lie one level too deep
-        hints = (f": {item} is {why} (expected <Name>/ or <id>/)" for item, why in unpaired if ", but not in" in why)
-        hint = next(hints, "")
-        raise InputError(f"{root}: nobody in it has both a face and a voice{hint}; check folders and metadata")
+        odd = next(
+            (f": {item} is {why} (expected <Name>/ or <id>/)" for item, why in unpaired if "but not in" in why), ""
+        )
+        raise InputError(f"{root}: nobody in it has both a face and a voice{odd}; check folders and metadata")
     bad = [f"{item}: {why}" for item, why in unusable if not why.startswith(SAME)]
-    total = len(rows) + len(bad)
-    if len(bad) > max_bad * total:
+    if len(bad) > max_bad * (total := len(rows) + len(bad)):
         way_out = "mend them, or allow more (scan --max-bad)"
         raise InputError(f"{root}: {len(bad)} of {total} files unusable ({bad[0]}); {way_out}")
     return Manifest(root, pd.DataFrame(rows, columns=list(COLUMNS)), listed(unpaired + unusable))
@@ -149,9 +145,9 @@ def _sound_folders(root: Path, part: str) -> list[Path]:
     folders = [root / form.format(part=part) for form in SOUND_FOLDERS]
     # in SF2F's layout dev/ holds the ids; in VoxCeleb's it holds wav/ or aac/ with the ids in them
     existing = [path for path in folders if path.is_dir() and (path.name in ("wav", "aac") or holds_ids(path))]
-    if not existing:
-        raise InputError(f"{folders[0]}: no such folder; expected one folder a person in it, named by VoxCeleb's id")
-    return existing
+    if existing:
+        return existing
+    raise InputError(f"{folders[0]}: no such folder; expected one folder a person in it, named by VoxCeleb's id")
 
 
 def _by_person(
@@ -175,15 +171,12 @@ def _by_person(
             faults = {path: _fault(path, root, known) for path in sorted(Path(place).glob("[!.]*"))}
             below[:] = sorted(name for name in below if faults.get(Path(place, name)) == "")
             for path, why in faults.items():
-                if not why and path.is_dir():
-                    continue
-                if not why and path.suffix.lower() not in suffixes:
-                    why = f"not one of {' '.join(sorted(suffixes))}"
-                elif not why and path.stat().st_size == 0:
-                    why = "empty"
+                if not why and path.is_file():
+                    kind = "" if path.suffix.lower() in suffixes else f"not one of {' '.join(sorted(suffixes))}"
+                    why = kind or ("" if path.stat().st_size else "empty")
                 if why:
                     left_out.append((_named(path, root), why))
-                else:
+                elif path.is_file():
                     person = composed(path.relative_to(folder).parts[0])
                     files.setdefault(person, []).append(path.relative_to(root).as_posix())
     return files
@@ -279,13 +272,6 @@ def from_pairs(path: str | Path) -> Manifest:
     empty. Without a split, the persons sorted by name are split by SF2F's rule (:func:`sf2f_split`), fewer than
     `FEW` by :func:`small_split`. Without a sex it is "u", unknown, and measures within sex become measures over all.
     A row that is there twice, and a person without a clip or without a face, is in ``left_out``.
-
-    Example:
-        >>> import tempfile
-        >>> mine = Path(tempfile.mkdtemp()) / "pairs.csv"
-        >>> _ = mine.write_text("clip,face,person,split\\na1.wav,a.png,Ada,test\\na2.wav,a.png,Ada,test\\n")
-        >>> from_pairs(mine).table[["sex", "kind", "path"]].values.tolist()
-        [['u', 'face', 'a.png'], ['u', 'voice', 'a1.wav'], ['u', 'voice', 'a2.wav']]
     """
     import pandas as pd
 
@@ -304,15 +290,12 @@ def from_pairs(path: str | Path) -> Manifest:
     table["person"] = table.person.map(composed)
     for column in ("clip", "face"):
         table[column] = table[column].str.replace("\\", "/", regex=False).map(plain_path)
-    empty = table[(table.person == "") | ((table["clip"] == "") & (table["face"] == ""))]
-    if len(empty):
-        raise InputError(f"{path}: row {empty.index[0] + 2} lacks a person, or both clip and face; fill or remove it")
-    for column, default in (("sex", "u"), ("session", "")):
-        table[column] = table[column].replace("", default) if column in table else default
-    table["sex"] = table.sex.str.lower()
-    doubled = [
-        (f"row {row + 2} of {path.name}", "the same as an earlier row") for row in table[table.duplicated()].index
-    ]
+    for row in table.index[(table.person == "") | ((table["clip"] == "") & (table["face"] == ""))]:
+        raise InputError(f"{path}: row {row + 2} lacks a person, or both clip and face; fill or remove it")
+    table["sex"] = table.sex.str.lower().replace("", "u") if "sex" in table else "u"
+    table["session"] = table.get("session", "")
+    rows = [f"row {row + 2} of {path.name}" for row in table.index[table.duplicated()]]
+    doubled = [(row, "the same as an earlier row") for row in rows]
     faces = table[table["face"] != ""].assign(kind="face", session="", path=lambda rows: rows["face"])
     voices = table[table["clip"] != ""].assign(kind="voice", path=lambda rows: rows["clip"])
     with refusing(path, "pairs"):
@@ -357,7 +340,7 @@ def from_folders(root: str | Path) -> Manifest:
             rows += [(composed(folder.name), kind, path) for kind, path in zip(kinds, paths, strict=True)]
     if not rows:
         raise InputError(
-            f"{root}: neither {' nor '.join(LISTS)}, nor a folder for each person with recordings and photos"
+            f"{root}: neither {' nor '.join(LISTS)}, nor a folder for each person with photos and recordings"
         )
     with refusing(root, "a dataset"):
         table = pd.DataFrame(rows, columns=["person", "kind", "path"]).assign(sex="u", session="")
@@ -379,11 +362,12 @@ def small_split(sexes: Mapping[str, str]) -> dict[str, str]:
         >>> list(small_split(dict.fromkeys("abcde", "f")).values())
         ['train', 'val', 'train', 'test', 'train']
     """
+    seen = Counter[str]()  # persons of each sex so far
     split = {}
-    for sex in sorted(set(sexes.values())):
-        for i, name in enumerate(sorted(name for name, theirs in sexes.items() if theirs == sex)):
-            split[name] = {1: "val", 3: "test"}.get(i % 5, "train")
-    return {name: split[name] for name in sexes}
+    for name in sorted(sexes):
+        split[name] = {1: "val", 3: "test"}.get(seen[sexes[name]] % 5, "train")
+        seen[sexes[name]] += 1
+    return split
 
 
 LISTS = {"manifest.csv": from_csv, "pairs.csv": from_pairs}
@@ -402,8 +386,9 @@ def scan(root: str | Path, max_bad: float = 0.05) -> Manifest:
         lost = [(path, "no such file") for path in own.table.path if not (root / path).is_file()]
         return Manifest(root, own.table, listed([*own.left_out.itertuples(index=False, name=None), *lost]))
     manifest = read_layout(root, max_bad=max_bad)
-    manifest.save(root / "manifest.csv")
-    manifest.left_out.to_csv(root / "left_out.csv", index=False, lineterminator="\n")
+    for name, table in (("manifest.csv", manifest.table), ("left_out.csv", manifest.left_out)):
+        with atomic_write(root / name) as temporary:
+            table.to_csv(temporary, index=False, lineterminator="\n")
     return manifest
 
 
