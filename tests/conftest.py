@@ -75,6 +75,14 @@ def voice(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="session")
+def parts(tiny_profile, tmp_path_factory):
+    """A folder of each kind that users download; a test damages a copy."""
+    from parts import write_parts
+
+    return write_parts(tmp_path_factory.mktemp("parts"), tiny_profile)
+
+
 # --- for the tests of L_self, its monitors and the other critics
 
 

@@ -1,7 +1,8 @@
 """The command line: a user's mistake is one line on stderr and exit code 2, nothing half-written."""
 
 import errno
-import os
+import re
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -16,36 +17,26 @@ def call(*arguments):
     return end.value.code
 
 
-def test_an_input_error_is_one_line_and_exit_code_2(monkeypatch, capsys):
-    def refuse(profile):
-        raise InputError("voice.wav: not\n   audio; give a WAV")
-
-    monkeypatch.setattr("v2f_core.app.doctor.doctor", refuse)
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (InputError("voice.wav: not\n   audio; give a WAV"), "voice.wav: not audio; give a WAV"),
+        (PermissionError(errno.EACCES, "denied", "runs/a"), "runs/a: denied; free room, or choose a folder .*"),
+        (OSError(errno.ENOSPC, "no space", "runs/a"), "runs/a: no space; free room, or choose a folder .*"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line_and_exit_code_2(monkeypatch, capsys, error, line):
+    monkeypatch.setattr("v2f_core.app.doctor.doctor", Mock(side_effect=error))
     assert call("doctor") == 2
-    assert capsys.readouterr() == ("", "error: voice.wav: not audio; give a WAV\n")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(f"error: {line}\n", err)
 
 
 def test_any_other_error_is_not_hidden(monkeypatch):
-    def fail(profile):
-        raise ZeroDivisionError
-
-    monkeypatch.setattr("v2f_core.app.doctor.doctor", fail)
+    monkeypatch.setattr("v2f_core.app.doctor.doctor", Mock(side_effect=ZeroDivisionError))
     with pytest.raises(ZeroDivisionError):
         cli.main(["doctor"])
-
-
-@pytest.mark.parametrize("kind", [PermissionError, OSError])
-def test_a_place_that_cannot_be_written_to_is_one_line_wherever_it_shows(monkeypatch, capsys, kind):
-    number = errno.EACCES if kind is PermissionError else errno.ENOSPC
-
-    def fail(profile):
-        raise OSError(number, os.strerror(number), "runs/events")
-
-    monkeypatch.setattr("v2f_core.app.doctor.doctor", fail)
-    assert call("doctor") == 2
-    out, err = capsys.readouterr()
-    assert (out, err.count("\n")) == ("", 1)
-    assert err.startswith(f"error: runs/events: {os.strerror(number)}; free room, or choose a folder")
 
 
 @pytest.mark.parametrize(
@@ -69,12 +60,9 @@ def test_an_unknown_profile_is_refused_by_every_command(command, tmp_path, monke
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("command", ["extract", "stage1", "generate voice.wav"])
+@pytest.mark.parametrize("command", ["extract", "generate voice.wav"])
 def test_a_device_that_is_not_there_is_refused(command, monkeypatch, capsys):
-    def empty(*_, device):
-        raise RuntimeError(f"no {device}\nhere")
-
-    monkeypatch.setattr(torch, "empty", empty)
+    monkeypatch.setattr(torch, "empty", Mock(side_effect=RuntimeError("no cuda\nhere")))
     assert call(*command.split(), "--device", "cuda") == 2
     assert capsys.readouterr().err == "error: cuda: this machine's torch cannot use it; choose another --device\n"
     assert call(*command.split(), "--device", "abacus") == 2

@@ -194,7 +194,7 @@ def test_a_small_voxceleb_goes_from_its_folders_to_a_report(full, small_voxceleb
 
     def run(*arguments):
         with pytest.raises(SystemExit) as done:
-            main([*arguments])
+            main(list(arguments))
         said = capsys.readouterr()
         assert done.value.code == 0, said.err
         return said.out

@@ -10,18 +10,14 @@ from contextlib import suppress
 import pandas as pd
 import pytest
 import torch
+from parts import LOADERS
 
 from v2f_core.artefacts import store
 from v2f_core.artefacts.checkpoints import resume_training
-from v2f_core.artefacts.profiles import MINI_ASSETS
-from v2f_core.data.manifest import Manifest, from_csv
+from v2f_core.data.manifest import COLUMNS, Manifest, from_csv
 from v2f_core.diffusion.lora import WEIGHTS_NAME, load_lora
 from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
-from v2f_core.evaluation.judge import Judge
-from v2f_core.identity.aligner import Aligner
-from v2f_core.identity.arcface_torch import differentiable_arcface
-from v2f_core.identity.faces import FacePack
 from v2f_core.pipeline import Vox2FacePipeline
 from v2f_core.speech.encoders import load_encoder
 
@@ -44,33 +40,6 @@ def mark(tmp_path, monkeypatch):
     return tmp_path / "mark"
 
 
-@pytest.fixture(scope="module")
-def parts(tiny_profile, tmp_path_factory):
-    """A folder of each kind that users download."""
-    root = tmp_path_factory.mktemp("parts")
-    for name in ("ast", "prior", "aligner"):
-        shutil.copytree(getattr(tiny_profile, name), root / name)
-    for name in ("ecapa", "faces", "judge"):
-        shutil.copytree(MINI_ASSETS / name, root / name)
-    Vox2FacePipeline.from_profile(tiny_profile).save_pretrained(root / "pipeline")
-    return root
-
-
-def arcface(folder):
-    return differentiable_arcface(next(folder.glob("arcface*.onnx")))
-
-
-LOADERS = {
-    "ast": lambda folder: load_encoder("ast", folder),
-    "ecapa": lambda folder: load_encoder("ecapa", folder),
-    "faces": lambda folder: (FacePack.from_folder(folder), arcface(folder)),
-    "judge": Judge.from_folder,
-    "prior": Prior.from_folder,
-    "aligner": Aligner.from_pretrained,
-    "pipeline": Vox2FacePipeline.from_pretrained,
-}
-
-
 # --- pickles
 
 
@@ -91,7 +60,7 @@ def test_the_pickles_would_have_worked(mark):
 
 
 @pytest.mark.parametrize("part", LOADERS)
-def test_a_pickle_in_place_of_any_file_is_not_run(parts, part, mark, tmp_path):
+def test_a_pickle_in_place_of_any_file_or_under_an_old_name_is_not_run(parts, part, mark, tmp_path):
     folder = shutil.copytree(parts / part, tmp_path / part)
     traps = pickles(mark)
     for victim in [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".md"]:
@@ -102,13 +71,7 @@ def test_a_pickle_in_place_of_any_file_is_not_run(parts, part, mark, tmp_path):
                 LOADERS[part](folder)
             assert not mark.exists(), (victim, trap)
         victim.write_bytes(whole)
-
-
-@pytest.mark.parametrize("part", LOADERS)
-def test_a_pickle_under_an_old_name_is_not_run(parts, part, mark, tmp_path):
-    """Where safetensors are missing, the libraries look for .bin, .pt and .ckpt."""
-    folder = shutil.copytree(parts / part, tmp_path / part)
-    traps = pickles(mark)
+    # where safetensors are missing, the libraries look for .bin, .pt and .ckpt
     for weights in list(folder.rglob("*.safetensors")):
         weights.unlink()
         for old in ("pytorch_model.bin", "diffusion_pytorch_model.bin", "model.pt", "model.ckpt"):
@@ -199,23 +162,11 @@ YAML = {
 }
 
 
-def happened(mark, seconds=5.0):
-    """Whether the mark is made soon: a process takes a moment."""
-    end = time.monotonic() + seconds
-    while not mark.exists() and time.monotonic() < end:
-        time.sleep(0.05)
-    return mark.exists()
-
-
-@pytest.mark.parametrize("attack", ["a module that speechbrain imported", "any function", "any class"])
-def test_the_yaml_would_have_worked(mark, attack):
-    import speechbrain.utils.superpowers  # noqa: F401 (as speechbrain itself does)
+def test_the_yaml_would_have_worked(mark):
     from hyperpyyaml import load_hyperpyyaml
 
-    made = load_hyperpyyaml(YAML[attack].format(mark=mark))["x"]
-    assert happened(mark)
-    if made is not None:
-        made.wait()
+    load_hyperpyyaml(YAML["any function"].format(mark=mark))
+    assert mark.exists()
 
 
 @pytest.mark.parametrize("attack", YAML)
@@ -231,7 +182,8 @@ def test_a_yaml_that_names_code_is_refused_by_every_way_to_it(parts, mark, tmp_p
     for load in (lambda: load_encoder("ecapa", ecapa), lambda: Vox2FacePipeline.from_pretrained(pipeline)):
         with pytest.raises(InputError, match=r"hyperparams\.yaml: "):
             load()
-    assert not happened(mark, 0.2)
+    time.sleep(0.1)  # a process takes a moment
+    assert not mark.exists()
 
 
 @pytest.mark.parametrize("weight", ["fc.conv.weight", "mfa.conv.conv.weight", "blocks.0.conv.conv.weight"])
@@ -246,13 +198,8 @@ def test_an_ecapa_s_weights_that_fit_no_net_are_refused(parts, tmp_path, weight)
 
 # --- names that lead elsewhere
 
-OUTSIDE = ["../../escaped", "/abs/escaped", "..", ".", "", "a/b", "a\\b", "a\nb", "a\x00b"]
 
-
-@pytest.mark.parametrize("name", OUTSIDE)
+@pytest.mark.parametrize("name", ["../../escaped", "/abs/escaped", "..", ".", "", "a/b", "a\\b", "a\nb", "a\x00b"])
 def test_a_person_s_name_is_no_path(tmp_path, name):
-    table = pd.DataFrame(
-        [(name, "f", "test", "face", "", "a.png")], columns=["person", "sex", "split", "kind", "session", "path"]
-    )
     with pytest.raises(InputError, match="no name of a person"):
-        Manifest(tmp_path, table)
+        Manifest(tmp_path, pd.DataFrame([(name, "f", "test", "face", "", "a.png")], columns=COLUMNS))

@@ -111,18 +111,6 @@ for call in (
 
 
 @pytest.mark.slow
-def test_importing_every_module_uses_no_network(watched):
-    code = """
-import importlib, pkgutil, v2f_core
-for module in pkgutil.walk_packages(v2f_core.__path__, "v2f_core."):
-    if not module.name.endswith("__main__"):
-        importlib.import_module(module.name)
-import onnxruntime
-"""
-    assert only_onnxruntime(watched(code), told="1")
-
-
-@pytest.mark.slow
 def test_the_commands_use_no_network(watched, few, tmp_path):
     soundfile.write(tmp_path / "voice.wav", spoken(3), 16_000)
     commands = ["extract", "demo", "generate|voice.wav|-n|1", "evaluate|--steps|2"]

@@ -102,17 +102,14 @@ def test_a_folder_becomes_a_table_beside_ridge_regression_and_a_card(embedded, p
     card = (profile.dataset / "CARD.md").read_text()
     assert "consent" in card
     assert "python -m v2f_core forget class NAME" in card
-    (profile.dataset / "CARD.md").write_text("filled in")
-    own.own(profile, tmp_path / "out", deals=1, steps=2)  # a card that is there stays
-    assert (profile.dataset / "CARD.md").read_text() == "filled in"
 
 
 def test_who_withdraws_is_in_no_file_and_no_store(embedded, profile):
     stores = [mark.parent for mark in cache_folder().rglob("provenance.json")]
     assert len(stores) == 2
     assert any(b"1284" in path.read_bytes() for store in stores for path in store.iterdir())
-    lines = own.forget(profile, "1284")
-    assert len(lines) == 5  # two files, a row, two stores
+    (profile.dataset / "clips" / "1284_0.flac").unlink()  # by a withdrawal that was cut short
+    assert len(own.forget(profile, "1284")) == 4  # a file, a row, two stores
     left = [path for folder in (profile.dataset, cache_folder()) for path in folder.rglob("*") if path.is_file()]
     assert left
     assert not any("1284" in path.name or b"1284" in path.read_bytes() for path in left if "minivox" not in str(path))
@@ -120,15 +117,6 @@ def test_who_withdraws_is_in_no_file_and_no_store(embedded, profile):
     assert len(open_dataset(profile).persons()) == 9
     with pytest.raises(InputError, match=r"1284: nobody in .* has this name"):
         own.forget(profile, "1284")
-
-
-def test_who_withdraws_is_in_no_output(profile, tmp_path):
-    (profile.dataset / "1284.png").write_bytes(b"no picture")
-    own.own(profile, tmp_path / "out", deals=1, steps=2)
-    assert "1284" in (tmp_path / "out" / "left_out.csv").read_text()
-    own.forget(profile, "1284", tmp_path / "out")
-    for path in (tmp_path / "out").iterdir():
-        assert "1284" not in path.read_text()
 
 
 def test_a_withdrawal_takes_the_persons_own_rows_alone(profile):
@@ -141,12 +129,8 @@ def test_a_withdrawal_takes_the_persons_own_rows_alone(profile):
     assert table.read_bytes() == "\r\n".join(line for line in lines if '"1284"' not in line).encode("utf-8-sig")
     with pytest.raises(InputError, match=r"f: nobody in .* has this name"):
         own.forget(profile, "f")
-
-
-def test_a_withdrawal_that_was_cut_short_is_finished_by_the_next(embedded, profile):
-    (profile.dataset / "clips" / "1284_0.flac").unlink()
-    assert len(own.forget(profile, "1284")) == 4  # a file, a row, two stores
-    assert list(cache_folder().glob("embeddings-*/*")) == []
+    with pytest.raises(InputError, match="synthetic persons; nobody can withdraw"):
+        own.forget(load_profile("mini"), "Ada")
 
 
 def test_of_a_persons_folder_nothing_is_left(profile):
@@ -165,24 +149,22 @@ def test_of_a_persons_folder_nothing_is_left(profile):
     assert len(open_dataset(profile).persons()) == 9
 
 
-def test_a_recording_of_two_persons_is_doubted_and_used(profile, tmp_path, capsys):
-    clips = profile.dataset / "clips"
-    (one, rate), (other, _) = (soundfile.read(clips / f"{name}_0.flac") for name in ("121", "1284"))
-    soundfile.write(clips / "121_0.flac", np.concatenate([one, other]), rate)
-    own.own(profile, tmp_path / "out", deals=1, steps=2)
-    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
-    assert told == ["note: clips/121_0.flac: sounds like two persons; listen to it"]
-
-
-def test_bad_files_are_named_and_the_others_used(profile, tmp_path, capsys):
+def test_bad_files_are_named_the_others_used_and_who_withdraws_is_in_no_output(profile, tmp_path, capsys):
+    clips, out = profile.dataset / "clips", tmp_path / "out"
     Image.new("RGB", (128, 128), "grey").save(profile.dataset / "121.png")
-    (profile.dataset / "clips" / "1284_0.flac").write_bytes(b"no sound")
-    text = own.own(profile, tmp_path / "out", deals=1, steps=2).read_text()
-    assert "# Stage I on 8 persons" in text
-    left = pd.read_csv(tmp_path / "out" / "left_out.csv").set_index("item").why
+    (clips / "1284_0.flac").write_bytes(b"no sound")
+    (one, rate), (other, _) = (soundfile.read(clips / f"{name}_0.flac") for name in ("61", "2094"))
+    soundfile.write(clips / "61_0.flac", np.concatenate([one, other]), rate)
+    assert "# Stage I on 8 persons" in own.own(profile, out, deals=1, steps=2).read_text()
+    left = pd.read_csv(out / "left_out.csv").set_index("item").why
     assert "no face found" in left["121.png"]
     assert left["clips/1284_0.flac"].startswith("not an audio file")
-    assert capsys.readouterr().err.count("left out: ") == 2
+    err = capsys.readouterr().err
+    assert err.count("left out: ") == 2
+    told = [line for line in err.splitlines() if line.startswith("note: ")]
+    assert told == ["note: clips/61_0.flac: sounds like two persons; listen to it"]
+    own.forget(profile, "1284", out)
+    assert not any("1284" in path.read_text() for path in out.iterdir())
 
 
 def test_a_changed_photograph_is_embedded_again(embedded, profile):
@@ -192,12 +174,9 @@ def test_a_changed_photograph_is_embedded_again(embedded, profile):
     after = own.embed_dataset(profile, manifest)[1]
     assert not after.of(["121.png"])[0].allclose(before)
     assert after.of(["121.png"])[0].allclose(after.of(["61.png"])[0])
-
-
-def test_a_missing_file_is_named(profile):
     (profile.dataset / "121.png").unlink()
     with pytest.raises(InputError, match=r"121\.png: no such file \(1 of 20 are missing\)"):
-        own.embed_dataset(profile, open_dataset(profile))
+        own.embed_dataset(profile, manifest)
 
 
 def test_one_person_alone_and_a_missing_folder_are_one_line(profile, tmp_path, capsys, monkeypatch):
@@ -213,6 +192,8 @@ def test_one_person_alone_and_a_missing_folder_are_one_line(profile, tmp_path, c
 
 def test_the_whole_way_by_commands(open_profile, profile, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("V2F_PROFILE", "open")
+    assert run("doctor") == 0
+    assert "The open profile is ready: try python -m v2f_core own FOLDER." in capsys.readouterr().out
     lines = ["person,clip,photo,sex", *person_rows(profile.dataset, (*PERSONS, "7176", "908"))]  # a posterior needs 8
     lines.append("121,,bad.png,f")  # 1 of 13 photographs, more than a large dataset may have
     (profile.dataset / "pairs.csv").write_text("\n".join(lines) + "\n")
@@ -248,17 +229,6 @@ def test_what_draws_is_refused_in_a_line_before_anything_else(command, tmp_path,
     out, err = capsys.readouterr()
     assert re.fullmatch(r"error: the open profile draws no faces: .*; choose another profile, .*\n", err)
     assert (out, list(tmp_path.iterdir())) == ("", [])
-
-
-def test_the_doctor_looks_at_the_profile_that_the_environment_names(open_profile, capsys, monkeypatch):
-    monkeypatch.setenv("V2F_PROFILE", "open")
-    assert run("doctor") == 0
-    assert "The open profile is ready: try python -m v2f_core own FOLDER." in capsys.readouterr().out
-
-
-def test_the_miniature_has_nobody_who_could_withdraw():
-    with pytest.raises(InputError, match="synthetic persons; nobody can withdraw"):
-        own.forget(load_profile("mini"), "Ada")
 
 
 @pytest.mark.skipif(open_faces() is None, reason="the extra is not installed: make open")

@@ -1,6 +1,7 @@
 """A pipeline on its way to others: the card, a hub's cache."""
 
 import re
+from unittest.mock import Mock
 
 import huggingface_hub
 import pytest
@@ -77,11 +78,7 @@ def test_a_repository_that_cannot_be_had_is_one_line(cached, monkeypatch):
     with pytest.raises(InputError, match=r"me/other: no such folder, and not to be had .* logged in") as caught:
         Vox2FacePipeline.from_pretrained("me/other", cache_dir=cached, local_files_only=True)
     assert "\n" not in str(caught.value)
-
-    def fail(*_, **__):
-        raise TimeoutError
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", Mock(side_effect=TimeoutError))
     with pytest.raises(InputError, match=r"me/other: .* Hub \(TimeoutError\); check the name, the network"):
         Vox2FacePipeline.from_pretrained("me/other")
 

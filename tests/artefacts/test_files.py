@@ -90,11 +90,10 @@ def test_a_hash_of_a_folder_depends_on_names_and_contents_but_not_on_a_training_
 
 
 def test_a_file_that_changes_after_its_first_use_is_noticed(tmp_path):
-    folder = tmp_path / "ast"
+    folder, table = tmp_path / "ast", tmp_path / "SHA256.json"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
     check_hashes(folder, "delete its line", add=True)
-    table = tmp_path / "SHA256.json"
     assert json.loads(table.read_text()) == {"ast/config.json": sha256(folder / "config.json")}
     (folder / "config.json").write_text("other")
     with pytest.raises(InputError, match=r"config\.json: missing, or differs from its hash .*; delete its line"):

@@ -3,48 +3,14 @@
 import json
 import shutil
 
+import onnx
 import pytest
 import torch
+from parts import LOADERS
 from safetensors.torch import load_file, save_file
 
 from v2f_core.artefacts.loading import check_config, read_header, read_json, read_onnx, read_tensors, refusing
-from v2f_core.artefacts.profiles import MINI_ASSETS
-from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
-from v2f_core.evaluation.judge import Judge
-from v2f_core.identity.aligner import Aligner
-from v2f_core.identity.arcface_torch import differentiable_arcface
-from v2f_core.identity.faces import FacePack
-from v2f_core.identity.posterior import IdentityPosterior
-from v2f_core.pipeline import Vox2FacePipeline
-from v2f_core.speech.encoders import load_encoder
-
-LOADERS = {
-    "ast": lambda folder: load_encoder("ast", folder),
-    "ecapa": lambda folder: load_encoder("ecapa", folder),
-    "ge2e": lambda folder: load_encoder("ge2e", folder),
-    "judge": Judge.from_folder,
-    "aligner": Aligner.from_pretrained,
-    "posterior": lambda folder: IdentityPosterior.from_pretrained(
-        folder, Aligner.from_pretrained(MINI_ASSETS / "aligner")
-    ),
-    "faces": lambda folder: (FacePack.from_folder(folder), differentiable_arcface(folder / "arcface_mini.onnx")),
-    "prior": Prior.from_folder,
-    "pipeline": Vox2FacePipeline.from_pretrained,
-}
-
-
-@pytest.fixture(scope="module")
-def whole(tiny_profile, tmp_path_factory):
-    """A folder of each kind."""
-    root = tmp_path_factory.mktemp("whole")
-    for part in ("ecapa", "ge2e", "judge", "faces", "posterior"):
-        shutil.copytree(MINI_ASSETS / part, root / part)
-    for part in ("ast", "prior"):
-        shutil.copytree(getattr(tiny_profile, part), root / part)
-    shutil.copytree(MINI_ASSETS / "aligner", root / "aligner")
-    Vox2FacePipeline.from_profile(tiny_profile).save_pretrained(root / "pipeline")
-    return root
 
 
 def refused(part, folder, named):
@@ -61,8 +27,8 @@ def weights_of(folder):
 
 
 @pytest.mark.parametrize("part", LOADERS)
-def test_weights_that_are_cut_off_or_no_weights_are_refused(whole, tmp_path, part):
-    folder = shutil.copytree(whole / part, tmp_path / part)
+def test_weights_that_are_cut_off_or_no_weights_are_refused(parts, tmp_path, part):
+    folder = shutil.copytree(parts / part, tmp_path / part)
     for path in weights_of(folder):
         content = path.read_bytes()
         for damaged in (b"no", content[:-100], bytes(len(content))):
@@ -73,8 +39,8 @@ def test_weights_that_are_cut_off_or_no_weights_are_refused(whole, tmp_path, par
 
 
 @pytest.mark.parametrize("part", sorted(LOADERS.keys() - {"faces", "ecapa"}))
-def test_a_tensor_that_is_not_finite_missing_or_of_another_shape_is_refused(whole, tmp_path, part):
-    folder = shutil.copytree(whole / part, tmp_path / part)
+def test_a_tensor_that_is_not_finite_missing_or_of_another_shape_is_refused(parts, tmp_path, part):
+    folder = shutil.copytree(parts / part, tmp_path / part)
     for i, path in enumerate(weights_of(folder)):
         content = path.read_bytes()
         for change in ("finite", "missing", "shape"):
@@ -90,10 +56,8 @@ def test_a_tensor_that_is_not_finite_missing_or_of_another_shape_is_refused(whol
             path.write_bytes(content)
 
 
-def test_an_onnx_net_and_a_checkpoint_of_nan_are_refused(whole, tmp_path):
-    import onnx
-
-    folder = shutil.copytree(whole / "faces", tmp_path / "faces")
+def test_an_onnx_net_and_a_checkpoint_of_nan_are_refused(parts, tmp_path):
+    folder = shutil.copytree(parts / "faces", tmp_path / "faces")
     for path in weights_of(folder):
         model, content = onnx.load(path), path.read_bytes()
         tensor = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
@@ -103,26 +67,19 @@ def test_an_onnx_net_and_a_checkpoint_of_nan_are_refused(whole, tmp_path):
         onnx.save(model, path)
         refused("faces", folder, f"{path.name}: {tensor.name} holds NaN")
         path.write_bytes(content)
-    folder = shutil.copytree(whole / "ecapa", tmp_path / "ecapa")
+    folder = shutil.copytree(parts / "ecapa", tmp_path / "ecapa")
     state = torch.load(folder / "embedding_model.ckpt", weights_only=True)
     next(iter(state.values())).view(-1)[0] = float("nan")
     torch.save(state, folder / "embedding_model.ckpt")
     refused("ecapa", folder, "embedding_model.ckpt")
 
 
-BROKEN = ["", "{", "[]", "7", "\xff", "{}", '{"_class_name": 7}', "[" * 100_000]
-
-
 @pytest.mark.parametrize("part", sorted(LOADERS.keys() - {"faces", "ecapa"}))
-def test_a_config_that_is_broken_is_refused(whole, tmp_path, part):
-    folder = shutil.copytree(whole / part, tmp_path / part)
-    config = folder / ("model_index.json" if part in ("prior", "pipeline") else "config.json")
-    for content in BROKEN:
-        if part == "prior" and content != "":  # of a prior's own only the presence counts
-            config = folder / "unet" / "config.json"
-        config.write_text(content, encoding="latin-1")
-        if part in ("pipeline", "prior") and content == "":
-            continue
+def test_a_config_that_is_broken_is_refused(parts, tmp_path, part):
+    folder = shutil.copytree(parts / part, tmp_path / part)
+    name = {"prior": "unet/config.json", "pipeline": "model_index.json"}.get(part, "config.json")
+    for content in ("{", "[]", "\xff", "{}", '{"_class_name": 7}', "[" * 100_000):
+        (folder / name).write_text(content, encoding="latin-1")
         refused(part, folder, "; ")
 
 
@@ -130,29 +87,24 @@ def test_a_config_that_is_broken_is_refused(whole, tmp_path, part):
     ("part", "file", "name", "value"),
     [
         ("ast", "config.json", "num_hidden_layers", 10**9),
-        ("ast", "config.json", "hidden_size", 10**9),
         ("ast", "preprocessor_config.json", "num_mel_bins", 10**6),
-        ("ast", "preprocessor_config.json", "max_length", 10**6),
         ("ast", "preprocessor_config.json", "std", 0.0),
         ("ge2e", "config.json", "level_dbfs", "loud"),
         ("judge", "config.json", "size", 50_000),
-        ("judge", "config.json", "widths", [10**6] * 4),
         ("judge", "config.json", "scale", 0),
         ("aligner", "config.json", "hidden_width", 10**6),
         ("posterior", "config.json", "kappa", float("nan")),
         ("prior", "unet/config.json", "sample_size", 10**6),
-        ("prior", "unet/config.json", "layers_per_block", 10**6),
         ("prior", "unet/config.json", "norm_num_groups", 0),
         ("prior", "vae/config.json", "scaling_factor", 0.0),
         ("prior", "scheduler/scheduler_config.json", "num_train_timesteps", 10**12),
         ("prior", "scheduler/scheduler_config.json", "beta_end", 7.0),
         ("prior", "tokenizer/tokenizer_config.json", "model_max_length", 10**30),
-        ("pipeline", "unet/config.json", "sample_size", 10**6),
         ("pipeline", "scheduler/scheduler_config.json", "num_train_timesteps", -1),
     ],
 )
-def test_a_setting_that_would_take_all_memory_or_give_nan_is_refused(whole, tmp_path, part, file, name, value):
-    folder = shutil.copytree(whole / part, tmp_path / part)
+def test_a_setting_that_would_take_all_memory_or_give_nan_is_refused(parts, tmp_path, part, file, name, value):
+    folder = shutil.copytree(parts / part, tmp_path / part)
     config = json.loads((folder / file).read_text())
     (folder / file).write_text(json.dumps(config | {name: value}))
     refused(part, folder, "; ")

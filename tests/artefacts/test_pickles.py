@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import subprocess
 
 import numpy as np
 import pytest
@@ -27,29 +26,24 @@ class Runs:
 ATTACKS = {
     "os.system": lambda mark: Runs(os.system, f"touch {mark}"),
     "exec": lambda mark: Runs(exec, f"open({str(mark)!r}, 'w')"),
-    "subprocess": lambda mark: Runs(subprocess.check_call, ["touch", str(mark)]),
     "getattr": lambda mark: Runs(getattr, "", "join"),
     "numpy.load": lambda mark: Runs(np.load, str(mark), None, True),
-    "numpy.fromfile": lambda mark: Runs(np.fromfile, "/dev/zero", np.uint8, 8),
     "a new type": lambda mark: Runs(type, "Mine", (), {}),
 }
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-@pytest.mark.parametrize("protocol", [0, 2, 5])
-def test_a_pickle_that_runs_something_is_refused_before_it_runs(tmp_path, attack, protocol):
+def test_a_pickle_that_runs_something_is_refused_before_it_runs(tmp_path, attack):
     mark, path = tmp_path / "mark", tmp_path / "bad.pickle"
-    path.write_bytes(pickle.dumps({"weight": ATTACKS[attack](mark)}, protocol))
-    for read in (arrays_from_pickle, tensors_from_bin):
-        with pytest.raises(InputError, match=r"bad\.pickle: cannot be read as a .* alone .*; refused"):
-            read(path)
-    assert not mark.exists()
-
-
-def test_the_attack_would_have_worked(tmp_path):
-    mark = tmp_path / "mark"
-    pickle.loads(pickle.dumps(ATTACKS["os.system"](mark)))
-    assert mark.exists()
+    for protocol in (0, 2, 5):
+        path.write_bytes(pickle.dumps({"weight": ATTACKS[attack](mark)}, protocol))
+        for read in (arrays_from_pickle, tensors_from_bin):
+            with pytest.raises(InputError, match=r"bad\.pickle: cannot be read as a .* alone .*; refused"):
+                read(path)
+        assert not mark.exists()
+    if attack == "os.system":
+        pickle.loads(path.read_bytes())  # it would have worked
+        assert mark.exists()
 
 
 def by_python_2(content):
@@ -57,26 +51,19 @@ def by_python_2(content):
     return pickle.dumps(content, 2).replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.int64, np.bool_])
-def test_arrays_come_through(tmp_path, dtype):
-    array = np.arange(6).reshape(2, 3).astype(dtype)
-    (tmp_path / "arrays.pkl").write_bytes(by_python_2({"a": array, "b": array.T}))
-    arrays = arrays_from_pickle(tmp_path / "arrays.pkl")
-    assert arrays["a"].dtype == dtype
-    np.testing.assert_array_equal(arrays["a"], array)
-    np.testing.assert_array_equal(arrays["b"], array.T)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [[np.zeros(2)], {1: np.zeros(2)}, {"a": np.array([{}], object)}, {"a": [np.zeros(2)]}, {"a": None}],
-    ids=["list", "number as name", "objects", "list of arrays", "nothing"],
-)
-def test_content_other_than_a_dictionary_of_arrays_is_refused(tmp_path, content):
-    path = tmp_path / "odd.pkl"
-    path.write_bytes(by_python_2(content))
-    with pytest.raises(InputError, match=r"odd\.pkl"):
-        arrays_from_pickle(path)
+def test_arrays_come_through_and_nothing_else(tmp_path):
+    path = tmp_path / "arrays.pkl"
+    for dtype in (np.float32, np.int64, np.bool_):
+        array = np.arange(6).reshape(2, 3).astype(dtype)
+        path.write_bytes(by_python_2({"a": array, "b": array.T}))
+        arrays = arrays_from_pickle(path)
+        assert arrays["a"].dtype == dtype
+        np.testing.assert_array_equal(arrays["a"], array)
+        np.testing.assert_array_equal(arrays["b"], array.T)
+    for content in ([array], {1: array}, {"a": np.array([{}], object)}, {"a": [array]}, {"a": None}):
+        path.write_bytes(by_python_2(content))
+        with pytest.raises(InputError, match=r"arrays\.pkl"):
+            arrays_from_pickle(path)
 
 
 def test_half_a_file_and_no_file_are_named(tmp_path):

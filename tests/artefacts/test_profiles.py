@@ -42,38 +42,30 @@ def profile(tmp_path):
     return replace(load_profile("mini"), judge=folder)
 
 
-def test_a_damaged_file_is_named(profile):
+def test_a_damaged_file_and_a_missing_part_are_named(profile):
     (profile.judge / "weights").write_text("gudge")
     with pytest.raises(InputError, match=r"weights: missing, or differs from its hash in .*SHA256\.json"):
         profile.part("judge")
     profile.part("ast")  # the others can be used
-
-
-@pytest.mark.parametrize("missing", ["weights", "."])
-def test_a_missing_part_is_named(profile, missing):
-    (profile.judge / "weights").unlink()
-    if missing == ".":
-        profile.judge.rmdir()
-    with pytest.raises(InputError, match="judge: the mini profile's judge is missing"):
-        profile.part("judge")
+    for remove in ((profile.judge / "weights").unlink, profile.judge.rmdir):
+        remove()
+        with pytest.raises(InputError, match="judge: the mini profile's judge is missing"):
+            profile.part("judge")
 
 
 def test_missing_full_size_weights_are_named_with_their_origin(monkeypatch, tmp_path):
     monkeypatch.setenv("V2F_FULL", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    with pytest.raises(
-        InputError, match=r"ast is missing; python -m v2f_core fetch ast \(346 MB; BSD-3-Clause\); or set V2F_F"
+    full = load_profile("full")
+    train = r"python -m v2f_core stage1 --profile full --encoder"
+    for profile, part, message in (
+        (full, "ast", r"ast is missing; python -m v2f_core fetch ast \(346 MB; BSD-3-Clause\); or set V2F_F"),
+        (full, "aligner", rf"aligner is missing; train it \({train} ast --out .*aligner"),
+        (full.with_encoder("ge2e"), "aligner", rf"{train} ge2e --out .*aligner_ge2e"),
+        (load_profile("mini"), "scorer", "scorer: the mini profile has none"),
     ):
-        load_profile("full").part("ast")
-    with pytest.raises(
-        InputError,
-        match=r"aligner is missing; train it \(python -m v2f_core stage1 --profile full --encoder ast --out .*aligner",
-    ):
-        load_profile("full").part("aligner")
-    with pytest.raises(InputError, match=r"stage1 --profile full --encoder ge2e --out .*aligner_ge2e"):
-        load_profile("full").with_encoder("ge2e").part("aligner")
-    with pytest.raises(InputError, match="scorer: the mini profile has none"):
-        load_profile("mini").part("scorer")
+        with pytest.raises(InputError, match=message):
+            profile.part(part)
 
 
 # --- speech encoders

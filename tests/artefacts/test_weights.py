@@ -1,5 +1,6 @@
 """Published weights come from a folder, a cache or a download, whole, unaltered and with consent, or not at all."""
 
+import io
 import json
 import pickle
 from pathlib import Path
@@ -18,6 +19,7 @@ from v2f_core.artefacts import weights
 from v2f_core.artefacts.files import sha256
 from v2f_core.artefacts.profiles import load_profile
 from v2f_core.artefacts.weights import ORIGINS
+from v2f_core.cli import main
 from v2f_core.errors import InputError
 
 AST = "MIT/ast-finetuned-audioset-10-10-0.4593"
@@ -74,34 +76,26 @@ def yes(_) -> bool:
 # --- from a folder
 
 
-@pytest.mark.parametrize("part", ORIGINS)
-def test_every_part_is_completed_from_a_local_folder(tmp_path, published, part):
-    folder = tmp_path / "full" / part
-    report = weights.fetch(part, folder, agree=refuse, local=published)
-    assert len(report) == sum(len(origin.files) for origin in ORIGINS[part])
-    assert weights.missing(part, folder) == []
-    pinned = json.loads((tmp_path / "full" / "SHA256.json").read_text())
-    assert pinned == {
-        f"{part}/{path.relative_to(folder).as_posix()}": sha256(path) for path in folder.rglob("*") if path.is_file()
-    }
-    assert [path.name for path in (tmp_path / "full").iterdir() if path.name.startswith(".")] == []
-
-
-def test_pickles_arrive_as_safetensors(tmp_path, published):
+def test_every_part_is_completed_from_a_local_folder_and_pickles_arrive_as_safetensors(tmp_path, published):
     full = tmp_path / "full"
-    for part in ("prior", "judge"):
-        weights.fetch(part, full / part, agree=refuse, local=published)
+    for part, origins in ORIGINS.items():
+        report = weights.fetch(part, full / part, agree=refuse, local=published)
+        assert len(report) == sum(len(origin.files) for origin in origins)
+        assert weights.missing(part, full / part) == []
+    files = [path for part in ORIGINS for path in (full / part).rglob("*") if path.is_file()]
+    hashes = {path.relative_to(full).as_posix(): sha256(path) for path in files}
+    assert json.loads((full / "SHA256.json").read_text()) == hashes
     assert load_file(full / "prior" / "text_encoder" / "model.safetensors")["weight"].tolist() == [0, 1, 2, 3]
     assert "bn1.num_batches_tracked" in load_file(full / "judge" / "model.safetensors")
     assert json.loads((full / "judge" / "config.json").read_text())["n_classes"] == 8631
     assert not [path for path in full.rglob("*") if path.suffix in (".bin", ".pkl")]
 
 
-@pytest.mark.parametrize("place", ["published/antelopev2", "published/antelopev2/antelopev2", "published"])
+@pytest.mark.parametrize("place", ["antelopev2", "antelopev2/antelopev2", "."])
 def test_a_pack_may_lie_as_it_was_unpacked(tmp_path, published, place):
     for name in ("scrfd_10g_bnkps.onnx", "glintr100.onnx"):
         (published / "antelopev2" / name).unlink(missing_ok=True)
-        publish(tmp_path / place / name)
+        publish(published / place / name)
     folder = tmp_path / "full" / "faces"
     weights.fetch("faces", folder, agree=refuse, local=published)
     # antelopev2's own ArcFace stays behind: Arc2Face was conditioned on another
@@ -207,3 +201,35 @@ def test_the_hub_s_refusals_say_what_to_do(tmp_path, monkeypatch, error, message
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
     with pytest.raises(InputError, match=f"{AST}/config.json: cannot be had .*{message}"):
         weights.fetch("ast", tmp_path / "full" / "ast", agree=yes)
+
+
+# --- the command
+
+
+def fetch(*arguments):
+    with pytest.raises(SystemExit) as stopped:
+        main(["fetch", *map(str, arguments)])
+    return stopped.value.code
+
+
+def test_every_part_is_reported_and_one_that_cannot_be_had_ends_with_2(tmp_path, published, capsys):
+    (published / "resnet50_ft_weight.pkl").unlink()
+    assert fetch("ecapa", "judge", "--local", published) == 2
+    out, err = capsys.readouterr()
+    assert "ecapa/classifier.ckpt: from " in out
+    assert "judge: resnet50_ft_weight.pkl is downloaded by hand" in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_a_folder_that_is_not_there_is_no_reason_to_download(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert fetch("ast", "prior", "--local", "publishd", "--accept") == 2
+    assert capsys.readouterr().err.startswith("error: publishd: no such folder; give --local one that holds files")
+
+
+def test_a_user_who_cannot_be_asked_is_told_how_to_agree_beforehand(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert fetch("prior") != 0
+    out, err = capsys.readouterr()
+    assert "WebFace42M, which is given out for non-commercial research" in out
+    assert "--accept agrees beforehand" in err

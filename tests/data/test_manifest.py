@@ -9,41 +9,36 @@ from v2f_core.errors import InputError
 GOOD = {"person": "Ada", "sex": "f", "split": "test", "kind": "face", "session": "", "path": "a.png"}
 
 
-def test_a_manifest_comes_back_from_its_file(tmp_path):
+def test_a_manifest_is_sorted_counted_and_comes_back_from_its_file(tmp_path):
     voice = GOOD | {"kind": "voice", "session": "v0", "path": "a.wav"}
     manifest = Manifest(tmp_path, pd.DataFrame([voice, GOOD]))
-    manifest.save(tmp_path / "manifest.csv")
+    manifest.table.to_csv(tmp_path / "manifest.csv", index=False)
     again = from_csv(tmp_path / "manifest.csv")
     pd.testing.assert_frame_equal(again.table, manifest.table)
     assert again.table.kind.tolist() == ["face", "voice"]
     assert again.root == tmp_path
     assert again.persons("test").loc["Ada", ["faces", "voices"]].tolist() == [1, 1]
+    with pytest.raises(InputError, match="dev: no such split; choose train, val, test"):
+        manifest.faces("dev")
 
 
-@pytest.mark.parametrize(
-    "content", [None, "", "person,sex\nAda,f\n", "person,sex,split,kind,path\nAda,x,test,face,a.png\n"]
-)
-def test_a_csv_that_is_no_manifest_is_refused_by_name(tmp_path, content):
+def test_a_csv_that_is_no_manifest_is_refused_by_name(tmp_path):
     path = tmp_path / "mine.csv"
-    if content is not None:
-        path.write_text(content)
-    with pytest.raises(InputError, match=r"mine\.csv: "):
-        from_csv(path)
+    for content in (None, "", "person,sex\nAda,f\n", "person,sex,split,kind,path\nAda,x,test,face,a.png\n"):
+        if content is not None:
+            path.write_text(content)
+        with pytest.raises(InputError, match=r"mine\.csv: "):
+            from_csv(path)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"sex": "x", "path": "b.png"}, "sex is 'x'; expected f or m"),
-        ({"split": "dev", "path": "b.png"}, "split is 'dev'"),
-        ({"kind": "smell", "path": "b.png"}, "kind is 'smell'"),
         ({"split": "train", "path": "b.png"}, "Ada: in more than one split"),
         ({"sex": "m", "path": "b.png"}, "Ada: in more than one sex"),
         ({}, "a.png: listed twice"),
-        ({"path": "/etc/b.png"}, "not a path below"),
-        ({"path": "../b.png"}, "not a path below"),
-        ({"path": "..\\b.png"}, "not a path below"),
-        ({"path": ""}, "not a path below"),
+        *(({"path": path}, "not a path below") for path in ("/etc/b.png", "../b.png", "..\\b.png", "")),
         ({"person": "../Bob", "path": "b.png"}, "no name of a person"),
         ({"person": " Ada ", "split": "train", "path": "b.png"}, "Ada: in more than one split"),
     ],
@@ -61,12 +56,7 @@ def test_an_accent_that_is_spelt_in_two_ways_is_one_person():
         check(pd.DataFrame([rows[0], rows[1] | {"split": "train"}]))
 
 
-@pytest.mark.parametrize("column", COLUMNS)
-def test_a_table_without_a_column_is_refused(column):
-    with pytest.raises(InputError, match=f"no column '{column}'"):
-        check(pd.DataFrame([GOOD]).drop(columns=column))
-
-
-def test_an_unknown_split_is_refused(tmp_path):
-    with pytest.raises(InputError, match="dev: no such split; choose train, val, test"):
-        Manifest(tmp_path, pd.DataFrame([GOOD])).faces("dev")
+def test_a_table_without_a_column_is_refused():
+    for column in COLUMNS:
+        with pytest.raises(InputError, match=f"no column '{column}'"):
+            check(pd.DataFrame([GOOD]).drop(columns=column))

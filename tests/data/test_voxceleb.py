@@ -14,7 +14,6 @@ from v2f_core.data.voxceleb import (
     from_pairs,
     open_dataset,
     read_layout,
-    read_speakers,
     scan,
     sf2f_split,
     small_split,
@@ -40,10 +39,8 @@ def add(root, name, identifier, sex="f", part="vox1", folder="origin_faces", fac
     for i in range(voices):
         write(root / part / "wav" / identifier / "v000" / f"{i:05d}.wav")
     meta = root / {"vox1": "vox1_meta.csv", "vox2": "full_vox2_meta.csv"}[part]
-    line = {"vox1": f"{identifier}\t{name}\t{sex}\tnone\tdev", "vox2": f"n1,{name},9,1,x,{identifier} ,n1,{sex},dev"}[
-        part
-    ]
-    write(meta, (meta.read_text() if meta.exists() else META[part] + "\n") + line + "\n")
+    row = {"vox1": f"{identifier}\t{name}\t{sex}\tnone\tdev", "vox2": f"n1,{name},9,1,x,{identifier} ,n1,{sex},dev"}
+    write(meta, (meta.read_text() if meta.exists() else META[part] + "\n") + row[part] + "\n")
 
 
 @pytest.fixture
@@ -82,10 +79,8 @@ def test_sf2f_s_rule_counts_rows_of_the_table_also_without_faces(root):
 
 
 def test_split_csv_replaces_the_rule(root):
-    write(
-        root / "split.csv",
-        "name,split\n" + "".join(f"Name_{i:02d},{'test' if i < 4 else 'train'}\n" for i in range(11)),
-    )
+    rows = [f"Name_{i:02d},{'test' if i < 4 else 'train'}\n" for i in range(11)]
+    write(root / "split.csv", "name,split\n" + "".join([*rows, rows[0]]))  # a row twice does no harm
     manifest = read_layout(root)
     assert manifest.persons("test").index.tolist() == [f"Name_{i:02d}" for i in range(4)]
     assert manifest.left_out.values.tolist() == [["vox1/Name_11", "not in split.csv"]]
@@ -107,14 +102,6 @@ def test_persons_and_files_that_are_not_used_are_listed_with_the_reason(root):
         "vox1/origin_faces/Name_00/empty.png": "empty",
         "vox1/wav/id10099/v000/notes.txt": "not one of .flac .m4a .mp3 .ogg .wav",
     }
-
-
-def test_too_many_unusable_files_are_an_error(root):
-    for i in range(7):  # 7 of 67 files
-        write(root / f"vox1/wav/id10099/v000/{i}.txt")
-    with pytest.raises(InputError, match=r"7 of 67 files unusable .*mend them, or allow more \(scan --max-bad\)"):
-        read_layout(root)
-    assert len(read_layout(root, max_bad=0.11).left_out) == 7
 
 
 def test_vox1_and_vox2_are_split_apart_and_nobody_is_taken_twice(root):
@@ -168,15 +155,12 @@ def deepen(folder):
         (lambda root: root.rename(root.with_name("else")), "no such folder; give the root"),
         (lambda root: (root / "vox1/origin_faces").rename(root / "vox1/a"), "no folder origin_faces or masked_faces"),
         (lambda root: deepen(root / "vox1/wav"), "vox1/deeper is a voice, but not in vox1_meta.csv .expected <Name>/"),
-        (lambda root: deepen(root / "vox1/origin_faces"), "both a face and a voice: vox1/deeper is a face, but not"),
         (lambda root: (root / "vox1_meta.csv").unlink(), "vox1_meta.csv: no such file"),
         (lambda root: (root / "vox1_meta.csv").write_text(""), "vox1_meta.csv: cannot be read as a table"),
-        (lambda root: (root / "vox1_meta.csv").write_bytes(b"\xff\xfe\0"), "vox1_meta.csv: cannot be read as a table"),
         (lambda root: (root / "vox1_meta.csv").write_text("a\tb\n1\t2\n"), "vox1_meta.csv: no column VGGFace1 ID"),
         (lambda root: (root / "vox1/wav").rename(root / "vox1/audio"), "wav: no such folder"),
         (splits("name,split\nName_00,practice"), "split is 'practice'; expected train"),
         (splits("name,split\nName_00,train\nName_01,val\nName_00,test"), "split.csv: Name_00: in more than one split"),
-        (splits("name, split\nName_00, train\nName_00 , test"), "split.csv: Name_00: in more than one split"),
         (splits("who,where\na,b"), "split.csv: no columns name and split"),
         (splits("name,split\nNobody,test"), "nobody in it has both"),
     ],
@@ -191,15 +175,6 @@ def test_a_broken_dataset_is_one_clear_line(root, spoil, message):
 # --- links, pipes, and names that are no text
 
 
-def left_out(root):
-    return dict(read_layout(root, max_bad=0.5).left_out.values)
-
-
-def test_a_person_in_two_rows_of_one_split_is_in_it(root):
-    write(root / "split.csv", "name,split\nName_00,test\nName_01,train\nName_00,test\n")
-    assert read_layout(root).persons().split.to_dict() == {"Name_00": "test", "Name_01": "train"}
-
-
 def test_a_file_with_several_names_is_taken_once(root):
     """The photograph of one person, linked into another's folder, would put it into two splits."""
     faces = root / "vox1/origin_faces"
@@ -208,38 +183,31 @@ def test_a_file_with_several_names_is_taken_once(root):
     (faces / "Name_05" / "9.jpg").hardlink_to(faces / "Name_00" / "1.jpg")
     manifest = read_layout(root)
     assert manifest.table.equals(before)
-    assert left_out(root) == {
+    assert dict(manifest.left_out.values) == {
         "vox1/origin_faces/Name_00/9.jpg": "another name of vox1/origin_faces/Name_00/0.jpg",
         "vox1/origin_faces/Name_05/9.jpg": "another name of vox1/origin_faces/Name_00/1.jpg",
     }
 
 
-def test_loops_links_to_nowhere_and_pipes_are_named(root):
+def test_loops_links_to_nowhere_pipes_and_names_that_are_no_text_are_named(root):
     folder = root / "vox1/origin_faces/Name_00"
     (folder / "loop").symlink_to(folder)
     (folder / "up").symlink_to(root / "vox1")
     (folder / "self.jpg").symlink_to("self.jpg")
     (folder / "nowhere.jpg").symlink_to("nowhere")
     os.mkfifo(folder / "pipe.jpg")
-    before = read_layout(root, max_bad=0.5)
-    assert len(before.faces()) == 24
-    assert {item.removeprefix("vox1/origin_faces/Name_00/"): why for item, why in left_out(root).items()} == {
+    (folder / os.fsdecode(b"caf\xe9.jpg")).write_text("x")
+    scanned = scan(root, max_bad=0.5)
+    assert len(scanned.faces()) == 24
+    assert "caf\\xe9.jpg" in (root / "left_out.csv").read_text(encoding="utf-8")
+    assert {item.removeprefix("vox1/origin_faces/Name_00/"): why for item, why in scanned.left_out.values} == {
         "loop": "another name of vox1/origin_faces/Name_00",
         "up": "another name of a folder that it is in",
         "self.jpg": "a link that leads nowhere",
         "nowhere.jpg": "a link that leads nowhere",
         "pipe.jpg": "no file: a pipe or device",
+        "caf\\xe9.jpg": "its name is not UTF-8, or has signs that cannot be printed",
     }
-
-
-def test_names_that_are_not_utf_8_are_named(root):
-    folder = os.fsencode(root / "vox1/origin_faces/Name_00")
-    with open(folder + b"/caf\xe9.jpg", "w") as file:
-        file.write("x")
-    why = "its name is not UTF-8, or has signs that cannot be printed"
-    assert left_out(root) == {"vox1/origin_faces/Name_00/caf\\xe9.jpg": why}
-    scan(root)
-    assert "caf\\xe9.jpg" in (root / "left_out.csv").read_text(encoding="utf-8")
 
 
 # --- a scan
@@ -251,20 +219,16 @@ def whole(tmp_path):
     root = tmp_path / "dataset"
     vox1 = [(f"One_{i:02d}", f"id100{i:02d}", "fm"[i % 2]) for i in range(12)]
     vox2 = [(f"Two_{i:02d}", f"id000{i:02d}", "fm"[i % 2]) for i in range(9)] + [("One_03", "id00099", "m")]
-    write(root / "vox1_meta.csv", META["vox1"] + "\n" + "".join(f"{i}\t{n}\t{s}\tIreland\tdev\n" for n, i, s in vox1))
-    write(
-        root / "full_vox2_meta.csv",
-        META["vox2"] + "\n" + "".join(f"n1,{n},9,1,{s},{i},n1,{s},dev\n" for n, i, s in vox2),
-    )
-    for part, people, form in (("vox1", vox1, "wav/{}/v1/1.wav"), ("vox2", vox2, "dev/aac/{}/v1/1.m4a")):
-        for name, identifier, _ in people:
-            write(root / part / "masked_faces" / name / "0.jpg", f"face of {name}")
-            if name != "Two_00":
-                write(root / part / form.format(identifier), f"voice of {identifier}")
+    for part, people in (("vox1", vox1), ("vox2", vox2)):
+        for name, identifier, sex in people:
+            add(root, name, identifier, sex, part, voices=int(name != "Two_00"))
     return root
 
 
 def test_every_later_step_reads_the_manifest_in_place_of_the_folders(whole, monkeypatch):
+    table = whole / "vox1_meta.csv"  # it may lie in its part, and begin with a byte-order mark
+    (whole / "vox1" / table.name).write_text(table.read_text(), encoding="utf-8-sig")
+    table.unlink()
     scanned = scan(whole)
     shutil.rmtree(whole / "vox1")
     monkeypatch.setenv("V2F_DATASET", str(whole))
@@ -291,17 +255,11 @@ def test_the_command_writes_reports_and_has_an_option_for_more_unusable_files(wh
         with pytest.raises(SystemExit) as stopped:
             main(["scan", str(whole), *options])
         assert stopped.value.code == code
-    assert "train: 17 persons" in capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert "20 of 60 files unusable" in err
+    assert "train: 17 persons" in out
     assert len(from_csv(whole / "manifest.csv").persons("train")) == 17
     assert len(pd.read_csv(whole / "left_out.csv")) == 2 + 20
-
-
-def test_a_table_may_lie_in_its_part_and_begin_with_a_byte_order_mark(whole):
-    (whole / "vox1_meta.csv").unlink()
-    (whole / "vox1" / "vox1_meta.csv").write_text(
-        META["vox1"] + "\nid10001\tAda\tf\tIreland\tdev\n", encoding="utf-8-sig"
-    )
-    assert read_speakers(whole, "vox1") == [("Ada", "id10001", "f")]
 
 
 # --- a table of your own
@@ -316,6 +274,10 @@ def test_pairs_of_your_own_are_split_by_person(tmp_path):
     assert persons[persons.split != "train"].split.to_dict() == few
     assert persons[["faces", "voices", "sex"]].drop_duplicates().values.tolist() == [[1, 3, "u"]]
     assert manifest.root == tmp_path
+    of_sex = small_split({f"{sex}{i}": sex for i in range(10) for sex in "fm"})
+    for sex in "fm":
+        kinds = [kind for name, kind in of_sex.items() if name[0] == sex]
+        assert [kinds.count(kind) for kind in ("train", "val", "test")] == [6, 2, 2]
 
 
 def test_a_tables_split_sex_and_session_are_used_and_the_full_profile_reads_it(tmp_path, monkeypatch):
@@ -341,13 +303,12 @@ def test_a_tables_split_sex_and_session_are_used_and_the_full_profile_reads_it(t
         ("clip,face,person\na.wav,a.png,Ada\n,,Ada\n", "row 3 lacks a person, or both"),
         ("clip,face,person,split\na.wav,a.png,Ada,test\nb.wav,a.png,Ada,train\n", "Ada: in more than one split"),
         ("clip,face,person,split\na.wav,a.png,Ada,dev\n", "split is 'dev'"),
-        ("clip,face,person\na.wav,a.png,Ada\na.wav,b.png,Bob\n", "a.wav: listed twice"),
         ("clip,face,person\n./a.wav,a.png,Ada\na.wav,b.png,Bob\n", "a.wav: listed twice"),
         ("clip,face,person\n/a.wav,a.png,Ada\n", "not a path below"),
         ("", "cannot be read as a table"),
         ("clip,face,person\n", "no row below the heading"),
         ("clip,face,person\na.wav,a.png,J\udcf6rg\n", "expected text in UTF-8"),
-        ("clip,face,person\na.wav,a.png,Ada\nb.wav,a.png,Bob\n", "a.png: listed twice, for Ada and Bob"),
+        ("clip,face,person\na.wav,a.png,Ada\nb.wav,a.png,Bob\n", "a.png: listed twice, also for Bob"),
         ("clip,face,person\nC:\\me\\a.wav,a.png,Ada\n", "not a path below"),
     ],
 )
@@ -366,9 +327,6 @@ def test_pairs_from_a_spreadsheet_on_windows(tmp_path):
     assert manifest.persons().sex.to_dict() == {"Ada": "f", "Bea": "u", "Cy": "u"}
     left_out = [["Cy", "a voice alone"], ["row 4 of pairs.csv", "the same as an earlier row"]]
     assert manifest.left_out.values.tolist() == left_out
-
-
-def test_a_manifest_from_a_spreadsheet_on_windows(tmp_path):
     rows = ["person;sex;split;kind;session;path", "Ada;f;test;face;;faces\\a.png"]
     (tmp_path / "manifest.csv").write_bytes("\r\n".join(rows).encode("utf-8-sig"))
     assert from_csv(tmp_path / "manifest.csv").table.values.tolist() == [
@@ -405,27 +363,14 @@ def test_of_folders_for_persons_those_that_cannot_be_used_are_named(tmp_path):
     for name in (b"Ada", b"J\xfcrgen"):
         write(tmp_path / os.fsdecode(name) / "hello.wav")
         write(tmp_path / os.fsdecode(name) / "me.jpg")
-    os.mkfifo(tmp_path / "Ada" / "pipe.wav")
-    (tmp_path / "Ada" / "here").symlink_to(".")
-    for link, target in (("Eve", "Ada"), ("up", ".."), ("loop", "loop"), ("nowhere", "no")):
+    for link, target in (("Eve", "Ada"), ("up", ".."), ("nowhere", "no")):
         (tmp_path / link).symlink_to(target)
     (tmp_path.parent / "private.wav").write_text("in the folder above")
     manifest = from_folders(tmp_path)
     assert manifest.table.path.tolist() == ["Ada/me.jpg", "Ada/hello.wav"]
-    lost = "a link that leads nowhere"
     assert dict(manifest.left_out.values) == {
-        "Ada/here": "another name of Ada",
-        "Ada/pipe.wav": "no file: a pipe or device",
         "Eve": "another name of Ada",
         "J\\xfcrgen": "its name is not UTF-8, or has signs that cannot be printed",
         "up": "another name of a folder that it is in",
-        "loop": lost,
-        "nowhere": lost,
+        "nowhere": "a link that leads nowhere",
     }
-
-
-def test_few_persons_are_split_in_fifths_within_each_sex():
-    split = small_split({f"{sex}{i}": sex for i in range(10) for sex in "fm"})
-    for sex in "fm":
-        kinds = [kind for name, kind in split.items() if name[0] == sex]
-        assert [kinds.count(kind) for kind in ("train", "val", "test")] == [6, 2, 2]

@@ -114,10 +114,9 @@ def read_layout(root: str | Path, max_bad: float = 0.05) -> Manifest:
             rows += [(*person, "voice", Path(path).parent.name, path) for path in voices[identifier]]
     if not rows:
         # a folder in no table shows the mistake: "wav", for example, if the ids' folders lie one level too deep
-        odd = next(
-            (f": {item} is {why} (expected <Name>/ or <id>/)" for item, why in unpaired if "but not in" in why), ""
-        )
-        raise InputError(f"{root}: nobody in it has both a face and a voice{odd}; check folders and metadata")
+        strays = [f": {item} is {why} (expected <Name>/ or <id>/)" for item, why in unpaired if "but not in" in why]
+        stray = strays[0] if strays else "; check folders and metadata"
+        raise InputError(f"{root}: nobody in it has both a face and a voice{stray}")
     bad = [f"{item}: {why}" for item, why in unusable if not why.startswith(SAME)]
     if len(bad) > max_bad * (total := len(rows) + len(bad)):
         way_out = "mend them, or allow more (scan --max-bad)"
@@ -339,9 +338,7 @@ def from_folders(root: str | Path) -> Manifest:
             kinds = ["face" if Path(path).suffix.lower() in PICTURES else "voice" for path in paths]
             rows += [(composed(folder.name), kind, path) for kind, path in zip(kinds, paths, strict=True)]
     if not rows:
-        raise InputError(
-            f"{root}: neither {' nor '.join(LISTS)}, nor a folder for each person with photos and recordings"
-        )
+        raise InputError(f"{root}: neither {' nor '.join(LISTS)}, nor persons' folders with photographs and recordings")
     with refusing(root, "a dataset"):
         table = pd.DataFrame(rows, columns=["person", "kind", "path"]).assign(sex="u", session="")
         return _own_manifest(root, table, left_out)
