@@ -43,15 +43,7 @@ def test_a_file_is_replaced_as_a_whole_and_an_error_leaves_the_old_one(path, err
     assert list(path.parent.iterdir()) == [path]
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        OSError(errno.ENOSPC, "No space left on device"),
-        OSError(f"[Errno {errno.ENOSPC}] Error writing bytes to file"),  # Arrow
-        SafetensorError(f"I/O error: No space left on device (os error {errno.ENOSPC})"),
-    ],
-    ids=["Python", "Arrow", "safetensors"],
-)
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), SafetensorError("os error 28")])
 def test_a_full_disk_is_named_with_the_way_out(path, error):
     with pytest.raises(InputError, match="disk is full, nothing was written; free room and run it again") as caught:
         write(path, error)

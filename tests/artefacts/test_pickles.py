@@ -66,13 +66,11 @@ def test_arrays_come_through_and_nothing_else(tmp_path):
             arrays_from_pickle(path)
 
 
-def test_half_a_file_and_no_file_are_named(tmp_path):
-    whole = by_python_2({"a": np.zeros(1000)})
-    (tmp_path / "half.pkl").write_bytes(whole[: len(whole) // 2])
-    for name in ("half.pkl", "none.pkl"):
-        for read in (arrays_from_pickle, tensors_from_bin):
-            with pytest.raises(InputError, match=name):
-                read(tmp_path / name)
+def test_half_a_file_is_named(tmp_path):
+    (tmp_path / "half.pkl").write_bytes(by_python_2({"a": np.zeros(1000)})[:500])
+    for read in (arrays_from_pickle, tensors_from_bin):
+        with pytest.raises(InputError, match=r"half\.pkl"):
+            read(tmp_path / "half.pkl")
 
 
 def test_a_torch_checkpoint_becomes_safetensors(tmp_path):

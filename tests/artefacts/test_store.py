@@ -15,8 +15,6 @@ from v2f_core.data.manifest import COLUMNS, Manifest
 from v2f_core.errors import InputError
 from v2f_core.training.pairs import pair_up
 
-WEIGHTS = {"weights_sha256": "ab"}
-
 
 class Embedder:
     """A stand-in: file "7" has two embeddings of value 7. ``bad``: files that it cannot embed."""
@@ -35,9 +33,9 @@ class Embedder:
         return out
 
 
-def run(folder, embed, count=20, **settings):
-    items = [str(i) for i in range(count)]
-    return stores.extract(Path("root"), items, embed, folder, WEIGHTS, batch=3, shard=4, **settings)
+def run(folder, embed, count=20, weights="ab", **settings):
+    items, made_from = [str(i) for i in range(count)], {"weights_sha256": weights}
+    return stores.extract(Path("root"), items, embed, folder, made_from, batch=3, shard=4, **settings)
 
 
 def test_what_is_not_wanted_yet_is_left_to_a_later_run(tmp_path):
@@ -119,10 +117,8 @@ def test_a_store_of_other_weights_or_items_is_not_mixed_in(tmp_path):
     run(tmp_path, Embedder())
     with pytest.raises(InputError, match="items, items_sha256 differ"):
         run(tmp_path, Embedder(), count=21)
-    items = [str(i) for i in range(20)]
     with pytest.raises(InputError, match="weights_sha256 differ"):
-        stores.extract(Path("root"), items, Embedder(), tmp_path, {"weights_sha256": "cd"}, shard=4)
-
+        run(tmp_path, Embedder(), weights="cd")
     (tmp_path / "00001.safetensors").write_bytes(b"torn")
     with pytest.raises(InputError, match=r"00001.safetensors: cannot be read as .*; delete it"):
         run(tmp_path, Embedder())

@@ -60,16 +60,7 @@ def resume_training(
 
 
 class History:
-    """A table with a row for each evaluation, and the mean of each loss over the steps between two rows.
-
-    Example:
-        >>> history = History()
-        >>> for loss in (1.0, 3.0):
-        ...     history.count({"total": torch.tensor(loss)})
-        >>> history.append({"step": 2, **history.means(), "val_total": 2.5})
-        >>> history.rows
-        [{'step': 2, 'train_total': 2.0, 'val_total': 2.5}]
-    """
+    """A table with a row for each evaluation, and the mean of each loss over the steps between two rows."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, float | int]] = []

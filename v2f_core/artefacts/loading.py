@@ -31,15 +31,10 @@ LARGEST, MOST_LAYERS = 100_000, 1000  # numbers in a config: memory and time are
 
 @contextmanager
 def refusing(path: str | Path, kind: str, remedy: str = "get it again") -> Iterator[None]:
-    """Turn whatever a library raises in the block into one line; an `InputError` gets the path, if it lacks it.
+    """Turn whatever a library raises in the block into one line, such as
 
-    ``kind`` is what was expected there, ``remedy`` the way out.
-
-    Example:
-        >>> with refusing("prior/unet", "a UNet"):
-        ...     int("seven")
-        Traceback (most recent call last):
-        v2f_core.errors.InputError: prior/unet: cannot be read as a UNet (invalid literal for int() …); get it again
+    ``prior/unet: cannot be read as a UNet (invalid literal for int() …); get it again``. ``kind`` is what was expected
+    there, ``remedy`` the way out. An `InputError` gets the path, if it lacks it.
     """
     try:
         yield

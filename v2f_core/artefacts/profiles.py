@@ -25,12 +25,7 @@ OF_AN_ENCODER = ("aligner", "posterior", "adapted")  # the parts that were train
 
 @dataclass(frozen=True)
 class Profile:
-    """Where the parts of one size are (folders; None for none), and its settings. The code never asks which it is.
-
-    Example:
-        >>> load_profile("mini").image_size, load_profile("full").image_size
-        (128, 512)
-    """
+    """Where the parts of one size are (folders; None for none), and its settings. The code never asks which it is."""
 
     name: str
     image_size: int  # side of a generated face, pixels; 0 if the profile draws none
@@ -77,9 +72,8 @@ class Profile:
     def must_draw(self) -> None:
         """Refuse what draws faces under a profile that draws none (an ``InputError``)."""
         if self.prior is None:
-            ways_out = "choose another profile, such as mini (--profile or V2F_PROFILE), or measure identities"
-            why = "no open generator knows its identities"
-            raise InputError(f"the {self.name} profile draws no faces: {why}; {ways_out} (own, evaluate)")
+            ways_out = "choose another profile, such as mini (--profile), or measure identities (own, evaluate)"
+            raise InputError(f"the {self.name} profile draws no faces: nobody has an open generator for it; {ways_out}")
 
     def with_encoder(self, encoder: str | None) -> Profile:
         """This profile with another speech encoder, and with the parts that were trained with that.
@@ -113,8 +107,8 @@ class Profile:
         Stage II's, which was trained with another aligner than Stage I's, lies in a folder ``posterior`` of its own.
         """
         if stage == "adapted":
-            folder = None if self.adapted is None else self.adapted / "posterior"
-            return folder if folder and folder.is_dir() else None
+            folder = self.part("adapted") / "posterior"
+            return folder if folder.is_dir() else None
         return self.part("posterior") if self.there("posterior") else None
 
     def remedy(self, name: str) -> str:

@@ -139,14 +139,6 @@ def extract(
         wanted: items that are enough for now; shards that hold none of them are left to a later run.
     Raises:
         InputError: the store was made from something else, too many items are bad, or the folder cannot be written to.
-
-    Example:
-        >>> import tempfile
-        >>> store = tempfile.mkdtemp()
-        >>> lengths = lambda paths: [torch.full((1, 2), float(len(path.name))) for path in paths]
-        >>> extract(Path("data"), ["a", "bb"], lengths, store, {"weights": "none"}).vectors
-        tensor([[1., 1.],
-                [2., 2.]])
     """
     from tqdm import tqdm
 

@@ -64,20 +64,12 @@ def open_faces() -> Path | None:
 
 def missing(part: str, folder: str | Path) -> list[tuple[Origin, str]]:
     """The published files that a part's folder lacks: publisher and path in the folder."""
-    return [
-        (origin, target) for origin in ORIGINS[part] for target in origin.files if not (Path(folder) / target).is_file()
-    ]
+    files = [(origin, target) for origin in ORIGINS[part] for target in origin.files]
+    return [(origin, target) for origin, target in files if not (Path(folder) / target).is_file()]
 
 
 def how_to_get(part: str) -> str:
-    """How to get a part, as the end of a sentence: what to download by hand, the command, its size and licences.
-
-    Example:
-        >>> how_to_get("ast")
-        'python -m v2f_core fetch ast (346 MB; BSD-3-Clause)'
-        >>> how_to_get("judge")[:60]
-        'get resnet50_ft_weight.pkl from https://github.com/cydonia99'
-    """
+    """How to get a part, as the end of a sentence: what to download by hand, the command, its size and licences."""
     size = sum(origin.megabytes for origin in ORIGINS[part])
     licences = ", ".join(dict.fromkeys(origin.licence for origin in ORIGINS[part]))
     command = f"python -m v2f_core fetch {part}"
@@ -90,10 +82,8 @@ def fetch(part: str, folder: str | Path, agree: Callable[[Origin], bool], local:
     """Complete a part's folder, and SHA256.json beside it; where each file came from, in a line. See ``fetch --help``.
 
     ``agree`` is called once for each publisher with terms, before any of its files is downloaded; True is consent.
-    ``local`` is a folder that holds published files as their publishers name them.
-
-    Raises:
-        InputError: a file cannot be had, is damaged, or has changed since its first use; consent was not given.
+    ``local`` is a folder that holds published files as their publishers name them. An ``InputError`` says that a file
+    cannot be had, is damaged, or has changed since its first use, or that consent was not given.
     """
     if part not in ORIGINS:
         raise InputError(f"{part}: nothing is published under this name; choose {', '.join(ORIGINS)}")
@@ -182,13 +172,12 @@ def to_safetensors(source: Path, target: Path) -> None:
 
 def write_card(folder: Path, profile: str | None, encoder: str) -> None:
     """Write the README.md of a saved pipeline: its use and limits, its licence, the hashes of its parts."""
-    terms = "unknown to the program that wrote this; name each part's origin here before you share it."
-    if profile == "mini":
-        terms = "Apache-2.0. All parts are v2f-core's miniatures, or were trained from them on synthetic persons"
-        terms += "; but the speech encoder is Resemblyzer's, trained on real people." if encoder == "ge2e" else "."
-    elif profile == "full":
-        origins = [f"{o.name}: {o.licence} ({o.page})" for o in (*ORIGINS.get(encoder, ()), *ORIGINS["prior"])]
-        terms = "the publishers' terms hold for the parts and for weights trained from them. " + "; ".join(origins)
+    real = "; but the speech encoder is Resemblyzer's, trained on real people" if encoder == "ge2e" else ""
+    origins = [f"{o.name}: {o.licence} ({o.page})" for o in (*ORIGINS.get(encoder, ()), *ORIGINS["prior"])]
+    terms = {
+        "mini": f"Apache-2.0. All parts are v2f-core's miniatures, or trained from them on synthetic persons{real}.",
+        "full": "the publishers' terms hold for the parts and for weights trained from them. " + "; ".join(origins),
+    }.get(profile or "", "unknown to the program that wrote this; name each part's origin here before you share it.")
     parts = [f"- {path.name}: `{folder_hash(path)}`" for path in sorted(folder.iterdir()) if path.is_dir()]
     fields = {"title": folder.name, "synthetic": SYNTHETIC, "folder": folder, "terms": terms, "parts": "\n".join(parts)}
     text = (Path(__file__).parent / "card.md").read_text(encoding="utf-8").format(**fields)

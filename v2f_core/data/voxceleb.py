@@ -251,11 +251,10 @@ def _read_split(path: Path) -> dict[str, str] | None:
     table.columns = table.columns.str.strip()
     if not {"name", "split"} <= set(table):
         raise InputError(f"{path}: no columns name and split; give both, or remove the file for SF2F's rule")
-    table["split"] = table["split"].str.strip()
-    if unknown := set(table["split"]) - set(VALUES["split"]):
-        raise InputError(f"{path}: split is {min(unknown)!r}; expected {' or '.join(VALUES['split'])}")
     splits: dict[str, str] = {}
-    for name, split in zip(map(composed, table["name"]), table["split"], strict=True):
+    for name, split in zip(table["name"].map(composed), table["split"].str.strip(), strict=True):
+        if split not in VALUES["split"]:
+            raise InputError(f"{path}: split is {split!r}; expected {' or '.join(VALUES['split'])}")
         if splits.setdefault(name, split) != split:
             raise InputError(f"{path}: {name}: in more than one split; list each person once")
     return splits
@@ -353,12 +352,7 @@ def people_in(root: Path) -> list[Path]:
 
 
 def small_split(sexes: Mapping[str, str]) -> dict[str, str]:
-    """A split for few persons: of every five of one sex, in the order of names, three train, one validates, one tests.
-
-    Example:
-        >>> list(small_split(dict.fromkeys("abcde", "f")).values())
-        ['train', 'val', 'train', 'test', 'train']
-    """
+    """Split few persons: of every five of one sex, in the order of names, three train, one validates, one tests."""
     seen = Counter[str]()  # persons of each sex so far
     split = {}
     for name in sorted(sexes):
