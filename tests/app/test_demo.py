@@ -19,13 +19,12 @@ from v2f_core.training.pairs import Pairs
 @pytest.fixture
 def dataset(tmp_path):
     """Five women and four men of the test split, each with two recordings and a photo."""
-    rows = []
+    rows, wave = [], 0.1 * np.random.default_rng(0).uniform(-1, 1, 30_000)
     for i, sex in enumerate("ffffmfmmm"):
         name = f"P{8 - i}"  # names run against the sexes' order
-        for clip in "ab":
-            wave = 0.1 * np.random.default_rng(i).uniform(-1, 1, 30_000)
-            soundfile.write(tmp_path / f"{name}{clip}.wav", wave, 16_000)
-            rows.append((name, sex, "test", "voice", "", f"{name}{clip}.wav"))
+        for clip in (f"{name}a.wav", f"{name}b.wav"):
+            soundfile.write(tmp_path / clip, wave, 16_000)
+            rows.append((name, sex, "test", "voice", "", clip))
         Image.new("RGB", (32, 32), (i, 0, 0)).save(tmp_path / f"{name}.png")
         rows.append((name, sex, "test", "face", "", f"{name}.png"))
     manifest = Manifest(tmp_path, pd.DataFrame(rows, columns=list(COLUMNS)))

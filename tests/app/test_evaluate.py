@@ -115,18 +115,14 @@ def report(world, systems, tiny_profile, tmp_path_factory):
         return write_report(evaluation, tmp_path_factory.mktemp("report")).parent
 
 
-def test_every_row_is_there_once_in_order(systems):
-    names = [system.name for system in systems]
-    assert names == [
+def test_every_row_is_there_in_order_and_is_what_it_is_called(systems, world):
+    _, bench = world
+    found = {system.name: system for system in systems}
+    assert list(found) == [
         *("mean face", "same-sex mean face", "random real face", "no identity", "shuffled voice"),
         *("w/o DSC (Stage I)", "full (teacher)", "best of 4 by ẑ", "oracle", "VAE reconstruction"),
         "another real photo",
     ]
-
-
-def test_rows_are_what_they_are_called(systems, world):
-    _, bench = world
-    found = {system.name: system for system in systems}
     photo = found["another real photo"]
     np.testing.assert_array_equal(photo.answered, np.arange(N) != N - 1)  # the last has one photograph
     assert photo.undetected == 1  # the dark one, a miss

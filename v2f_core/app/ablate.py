@@ -97,8 +97,9 @@ def measured(row: Ablation, seed: int, plan: Plan) -> pd.DataFrame:
     """The tidy rows of one system with one seed, from its folder, or trained, drawn and measured now."""
     run = plan.run(row.system, seed)
     done = run / f"{plan.split}-{plan.persons}" / "persons.csv"
-    settings = {"steps": plan.steps, "drawn_steps": plan.drawn_steps, "row": row.described, "seed": seed}
-    settings, claim = settings | made_of(plan.profile), run / "plan.json"
+    settings = made_of(plan.profile) | {"steps": plan.steps, "drawn_steps": plan.drawn_steps}
+    settings |= {"row": row.described, "seed": seed}
+    claim = run / "plan.json"
     if claim.exists() and read_json(claim, "delete it and run this again") != json.loads(json.dumps(settings)):
         raise InputError(f"{run}: holds a run with other settings; choose another folder with --out, or delete it")
     write_json(claim, settings)
@@ -169,7 +170,7 @@ def _train(
     if row.speech:
         where = folder / "speech.pt"
         return train_speech_condition(kit.prior, kit.training, where, settings.steps, settings.batch, seed)
-    persons = (pairs.pairs for pairs in faces)
+    persons = kit.training.pairs, kit.validation.pairs
     aligner = train_stage1(*persons, settings.identity, folder / "stage1", {}, plan.device)
     nets, critic = (aligner, kit.prior, kit.arcface), row.critic or paper  # without L_self it is only recorded
     return train_stage2(*nets, *faces, settings, folder / "stage2", {}, plan.device, critic=critic).cpu()
