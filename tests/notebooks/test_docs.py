@@ -93,7 +93,7 @@ def test_the_table_of_all_rows_says_what_was_measured():
     text = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
     lines = re.findall(r"(?m)^\| (.+) \|$", text[text.index("| row | cosine of ẑ |") : text.index("| *chance* |")])[1:]
     rows = {cells[0]: cells[1:] for cells in (re.split(r" ?\| ?", line) for line in lines) if cells[0] != "---"}
-    assert set(rows) == set(systems.index.get_level_values("system"))
+    assert set(rows) == set(systems.index.get_level_values("system")) - {"chance", "ceiling"}
     places = [
         *(("all", "ẑ", "cosine"), ("all", "face", "cosine"), ("all", "ẑ", "R@10"), ("all", "face", "R@10")),
         *(("within sex", by, "1:2 matching") for by in ("ẑ", "face", "second scorer")),
