@@ -35,7 +35,6 @@ from v2f_core.speech.audio import CLIP_SECONDS, Voice, hear
 from v2f_core.speech.encoders import SpeechEncoder, embed_windows, load_encoder
 
 logger = logging.getLogger(__name__)
-SETTINGS = ("guidance", "num_steps", "clip_seconds", "profile")
 IMAGES_AT_ONCE = 8  # bounds the memory of a request for many faces
 # the classes that model_index.json may ask for; a scheduler may be any of diffusers'
 CLASSES = {
@@ -66,8 +65,7 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
 
     Args:
         vae, text_encoder, tokenizer, unet, scheduler: of a :class:`~v2f_core.diffusion.prior.Prior`.
-        speech_encoder: hears a window, gives v_spk.
-        aligner: g_φ.
+        speech_encoder, aligner: what hears a window and gives v_spk; g_φ.
         guidance: classifier-free guidance scale, 3.0 in Arc2Face's sampler; the paper gives none.
         num_steps: of DPM-Solver++, 25 in the paper.
         clip_seconds: length of a window.
@@ -124,23 +122,18 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         prior = Prior.from_folder(chosen.part("prior"))
         last = {None: chosen.last_stage, 1: "aligner", 2: "adapted"}[stage]
         folder = chosen.part(last)
-        if last == "adapted":
-            if (folder / "lora").is_dir():
-                fuse_lora(prior, folder / "lora")
-            folder = folder / "aligner"
-        aligner, posterior, drawn_from = Aligner.from_pretrained(folder), None, chosen.posterior_of(last)
-        if drawn_from is not None:
-            posterior = IdentityPosterior.from_pretrained(drawn_from, aligner, made_from(chosen))
-        pipe = cls(
+        if (folder / "lora").is_dir():
+            fuse_lora(prior, folder / "lora")
+        aligner = Aligner.from_pretrained(folder / "aligner" if last == "adapted" else folder)
+        posterior = chosen.posterior_of(last)
+        parts = {
             **{name: getattr(prior, name) for name in PARTS},
-            speech_encoder=load_encoder(chosen.encoder, chosen.part(chosen.encoder), chosen.ast_frames),
-            aligner=aligner,
-            posterior=posterior,
-            guidance=chosen.guidance,
-            num_steps=chosen.steps,
-            clip_seconds=chosen.clip_seconds,
-            profile=chosen.name,
-        )
+            "speech_encoder": load_encoder(chosen.encoder, chosen.part(chosen.encoder), chosen.ast_frames),
+            "aligner": aligner,
+            "posterior": posterior and IdentityPosterior.from_pretrained(posterior, aligner, made_from(chosen)),
+        }
+        length, steps = chosen.clip_seconds, chosen.steps
+        pipe = cls(**parts, guidance=chosen.guidance, num_steps=steps, clip_seconds=length, profile=chosen.name)
         return pipe.to(device)
 
     def to(self, *args: Any, **kwargs: Any) -> Vox2FacePipeline:
@@ -204,10 +197,8 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         Raises:
             InputError: the recording cannot be used, or a number makes no sense.
         """
-        if num_images < 1:
-            raise InputError(f"num_images={num_images}: expected at least 1")
-        if isinstance(generator, list) and len(generator) != num_images:
-            raise InputError(f"{len(generator)} generators for {num_images} images: expected one an image")
+        if num_images < 1 or (isinstance(generator, list) and len(generator) != num_images):
+            raise InputError(f"num_images={num_images}: expected at least 1, and one generator or a list of as many")
         check_truncation(truncation)
         windows, _ = hear(voice, self.config["clip_seconds"])
         speaker, prior = self.speaker(windows), self.prior
@@ -238,11 +229,9 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             self.push_to_hub()
         if self.speech_encoder.folder is None:
             raise InputError("the speech encoder has no folder to copy; load it with load_encoder")
-        if self.get_list_adapters():
-            raise InputError(
-                f"adapters are loaded ({self.get_list_adapters()}): pipe.unload_lora_weights() takes them off, after "
-                "pipe.fuse_lora() they are part of the weights"
-            )
+        if loaded := self.get_list_adapters():
+            ways_out = "pipe.unload_lora_weights() takes them off, after pipe.fuse_lora() they are part of the weights"
+            raise InputError(f"adapters are loaded ({loaded}): {ways_out}")
         folder = Path(save_directory)
         super().save_pretrained(folder, *args, **kwargs)
         self.aligner.save_pretrained(folder / "aligner")
@@ -281,27 +270,21 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         prior = Prior.from_folder(folder, dtype=torch_dtype)
         with quiet(), refusing(folder, "a saved Vox2FacePipeline", "save or download it again"):
             kind = getattr(diffusers, index["scheduler"][1])  # any of diffusers', see _read_index
+            prior.scheduler = kind.from_pretrained(folder / "scheduler", local_files_only=True)
             parts = {name: getattr(prior, name) for name in PARTS}
-            parts["scheduler"] = kind.from_pretrained(folder / "scheduler", local_files_only=True)
             parts |= {"speech_encoder": encoder, "aligner": aligner, "posterior": posterior}
-            settings = {name: index[name] for name in SETTINGS if name in index}
-            return cls(**parts, **settings)
+            settings = {"guidance", "num_steps", "clip_seconds", "profile"} & index.keys()
+            return cls(**parts, **{name: index[name] for name in settings})
 
 
 def made_from(profile: Profile) -> dict[str, str]:
-    """The hashes of the profile's speech encoder and face net, by the names that provenance has for them.
-
-    Raises:
-        InputError: one of them is missing or damaged.
-    """
+    """The hashes of the profile's speech encoder and face net, by the names that provenance has for them."""
     return {f"{part}_sha256": folder_hash(profile.part(part)) for part in (profile.encoder, "faces")}
 
 
 def _read_index(path: Path) -> dict[str, Any]:
     """model_index.json, in which only the classes of such a pipeline may stand."""
-    if not path.is_file():
-        raise InputError(f"{path.parent}: no pipeline here ({path.name} is missing); give a saved pipeline's folder")
-    config = read_json(path, "save or download the pipeline again")
+    config = read_json(path, "give a saved pipeline's folder, or download it again")
     for name, value in config.items():
         known = value == CLASSES.get(name) or not (isinstance(value, list) or name == "_class_name")
         if name == "scheduler" and isinstance(value, list) and value[:1] == ["diffusers"] and len(value) == 2:
@@ -320,7 +303,6 @@ def _saved_folder(name: str | os.PathLike[Any], options: dict[str, Any]) -> Path
     try:
         return Path(huggingface_hub.snapshot_download(name, **options))
     except Exception as error:  # the hub's own, and those of the HTTP library that it uses
-        raise InputError(
-            f"{name}: no such folder, and not to be had from the Hugging Face Hub ({one_line(error)}); check the name, "
-            "the network, HF_HUB_OFFLINE, and for a private or gated repository that you are logged in (hf auth login)"
-        ) from error
+        missing = f"{name}: no such folder, and not to be had from the Hugging Face Hub ({one_line(error)})"
+        private = "for a private or gated repository that you are logged in (hf auth login)"
+        raise InputError(f"{missing}; check the name, the network, HF_HUB_OFFLINE, and {private}") from error

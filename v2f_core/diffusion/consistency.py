@@ -56,8 +56,7 @@ class View:
     def predict(self, identity: Float[Tensor, "batch 512"]) -> Float[Tensor, "batch 4 h w"]:
         """ε(z_t, P(identity), t), at least in float32, since critics subtract two similar predictions.
 
-        Under autocast, predict with gradient before you predict without: autocast caches the cast weights, and weights
-        cast without gradient get none later.
+        Under autocast, predict with gradient first: it caches the cast weights, and those cast without get none later.
         """
         prediction = self.prior.predict(self.z_t, self.t, self.prior.condition(identity))
         return prediction.to(torch.promote_types(prediction.dtype, torch.float32))
@@ -109,8 +108,6 @@ def describe(critic: Critic) -> str:
     """A critic as text, for provenance: its name and the options set by ``functools.partial``.
 
     Example:
-        >>> describe(paper)
-        'paper'
         >>> describe(partial(paper, critic=partial(teacher, weight=2.0)))  # a critic with a critic as option
         'paper(critic=teacher(weight=2.0))'
     """
@@ -133,7 +130,6 @@ class SelfConsistency:
     Args:
         prior: with adapters (:func:`~v2f_core.diffusion.lora.add_lora`) or without; without, only φ is trained.
         arcface: f_arc with gradients (:func:`~v2f_core.identity.arcface_torch.differentiable_arcface`).
-        critic: turns a prediction into a loss.
         weight: w(t) of Eq. 14 as a function of ᾱ_t; the paper does not give it. Default: 1.
         t_min, t_max: first and last timestep that may be drawn; the paper gives no numbers.
     Raises:
@@ -172,8 +168,7 @@ class SelfConsistency:
     def judge(self, view: View, identity: Float[Tensor, "batch 512"], faces: FaceBatch) -> ConsistencyTerms:
         """The critic's loss of noised faces."""
         each = self.critic(view, identity, faces)
-        weight = self.weight(self.prior.alphas_cumprod[view.t])
-        return ConsistencyTerms((weight * each).mean(), each.detach())
+        return ConsistencyTerms((self.weight(self.prior.alphas_cumprod[view.t]) * each).mean(), each.detach())
 
 
 def mean_square(x: Float[Tensor, "batch 4 h w"]) -> Float[Tensor, " batch"]:

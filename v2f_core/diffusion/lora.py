@@ -69,10 +69,8 @@ def without_lora(prior: nn.Module) -> Iterator[None]:
 
 
 def save_lora(prior: Prior, folder: str | Path, provenance: Mapping[str, Any] | None = None) -> None:
-    """Write the adapters in the format of ``pipe.load_lora_weights(folder)`` of any diffusers pipeline.
-
-    ``provenance``, hashes, settings and seed of the training, is written beside them as ``provenance.json``.
-    """
+    """Write the adapters as ``pipe.load_lora_weights(folder)`` of any diffusers pipeline reads them, and a
+    ``provenance.json``: hashes, settings and seed of the training."""
     from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
     from safetensors.torch import save_file
 
@@ -86,8 +84,7 @@ def save_lora(prior: Prior, folder: str | Path, provenance: Mapping[str, Any] | 
     with atomic_write(folder / WEIGHTS_NAME) as temporary:
         # a single entry: safetensors writes several in random order
         save_file(tensors, temporary, metadata={LORA_ADAPTER_METADATA_KEY: json.dumps(header, sort_keys=True)})
-    if provenance is not None:
-        write_json(folder / PROVENANCE_NAME, provenance)
+    write_json(folder / PROVENANCE_NAME, provenance or {})
 
 
 def load_lora(prior: Prior, folder: str | Path) -> None:
@@ -110,10 +107,8 @@ def load_lora(prior: Prior, folder: str | Path) -> None:
     expected, given = ({name: t.shape for name, t in group.items()} for group in (tensors, weights))
     if wrong := sorted(name for name in expected.keys() | given if given.get(name) != expected.get(name)):
         _remove_lora(prior)
-        raise InputError(
-            f"{path}: made for another model ({len(wrong)} layers differ, the first is {wrong[0]}); "
-            "use the prior it was trained on"
-        )
+        differ = f"{len(wrong)} layers differ, the first is {wrong[0]}"
+        raise InputError(f"{path}: made for another model ({differ}); use the prior it was trained on")
     for name, tensor in tensors.items():
         tensor.copy_(weights[name])
 

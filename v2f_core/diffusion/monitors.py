@@ -8,7 +8,6 @@ predictions on the *same* noised real faces under different conditions: c* = P(z
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -81,17 +80,6 @@ def collapse_monitors(
         values["delta"] = values["residual"] - values["residual_true"]
         rows.append({"t_min": t_min, "t_max": t_max, **values})
     return rows
-
-
-def bands(t_min: int, t_max: int, count: int) -> list[tuple[int, int]]:
-    """Divide the timesteps into ``count`` adjacent bands of about the same length: (first, last) of each.
-
-    Example:
-        >>> bands(0, 999, 4)
-        [(0, 249), (250, 499), (500, 749), (750, 999)]
-    """
-    edges = [t_min + (t_max + 1 - t_min) * i // count for i in range(count + 1)]
-    return [(low, high - 1) for low, high in pairwise(edges)]
 
 
 def _pairwise(z: Tensor) -> Tensor:

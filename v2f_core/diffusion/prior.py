@@ -107,25 +107,25 @@ class Prior(nn.Module):
             with quiet(), refusing(folder / name, f"a {kind.__name__}", AGAIN):
                 parts[name] = kind.from_pretrained(folder / name, local_files_only=True)
         with refusing(folder, "a prior", AGAIN):
-            prior = cls(**parts).eval()
-        return prior.to(device).checked(folder)
+            prior = cls(**parts).eval().to(device)
+        prior._try(folder)
+        return prior
 
     @torch.no_grad()
-    def checked(self, folder: str | Path) -> Prior:
-        """Check all weights, and try a first step and a picture at a small size; return this prior."""
+    def _try(self, folder: Path) -> None:
+        """Check all weights, and try a first step and a picture at a small size."""
         for name in ("unet", "vae", "text_encoder"):
-            check_finite(getattr(self, name), Path(folder) / name, AGAIN)
+            check_finite(getattr(self, name), folder / name, AGAIN)
         a = self.alphas_cumprod
-        check_finite({"the noise schedule": (a * (1 - a)).sqrt()}, Path(folder) / "scheduler", AGAIN)
+        check_finite({"the noise schedule": (a * (1 - a)).sqrt()}, folder / "scheduler", AGAIN)
         if self.unet.dtype != torch.float32 and self.device.type == "cpu":
-            return self  # not every CPU computes in half precision; it is meant for another device
+            return  # not every CPU computes in half precision; it is meant for another device
         with refusing(folder, "nets that fit each other", AGAIN):
             channels, side, _ = self.latent_shape
             noise = torch.ones(1, channels, min(side, 8), min(side, 8), device=self.device, dtype=self.unet.dtype)
             tokens = self.condition(torch.eye(1, IDENTITY_DIM, device=self.device))
             step = self.predict(noise, len(a) - 1, tokens.to(noise))
             check_finite({"a first step": step, "a picture": self.decode(noise.to(self.vae.dtype))}, folder, AGAIN)
-        return self
 
     def _tokens(self, prompt: str) -> Int[Tensor, "1 tokens"]:
         length = self.tokenizer.model_max_length
@@ -234,16 +234,15 @@ class Prior(nn.Module):
         except ValueError as error:
             raise InputError(f"num_steps {num_steps}: not for {type(solver).__name__} ({error})") from error
         options = {"generator": generator} if "generator" in signature(solver.step).parameters else {}
-        guided = guidance != 1.0
-        tokens = torch.cat([self.null(len(c)).to(c), c]) if guided else c
+        tokens = c if guidance == 1.0 else torch.cat([self.null(len(c)).to(c), c])
         z = noise * solver.init_noise_sigma
         for t in solver.timesteps:
             scaled = solver.scale_model_input(z, t)
-            if guided:
+            if guidance == 1.0:
+                prediction = self.predict(scaled, t, tokens)
+            else:
                 under_null, under_c = self.predict(torch.cat([scaled, scaled]), t, tokens).chunk(2)
                 prediction = under_null + guidance * (under_c - under_null)
-            else:
-                prediction = self.predict(scaled, t, tokens)
             z = solver.step(prediction, t, z, **options).prev_sample
         if not bool(z.isfinite().all()):  # they would be drawn as black
             raise InputError(f"num_steps {num_steps}, guidance {guidance}: not finite; lower the guidance")
@@ -260,8 +259,7 @@ class Prior(nn.Module):
     ) -> Float[Tensor, "batch 3 height width"]:
         """Draw one face for each unit identity, or for its tokens (Eq. 5 from P on): RGB in [-1, 1].
 
-        Settings are those of `denoise`. The generator, one for all faces or one for each, draws the noise, unless it is
-        given.
+        Settings are those of `denoise`. The generator, one for all faces or one for each, draws noise that isn't given.
         """
         from diffusers.utils.torch_utils import randn_tensor
 

@@ -63,7 +63,7 @@ def train_speech_condition(
             noise = torch.randn(z_0.shape, generator=generator).to(z_0)
             t = torch.randint(len(prior.alphas_cumprod), (len(z_0),), generator=generator).to(z_0.device)
             residual = F.mse_loss(prior.predict(prior.add_noise(z_0, noise, t), t, net(voice)), noise)
-            descend(optimiser, list(net.parameters()), residual, {"residual": residual})
+            descend(optimiser, residual, {"residual": residual})
             schedule.step()
             bar.set_postfix(residual=float(residual.detach()))
     save_training(path, steps, {"net": net}, generator, inputs)

@@ -6,14 +6,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Set
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from torch import Tensor
 
 from v2f_core.artefacts.files import folder_hash
@@ -68,8 +68,7 @@ def embed_dataset(
     def ears() -> SpeechEncoder:
         return load_encoder(profile.encoder, speech, profile.ast_frames).to(device)
 
-    eyes = partial(FacePack.from_folder, pack, device)
-    max_bad = MAX_BAD_OWN if profile.own_data else MAX_BAD
+    eyes, max_bad = partial(FacePack.from_folder, pack, device), MAX_BAD_OWN if profile.own_data else MAX_BAD
     how: dict[str, Any] = {"workers": workers, "max_bad": max_bad, "wanted": wanted}
     voices = extract_voices(manifest, ears, speech, folder / "voices", profile.clip_seconds, **how)
     return voices, extract_faces(manifest, eyes, pack, folder / "faces", profile.own_data, **how)
@@ -98,12 +97,8 @@ def extract_voices(
     """
     provenance = {"what": "speaker embeddings", "weights_sha256": folder_hash(weights), "seconds": seconds}
     items, encoder = manifest.voices().path.tolist(), cache(load)
-
-    def embed(recordings: Sequence[Float[Tensor, "_ samples"]]) -> list[Tensor]:
-        return embed_windows(encoder(), recordings)
-
-    read = partial(read_clips, seconds=seconds)
-    return extract(manifest.root, items, embed, folder, provenance, describe="voices", decode=read, **settings)
+    settings |= {"describe": "voices", "decode": partial(read_clips, seconds=seconds)}
+    return extract(manifest.root, items, lambda clips: embed_windows(encoder(), clips), folder, provenance, **settings)
 
 
 def extract_faces(
@@ -121,20 +116,17 @@ def extract_faces(
     provenance = {"what": "face identities", "weights_sha256": folder_hash(weights)}
     items, pack = manifest.faces().path.tolist(), cache(load)
 
-    def embed(pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> list[Tensor | InputError]:
-        return [_identity(pack(), picture, one_face) for picture in pictures]
+    def embed(picture: UInt8[np.ndarray, "_ _ 3"]) -> Tensor | InputError:
+        if one_face and len(faces := pack().detect(picture)) > 1 and faces[1].area >= RIVAL * faces[0].area:
+            return InputError(f"{len(faces)} faces in it; expected one person: cut it to that person's face")
+        identity, found = pack().embed([picture])
+        return torch.from_numpy(identity) if found[0] else InputError(NO_FACE)
 
-    return extract(manifest.root, items, embed, folder, provenance, describe="faces", decode=read_image, **settings)
-
-
-def _identity(pack: FacePack, picture: UInt8[np.ndarray, "_ _ 3"], one_face: bool) -> Tensor | InputError:
-    if one_face and len(faces := pack.detect(picture)) > 1 and faces[1].area >= RIVAL * faces[0].area:
-        return InputError(f"{len(faces)} faces in it; expected one person: cut it to that person's face")
-    identity, found = pack.embed([picture])
-    return torch.from_numpy(identity) if found[0] else InputError(NO_FACE)
+    settings |= {"describe": "faces", "decode": read_image}
+    return extract(manifest.root, items, lambda pictures: list(map(embed, pictures)), folder, provenance, **settings)
 
 
 def store_folder(kind: str, made_from: Iterable[str]) -> Path:
     """The cache's folder for a store, named after the hashes and files that it is made from."""
-    listing = "\n".join(made_from)
-    return cache_folder() / f"{kind}-{hashlib.sha256(listing.encode()).hexdigest()[:12]}"
+    name = hashlib.sha256("\n".join(made_from).encode()).hexdigest()[:12]
+    return cache_folder() / f"{kind}-{name}"

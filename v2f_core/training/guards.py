@@ -34,35 +34,29 @@ def at_step(step: int, persons: Sequence[str]) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        raise InputError(
-            f"step {step}: {error}; the batch was {', '.join(persons)}; check their files, or lower the learning "
-            "rates. An earlier checkpoint, if there is one, is kept"
-        ) from error
-
-
-def check_finite(terms: Mapping[str, Tensor]) -> None:
-    """Refuse numbers that are infinite or NaN; the last such term is named."""
-    if wrong := [name for name, value in terms.items() if not bool(value.isfinite().all())]:
-        raise InputError(f"the {wrong[-1]} is not finite")
+        way_out = "check their files, or lower the learning rates. An earlier checkpoint, if there is one, is kept"
+        raise InputError(f"step {step}: {error}; the batch was {', '.join(persons)}; {way_out}") from error
 
 
 def descend(
-    optimiser: torch.optim.Optimizer,
-    parameters: Sequence[nn.Parameter],
-    loss: Tensor,
-    terms: Mapping[str, Tensor],
-    clip: float = math.inf,
+    optimiser: torch.optim.Optimizer, loss: Tensor, terms: Mapping[str, Tensor], clip: float = math.inf
 ) -> Tensor:
     """One step down the gradient of a loss, averaged over all processes; returns the gradient's norm before the clip.
 
     Raises:
         InputError: one of the ``terms`` or the gradient is not finite. No parameter has changed then.
     """
-    check_finite(terms)
+    _check_finite(terms)
     optimiser.zero_grad()
     loss.backward()
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     average_gradients(parameters)
     norm = nn.utils.clip_grad_norm_(parameters, clip)
-    check_finite({"gradient": norm})
+    _check_finite({"gradient": norm})
     optimiser.step()
     return norm
+
+
+def _check_finite(terms: Mapping[str, Tensor]) -> None:
+    if wrong := [name for name, value in terms.items() if not bool(value.isfinite().all())]:
+        raise InputError(f"the {wrong[-1]} is not finite")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 import numpy as np
@@ -24,8 +25,6 @@ from v2f_core.identity.photos import read_image
 from v2f_core.training.embeddings import NO_FACE, READING, store_folder
 from v2f_core.training.pairs import Pairs, pair_up
 from v2f_core.training.processes import join
-
-POINTS = 5
 
 
 @torch.no_grad()
@@ -58,11 +57,11 @@ def stored_latents(profile: Profile, manifest: Manifest, prior: Prior, pack: Fac
         InputError: a part of the profile is missing or damaged, or too many pictures are bad.
     """
     join(prior.device.type)
-    weights = {"vae_sha256": profile.part("prior") / "vae", "pack_sha256": profile.part("faces")}
-    hashes = {name: folder_hash(folder) for name, folder in weights.items()}
+    vae, faces = folder_hash(profile.part("prior") / "vae"), folder_hash(profile.part("faces"))
     items = [path for split in ("train", "val") for path in manifest.faces(split).path]
-    folder = store_folder("latents", [READING, *hashes.values(), *items])
-    provenance, embed = {"what": "latents, landmarks", **hashes}, partial(embed_latents, prior, pack)
+    folder = store_folder("latents", [READING, vae, faces, *items])
+    provenance = {"what": "latents, landmarks", "vae_sha256": vae, "pack_sha256": faces}
+    embed = partial(embed_latents, prior, pack)
     return extract(manifest.root, items, embed, folder, provenance, describe="latents", decode=read_image)
 
 
@@ -76,7 +75,7 @@ class FacePairs:
     @cached_property
     def pairs(self) -> Pairs:
         """The same persons with z_arc alone, as in Stage I."""
-        return Pairs(**{**self.wide.__dict__, "face": self._split(self.wide.face[:])[0]})
+        return replace(self.wide, face=self._split(self.wide.face[:])[0])
 
     def draw(
         self, batch: int, windows: int, generator: torch.Generator
@@ -95,14 +94,13 @@ class FacePairs:
         return FacePairs(self.wide.to(device), self.latent_shape)
 
     def _split(self, rows: Tensor) -> tuple[Tensor, ...]:
-        codes = int(np.prod(self.latent_shape))
-        return rows.split([rows.shape[1] - codes - 2 * POINTS, codes, 2 * POINTS], dim=1)
+        codes, points = math.prod(self.latent_shape), 5 * 2
+        return rows.split([rows.shape[1] - codes - points, codes, points], dim=1)
 
     def _faces(self, rows: Tensor, label: Tensor) -> FaceBatch:
-        z_arc, latents, landmarks = self._split(rows)
-        return FaceBatch(
-            latents.view(-1, *self.latent_shape), landmarks.view(-1, POINTS, 2), z_arc, self.wide.women()[label]
-        )
+        z_arc, codes, points = self._split(rows)
+        latents, landmarks = codes.view(-1, *self.latent_shape), points.view(-1, 5, 2)
+        return FaceBatch(latents, landmarks, z_arc, self.wide.women()[label])
 
 
 def pair_faces(

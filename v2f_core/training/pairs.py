@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
-import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -73,36 +73,25 @@ class Pairs:
             InputError: there are fewer than two persons, or an embedding has no direction; then the person is named.
         """
         if len(self.persons) < 2:
-            raise InputError(
-                f"{len(self.persons)} person with voice and face: expected at least 2 to train on, and 2 to validate; "
-                "the losses compare persons"
-            )
+            expected = "expected at least 2 to train on, and 2 to validate; the losses compare persons"
+            raise InputError(f"{len(self.persons)} person with voice and face: {expected}")
         for kind, rows, start in (("voice", self.voice, self.voice_start), ("face", self.face, self.face_start)):
-            count = int(start[-1])
-            wrong = torch.zeros(count, dtype=torch.bool)
-            for at in range(0, count, AT_ONCE):
-                part = rows[at : min(at + AT_ONCE, count)]
-                wrong[at : at + len(part)] = ~(part.isfinite().all(dim=1) & part.any(dim=1)).cpu()
-            bad = wrong.nonzero().flatten()
-            if len(bad):
-                person = self.persons[int(torch.searchsorted(start, bad[0], right=True)) - 1]
-                raise InputError(
-                    f"{person}: an embedding of the {kind} is zero, infinite or NaN ({len(bad)} of {count} are); "
-                    "extract them again, or leave the person out"
-                )
+            for at in range(0, len(rows), AT_ONCE):
+                part = rows[at : at + AT_ONCE]
+                bad = at + (~(part.isfinite().all(dim=1) & part.any(dim=1))).nonzero().flatten().cpu()
+                if len(bad):
+                    person = self.persons[int(torch.searchsorted(start, bad[0], right=True)) - 1]
+                    wrong = f"{person}: an embedding of the {kind} is zero, infinite or NaN"
+                    raise InputError(f"{wrong}; extract them again, or leave the person out")
 
     def only(self, which: list[int]) -> Pairs:
         """Some of the persons, in the order given."""
-        return Pairs(
-            [self.persons[i] for i in which],
-            [self.sexes[i] for i in which],
-            *_rows_of(self.voice, self.voice_start, which),
-            *_rows_of(self.face, self.face_start, which),
-            self.left_out,
-        )
+        names, sexes = ([values[i] for i in which] for values in (self.persons, self.sexes))
+        voices = _rows_of(self.voice, self.voice_start, which)
+        return Pairs(names, sexes, *voices, *_rows_of(self.face, self.face_start, which), self.left_out)
 
     def pooled(self) -> Pairs:
-        """The same persons with one voice row each, their mean: all that an evaluation asks for, in memory."""
+        """The same persons with one voice row each, their mean: all that an evaluation asks for."""
         return replace(self, voice=self.pooled_voices(), voice_start=torch.arange(len(self.persons) + 1))
 
     def to(self, device: str | torch.device) -> Pairs:
@@ -125,16 +114,11 @@ def pair_up(manifest: Manifest, voices: Embeddings | None, faces: Embeddings, sp
     everyone = manifest.persons(split)
     persons = sorted(set(speakers) & set(sitters) if voices else set(sitters))
     if not persons:
-        raise InputError(
-            f"split {split or 'all'}: nobody has a usable voice and a usable face; check the skipped files"
-        )
-    return Pairs(
-        persons,
-        everyone.sex[persons].tolist(),
-        *_sort_by_person(voice, speakers, persons),
-        *_sort_by_person(face, sitters, persons),
-        left_out=sorted(set(everyone.index) - set(persons)),
-    )
+        nobody = "nobody has a usable voice and a usable face"
+        raise InputError(f"split {split or 'all'}: {nobody}; check the skipped files")
+    left_out = sorted(set(everyone.index) - set(persons))
+    voices, sexes = _sort_by_person(voice, speakers, persons), everyone.sex[persons].tolist()
+    return Pairs(persons, sexes, *voices, *_sort_by_person(face, sitters, persons), left_out)
 
 
 def _cut(rows: Tensor | Rows, start: Tensor) -> Iterator[Tensor]:
@@ -148,8 +132,6 @@ def _rows_of(rows: Tensor | Rows, start: Tensor, which: list[int]) -> tuple[Tens
 
 
 def _sort_by_person(rows: Tensor | Rows, owners: list[str], persons: list[str]) -> tuple[Tensor | Rows, Tensor]:
-    place = {person: i for i, person in enumerate(persons)}
-    of = torch.from_numpy(np.fromiter((place.get(owner, -1) for owner in owners), np.int64, len(owners)))
-    order = torch.argsort(of, stable=True)[(of == -1).sum() :]
-    start = torch.cat([torch.zeros(1, dtype=torch.long), torch.bincount(of[order], minlength=len(persons)).cumsum(0)])
-    return pick(rows, order), start
+    person = torch.from_numpy(pd.Index(persons).get_indexer(owners))  # -1 where it is nobody's
+    order = torch.argsort(person, stable=True)[(person < 0).sum() :]
+    return pick(rows, order), torch.searchsorted(person[order], torch.arange(len(persons) + 1))

@@ -56,33 +56,24 @@ def train_posterior(
     about = photos - persons[owner]
     within = about.T @ about / max(len(photos) - len(persons), 1)
     tried = [parts for parts in PARTS if parts == 1 or parts * FEWEST <= min(np.bincount(sex))]
-    mixtures = {parts: [mixture(photos[sex[owner] == s], parts) for s in (0, 1)] for parts in tried}
+    mixtures = {parts: [_mixture(photos[sex[owner] == s], parts) for s in (0, 1)] for parts in tried}
     logistic = LogisticRegression(C=10.0, max_iter=1000).fit(heard, sex)
-    gate = _tensor(np.append(logistic.coef_[0], logistic.intercept_))
-    typical = float(photos.var(axis=0).mean())
+    gate, variance = np.append(logistic.coef_[0], logistic.intercept_), float(photos.var(axis=0).mean())
+    heard_mean = np.stack([heard[sex == s].mean(axis=0) for s in (0, 1)])
+    base_rate = float((sex == 0).mean()), float((sex == 1).mean())
 
     def build(parts: int, pooled: float, floor: float, kappa: float = 0.0) -> IdentityPosterior:
         shares, means, total = (np.stack(values) for values in zip(*mixtures[parts], strict=True))
         mixed = pooled * total.mean(axis=0) + (1 - pooled) * total
-        return IdentityPosterior(
-            aligner,
-            _tensor(basis),
-            _tensor(means),
-            _tensor(np.log(shares)),
-            _tensor(np.stack([heard[sex == s].mean(axis=0) for s in (0, 1)])),
-            _tensor(np.stack([_root(spread - within) for spread in mixed])),
-            _tensor(_root(within)),
-            gate,
-            floor * typical,
-            kappa,
-            (float((sex == 0).mean()), float((sex == 1).mean())),
-        )
+        between = np.stack([_root(spread - within) for spread in mixed])
+        numbers = (basis, means, np.log(shares), heard_mean, between, _root(within), gate)
+        tensors = (torch.from_numpy(np.ascontiguousarray(values)).float() for values in numbers)
+        return IdentityPosterior(aligner, *tensors, floor * variance, kappa, base_rate)
 
     faces = validation.face[:].float()
     prior = {grid: float(build(*grid).log_prior(faces).mean()) for grid in product(tried, POOLED, FLOORS)}
     shape = max(prior, key=prior.__getitem__)
-    own = {kappa: float(own_log_prob(build(*shape, kappa), validation).mean()) for kappa in KAPPAS}
-    told = {kappa: value - prior[shape] for kappa, value in own.items()}
+    told = {k: float(own_log_prob(build(*shape, k), validation).mean()) - prior[shape] for k in KAPPAS}
     kappa = max(told, key=told.__getitem__)
     posterior = build(*shape, kappa)
     posterior.provenance = {
@@ -111,38 +102,19 @@ def own_log_prob(posterior: IdentityPosterior, pairs: Pairs) -> Float[torch.Tens
     return torch.cat(found)
 
 
-def principal_axes(
-    identities: Float[np.ndarray, "photos dim"], explained: float = EXPLAINED
-) -> Float[np.ndarray, "dim axes"]:
-    """Orthonormal columns that hold a share of the identities' squared length, as few as do."""
+def principal_axes(identities: Float[np.ndarray, "photos dim"]) -> Float[np.ndarray, "dim axes"]:
+    """Orthonormal columns, as few as hold the share `EXPLAINED` of the identities' squared length."""
     values, vectors = np.linalg.eigh(identities.T @ identities)
     values, vectors = values[::-1], vectors[:, ::-1]
-    count = int(np.searchsorted(np.cumsum(values) / values.sum(), explained)) + 1
+    count = int(np.searchsorted(np.cumsum(values) / values.sum(), EXPLAINED)) + 1
     return np.ascontiguousarray(vectors[:, : min(count, len(values))])
 
 
-def mixture(
-    photos: Float[np.ndarray, "photos axes"], parts: int
-) -> tuple[Float[np.ndarray, " parts"], Float[np.ndarray, "parts axes"], Float[np.ndarray, "axes axes"]]:
+def _mixture(photos: Float[np.ndarray, "photos axes"], parts: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Shares, means and the common covariance of a mixture of Gaussians, by expectation maximisation (seeded)."""
     fitted = GaussianMixture(parts, covariance_type="tied", n_init=3, reg_covar=1e-9, max_iter=300, random_state=0)
     fitted.fit(photos)
     return fitted.weights_, fitted.means_, fitted.covariances_
-
-
-def _check(training: Pairs, validation: Pairs, aligner: Aligner) -> None:
-    for name, pairs in (("training", training), ("validation", validation)):
-        pairs.check()
-        if unknown := [person for person, sex in zip(pairs.persons, pairs.sexes, strict=True) if sex not in SEXES]:
-            raise InputError(f"{unknown[0]}: of unknown sex ({len(unknown)} persons are); expected f or m of each")
-        if missing := sorted(set(SEXES) - set(pairs.sexes)):
-            raise InputError(f"{name} persons of one sex alone (none is {missing[0]!r}): expected women and men")
-        width, expected = pairs.face.shape[1], aligner.settings["identity_width"]
-        if width != expected:
-            raise InputError(f"identities of width {width}, an aligner for {expected}: expected the aligner's face net")
-    if len(training.persons) < FEWEST_OF_ALL:
-        few = f"{len(training.persons)} training persons: expected at least {FEWEST_OF_ALL}"
-        raise InputError(f"{few}, else the spread of faces cannot be told; draw with truncation 0")
 
 
 def _root(covariance: Float[np.ndarray, "axes axes"]) -> Float[np.ndarray, "axes axes"]:
@@ -151,5 +123,15 @@ def _root(covariance: Float[np.ndarray, "axes axes"]) -> Float[np.ndarray, "axes
     return vectors * np.sqrt(np.maximum(values, 0))
 
 
-def _tensor(values: Float[np.ndarray, ...]) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(values)).float()
+def _check(training: Pairs, validation: Pairs, aligner: Aligner) -> None:
+    for name, pairs in (("training", training), ("validation", validation)):
+        pairs.check()
+        if set(pairs.sexes) != set(SEXES):
+            sexes = ", ".join(sorted(set(pairs.sexes)))
+            raise InputError(f"{name} persons of sex {sexes}: expected women (f) and men (m), and nobody else")
+        width, expected = pairs.face.shape[1], aligner.settings["identity_width"]
+        if width != expected:
+            raise InputError(f"identities of width {width}, an aligner for {expected}: expected the aligner's face net")
+    if len(training.persons) < FEWEST_OF_ALL:
+        few = f"{len(training.persons)} training persons: expected at least {FEWEST_OF_ALL}"
+        raise InputError(f"{few}, else the spread of faces cannot be told; draw with truncation 0")

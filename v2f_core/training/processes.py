@@ -1,8 +1,8 @@
 """Train in several processes, as ``accelerate launch`` starts them.
 
-Each process maps its share of a batch to identities. :func:`gather` joins the shares, with gradient, and every process
-computes the loss of the whole batch, so that all rows are each other's negatives (InfoNCE, Eq. 9).
-:func:`average_gradients` then gives the gradient that one process would have got from the same batch.
+Each maps its share of a batch to identities. :func:`gather` joins the shares, with gradient, and every process computes
+the loss of the whole batch: all rows are each other's negatives (InfoNCE, Eq. 9). The mean of the processes' gradients
+is the gradient that one process would have got from the same batch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.distributed.nn.functional import all_gather
 
 from v2f_core.errors import InputError
 
-STRIDE = 1_000_003  # distance between the seeds of two runs; the seeds of a run's steps lie in between
+STRIDE = 1_000_003  # between the seeds of two runs lie those of a run's steps
 TIMEOUT = timedelta(days=7)  # one process may extract for hours longer than another
 
 
@@ -52,13 +52,6 @@ def gather(rows: Float[Tensor, "share dim"]) -> Float[Tensor, "batch dim"]:
     return torch.cat(all_gather(rows)) if dist.is_initialized() else rows
 
 
-def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace each gradient by its mean over all processes."""
-    for parameter in parameters:
-        if parameter.grad is not None:
-            parameter.grad = average(parameter.grad)
-
-
 def average(value: Tensor) -> Tensor:
     """The mean of a tensor over all processes, without gradient."""
     value = value.detach()
@@ -67,6 +60,13 @@ def average(value: Tensor) -> Tensor:
         dist.all_reduce(value)
         value /= dist.get_world_size()
     return value
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace each gradient by its mean over all processes."""
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad = average(parameter.grad)
 
 
 def seed_share(seed: int, step: int) -> None:
@@ -84,9 +84,9 @@ def wait() -> None:
 @contextmanager
 def first_process_first() -> Iterator[None]:
     """Let process 0 run the block before the others, which then find the files that it wrote."""
-    first = not dist.is_initialized() or dist.get_rank() == 0
-    if not first:
+    process = dist.get_rank() if dist.is_initialized() else 0
+    if process > 0:
         wait()
     yield
-    if first:
+    if process == 0:
         wait()

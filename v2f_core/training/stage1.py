@@ -27,7 +27,7 @@ JUDGES = 20  # fewer validation persons cannot show that the MLP is better than 
 
 @dataclass(frozen=True)
 class Stage1Settings:
-    """Settings of Stage I. Defaults are the paper's where it gives a value; the comments say where it does not.
+    """Defaults are the paper's where it gives a value; the comments say where it does not.
 
     Raises:
         InputError: a number is out of its range, or all weights of the loss are 0.
@@ -58,8 +58,6 @@ class Stage1Settings:
         check_numbers(self, positive=(*counts, "learning_rate", "scale", "temperature"))
         if self.dropout >= 1:
             raise InputError(f"dropout={self.dropout}: expected a share from 0 to below 1")
-        if self.margin > 2:
-            raise InputError(f"margin={self.margin}: expected 0 to 2, since cosines lie at most 2 apart")
         if self.weight_am == self.weight_info == self.weight_cosine == 0:
             raise InputError("all weights of the loss are 0: nothing would be learned; raise one")
 
@@ -85,26 +83,23 @@ def train_stage1(
         folder: gets the best aligner, which is returned, ``history.csv``, and ``checkpoint.pt`` during the run.
         provenance: hashes of the inputs, written into the aligner's config.
     Raises:
-        InputError: the folder holds an interrupted training of other settings or inputs, an embedding has no
-            direction, a split has one person, there are more processes than rows in a batch, or a loss or gradient of
-            a step is not finite.
+        InputError: the folder holds an interrupted training of other settings or inputs, the pairs cannot be trained
+            on, there are more processes than rows in a batch, or a loss or gradient is not finite.
     """
-    folder = Path(folder)
-    checkpoint = folder / CHECKPOINT_NAME
+    folder, checkpoint = Path(folder), Path(folder) / CHECKPOINT_NAME
     made_from = {**provenance, "settings": asdict(settings), "persons": len(training.persons)}
     device, own, writes = share_of(min(settings.batch, len(training.persons)), device)
     with seeded(settings.seed, device):  # initial weights and dropout
         generator = torch.Generator().manual_seed(settings.seed)  # batches: the same in every process
         validation.check()
         training, validation = training.to(device), validation.pooled().to(device)
-        widths = training.voice.shape[1], settings.hidden_width, training.face.shape[1]
-        aligner, of_line = Aligner(*widths, settings.dropout, settings.linear_start), None
-        if settings.linear_start:
-            aligner.start_from(fit_ridge(training.pooled_voices().cpu(), training.centroids().cpu()).ratio)
-            of_line = person_losses(aligner.to(device), validation, settings.temperature)
-        aligner.to(device)
         loss = identity_loss(training, settings, free=not settings.fixed_centroids).to(device)
         validation_loss = identity_loss(validation, settings, free=False).to(device)
+        widths = training.voice.shape[1], settings.hidden_width, training.face.shape[1]
+        aligner = Aligner(*widths, settings.dropout, settings.linear_start)
+        if settings.linear_start:
+            aligner.start_from(fit_ridge(training.pooled_voices().cpu(), training.centroids().cpu()).ratio)
+        before = person_losses(aligner.to(device), validation, settings.temperature)
         parameters = [*aligner.parameters(), *loss.parameters()]
         optimiser = torch.optim.AdamW(parameters, settings.learning_rate, weight_decay=settings.weight_decay)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.steps)
@@ -115,15 +110,15 @@ def train_stage1(
 
         def record(step: int, train: Mapping[str, float]) -> float:
             """Evaluate, add a row to the history, and keep the aligner if it is the best; its validation loss."""
-            scores, clear = validate(aligner, validation, validation_loss), True
+            scores = validate(aligner, validation, validation_loss)
             better = scores["val_total"] < history.best("val_total")
+            if settings.linear_start and step:
+                gain = before - person_losses(aligner, validation, settings.temperature)
+                better &= bool(gain.mean() > gain.std() / math.sqrt(len(gain)))
             history.append({"step": step, **train, **scores})
-            if step and of_line is not None:
-                gain = of_line - person_losses(aligner, validation, settings.temperature)
-                clear = bool(gain.mean() > gain.std() / math.sqrt(len(gain)))
+            if writes and better:
+                aligner.save_pretrained(folder, {**made_from, "step": step, "validation": scores})
             if writes:
-                if better and clear:
-                    aligner.save_pretrained(folder, {**made_from, "step": step, "validation": scores})
                 history.write(folder / HISTORY_NAME)
             return scores["val_total"]
 
@@ -131,23 +126,23 @@ def train_stage1(
             record(0, {})
         last = 0 if settings.linear_start and len(validation.persons) < JUDGES else settings.steps
         steps = range(start + 1, last + 1)
-        silent = not (writes and steps)  # leave=None: below another bar it goes away
-        bar = tqdm(steps, "Stage I", last, None, initial=start, unit="step", mininterval=1.0, delay=2.0, disable=silent)
+        # leave=None: below another bar it goes away
+        bar = tqdm(steps, "Stage I", last, None, initial=start, unit="step", delay=2.0, disable=not writes)
         for step in bar:
             voice, face, label = training.draw(settings.batch, settings.windows, generator)
             seed_share(settings.seed, step)
             with at_step(step, [training.persons[i] for i in label.tolist()]):
                 identity = gather(aligner.train()(voice[own]))
                 terms = loss(identity, face[: len(identity)], label[: len(identity)])._asdict()
-                descend(optimiser, parameters, terms["total"], terms)
+                descend(optimiser, terms["total"], terms)
                 schedule.step()
                 if step % settings.evaluate_every == 0 or step == settings.steps:
                     train = {f"train_{name}": value.item() for name, value in terms.items()}
                     value = record(step, {"lr": float(schedule.get_last_lr()[0]), **train})
                     bar.set_postfix(train=train["train_total"], val=value, refresh=False)
             if settings.patience and history.rows:
-                reached = min(history.rows, key=lambda row: row["val_total"])["step"]
-                if step - reached >= settings.patience * settings.evaluate_every:
+                best = min(history.rows, key=lambda row: row["val_total"])
+                if step - best["step"] >= settings.patience * settings.evaluate_every:
                     break
             if writes and step % settings.checkpoint_every == 0:
                 save_training(checkpoint, step, parts, generator, made_from)
@@ -163,8 +158,7 @@ def validate(aligner: Aligner, validation: Pairs, loss: IdentityLoss) -> dict[st
     identity, gallery = aligner.eval()(validation.pooled_voices()), validation.gallery()
     label = torch.arange(len(identity), device=identity.device)
     terms = loss(identity, gallery, label)
-    scores = identity @ gallery.T
-    women = validation.women()
+    scores, women = identity @ gallery.T, validation.women()
     rivals = (women[:, None] == women) & (label[:, None] != label)
     won = (scores.diagonal()[:, None] > scores)[rivals].float().mean()
     losses = {f"val_{name}": value.item() for name, value in terms._asdict().items()}
@@ -189,7 +183,6 @@ def identity_loss(pairs: Pairs, settings: Stage1Settings, free: bool, trained: A
     margin = AMSoftmax(*sizes, settings.scale, settings.margin, centroids, generator)
     if free and trained:
         with torch.no_grad():
-            voices = pairs.pooled_voices().to(next(trained.parameters()).device)
-            margin.weight.copy_(trained.eval()(voices))
+            margin.weight.copy_(trained.eval()(pairs.pooled_voices()))
     weights = settings.weight_am, settings.weight_info, settings.weight_cosine
     return IdentityLoss(margin, InfoNCE(settings.temperature), *weights)

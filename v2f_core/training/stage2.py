@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
@@ -16,7 +17,7 @@ from v2f_core.artefacts.files import versions, write_json
 from v2f_core.artefacts.profiles import Profile
 from v2f_core.diffusion.consistency import Critic, SelfConsistency, describe, paper
 from v2f_core.diffusion.lora import add_lora, lora_parameters, save_lora
-from v2f_core.diffusion.monitors import bands, collapse_monitors
+from v2f_core.diffusion.monitors import collapse_monitors
 from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
@@ -95,18 +96,14 @@ def train_stage2(
     L_self of its own rows, and gradients are averaged. Critics that compare persons compare those of one process.
 
     Args:
-        aligner: of Stage I; it is trained in place, and returned.
-        prior: without adapters; it gets some.
-        arcface: f_arc with gradients.
+        aligner, prior, arcface: of Stage I; without adapters; f_arc with gradients. The first two change in place.
         folder: gets ``aligner/``, ``lora/``, ``provenance.json``, ``history.csv`` (a row an evaluation, the first
             before any training), ``monitors.csv`` (a row an evaluation and band of timesteps), ``checkpoint.pt``.
-        provenance: hashes of the inputs.
         critic: L_self, one of :mod:`v2f_core.diffusion.consistency`, of :mod:`v2f_core.studies.critics`, or your own.
     Raises:
         InputError: as of Stage I; or the folder holds a training of more steps.
     """
-    folder, l_id_settings = Path(folder), settings.identity
-    checkpoint = folder / CHECKPOINT_NAME
+    folder, checkpoint = Path(folder), Path(folder) / CHECKPOINT_NAME
     decisive = {name: value for name, value in asdict(settings).items() if name != "steps"}  # steps may be added later
     made_from = {**provenance, "settings": decisive, "critic": describe(critic)}
     device, own, writes = share_of(min(settings.batch, len(training.wide.persons)), device)
@@ -123,17 +120,16 @@ def train_stage2(
         adapters.requires_grad_(settings.weight_self > 0 and settings.trains != "aligner")
         if settings.gradient_checkpointing:
             prior.unet.enable_gradient_checkpointing()
-        identity_terms = identity_loss(training.pairs, l_id_settings, not l_id_settings.fixed_centroids, aligner)
-        identity_terms = identity_terms.to(device)
-        validation_loss = identity_loss(validation.pairs, l_id_settings, free=False).to(device)
+        loss = identity_loss(training.pairs, settings.identity, not settings.identity.fixed_centroids, aligner)
+        validation_loss = identity_loss(validation.pairs, settings.identity, free=False).to(device)
         consistency = SelfConsistency(prior, arcface, critic, t_min=settings.t_min, t_max=settings.t_max)
-        own_parameters = [*aligner.parameters(), *identity_terms.parameters()]
-        rates = ((own_parameters, settings.learning_rate), (list(adapters), settings.learning_rate_lora))
-        groups = [{"params": group, "lr": rate} for group, rate in rates]
+        groups = [
+            {"params": [*aligner.parameters(), *loss.to(device).parameters()], "lr": settings.learning_rate},
+            {"params": adapters, "lr": settings.learning_rate_lora},
+        ]
         optimiser = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
-        parameters = [parameter for parameter in (*own_parameters, *adapters) if parameter.requires_grad]
         history, monitors = History(), History()
-        parts = {"aligner": aligner, "loss": identity_terms, "lora": adapters, "optimiser": optimiser}
+        parts = {"aligner": aligner, "loss": loss, "lora": adapters, "optimiser": optimiser}
         parts |= {"history": history, "monitors": monitors}
         start = resume_training(checkpoint, parts, generator, made_from)
         wait()  # until every process has read the checkpoint
@@ -158,26 +154,25 @@ def train_stage2(
         if start == 0:
             record(0)
         steps = range(start + 1, settings.steps + 1)
-        bar = tqdm(steps, "Stage II", settings.steps, initial=start, unit="step", mininterval=1.0, disable=not writes)
+        bar = tqdm(steps, "Stage II", settings.steps, initial=start, unit="step", disable=not writes)
         for step in bar:
-            voice, label, faces = training.draw(settings.batch, l_id_settings.windows, generator)
+            voice, label, faces = training.draw(settings.batch, settings.identity.windows, generator)
             view = consistency.look(faces, generator)  # noise for the whole batch: the same in every process
             seed_share(settings.seed, step)
             with at_step(step, [training.wide.persons[i] for i in label.tolist()]):
                 with autocast:
                     identity = aligner.train()(voice[own])
                     gathered = gather(identity)
-                    terms = identity_terms(gathered, faces.z_arc[: len(gathered)], label[: len(gathered)])._asdict()
-                    l_id, l_self = terms.pop("total"), torch.zeros((), device=device)
+                    terms = loss(gathered, faces.z_arc[: len(gathered)], label[: len(gathered)])._asdict()
+                    l_id, l_self = terms["total"], torch.zeros((), device=device)  # L_id's total, as in Stage I
                     if settings.weight_self:
                         judged = identity.detach() if settings.trains == "lora" else identity
                         l_self = consistency.judge(view[own], judged, faces[own]).loss
-                lambda_id = settings.weight_id
-                lambda_self = settings.weight_self * min(1.0, step / max(1, settings.warmup))
-                total = lambda_id * l_id + lambda_self * l_self  # Eq. 15
-                terms = {"total": l_id, **terms, "self": average(l_self)}  # "total" is that of L_id, as in Stage I
-                norm = descend(optimiser, parameters, total, terms, settings.clip)
-                history.count({**terms, "gradient": norm})
+                warm = min(1.0, step / max(1, settings.warmup))
+                total = settings.weight_id * l_id + warm * settings.weight_self * l_self  # Eq. 15
+                terms["self"] = average(l_self)
+                terms["gradient"] = descend(optimiser, total, terms, settings.clip)
+                history.count(terms)
                 last = step == settings.steps
                 if last or step % settings.evaluate_every == 0:
                     row = record(step)
@@ -202,12 +197,12 @@ def evaluate(
     """
     row = validate(aligner, validation.pairs, loss)
     voice, faces = validation.first(settings.monitored)
-    identity = aligner.eval()(voice)
+    identity, generator = aligner.eval()(voice), torch.Generator().manual_seed(settings.seed)
     prior, arcface, critic = consistency.prior, consistency.arcface, consistency.critic
-    generator = torch.Generator().manual_seed(settings.seed)
-    parts = bands(settings.t_min, settings.t_max, settings.monitor_bands)
-    rows = collapse_monitors(prior, arcface, identity, faces, parts, generator)
-    for values, (t_min, t_max) in zip(rows, parts, strict=True):
+    parts = np.array_split(range(settings.t_min, settings.t_max + 1), settings.monitor_bands)
+    bands = [(int(part[0]), int(part[-1])) for part in parts if len(part)]
+    rows = collapse_monitors(prior, arcface, identity, faces, bands, generator)
+    for values, (t_min, t_max) in zip(rows, bands, strict=True):
         banded = SelfConsistency(prior, arcface, critic, t_min=t_min, t_max=t_max)
         values["self"] = float(banded(identity, faces, generator).loss)
     return {**row, "val_self": sum(values["self"] for values in rows) / len(rows)}, rows

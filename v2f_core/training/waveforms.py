@@ -40,11 +40,6 @@ class WaveformSettings(Stage1Settings):
     weight_decay_encoder: float = 0.01
     checkpoint_every: int = 100
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.batch < 2:
-            raise InputError("batch=1: expected at least 2; InfoNCE and batch statistics compare rows")
-
 
 @dataclass(frozen=True)
 class Recordings:
@@ -52,15 +47,15 @@ class Recordings:
 
     pairs: Pairs  # the windows' embeddings are by the encoder before it is trained
     paths: list[list[Path]]
-    seconds: float = CLIP_SECONDS
+    seconds: float
 
     @classmethod
     def of(
         cls, manifest: Manifest, voices: Embeddings, faces: Embeddings, split: str, seconds: float = CLIP_SECONDS
     ) -> Recordings:
         """The recordings of a split's persons, without those that could not be embedded."""
-        pairs, table, usable = pair_up(manifest, voices, faces, split), manifest.voices(split), set(voices.items)
-        by_person = table[table.path.isin(usable)].groupby("person").path
+        pairs, table = pair_up(manifest, voices, faces, split), manifest.voices(split)
+        by_person = table[table.path.isin(set(voices.items))].groupby("person").path
         paths = [[manifest.root / path for path in by_person.get_group(who)] for who in pairs.persons]
         return cls(pairs, paths, seconds)
 
@@ -118,13 +113,13 @@ def train_from_waveforms(
         top = unfreeze(encoder.to(device), settings.unfreeze)
         trained = aligner or Aligner(encoder.dim, settings.hidden_width, pairs.face.shape[1], settings.dropout)
         trained.to(device)
-        loss = identity_loss(pairs, settings, not settings.fixed_centroids, aligner).to(device)
+        loss = identity_loss(pairs.to(device), settings, not settings.fixed_centroids, aligner).to(device)
         validation_loss = identity_loss(validation.pairs, settings, free=False).to(device)
         own, upper = [*trained.parameters(), *loss.parameters()], list(top.parameters())
-        groups = [{"params": own, "lr": settings.learning_rate, "weight_decay": settings.weight_decay}]
-        if upper:
-            rate, decay = settings.learning_rate_encoder, settings.weight_decay_encoder
-            groups.append({"params": upper, "lr": rate, "weight_decay": decay})
+        groups = [
+            {"params": own, "lr": settings.learning_rate, "weight_decay": settings.weight_decay},
+            {"params": upper, "lr": settings.learning_rate_encoder, "weight_decay": settings.weight_decay_encoder},
+        ]
         optimiser = torch.optim.AdamW(groups)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.steps)
         nets = nn.ModuleDict({"aligner": trained, "loss": loss, "encoder": top})
@@ -147,15 +142,14 @@ def train_from_waveforms(
         start = resume_training(checkpoint, parts, generator, made_from)
         if start == 0:
             evaluate(0)
-        steps = range(start + 1, settings.steps + 1)
-        bar = tqdm(steps, "Stage I", settings.steps, initial=start, unit="step", mininterval=1.0)
+        bar = tqdm(range(start + 1, settings.steps + 1), "Stage I", settings.steps, initial=start, unit="step")
         for step in bar:
             nets.train()  # the encoder's frozen part stays in evaluation mode
             clips, face, label = training.draw(settings.batch, generator)
             with at_step(step, [pairs.persons[i] for i in label.tolist()]):
                 identity = trained(encoder(clips.to(device)))
                 terms = loss(identity, face.to(device), label.to(device))._asdict()
-                descend(optimiser, own + upper, terms["total"], terms)
+                descend(optimiser, terms["total"], terms)
                 schedule.step()
                 history.count(terms)
                 last = step == settings.steps
