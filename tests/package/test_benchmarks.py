@@ -1,4 +1,4 @@
-"""The programs that measure: that they run, and that what they measure has the published size."""
+"""The programs that measure: that they run, and that what they compute is what their pages say."""
 
 import importlib
 import json
@@ -17,18 +17,16 @@ import torch
 from fakes import seeded, unit, wake
 from scipy.stats import linregress
 
-from v2f_core.artefacts.profiles import load_profile
 from v2f_core.diffusion.consistency import SelfConsistency
 from v2f_core.errors import InputError
 from v2f_core.evaluation import metrics
 from v2f_core.identity.arcface_torch import align_batch
-from v2f_core.studies.ablation import TABLES
 from v2f_core.studies.critics import CRITICS
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def programs(monkeypatch):
     """The folder of the benchmarks on the path, as it is for a program in it; no GPU."""
     monkeypatch.syspath_prepend(BENCHMARKS)
@@ -38,63 +36,28 @@ def programs(monkeypatch):
         sys.modules.pop(path.stem, None)
 
 
-def test_every_program_finds_what_it_imports(programs):
+def test_every_program_finds_what_it_imports():
     for path in BENCHMARKS.glob("*.py"):
         importlib.import_module(path.stem)
 
 
 @pytest.mark.slow
-def test_every_line_of_the_gpu_table_is_measured_at_miniature_size(programs, tmp_path, capsys):
+def test_every_line_of_the_gpu_table_is_measured_at_miniature_size(tmp_path, capsys):
     import costs
     from gpu import main
 
     main(["--out", str(tmp_path)])  # without a GPU it is as with --tiny
     assert "No CUDA device: tried with tiny nets, and the figures mean nothing" in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["gpu_tiny.csv"]
     table = pd.read_csv(tmp_path / "gpu_tiny.csv", keep_default_na=False)
-    assert table.groupby("what", sort=False).size().to_dict() == {
-        "AST, clips of 1.25 s": 2,
-        "VAE, latents": 2,
-        "ArcFace, crops of 112 px": 1,
-        "Stage I": 1,
-        "Stage II": len(CRITICS) + 1,
-        "Stage II, look": 1,
-        "generation": 2,
-    }
-    assert table.how[table.what == "Stage II"].tolist()[-1] == "bf16, paper, gradient checkpointing"
+    assert (table.what == "Stage II").sum() == len(CRITICS) + 1
     assert (table.rate > 0).all()
-    assert (table.note == "").all()
     costs.main([str(tmp_path / "gpu_tiny.csv"), "--price", "2"])  # it finds all of its rates there
     assert "Measured without a GPU: these hours and sums mean nothing." in capsys.readouterr().out
 
 
-def test_skill_is_0_for_the_mean_face_and_1_at_the_ceiling(programs):
-    from distances import distances
+def test_hours_are_counts_over_rates():
+    from costs import Job, hours
 
-    edges = {"mean": 0.05, "chance": 0.1, "ceiling": 0.25, "ceiling R@10": 0.5, "ceiling R@10 within sex": 0.6}
-    edges |= {"oracle": 0.8, "oracle, second scorer": 0.9}
-    kinds = ("cosine", "cosine of ẑ", "R@10", "R@10 within sex", "second scorer")
-    systems = {"mean": (0.05, 0.15, 0.1, 0.2, 0.4), "best": (0.25, 0.25, 0.5, 0.6, 0.8)}
-    table = pd.DataFrame(
-        {"system": system, "metric": kind, "value": value, "low": value - 0.1, "high": value + 0.02}
-        for system, values in systems.items()
-        for kind, value in zip(kinds, values, strict=True)
-    )
-    found = distances(table, edges).set_index("system").loc[list(systems)]
-    skills = ["skill", "skill R@10", "skill R@10 within sex", "skill of ẑ"]
-    assert found.loc["mean", skills].tolist() == pytest.approx([0, 0, 0, 0.5], abs=1e-9)
-    assert found.loc["best", skills].tolist() == pytest.approx([1, 1, 1, 1])
-    assert found["to the ceiling"].tolist() == pytest.approx([0.2, 0])
-    assert found["to the oracle"].tolist() == pytest.approx([0.75, 0.55])
-    assert found.loc["best", ["skill low", "skill high"]].tolist() == pytest.approx([0.5, 1.1])
-
-
-# --- costs
-
-
-@pytest.fixture
-def rates():
-    """One of each a second, but for the second mode, which did not fit."""
     lines = [
         ("AST, clips of 1.25 s", "fp32", 10.0),
         ("VAE, latents", "fp32", 5.0),
@@ -106,51 +69,31 @@ def rates():
         ("Stage II, look", "fp32, paper", 0.002),
         ("generation", "fp32, 25 steps, guidance 3", 4.0),
     ]
-    table = pd.DataFrame(lines, columns=["what", "how", "rate"])
-    return table.assign(note=table.rate.map(lambda rate: "" if rate > 0 else "out of memory"), GPU="H200")
-
-
-def test_hours_are_counts_over_rates(programs, rates):
-    from costs import Job, hours
-
+    rates = pd.DataFrame(lines, columns=["what", "how", "rate"]).assign(note="out of memory")
     job = Job(clips=3600, seconds=5.0, faces=18_000, stage1_steps=7200, stage2_steps=1800, drawn=14_400)
+    looks = (1 + 1800 / 500) / 0.002 / 3600  # one before the first step
     # five seconds: windows begin every 0.625 s until 3.75 s, 7 of them; over all lengths near it 6.5 on average
-    assert job.windows == pytest.approx(3600 * 6.5)
-    assert hours(job, rates) == pytest.approx(
-        {
-            "voices: AST": 3600 * 6.5 / 10 / 3600,
-            "photos: ArcFace": 0.25,
-            "photos: latents": 1.0,
-            "Stage I": 1.0,
-            "Stage II": 1.0,
-            "Stage II: looks": (1 + 1800 / 500) / 0.002 / 3600,  # one before the first step
-            "evaluation: faces": 1.0,
-            "all": 4.9 + 4.6 / 7.2,
-        }
-    )
+    assert list(hours(job, rates).values()) == pytest.approx([0.65, 0.25, 1.0, 1.0, 1.0, looks, 1.0, 4.9 + looks])
     with pytest.raises(InputError, match=r"no rate of Stage II \(bf16, cycle\): out of memory"):
         hours(replace(job, mode="cycle"), rates)
-    with pytest.raises(InputError, match=r"no rate of Stage II \(bf16, unheard\); measure"):
-        hours(replace(job, mode="unheard"), rates)
 
 
-def test_the_page_of_costs_says_what_the_program_says(programs):
+def test_the_page_of_costs_says_what_the_program_says():
     from costs import PAPER, Job, bill
 
-    page = (Path(__file__).parents[2] / "docs" / "costs.md").read_text(encoding="utf-8")
+    page = (BENCHMARKS.parent / "docs" / "costs.md").read_text(encoding="utf-8")
     for row, figures in bill(PAPER | {"all": sum(PAPER.values())}, price=2.5).round(2).iterrows():
         line = re.search(rf"^\| {row} \|(.*)\|$", page, flags=re.M)
         assert [float(cell) for cell in line[1].split("|")] == figures.tolist(), row
-    assert f"{Job().windows / 1e6:.1f} million windows" in page
     size = Job().gigabytes
-    assert f"{size['windows']:.1f} GB for HQ-VoxCeleb" in page
-    assert f"a photo, {size['latents']:.1f} GB" in page
+    for figure in (f"{Job().windows / 1e6:.1f} million", f"{size['windows']:.1f} GB for", f"{size['latents']:.1f} GB"):
+        assert figure in page
 
 
-# --- draws
+# --- the study of draws
 
 
-def test_a_critic_on_draws_asks_whom_of_all_a_face_shows(programs, prior, arcface, faces):
+def test_a_critic_on_draws_asks_whom_of_all_a_face_shows(prior, arcface, faces):
     """Three women and a man: each is a rival of all others. Beside it stands the prior's own loss on photographs."""
     from stage2_draws import obey
 
@@ -171,7 +114,7 @@ def test_a_critic_on_draws_asks_whom_of_all_a_face_shows(programs, prior, arcfac
         assert float(losses[i]) == pytest.approx(told + 2 * float((missed[i] ** 2).mean()), abs=1e-4)
 
 
-def test_the_contrast_is_the_slope_of_what_is_seen_on_what_was_told(programs):
+def test_the_contrast_is_the_slope_of_what_is_seen_on_what_was_told():
     from stage2_draws import contrast
 
     g, sex = np.random.default_rng(0), np.array(list("fm") * 20)
@@ -184,64 +127,46 @@ def test_the_contrast_is_the_slope_of_what_is_seen_on_what_was_told(programs):
     assert found["value"] == pytest.approx(slopes[0], abs=2e-3)  # each sex counts alike, though one person is lost
     assert found["gain"] == pytest.approx(slopes[0] - slopes[1], abs=2e-3)
     assert found["low"] < 0.7 < found["high"]
-    assert contrast(told, [less], sex).keys() == {"value", "low", "high"}
 
 
-def test_pseudo_values_average_to_the_distance_and_miss_who_moves_it(programs):
+def test_pseudo_values_average_to_the_distance():
     from stage2_draws import kernel_distances
 
     g = np.random.default_rng(0)
-    seen, real = ({s: g.normal(size=(count, 2, 4)) for s in "fm"} for count in (6, 9))
-    seen, real = ({s: x / np.linalg.norm(x, axis=-1, keepdims=True) for s, x in part.items()} for part in (seen, real))
-    real = {s: x.reshape(-1, 4) for s, x in real.items()}
-    sex, draws = np.repeat(list("fm"), 6), np.concatenate([seen["f"], seen["m"]])
-    values = kernel_distances(draws, sex, real)
-    whole = {s: metrics.kernel_distance(seen[s].reshape(-1, 4), real[s]) for s in "fm"}
-    assert values.mean() == pytest.approx(np.mean(list(whole.values())))
-    without = [metrics.kernel_distance(np.delete(seen["f"], i, axis=0).reshape(-1, 4), real["f"]) for i in range(6)]
-    np.testing.assert_allclose(values[:6] - values[0], -11 * (np.array(without) - without[0]) / 2, atol=1e-9)
-
-
-def test_a_system_of_the_study_that_stands_in_two_tables_is_trained_once(programs):
-    import study
-
-    by_name = {}
-    for row in (row for tables in (study.TABLES, TABLES) for rows in tables.values() for row in rows):
-        assert by_name.setdefault(row.system, row.described) == row.described
-        assert row.settings(load_profile("mini"), seed=3).seed == 3
+    draws, real = ([x / np.linalg.norm(x, axis=-1, keepdims=True) for x in g.normal(size=(2, n, 2, 4))] for n in (6, 9))
+    real = [x.reshape(-1, 4) for x in real]
+    values = kernel_distances(np.concatenate(draws), np.repeat(list("fm"), 6), dict(zip("fm", real, strict=True)))
+    whole = [metrics.kernel_distance(a.reshape(-1, 4), b) for a, b in zip(draws, real, strict=True)]
+    assert values.mean() == pytest.approx(np.mean(whole))
 
 
 # --- damaged inputs
 
 
 @pytest.mark.parametrize(("kind", "count"), [("audio", 8), ("pictures", 12), ("weights", 8)])
-def test_a_few_damaged_inputs_are_read_or_refused_in_one_line(programs, tmp_path, capfd, kind, count):
+def test_a_few_damaged_inputs_are_read_or_refused_in_one_line(tmp_path, capfd, kind, count):
     import fuzz
 
     given = [kind, "--seed", "7", "--count", str(count), "--log", str(tmp_path), "--out", str(tmp_path)]
     assert fuzz.main(given) == 0, capfd.readouterr().out
     found = json.loads((tmp_path / "fuzz.json").read_text())[kind]
     assert found["inputs"] == count
+    assert found["printed by libraries"] == 0
     assert set(found["outcomes"]) <= {"refused", "silent", "warned"}  # "silent" is also what is read rightly
-    rows = [json.loads(line) for line in (tmp_path / f"fuzz_{kind}_7.jsonl").read_text().splitlines()]
-    assert not any("printed" in row for row in rows)
 
 
-def test_the_fuzzer_sees_what_goes_wrong(programs, tmp_path, monkeypatch):
+def test_the_fuzzer_sees_what_goes_wrong(tmp_path, monkeypatch):
     import fuzz
 
     def kind(folder):
         def refuse():
             raise InputError("no sound")
 
-        def sleep():
-            time.sleep(60)
-
         def say():
             os.write(1, b"a library talks\n")  # past Python, as a library in C does
             return [], 0.1
 
-        uses = [refuse, os.abort, sleep, say, lambda: 1 / 0, lambda: (["loud"], 0.9), lambda: ([], 1.0)]
+        uses = [refuse, os.abort, lambda: time.sleep(60), say, lambda: 1 / 0, lambda: (["loud"], 0.9)]
 
         def trial(rng, place):
             tried = len(list(tmp_path.glob("*.tried")))  # on disk, since a worker that is lost is started anew
@@ -251,24 +176,24 @@ def test_the_fuzzer_sees_what_goes_wrong(programs, tmp_path, monkeypatch):
         return trial
 
     monkeypatch.setitem(fuzz.KINDS, "mine", kind)
-    monkeypatch.setattr(fuzz, "SECONDS", 2.0)
-    for count in ("3", "7"):  # it goes on where it was
+    monkeypatch.setattr(fuzz, "SECONDS", 1.0)
+    for count in ("3", "6"):  # it goes on where it was
         assert fuzz.main(["mine", "--count", count, "--log", str(tmp_path), "--out", str(tmp_path)]) == 1
     rows = [json.loads(line) for line in (tmp_path / "fuzz_mine_0.jsonl").read_text().splitlines()]
-    outcomes = ["refused", "crash", "hang", "silent", "exception", "warned", "silent"]
-    assert [row["outcome"] for row in rows] == outcomes
+    assert [row["outcome"] for row in rows] == ["refused", "crash", "hang", "silent", "exception", "warned"]
     assert rows[3]["printed"] == "a library talks\n"
     assert "ZeroDivisionError" in rows[4]["said"]
-    assert json.loads((tmp_path / "fuzz.json").read_text())["mine"]["silent below 0.7"] == round(1 / 7, 5)
 
 
-def test_a_small_room_answers_with_the_direct_sound_the_ceiling_and_a_decay(programs):
-    """One reflection by hand, and the time in which the energy that is still to come falls by 60 dB."""
+# --- made-up rooms and worlds
+
+
+def test_a_small_room_answers_with_the_direct_sound_the_ceiling_and_a_decay():
+    """One reflection by hand, and the time in which the energy that is still to come falls by 60 dB (Sabine)."""
     from real_voices import ABSORBED, ROOM, TALKER, small_room
 
     response = small_room(1.0).astype(float)
-    height = 2 * (ROOM[2] - TALKER[2])  # up to the talker's image above the ceiling, as the microphone sees it
-    path = np.hypot(1.0, height)
+    path = np.hypot(1.0, 2 * (ROOM[2] - TALKER[2]))  # to the talker's image above the ceiling
     first = round((path - 1.0) / 343 * 16_000)  # m/s
     assert response[0] == 1
     assert (response[1:first] == 0).all()
@@ -277,10 +202,9 @@ def test_a_small_room_answers_with_the_direct_sound_the_ceiling_and_a_decay(prog
     fall = (np.argmax(left < -20) - np.argmax(left < -5)) / 16_000 * 60 / 15
     volume, surface = ROOM.prod(), 2 * (ROOM[0] * ROOM[1] + ROOM[1] * ROOM[2] + ROOM[2] * ROOM[0])
     assert 0.7 < fall / (0.161 * volume / (surface * ABSORBED)) < 1.5
-    assert abs(small_room(0.5)).sum() < abs(response).sum()  # nearer, the room matters less
 
 
-def test_the_worlds_that_settings_travel_through_are_what_their_page_says(programs):
+def test_the_worlds_that_settings_travel_through_are_what_their_page_says():
     import worlds
 
     for name, space in worlds.SPACES.items():
@@ -292,28 +216,3 @@ def test_the_worlds_that_settings_travel_through_are_what_their_page_says(progra
         assert bool((training.voice >= 0).all()) is space.positive
     again = worlds.world_of("random", space, 100, seed=0)[2]
     assert torch.equal(again.face, test.face)  # more training persons, the same world and the same test
-    g = np.random.default_rng(0)
-    ours, theirs = (worlds.links_of("voice", kind, g) for kind in worlds.LINKS)
-    assert np.allclose((ours**2).sum(axis=1), (theirs**2).sum(axis=1))
-    assert not np.allclose(ours, theirs)
-
-
-def test_of_all_worlds_together_a_person_counts_once_whatever_the_number_that_trains(programs):
-    import worlds
-
-    g, parts = np.random.default_rng(0), []
-    for space in worlds.SPACES:
-        for persons, seed in ((100, 0), (100, 1), (800, 0)):
-            for system in worlds.ROWS[:2]:
-                frame = pd.DataFrame({"person": [f"{seed}/{i}" for i in range(6)], "value": g.random(6)})
-                frame = frame.assign(gallery=f"{space}, {persons}", links="random", space=space, persons=persons)
-                frame = frame.assign(by="within sex", stratum="0", metric="1:2 matching", system=system, seed=seed)
-                parts.append(frame)
-    tidy = pd.concat(parts)
-    table = worlds.worlds_table(tidy)
-    assert table.groupby("gallery", sort=False).worlds.first().tolist() == [6, 4, 2, 2, 1, 2, 1]
-    means = tidy.groupby(["system", "space", "person"]).value.mean().groupby("system").mean()
-    ratio, cosine = table[table.gallery == "all"].to_dict("records")
-    assert (cosine["system"], cosine["n"]) == (worlds.COSINE, 24)
-    assert cosine["1:2 matching gain"] == pytest.approx(means[worlds.COSINE] - means[worlds.RATIO])
-    assert ratio["1:2 matching"] == pytest.approx(means[worlds.RATIO])
