@@ -9,38 +9,32 @@ from fakes import seeded, unit, wake
 
 from v2f_core.diffusion.consistency import SelfConsistency
 from v2f_core.diffusion.lora import without_lora
-from v2f_core.diffusion.monitors import bands, collapse_monitors
+from v2f_core.diffusion.monitors import collapse_monitors
 from v2f_core.errors import InputError
 from v2f_core.identity.arcface_torch import align_batch
 from v2f_core.identity.sphere import normalise
 
-
-def monitor(prior, arcface, identity, faces):
-    rows = collapse_monitors(prior, arcface, identity, faces, [(0, 499), (500, 999)], seeded(7))
-    assert [(row["t_min"], row["t_max"]) for row in rows] == [(0, 499), (500, 999)]
-    return rows
+BANDS = [(0, 499), (500, 999)]
 
 
-def go_deaf(prior):
-    """LoRA that takes away all that cross-attention brings: B·A = −W for the value projection."""
+def test_a_deaf_unet_is_caught_by_s_net_though_the_papers_loss_is_perfect(prior, arcface, faces):
+    """LoRA takes away all that cross-attention brings: B·A = −W for the value projection."""
     with torch.no_grad():
         for name, layer in prior.unet.named_modules():
             if name.endswith("attn2.to_v"):
                 layer.lora_B["default"].weight.copy_(torch.eye(8))
                 layer.lora_A["default"].weight.copy_(-layer.base_layer.weight)
-
-
-def test_a_deaf_unet_is_caught_by_s_net_though_the_papers_loss_is_perfect(prior, arcface, faces):
-    go_deaf(prior)
     assert SelfConsistency(prior, arcface)(unit(4, 3), faces, seeded()).loss < 1e-12  # the trivial optimum
-    for row in monitor(prior, arcface, faces.z_arc, faces):
+    for row in collapse_monitors(prior, arcface, faces.z_arc, faces, BANDS, seeded(7)):
         assert row["s_net"] < 1e-3
         assert row["s_id"] == 1
         assert row["residual_null"] == pytest.approx(row["residual"], rel=1e-4)
 
 
 def test_a_collapsed_identity_is_caught_by_s_id_and_by_the_spread(prior, arcface, faces):
-    for row in monitor(prior, arcface, unit(1, 3).expand(4, -1), faces):
+    rows = collapse_monitors(prior, arcface, unit(1, 3).expand(4, -1), faces, BANDS, seeded(7))
+    assert [(row["t_min"], row["t_max"]) for row in rows] == BANDS
+    for row in rows:
         assert row["s_id"] < 1e-3
         assert row["s_net"] == 1
         assert row["pairwise_predicted"] == pytest.approx(1, abs=1e-5)
@@ -96,7 +90,3 @@ def test_every_monitor_by_hand(prior, arcface, faces):
 def test_monitors_need_two_persons(prior, arcface, faces):
     with pytest.raises(InputError, match="at least 2"):
         collapse_monitors(prior, arcface, unit(1, 3), faces[:1], [(0, 9)], seeded())
-
-
-def test_bands_cover_their_range():
-    assert [t for low, high in bands(20, 979, 7) for t in range(low, high + 1)] == list(range(20, 980))

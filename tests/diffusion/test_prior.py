@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from fakes import tiny_prior
+from fakes import seeded, tiny_prior, unit
 
 from minivox.build.tokenizer import LENGTH
 from v2f_core.diffusion.prior import PROMPT, Prior
@@ -24,7 +24,7 @@ def prior(tmp_path_factory: pytest.TempPathFactory) -> Prior:
 
 @pytest.fixture
 def identity() -> torch.Tensor:
-    return F.normalize(torch.randn(3, 512, generator=torch.Generator().manual_seed(1)), dim=1)
+    return unit(3, 1)
 
 
 @pytest.mark.parametrize("width", [512, 768])
@@ -47,26 +47,25 @@ def test_condition_replaces_exactly_one_embedding(tmp_path: Path, identity: torc
 
 
 def test_the_hook_is_removed_and_bad_identities_are_refused(prior: Prior, identity: torch.Tensor) -> None:
-    table = prior.text_encoder.get_input_embeddings()
     with pytest.raises(InputError, match="norm 2"):
         prior.condition(identity * 2)
 
     def fail(*_: object) -> None:
         raise RuntimeError("stop")
 
-    prior.condition(identity)
-    handle = prior.text_encoder.register_forward_hook(fail)
+    null, handle = prior.null(1), prior.text_encoder.register_forward_hook(fail)
     with pytest.raises(RuntimeError, match="stop"):
         prior.condition(identity)
     handle.remove()
-    assert not table._forward_hooks
+    assert not prior.text_encoder.get_input_embeddings()._forward_hooks
+    assert torch.equal(prior.null(1), null)
 
 
 def test_gradient_reaches_the_identity(prior: Prior, identity: torch.Tensor) -> None:
     z = identity[:1].clone().requires_grad_()
-    weight = torch.randn(1, LENGTH, 512, generator=torch.Generator().manual_seed(2))
+    weight = torch.randn(1, LENGTH, 512, generator=seeded(2))
     (prior.condition(z) * weight).sum().backward()
-    along = torch.randn(1, 512, generator=torch.Generator().manual_seed(3))
+    along = torch.randn(1, 512, generator=seeded(3))
     along -= (along * z).sum() * z  # along the sphere, so that both ends are identities
     along = (along / along.norm()).detach()
 
@@ -123,25 +122,20 @@ def test_guidance_goes_from_null_through_the_condition(prior: Prior, identity: t
     assert passes == [3, 3]  # without guidance the null condition is not computed
 
 
-@pytest.mark.parametrize(
-    ("numbers", "message"),
-    [
+def test_no_picture_is_drawn_from_latents_that_are_not_finite(prior: Prior) -> None:
+    for numbers, message in (
         ({"num_steps": 0}, "num_steps 0: expected 1 to 999"),
         ({"num_steps": 1000}, "num_steps 1000: expected 1 to 999"),  # DPM-Solver would divide by zero
-        ({"num_steps": 1001}, "num_steps 1001: expected 1 to 999"),
         ({"guidance": math.nan}, "guidance nan: expected a finite number"),
-        ({"guidance": math.inf}, "guidance inf: expected a finite number"),
         ({"num_steps": 3, "guidance": 1e38}, r"guidance 1e\+38: not finite; lower the guidance"),
-    ],
-)
-def test_no_picture_is_drawn_from_latents_that_are_not_finite(prior: Prior, numbers: dict, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        prior.sample(torch.eye(1, 512), **numbers)
+    ):
+        with pytest.raises(InputError, match=message):
+            prior.sample(torch.eye(1, 512), **numbers)
 
 
 def test_the_generator_draws_the_noise_which_may_be_given_instead(prior: Prior, identity: torch.Tensor) -> None:
-    faces = prior.sample(identity, 3, generator=torch.Generator().manual_seed(0))
-    noise = torch.randn(3, *prior.latent_shape, generator=torch.Generator().manual_seed(0))
+    faces = prior.sample(identity, 3, generator=seeded())
+    noise = torch.randn(3, *prior.latent_shape, generator=seeded())
     torch.testing.assert_close(prior.sample(identity[1:2], 3, noise=noise[1:2]), faces[1:2], atol=1e-4, rtol=1e-4)
 
 
@@ -167,12 +161,10 @@ def test_the_folder_opens_in_plain_diffusers(prior: Prior, identity: torch.Tenso
     assert not [path for path in (tmp_path / "again").rglob("*.json") if str(tmp_path) in path.read_text()]
 
     shutil.rmtree(tmp_path / "prior" / "vae")
-    with pytest.raises(InputError, match="vae: missing"):
+    with pytest.raises(InputError, match="vae: missing; a Stable Diffusion folder holds"):
         Prior.from_folder(tmp_path / "prior")
 
 
-def test_a_missing_folder_and_a_narrow_text_encoder_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"model_index.json: missing; a Stable Diffusion folder holds .*unet"):
-        Prior.from_folder(tmp_path)
+def test_a_narrow_text_encoder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="64 wide, expected at least 512"):
         tiny_prior(tmp_path, width=64)
