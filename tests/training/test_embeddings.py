@@ -49,16 +49,8 @@ def manifest(tmp_path):
     return Manifest(root, pd.DataFrame(rows, columns=list(COLUMNS)))
 
 
-@pytest.fixture
-def weights(tmp_path):
-    folder = tmp_path / "weights"
-    folder.mkdir()
-    (folder / "config.json").write_text("{}")
-    return folder
-
-
-def test_a_recording_has_one_embedding_a_window(manifest, weights, tmp_path):
-    store = embeddings.extract_voices(manifest, Encoder, weights, tmp_path / "voices", 1.25, max_bad=0.5)
+def test_a_recording_has_one_embedding_a_window(manifest, tmp_path):
+    store = embeddings.extract_voices(manifest, Encoder, manifest.root, tmp_path / "voices", 1.25, max_bad=0.5)
     assert store.items == ["long.wav"] * 4 + ["short.wav"]  # 3.2 s: windows from 0, 0.625, 1.25, 1.875
     assert store.vectors[:, 0].tolist() == pytest.approx([0.1] * 4 + [0.05], rel=0.05)
     ((item, why),) = store.skipped
@@ -66,11 +58,12 @@ def test_a_recording_has_one_embedding_a_window(manifest, weights, tmp_path):
     assert "empty (0 bytes)" in why
 
 
-def test_a_picture_without_a_face_is_listed(manifest, weights, tmp_path):
-    store = embeddings.extract_faces(manifest, Pack, weights, tmp_path / "faces", max_bad=0.9)
+def test_a_picture_without_a_face_is_listed(manifest, tmp_path):
+    store = embeddings.extract_faces(manifest, Pack, manifest.root, tmp_path / "faces", max_bad=0.9)
     assert store.items == ["red.png"]
     assert store.vectors[0].argmax() == 9
-    assert [why.split(": ")[1].split(";")[0].split(" (")[0] for _, why in store.skipped] == [
-        "no face found in it",
-        "cannot be read as a picture",
-    ]
+    for (item, why), (name, reason) in zip(
+        store.skipped, (("black.png", "no face found in it"), ("text.png", "cannot be read as a picture")), strict=True
+    ):
+        assert item == name
+        assert reason in why

@@ -44,16 +44,12 @@ def test_latents_are_the_encoded_picture_and_landmarks_scale_with_it(tiny_profil
 
 
 def test_every_drawn_face_has_its_own_latents_landmarks_and_sex():
-    rows = []
-    for i, person in enumerate(("Ada", "Ben", "Cy")):
-        sex = "f" if person == "Ada" else "m"
-        rows += [(person, sex, "train", "voice", "", f"{i}.wav")]
-        rows += [(person, sex, "train", "face", "", f"{i}{k}.png") for k in range(2)]
+    items, who = [f"{i}{k}.png" for i in range(3) for k in range(2)], (("Ada", "f"), ("Ben", "m"), ("Cy", "m"))
+    rows = [(*who[i], "train", "voice", "", f"{i}.wav") for i in range(3)]
+    rows += [(*who[int(item[0])], "train", "face", "", item) for item in items]
     manifest = Manifest(Path("data"), pd.DataFrame(rows, columns=list(COLUMNS)))
     voices = Embeddings(torch.eye(3), [f"{i}.wav" for i in range(3)], [], {})
-    items = [f"{i}{k}.png" for i in range(3) for k in range(2)]
-    z = torch.eye(512)[:6]
-    faces = Embeddings(z.flip(0), items[::-1], [], {})
+    faces = Embeddings(torch.eye(6, 512).flip(0), items[::-1], [], {})
     code = torch.arange(1.0, 7)[:, None].expand(-1, 74)
     latents = Embeddings(code[[2, 0, 1, 3, 5]], [items[i] for i in (2, 0, 1, 3, 5)], [("20.png", "no face")], {})
     pairs = pair_faces(manifest, voices, faces, latents, "train", SHAPE)

@@ -12,33 +12,25 @@ from v2f_core.identity.sphere import normalise
 from v2f_core.training.embeddings import Embeddings
 from v2f_core.training.pairs import Pairs, pair_up
 
-
-@pytest.fixture
-def manifest():
-    """Ben has two voices and a face, Ada two faces and a voice, Cy no usable voice; Eve is in another split."""
-    rows = [
-        ("Ada", "f", "train", "voice", "", "a.wav"),
-        ("Ada", "f", "train", "face", "", "a1.png"),
-        ("Ada", "f", "train", "face", "", "a2.png"),
-        ("Ben", "m", "train", "voice", "", "b1.wav"),
-        ("Ben", "m", "train", "voice", "", "b2.wav"),
-        ("Ben", "m", "train", "face", "", "b.png"),
-        ("Cy", "m", "train", "voice", "", "c.wav"),
-        ("Cy", "m", "train", "face", "", "c.png"),
-        ("Eve", "f", "val", "voice", "", "e.wav"),
-        ("Eve", "f", "val", "face", "", "e.png"),
-    ]
-    return Manifest(Path("data"), pd.DataFrame(rows, columns=list(COLUMNS)))
+FILES = {
+    ("Ada", "f", "train"): "a.wav a1.png a2.png",
+    ("Ben", "m", "train"): "b1.wav b2.wav b.png",
+    ("Cy", "m", "train"): "c.wav c.png",
+    ("Eve", "f", "val"): "e.wav e.png",
+}
 
 
-def embeddings_of(values, dim):
-    items = list(values)
-    return Embeddings(normalise(torch.tensor([[values[item]] + [1.0] * (dim - 1) for item in items])), items, [], {})
+def stored(items):
+    rows = torch.randn(len(items.split()), 4, generator=torch.Generator().manual_seed(0))
+    return Embeddings(normalise(rows), items.split(), [], {})
 
 
-def test_pairs_are_sorted_by_person_and_list_persons_left_out(manifest):
-    voices = embeddings_of({"b2.wav": 4.0, "e.wav": 9.0, "a.wav": 1.0, "b1.wav": 3.0}, 4)
-    faces = embeddings_of({"b.png": 2.0, "c.png": 5.0, "a2.png": 0.5, "a1.png": 0.2, "e.png": 7.0}, 4)
+def test_pairs_are_sorted_by_person_and_list_persons_left_out():
+    """Cy's voice could not be embedded; Eve is in another split."""
+    kinds = {"wav": "voice", "png": "face"}
+    rows = [(*who, kinds[file[-3:]], "", file) for who, files in FILES.items() for file in files.split()]
+    manifest = Manifest(Path("data"), pd.DataFrame(rows, columns=list(COLUMNS)))
+    voices, faces = stored("b2.wav e.wav a.wav b1.wav"), stored("b.png c.png a2.png a1.png e.png")
     pairs = pair_up(manifest, voices, faces, "train")
     assert pairs.persons == ["Ada", "Ben"]
     assert pairs.sexes == ["f", "m"]
@@ -58,7 +50,7 @@ def test_pairs_are_sorted_by_person_and_list_persons_left_out(manifest):
     assert (of_faces.persons, len(of_faces.voice)) == (["Ada", "Ben", "Cy"], 0)
     assert torch.equal(of_faces.centroids()[:2], pairs.centroids())
     with pytest.raises(InputError, match="split val"):
-        pair_up(manifest, embeddings_of({"a.wav": 1.0}, 4), faces, "val")
+        pair_up(manifest, stored("a.wav"), faces, "val")
 
 
 def test_a_drawn_batch_is_of_different_persons_with_their_own_voice_and_face():
