@@ -28,17 +28,15 @@ def persons(count, aligner, seed, kappa=12.0, kinds=0.0):
 
     With ``kinds`` each sex has two kinds of faces, that far from each other along the fourth axis.
     """
-    g, i = seeded(seed), torch.arange(count)
-    man = i % 2
+    g, i, axes = seeded(seed), torch.arange(count), torch.eye(DIM)
+    man, kind = i % 2, i // 2 % 2 - 0.5
     voice = torch.randn(count, 5, generator=g) + torch.where(man == 1, 2.0, -2.0)[:, None]
     with torch.no_grad():
         heard = aligner(voice)
-    mean, spread = 3 * torch.eye(2, DIM), torch.diag(torch.tensor([0.6, 0.6, 0.5, 0.4, 0.3, 0.2])) ** 2
+    mean, spread = 3 * axes[:2], torch.diag(torch.tensor([0.6, 0.6, 0.5, 0.4, 0.3, 0.2])) ** 2
     typical = torch.stack([heard[man == s].mean(dim=0) for s in (0, 1)])
     truth = mean[man] + kappa * (heard - typical[man]) @ spread
-    truth += (
-        torch.randn(count, DIM, generator=g) @ spread.sqrt() + kinds * (i // 2 % 2 - 0.5)[:, None] * torch.eye(6)[3]
-    )
+    truth += torch.randn(count, DIM, generator=g) @ spread.sqrt() + kinds * kind[:, None] * axes[3]
     photos = truth[:, None] + 0.1 * torch.randn(count, VIEWS, DIM, generator=g)
     return Pairs(
         persons=[f"P{number}" for number in range(count)],

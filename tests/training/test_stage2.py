@@ -116,7 +116,7 @@ def test_l_self_trains_what_it_is_told_to(run, tiny_profile, tmp_path):
     """With λ_id = 0 and no weight decay, what L_self does not reach stays where it began."""
     begun, prior = Aligner.from_pretrained(tiny_profile.aligner), Prior.from_folder(tiny_profile.prior)
     add_lora(prior, 2, 3.0, seeded())
-    settings = {"steps": 1, "weight_id": 0.0, "warmup": 0, "clip": 1e9, "weight_decay": 0.0, "monitored": 2}
+    settings = {"steps": 1, "weight_id": 0.0, "warmup": 0, "clip": 1e9, "weight_decay": 0.0}
     for trains, weight, moved in (
         ("both", 1.0, (True, True)),
         ("aligner", 9.0, (True, False)),
