@@ -7,6 +7,7 @@ import torch
 from fakes import seeded, unit
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch.testing import assert_close
 
 from v2f_core.diffusion.lora import add_lora, fuse_lora, load_lora, lora_parameters, save_lora, without_lora
 from v2f_core.diffusion.prior import Prior
@@ -34,11 +35,6 @@ def outputs(prior):
     return {"tokens": tokens, "noise": prior.predict(z_t, torch.tensor([10, 800]), tokens)}
 
 
-def same(a, b, **tolerance):
-    for name in a:
-        torch.testing.assert_close(a[name], b[name], **tolerance)
-
-
 def differ(a, b):
     assert all((a[name] - b[name]).abs().max() > 1e-3 for name in a)
 
@@ -49,7 +45,7 @@ PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0", "q_proj", "k_proj", "v_proj",
 def test_fresh_adapters_change_nothing_and_only_they_train(prior):
     before, base = outputs(prior), {name: value.clone() for name, value in prior.state_dict().items()}
     add_lora(prior, RANK, ALPHA, seeded())
-    same(before, outputs(prior), atol=0, rtol=0)
+    assert_close(before, outputs(prior), atol=0, rtol=0)
     optimiser = torch.optim.AdamW([p for p in prior.parameters() if p.requires_grad], lr=1e-2)
     for step in range(2):
         optimiser.zero_grad()
@@ -78,7 +74,7 @@ def test_a_correction_is_alpha_over_r_times_b_a_on_every_attention_projection(pr
         for name in weights:
             a, b = lora[f"{name}.lora_A.default.weight"], lora[f"{name}.lora_B.default.weight"]
             prior.get_submodule(name).base_layer.weight += ALPHA / RANK * b @ a
-        same(with_adapters, outputs(by_hand), atol=1e-4, rtol=1e-4)
+        assert_close(with_adapters, outputs(by_hand), atol=1e-4, rtol=1e-4)
 
 
 def test_switched_off_it_is_the_base_and_afterwards_on_again(prior):
@@ -87,10 +83,10 @@ def test_switched_off_it_is_the_base_and_afterwards_on_again(prior):
     on = outputs(prior)
     differ(base, on)
     with without_lora(prior):
-        same(base, outputs(prior), atol=0, rtol=0)
+        assert_close(base, outputs(prior), atol=0, rtol=0)
     with pytest.raises(ZeroDivisionError), without_lora(prior):
         raise ZeroDivisionError
-    same(on, outputs(prior), atol=0, rtol=0)
+    assert_close(on, outputs(prior), atol=0, rtol=0)
     for trained in (True, False):  # frozen adapters stay frozen
         for parameter in lora_parameters(prior).values():
             parameter.requires_grad_(trained)
@@ -113,15 +109,19 @@ def test_the_same_generator_draws_the_same_a_and_the_callers_is_left_alone(tiny_
 # --- files
 
 
-def test_a_file_goes_back_where_it_came_from(prior, tiny_profile, tmp_path):
+def test_a_file_goes_back_where_it_came_from_or_into_the_weights(prior, tiny_profile, tmp_path):
     save_lora(adapted(prior), tmp_path, {"seed": 3})
     assert json.loads((tmp_path / "provenance.json").read_text()) == {"seed": 3}
-    fresh = Prior.from_folder(tiny_profile.prior)
+    fresh, fused = Prior.from_folder(tiny_profile.prior), Prior.from_folder(tiny_profile.prior)
     load_lora(fresh, tmp_path)
-    same(outputs(prior), outputs(fresh), atol=0, rtol=0)
+    assert_close(outputs(prior), outputs(fresh), atol=0, rtol=0)
     assert all(p.requires_grad == ("lora_" in name) for name, p in fresh.named_parameters())
     with pytest.raises(InputError, match="has LoRA adapters already"):
         load_lora(fresh, tmp_path)
+    fuse_lora(fused, tmp_path)
+    assert lora_parameters(fused) == {}
+    assert_close(outputs(prior), outputs(fused), atol=1e-4, rtol=1e-4)
+    add_lora(fused)  # it may be adapted again
 
 
 def test_plain_diffusers_gives_the_same_numbers(prior, tiny_profile, tmp_path):
@@ -138,20 +138,9 @@ def test_plain_diffusers_gives_the_same_numbers(prior, tiny_profile, tmp_path):
         words = pipe.text_encoder(prompt).last_hidden_state
         return {"tokens": words, "noise": pipe.unet(z_t, t, encoder_hidden_states=tokens).sample}
 
-    same(answers(prior), answers(plain), atol=1e-5, rtol=1e-5)
+    assert_close(answers(prior), answers(plain), atol=1e-5, rtol=1e-5)
     with without_lora(prior):  # the adapters are large enough for a wrong scale to show
         differ(answers(prior), answers(plain))
-
-
-def test_a_fused_file_is_part_of_the_weights(prior, tiny_profile, tmp_path):
-    save_lora(adapted(prior), tmp_path)
-    fused = Prior.from_folder(tiny_profile.prior)
-    base = outputs(fused)
-    fuse_lora(fused, tmp_path)
-    assert lora_parameters(fused) == {}
-    same(outputs(prior), outputs(fused), atol=1e-4, rtol=1e-4)
-    differ(base, outputs(fused))
-    add_lora(fused)  # it may be adapted again
 
 
 def test_a_file_of_another_model_a_broken_and_a_missing_one_are_refused(prior, tiny_profile, tmp_path):

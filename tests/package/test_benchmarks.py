@@ -19,7 +19,6 @@ from scipy.stats import linregress
 
 from v2f_core.diffusion.consistency import SelfConsistency
 from v2f_core.errors import InputError
-from v2f_core.evaluation import metrics
 from v2f_core.identity.arcface_torch import align_batch
 from v2f_core.studies.critics import CRITICS
 
@@ -129,17 +128,6 @@ def test_the_contrast_is_the_slope_of_what_is_seen_on_what_was_told():
     assert found["low"] < 0.7 < found["high"]
 
 
-def test_pseudo_values_average_to_the_distance():
-    from stage2_draws import kernel_distances
-
-    g = np.random.default_rng(0)
-    draws, real = ([x / np.linalg.norm(x, axis=-1, keepdims=True) for x in g.normal(size=(2, n, 2, 4))] for n in (6, 9))
-    real = [x.reshape(-1, 4) for x in real]
-    values = kernel_distances(np.concatenate(draws), np.repeat(list("fm"), 6), dict(zip("fm", real, strict=True)))
-    whole = [metrics.kernel_distance(a.reshape(-1, 4), b) for a, b in zip(draws, real, strict=True)]
-    assert values.mean() == pytest.approx(np.mean(whole))
-
-
 # --- damaged inputs
 
 
@@ -185,9 +173,6 @@ def test_the_fuzzer_sees_what_goes_wrong(tmp_path, monkeypatch):
     assert "ZeroDivisionError" in rows[4]["said"]
 
 
-# --- made-up rooms and worlds
-
-
 def test_a_small_room_answers_with_the_direct_sound_the_ceiling_and_a_decay():
     """One reflection by hand, and the time in which the energy that is still to come falls by 60 dB (Sabine)."""
     from real_voices import ABSORBED, ROOM, TALKER, small_room
@@ -202,17 +187,3 @@ def test_a_small_room_answers_with_the_direct_sound_the_ceiling_and_a_decay():
     fall = (np.argmax(left < -20) - np.argmax(left < -5)) / 16_000 * 60 / 15
     volume, surface = ROOM.prod(), 2 * (ROOM[0] * ROOM[1] + ROOM[1] * ROOM[2] + ROOM[2] * ROOM[0])
     assert 0.7 < fall / (0.161 * volume / (surface * ABSORBED)) < 1.5
-
-
-def test_the_worlds_that_settings_travel_through_are_what_their_page_says():
-    import worlds
-
-    for name, space in worlds.SPACES.items():
-        training, _, test = worlds.world_of("random", space, 300, seed=0)
-        assert training.voice.shape == (300 * worlds.WINDOWS, space.voice)
-        assert training.face.shape == (300 * worlds.PHOTOS, space.face)
-        assert not set(training.persons) & set(test.persons)
-        assert float(training.face.mean(dim=0).norm()) == pytest.approx(space.mean, abs=0.08), name
-        assert bool((training.voice >= 0).all()) is space.positive
-    again = worlds.world_of("random", space, 100, seed=0)[2]
-    assert torch.equal(again.face, test.face)  # more training persons, the same world and the same test

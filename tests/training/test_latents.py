@@ -10,7 +10,6 @@ from PIL import Image
 
 from v2f_core.artefacts.store import Embeddings
 from v2f_core.data.manifest import COLUMNS, Manifest
-from v2f_core.diffusion.prior import Prior
 from v2f_core.identity.faces import Face, FacePack
 from v2f_core.training.latents import embed_latents, pair_faces
 
@@ -27,8 +26,7 @@ class OneFace(FacePack):
         return [Face(np.zeros(4, np.float32), points, 1.0)] if image.any() else []
 
 
-def test_latents_are_the_encoded_picture_and_landmarks_scale_with_it(tiny_profile):
-    prior = Prior.from_folder(tiny_profile.prior)
+def test_latents_are_the_encoded_picture_and_landmarks_scale_with_it(prior):
     pixels = np.random.default_rng(0).integers(1, 255, (32, 32, 3), np.uint8)
     large = np.array(Image.fromarray(pixels).resize((64, 64), Image.Resampling.NEAREST))
     wide = np.zeros((32, 40, 3), np.uint8)
