@@ -73,7 +73,7 @@ def test_draws_are_spread_as_the_photographs_are(world, trained):
     drawn = trained.sample(world[2].pooled_voices(), 20, generator=seeded())
     for sex in (0, 1):
         real, faces = world[2].face.reshape(-1, VIEWS, DIM)[sex::2].flatten(0, 1), drawn[sex::2].flatten(0, 1)
-        torch.testing.assert_close(faces.mean(dim=0), real.mean(dim=0), atol=0.03, rtol=0)
+        torch.testing.assert_close(faces.mean(dim=0), real.mean(dim=0), atol=0.08, rtol=0)
         torch.testing.assert_close(torch.cov(faces.T), torch.cov(real.T), atol=0.03, rtol=0)
 
 

@@ -86,7 +86,7 @@ def test_a_step_draws_persons_with_their_own_recordings_and_faces(world):
     faces, training, _ = world
     recordings = {path.name: read_clips(path, seconds=1.25) for paths in training.paths for path in paths}
     heard, seen, g = set(), set(), seeded()
-    for _ in range(60):
+    for _ in range(40):
         voice, face, label = training.draw(4, g)
         assert len(set(label.tolist())) == 4
         for i, clip, identity in zip(label.tolist(), voice, face, strict=True):
@@ -157,10 +157,9 @@ def test_refusals_name_step_and_processes(run, tmp_path, monkeypatch):
         run(tmp_path)
 
 
-def test_another_encoder_is_kept_under_its_own_name_and_with_no_layer_unfrozen_it_stays(world, tmp_path):
-    source, settings = MINI_ASSETS / "ge2e", replace(QUICK, steps=1, unfreeze=0)
+def test_another_encoder_is_kept_under_its_own_name(world, tmp_path):
+    source, settings = MINI_ASSETS / "ge2e", replace(QUICK, steps=1)
     encoder = load_encoder("ge2e", source)
     aligner = train_from_waveforms(encoder, source, None, world[1], world[2], settings, tmp_path, {})
-    kept = load_encoder("ge2e", tmp_path / "ge2e")
-    assert aligner.speaker_width == kept.dim == 256
+    assert aligner.speaker_width == load_encoder("ge2e", tmp_path / "ge2e").dim == 256
     assert aligner.provenance["ge2e_sha256"] == folder_hash(tmp_path / "ge2e")
