@@ -79,17 +79,6 @@ def test_timesteps_that_the_prior_does_not_have_are_refused(prior, arcface):
             SelfConsistency(prior, arcface, t_min=t_min, t_max=t_max)
 
 
-@pytest.mark.parametrize("critic", [paper, denoise, teacher])
-def test_parts_of_a_batch_are_judged_as_in_the_whole(critic, prior, arcface, faces):
-    """So several processes can share a batch: each draws the noise of all and judges its own rows."""
-    wake(prior)
-    consistency, identity = SelfConsistency(prior, arcface, critic), unit(4, 3)
-    whole, view = consistency(identity, faces, seeded(4)), consistency.look(faces, seeded(4))
-    halves = [consistency.judge(view[rows], identity[rows], faces[rows]) for rows in (slice(0, 2), slice(2, 4))]
-    torch.testing.assert_close(torch.cat([half.each for half in halves]), whole.each, atol=1e-6, rtol=1e-4)
-    torch.testing.assert_close((halves[0].loss + halves[1].loss) / 2, whole.loss, atol=1e-6, rtol=1e-4)
-
-
 # --- gradients
 
 

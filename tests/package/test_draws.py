@@ -56,13 +56,6 @@ def test_the_pit_of_the_true_distribution_is_uniform_however_few_the_draws(count
         assert inside.mean() == pytest.approx(level, abs=0.04)
 
 
-def test_classes_tie_and_are_calibrated_all_the_same():
-    g = np.random.default_rng(5)
-    share = g.random(4000)
-    draws, truth = g.random((4000, 30)) < share[:, None], g.random(4000) < share
-    assert kstest(calibration(draws.astype(float), truth.astype(float)).pit, "uniform").pvalue > 1e-3
-
-
 def test_the_interval_is_the_quantiles_of_the_draws():
     draws = np.tile(np.arange(99.0), (3, 1))  # ranks 1 to 100: the middle 90 % are above 5 and below 95
     found = calibration(draws, np.array([2.5, 49.5, 97.5]), levels=(0.9,))

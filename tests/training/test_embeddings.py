@@ -35,17 +35,16 @@ class Pack(FacePack):
 @pytest.fixture
 def manifest(tmp_path):
     """Three recordings (one empty) and three pictures (one black, one no picture) of one person."""
-    root = tmp_path / "data"
+    root, g = tmp_path / "data", np.random.default_rng(0)
     root.mkdir()
-    g = np.random.default_rng(0)
     for name, seconds, level in (("short.wav", 1.25, 0.1), ("long.wav", 3.2, 0.2)):
         soundfile.write(root / name, level * g.uniform(-1, 1, int(16_000 * seconds)), 16_000)
-    (root / "empty.wav").touch()
     for name, red in (("black.png", 0), ("red.png", 9)):
         Image.new("RGB", (8, 8), (red, 0, 0)).save(root / name)
+    (root / "empty.wav").touch()
     (root / "text.png").write_text("no picture")
-    rows = [("Ada", "f", "train", "voice", "v", name) for name in ("empty.wav", "long.wav", "short.wav")]
-    rows += [("Ada", "f", "train", "face", "", name) for name in ("black.png", "red.png", "text.png")]
+    kinds = {".wav": ("voice", "v"), ".png": ("face", "")}
+    rows = [("Ada", "f", "train", *kinds[path.suffix], path.name) for path in sorted(root.iterdir())]
     return Manifest(root, pd.DataFrame(rows, columns=list(COLUMNS)))
 
 
@@ -62,8 +61,7 @@ def test_a_picture_without_a_face_is_listed(manifest, tmp_path):
     store = embeddings.extract_faces(manifest, Pack, manifest.root, tmp_path / "faces", max_bad=0.9)
     assert store.items == ["red.png"]
     assert store.vectors[0].argmax() == 9
-    for (item, why), (name, reason) in zip(
-        store.skipped, (("black.png", "no face found in it"), ("text.png", "cannot be read as a picture")), strict=True
-    ):
-        assert item == name
-        assert reason in why
+    (black, no_face), (text, no_picture) = store.skipped
+    assert (black, text) == ("black.png", "text.png")
+    assert "no face found in it" in no_face
+    assert "cannot be read as a picture" in no_picture
