@@ -116,9 +116,9 @@ def pair_up(manifest: Manifest, voices: Embeddings | None, faces: Embeddings, sp
     if not persons:
         nobody = "nobody has a usable voice and a usable face"
         raise InputError(f"split {split or 'all'}: {nobody}; check the skipped files")
+    heard, seen = _sort_by_person(voice, speakers, persons), _sort_by_person(face, sitters, persons)
     left_out = sorted(set(everyone.index) - set(persons))
-    voices, sexes = _sort_by_person(voice, speakers, persons), everyone.sex[persons].tolist()
-    return Pairs(persons, sexes, *voices, *_sort_by_person(face, sitters, persons), left_out)
+    return Pairs(persons, everyone.sex[persons].tolist(), *heard, *seen, left_out)
 
 
 def _cut(rows: Tensor | Rows, start: Tensor) -> Iterator[Tensor]:

@@ -18,7 +18,7 @@ from sklearn.mixture import GaussianMixture
 
 from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
-from v2f_core.identity.posterior import SEXES, IdentityPosterior
+from v2f_core.identity.posterior import SEXES, TENSORS, IdentityPosterior
 from v2f_core.training.pairs import Pairs
 
 # What is tried:
@@ -67,8 +67,8 @@ def train_posterior(
         mixed = pooled * total.mean(axis=0) + (1 - pooled) * total
         between = np.stack([_root(spread - within) for spread in mixed])
         numbers = (basis, means, np.log(shares), heard_mean, between, _root(within), gate)
-        tensors = (torch.from_numpy(np.ascontiguousarray(values)).float() for values in numbers)
-        return IdentityPosterior(aligner, *tensors, floor * variance, kappa, base_rate)
+        tensors: Any = {name: torch.tensor(values).float() for name, values in zip(TENSORS, numbers, strict=True)}
+        return IdentityPosterior(aligner, **tensors, floor=floor * variance, kappa=kappa, share=base_rate)
 
     faces = validation.face[:].float()
     prior = {grid: float(build(*grid).log_prior(faces).mean()) for grid in product(tried, POOLED, FLOORS)}
