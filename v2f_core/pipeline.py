@@ -209,8 +209,7 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         noise = randn_tensor((num_images, *prior.latent_shape), generator=generator, device=prior.device)
         identities = self.identities(speaker, num_images, truncation, generator)
         steps = self.config["num_steps"] if num_steps is None else num_steps
-        scale = self.config["guidance"] if guidance is None else guidance
-        faces = []
+        scale, faces = self.config["guidance"] if guidance is None else guidance, []
         for start in range(0, num_images, IMAGES_AT_ONCE):
             part = slice(start, start + IMAGES_AT_ONCE)
             own = generator[part] if isinstance(generator, list) else generator
@@ -241,7 +240,7 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         write_card(folder, self.config.profile, self.config.encoder)
 
     def push_to_hub(self, *_: Any, **__: Any) -> str:
-        """Refused, since diffusers would upload another model card in place of the one that states the terms."""
+        """Refused: diffusers would upload another model card in place of the one that states the terms."""
         raise InputError("push_to_hub: save_pretrained(FOLDER) first, and upload it whole: hf upload owner/name FOLDER")
 
     @classmethod
@@ -256,8 +255,7 @@ class Vox2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         ``hub`` are options of ``huggingface_hub.snapshot_download``, such as ``revision``.
 
         Raises:
-            InputError: the folder is missing or not such a pipeline's, or asks for other classes; the hub has no such
-                repository, or cannot be reached.
+            InputError: the folder is missing, not a pipeline's, or asks for other classes; the hub cannot give it.
         """
         folder = _saved_folder(pretrained_model_name_or_path, hub)
         index = _read_index(folder / "model_index.json")

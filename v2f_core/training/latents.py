@@ -26,6 +26,8 @@ from v2f_core.training.embeddings import NO_FACE, READING, store_folder
 from v2f_core.training.pairs import Pairs, pair_up
 from v2f_core.training.processes import join
 
+Shape = tuple[int, int, int]  # of latents: channels, height and width
+
 
 @torch.no_grad()
 def embed_latents(
@@ -51,10 +53,8 @@ def embed_latents(
 def stored_latents(profile: Profile, manifest: Manifest, prior: Prior, pack: FacePack) -> Embeddings:
     """Latents and landmarks of the training and validation faces of a profile's dataset, from the cache or made now.
 
-    Processes of a launcher share the work. A prior with another UNet, but the same VAE, uses the same store.
-
-    Raises:
-        InputError: a part of the profile is missing or damaged, or too many pictures are bad.
+    Processes of a launcher share the work. A prior with another UNet, but the same VAE, uses the same store. Errors are
+    those of :func:`~v2f_core.training.embeddings.embed_dataset`.
     """
     join(prior.device.type)
     vae, faces = folder_hash(profile.part("prior") / "vae"), folder_hash(profile.part("faces"))
@@ -70,7 +70,7 @@ class FacePairs:
     """The voices and faces of some persons, the faces with their latents and landmarks."""
 
     wide: Pairs  # whose face rows are z_arc, latents and landmarks side by side
-    latent_shape: tuple[int, int, int]  # channels, height and width
+    latent_shape: Shape
 
     @cached_property
     def pairs(self) -> Pairs:
@@ -104,12 +104,7 @@ class FacePairs:
 
 
 def pair_faces(
-    manifest: Manifest,
-    voices: Embeddings,
-    faces: Embeddings,
-    latents: Embeddings,
-    split: str,
-    latent_shape: tuple[int, int, int],
+    manifest: Manifest, voices: Embeddings, faces: Embeddings, latents: Embeddings, split: str, latent_shape: Shape
 ) -> FacePairs:
     """The persons of a split who have a voice, and a face with an identity and latents, from the three stores."""
     rows, items = latents.of(faces.of(manifest.faces(split).path)[1])

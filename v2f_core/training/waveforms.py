@@ -28,7 +28,7 @@ from v2f_core.training.guards import at_step, descend, seeded
 from v2f_core.training.pairs import Pairs, pair_up
 from v2f_core.training.stage1 import Stage1Settings, identity_loss, validate
 
-RECORDINGS_AT_ONCE = 16  # embedded together
+TOGETHER = 16  # recordings that are embedded in one call
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ class Recordings:
     def embedded_by(self, encoder: SpeechEncoder) -> Pairs:
         """The pairs, with every window embedded by this encoder."""
         paths, rows = [path for paths in self.paths for path in paths], list[Tensor]()
-        for start in range(0, len(paths), RECORDINGS_AT_ONCE):
-            rows += embed_windows(encoder, [self.read(path) for path in paths[start : start + RECORDINGS_AT_ONCE]])
+        for start in range(0, len(paths), TOGETHER):
+            rows += embed_windows(encoder, [self.read(path) for path in paths[start : start + TOGETHER]])
         return replace(self.pairs, voice=torch.cat(rows).cpu())
 
 
