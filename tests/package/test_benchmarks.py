@@ -171,19 +171,3 @@ def test_the_fuzzer_sees_what_goes_wrong(tmp_path, monkeypatch):
     assert [row["outcome"] for row in rows] == ["refused", "crash", "hang", "silent", "exception", "warned"]
     assert rows[3]["printed"] == "a library talks\n"
     assert "ZeroDivisionError" in rows[4]["said"]
-
-
-def test_a_small_room_answers_with_the_direct_sound_the_ceiling_and_a_decay():
-    """One reflection by hand, and the time in which the energy that is still to come falls by 60 dB (Sabine)."""
-    from real_voices import ABSORBED, ROOM, TALKER, small_room
-
-    response = small_room(1.0).astype(float)
-    path = np.hypot(1.0, 2 * (ROOM[2] - TALKER[2]))  # to the talker's image above the ceiling
-    first = round((path - 1.0) / 343 * 16_000)  # m/s
-    assert response[0] == 1
-    assert (response[1:first] == 0).all()
-    assert response[first] == pytest.approx(np.sqrt(1 - ABSORBED) / path, abs=1e-6)
-    left = 10 * np.log10(np.cumsum(response[::-1] ** 2)[::-1] / (response**2).sum())
-    fall = (np.argmax(left < -20) - np.argmax(left < -5)) / 16_000 * 60 / 15
-    volume, surface = ROOM.prod(), 2 * (ROOM[0] * ROOM[1] + ROOM[1] * ROOM[2] + ROOM[2] * ROOM[0])
-    assert 0.7 < fall / (0.161 * volume / (surface * ABSORBED)) < 1.5

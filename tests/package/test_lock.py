@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -54,16 +55,11 @@ def test_the_lock_meets_every_range_and_every_version_that_is_to_stay(pinned):
 @pytest.mark.parametrize("python", ["3.11.9", "3.12.3", "3.13.0"])
 @pytest.mark.parametrize("platform", ["linux", "darwin"])
 def test_each_supported_machine_finds_each_requirement_once(locked, python, platform):
-    machine = {
-        "python_version": python[:4],
-        "python_full_version": python,
-        "sys_platform": platform,
-        "platform_machine": {"linux": "x86_64", "darwin": "arm64"}[platform],
-        "platform_system": {"linux": "Linux", "darwin": "Darwin"}[platform],
-        "os_name": "posix",
-        "implementation_name": "cpython",
-        "platform_python_implementation": "CPython",
-    }
+    system, machine = {"linux": ("Linux", "x86_64"), "darwin": ("Darwin", "arm64")}[platform]
+    machine = default_environment() | {
+        "python_version": python[:4], "python_full_version": python,
+        "sys_platform": platform, "platform_system": system, "platform_machine": machine,
+    }  # fmt: skip
     here = [canonicalize_name(r.name) for r in locked if r.marker is None or r.marker.evaluate(machine)]
     assert len(here) == len(set(here))
     assert {canonicalize_name(requirement.name) for requirement in WANTED} <= set(here)
