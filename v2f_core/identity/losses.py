@@ -19,10 +19,9 @@ class AMSoftmax(nn.Module):
 
     L = −log( exp(s(cos θ_y − m)) / (exp(s(cos θ_y − m)) + Σ_{j≠y} exp(s·cos θ_j)) ), averaged over the batch, where
     θ_j is the angle between the identity and the class vector W_j. The paper gives no m and s; the defaults are from
-    Wang et al. 2018, "Additive Margin Softmax for Face Verification". Memory O(batch · classes).
+    Wang et al. 2018, "Additive Margin Softmax for Face Verification".
 
     Args:
-        classes, dim: how many persons there are in training, and the width of an identity.
         scale, margin: s, the sharpness of the softmax; m, in units of cosine.
         centroids: *fixed* class vectors, such as each person's mean z_arc; they tie ẑ to ArcFace. Without them class
             vectors are trained: these separate persons but do not place them.
@@ -36,7 +35,7 @@ class AMSoftmax(nn.Module):
         tensor(0.3133)
     """
 
-    widest, unit = 2.0, "since cosines lie at most 2 apart, such as 0.35"
+    widest, unit = 2.0, "since cosines lie at most 2 apart, such as 0.35"  # of the margin
 
     def __init__(
         self,
@@ -52,8 +51,6 @@ class AMSoftmax(nn.Module):
             raise InputError(f"scale {scale}: expected a positive number, such as 30")
         if not 0 <= margin <= self.widest:
             raise InputError(f"margin {margin}: expected 0 to {self.widest:.3g}, {self.unit}")
-        if classes < 2:
-            raise InputError(f"classes {classes}: expected at least 2; a softmax over one person is always 0")
         self.scale, self.margin = scale, margin
         self.weight: Tensor
         if centroids is None:
@@ -64,28 +61,25 @@ class AMSoftmax(nn.Module):
             self.register_buffer("weight", normalise(centroids.detach()))
 
     def forward(self, identity: Float[Tensor, "batch dim"], label: Integer[Tensor, " batch"]) -> Float[Tensor, ""]:
-        """The loss of a batch of identities and their class indices, of any integer type."""
+        """The loss of a batch of identities and their class indices."""
         label = label.long()
         if bool(((label < 0) | (label >= len(self.weight))).any()):
             raise InputError(f"a label lies outside 0…{len(self.weight) - 1}; there is one class a training person")
         cosine = cosines(identity, self.weight)
-        change = self._change(identity, label).to(cosine)
-        return F.cross_entropy(self.scale * cosine.scatter_add(1, label[:, None], change[:, None]), label)
+        target = F.one_hot(label, len(self.weight)).to(cosine)
+        return F.cross_entropy(self.scale * (cosine + target * self._change(identity, label)), label)
 
-    def _change(self, identity: Float[Tensor, "batch dim"], label: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-        """The number that the margin adds to the cosine of the target class."""
-        exact = torch.promote_types(identity.dtype, torch.float32)  # bfloat16 would round the margin
-        return torch.full(label.shape, -self.margin, dtype=exact, device=label.device)
+    def _change(self, identity: Float[Tensor, "batch dim"], label: Int[Tensor, " batch"]) -> Tensor | float:
+        """What the margin adds to the cosine of the target class."""
+        return -self.margin
 
 
 class ArcFaceLoss(AMSoftmax):
     """Additive *angular* margin: the target logit is s·cos(θ_y + m) in place of s(cos θ_y − m) of Eq. 8.
 
-    Beyond θ_y = π − m this cosine would rise again. There the target logit is s(cos θ_y − m·sin m), which keeps falling
-    (after a step down of about s·m²/2 at π − m), as in the authors' code. Deng et al. 2019, "ArcFace: Additive Angular
-    Margin Loss for Deep Face Recognition"; s and m are theirs.
-
-    Arguments and errors are those of :class:`AMSoftmax`, but m is in radians, within [0, π/2].
+    Beyond θ_y = π − m this cosine would rise again. There the target logit is s(cos θ_y − m·sin m), as in the authors'
+    code, which keeps falling. Deng et al. 2019, "ArcFace: Additive Angular Margin Loss for Deep Face Recognition"; s
+    and m are theirs. Arguments are those of :class:`AMSoftmax`, but m is in radians, within [0, π/2].
 
     Example:
         >>> loss = ArcFaceLoss(classes=2, dim=2, scale=1.0, margin=torch.pi / 2, centroids=torch.eye(2))
@@ -98,19 +92,19 @@ class ArcFaceLoss(AMSoftmax):
     def __init__(self, classes: int, dim: int = 512, scale: float = 64.0, margin: float = 0.5, **others: Any):
         super().__init__(classes, dim, scale, margin, **others)
 
-    def _change(self, identity: Float[Tensor, "batch dim"], label: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    def _change(self, identity: Float[Tensor, "batch dim"], label: Int[Tensor, " batch"]) -> Tensor:
         # the angle itself, not its cosine: sin θ = √(1 − cos²θ) has no finite gradient at 0 and π
         theta = angle(normalise(identity), normalise(self.weight[label]))
         shifted = torch.cos(theta + self.margin) - torch.cos(theta)
         beyond = -self.margin * math.sin(self.margin)
-        return torch.where(theta <= math.pi - self.margin, shifted, beyond)
+        return torch.where(theta <= math.pi - self.margin, shifted, beyond)[:, None]
 
 
 class InfoNCE(nn.Module):
     """Speech → face contrast with in-batch negatives, Eq. 9.
 
     L = −log( exp(cos(ẑ_i, z_i)/τ) / Σ_j exp(cos(ẑ_i, z_j)/τ) ), averaged over i. Other faces of the *same* person in
-    the batch are left out of the sum. A batch without negatives has loss 0. The paper gives no ``temperature`` τ.
+    the batch are left out of the sum. The paper gives no ``temperature`` τ.
 
     Example:
         >>> z = torch.eye(2)
@@ -184,8 +178,7 @@ class IdentityLoss(nn.Module):
         self, identity: Float[Tensor, "batch dim"], face: Float[Tensor, "batch dim"], label: Integer[Tensor, " batch"]
     ) -> IdentityTerms:
         """All terms for predicted identities, the faces' identities row by row, and the person of each row."""
-        am = self.am_softmax(identity, label)
-        info = self.info_nce(identity, face, label)
+        am, info = self.am_softmax(identity, label), self.info_nce(identity, face, label)
         cosine = cosine_regression(identity, face)
         total = self.weight_am * am + self.weight_info * info + self.weight_cosine * cosine
         return IdentityTerms(total, am, info, cosine)

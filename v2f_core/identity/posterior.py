@@ -46,8 +46,8 @@ class IdentityPosterior(nn.Module):
         basis: orthonormal columns, the axes that identities use; everything below is in their coordinates.
         face_mean, part: m_sk, the mean identities of each sex's parts, and log p(k | s), the parts' shares.
         heard_mean: h_s, the mean ẑ of each sex.
-        between: a factor B_s of the spread between persons of one part, B_s·B_sᵀ.
-        within: a factor W of the spread between photographs of one person, W·Wᵀ, the same for both sexes.
+        between, within: factors B_s and W of the spread between persons of one part, B_s·B_sᵀ, and between photographs
+            of one person, W·Wᵀ, the same for both sexes.
         gate: weights on ẑ, and last the intercept, of the log odds that the speaker is a man.
         floor: variance that every axis has besides, so that no covariance is singular.
         kappa: κ, how far a voice is believed; 0 hears nothing but the sex.
@@ -55,9 +55,8 @@ class IdentityPosterior(nn.Module):
 
     Example:
         >>> aligner, eye = Aligner(speaker_width=4, hidden_width=8, identity_width=3).eval(), torch.eye(3)
-        >>> one = torch.zeros(2, 1)  # log share of the one part of each sex
-        >>> spread = eye.expand(2, 3, 3), eye
-        >>> posterior = IdentityPosterior(aligner, eye, eye[:2, None], one, eye[:2], *spread, gate=torch.ones(4))
+        >>> parts, spread = (eye[:2, None], torch.zeros(2, 1)), (eye.expand(2, 3, 3), eye)  # one part in each sex
+        >>> posterior = IdentityPosterior(aligner, eye, *parts, eye[:2], *spread, gate=torch.ones(4))
         >>> posterior.sample(torch.ones(4), 5, generator=torch.Generator().manual_seed(0)).shape
         torch.Size([5, 3])
     """
@@ -88,9 +87,10 @@ class IdentityPosterior(nn.Module):
     ):
         super().__init__()
         width = aligner.settings["identity_width"]
-        if width != len(basis) or len(gate) != basis.shape[1] + 1:
-            theirs = f"an aligner for identities of width {width}, a posterior for {len(basis)}"
-            raise InputError(f"{theirs}: expected one face net")
+        if width != len(basis):
+            raise InputError(
+                f"an aligner for identities of width {width}, a posterior for {len(basis)}: expected one net"
+            )
         tensors = dict(zip(TENSORS, (basis, face_mean, part, heard_mean, between, within, gate), strict=True))
         if not (floor > 0 and math.isfinite(kappa) and all(bool(value.isfinite().all()) for value in tensors.values())):
             raise InputError("a posterior's number is NaN or infinite, or its floor is not positive; train it again")
@@ -123,7 +123,7 @@ class IdentityPosterior(nn.Module):
         Args:
             truncation: the share of the way from ẑ to an honest draw, along the great circle: 0 is ẑ, which takes no
                 noise, 1 the draw. Between them lies a picture of how sure one pretends to be.
-            generator: source of the noise; a list gives each of the n its own, so that one can be drawn again alone.
+            generator: of the noise; a list gives each of the n its own, so that one can be drawn again alone.
         """
         check_truncation(truncation)
         if n < 1 or (isinstance(generator, Sequence) and len(generator) != n):
@@ -134,7 +134,10 @@ class IdentityPosterior(nn.Module):
         if truncation == 0:
             return point.reshape(*shape, n, dim).clone()
         means, log_share = self.heard(estimate.reshape(-1, dim))
-        noise = _normal((len(point), n, self.basis.shape[1] + 1), generator).to(means)
+        sources = generator if isinstance(generator, Sequence) else [generator]
+        size = (len(point), n // len(sources), self.basis.shape[1] + 1)
+        parts = [torch.randn(size, generator=each, device=each and each.device).to(means) for each in sources]
+        noise = torch.cat(parts, dim=1)
         # the last normal number chooses the part: the shares lie side by side between 0 and 1, women's first
         ends = log_share.exp().flatten(1).cumsum(dim=1)[:, None, :-1]
         which = torch.searchsorted(ends.expand(-1, n, -1).contiguous(), torch.special.ndtr(noise[..., -1:]))
@@ -142,18 +145,14 @@ class IdentityPosterior(nn.Module):
         man = which >= means.shape[2]
         drawn = centre + torch.where(man, noise[..., :-1] @ self.root[1].T, noise[..., :-1] @ self.root[0].T)
         faces = normalise((drawn @ self.basis.double().T).float())
-        if truncation < 1:
-            faces = slerp(point, faces, truncation)
+        faces = slerp(point, faces, truncation) if truncation < 1 else faces
         return faces.reshape(*shape, n, dim)
 
     @torch.no_grad()
     def log_prob(
         self, z: Float[Tensor, "faces dim"], v: Float[Tensor, "voices speaker"]
     ) -> Float[Tensor, "voices faces"]:
-        """log p(z | v) of every face given every voice, in nats: a density per unit of the sphere's surface.
-
-        It is that of the sphere within the posterior's axes, onto which an identity is projected.
-        """
+        """log p(z | v) of every face given every voice, in nats; a density on the sphere within the posterior's axes."""
         return self._log_density(z, *self.heard(self.mean(v)))
 
     @torch.no_grad()
@@ -162,7 +161,6 @@ class IdentityPosterior(nn.Module):
         log_share = torch.tensor(self.share, dtype=torch.float64, device=self.root.device).log()[:, None]
         return self._log_density(z, self.face_mean.double()[None], (log_share + self.part.double())[None])[0]
 
-    @torch.no_grad()
     def log_ratio(
         self, z: Float[Tensor, "faces dim"], v: Float[Tensor, "voices speaker"]
     ) -> Float[Tensor, "voices faces"]:
@@ -205,7 +203,7 @@ class IdentityPosterior(nn.Module):
         return torch.logsumexp(torch.stack(densities), dim=0).float()
 
     def save_pretrained(self, folder: str | Path, provenance: Mapping[str, Any] | None = None) -> None:
-        """Write ``model.safetensors`` and ``config.json``, as the aligner's; of the aligner only its weights' hash."""
+        """Write ``model.safetensors`` and ``config.json``; of the aligner only its weights' hash."""
         given = self.provenance if provenance is None else provenance
         made = {**given, "aligner_weights_sha256": weights_hash(self.aligner)}
         config = {"class": "IdentityPosterior", "floor": self.floor, "kappa": self.kappa, "share": list(self.share)}
@@ -217,8 +215,7 @@ class IdentityPosterior(nn.Module):
     ) -> IdentityPosterior:
         """Load what :meth:`save_pretrained` wrote; an ``InputError`` if it is damaged, or was trained with other parts.
 
-        ``made_from`` are hashes of the encoder and the face net in use, by their names in the provenance, such as
-        "ast_sha256".
+        ``made_from`` are hashes of the encoder and face net in use, by their names in the provenance ("ast_sha256").
         """
         remedy = "train a posterior with 'python -m v2f_core posterior'"
         folder = checked_folder(folder, (CONFIG_NAME, WEIGHTS_NAME), "a posterior's", remedy)
@@ -228,10 +225,8 @@ class IdentityPosterior(nn.Module):
             theirs = {**(made_from or {}), "aligner_weights_sha256": weights_hash(aligner)}
             if differ := [name for name, digest in theirs.items() if provenance.get(name) != digest]:
                 raise InputError(f"a posterior of other parts ({', '.join(differ)} differ); {remedy} of these")
-            women, men = map(float, config["share"])
-            numbers: dict[str, Any] = {name: tensors[name] for name in TENSORS}
-            numbers |= {"floor": float(config["floor"]), "kappa": float(config["kappa"]), "share": (women, men)}
-            posterior = cls(aligner, **numbers)
+            floor, kappa, (women, men) = float(config["floor"]), float(config["kappa"]), map(float, config["share"])
+            posterior = cls(aligner, *(tensors[name] for name in TENSORS), floor, kappa, (women, men))
             # tensors that do not fit each other show in a draw
             posterior.sample(torch.ones(aligner.speaker_width), 1, generator=torch.Generator())
         posterior.provenance = provenance
@@ -281,10 +276,3 @@ def _log_radial(precision: Tensor, along: Tensor, dim: int) -> Tensor:
     radius = (low + high)[..., None] / 2 + (high - low)[..., None] / 2 * nodes
     exponent = (dim - 1) * radius.log() - 0.5 * precision[:, None] * radius**2 + along[..., None] * radius
     return torch.logsumexp(exponent + weights.log(), dim=-1) + ((high - low) / 2).log()
-
-
-def _normal(shape: tuple[int, int, int], generator: torch.Generator | Sequence[torch.Generator] | None) -> Tensor:
-    """Normal numbers; with a generator for each item of the second dimension, each item's come from its own."""
-    if isinstance(generator, Sequence):
-        return torch.cat([_normal((shape[0], 1, shape[2]), one) for one in generator], dim=1)
-    return torch.randn(shape, generator=generator, device=None if generator is None else generator.device).cpu()
