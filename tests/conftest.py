@@ -83,6 +83,26 @@ def parts(tiny_profile, tmp_path_factory):
     return write_parts(tmp_path_factory.mktemp("parts"), tiny_profile)
 
 
+@pytest.fixture(scope="session")
+def portraits():
+    """Photographs of four of MiniVox's training persons."""
+    from v2f_core.artefacts.profiles import load_profile
+    from v2f_core.data.voxceleb import open_dataset
+    from v2f_core.identity.photos import read_image
+
+    manifest = open_dataset(load_profile("mini"))
+    return [read_image(path) for path in manifest.absolute(manifest.faces("train"))[:1200:300]]
+
+
+@pytest.fixture(scope="session")
+def mini_pack():
+    """The miniature's detector and ArcFace net."""
+    from v2f_core.artefacts.profiles import MINI_ASSETS
+    from v2f_core.identity.faces import FacePack
+
+    return FacePack.from_folder(MINI_ASSETS / "faces")
+
+
 # --- for the tests of L_self, its monitors and the other critics
 
 

@@ -38,29 +38,17 @@ def margin_loss_by_loops(loss, identity, label, weight):
     return total / len(identity)
 
 
-def info_nce_by_loops(identity, face, label, temperature):
-    total = 0.0
-    for i in range(len(identity)):
-        score = {i: math.exp(float(identity[i] @ face[i]) / temperature)}
-        for j in range(len(face)):
-            if label[j] != label[i]:
-                score[j] = math.exp(float(identity[i] @ face[j]) / temperature)
-        total -= math.log(score[i] / sum(score.values()))
-    return total / len(identity)
-
-
 # --- margin losses: AM-Softmax (Eq. 8) and ArcFace
 
-both_margins = pytest.mark.parametrize("kind", [AMSoftmax, ArcFaceLoss])
 
-
-@both_margins
-def test_a_margin_loss_equals_its_formula_written_with_loops(kind):
+@pytest.mark.parametrize("kind", [AMSoftmax, ArcFaceLoss])
+@pytest.mark.parametrize("integer", [torch.uint8, torch.int16, torch.int64])
+def test_a_margin_loss_equals_its_formula_written_with_loops(kind, integer):
     identity, weight = at_angles(0, 20, 100, 190, 181), at_angles(5, 95, 200)
     label = torch.tensor([0, 0, 1, 2, 0])  # the last is at 176°, beyond π − m
     loss = kind(3, 2, SCALE, MARGIN, centroids=weight)
     expected = margin_loss_by_loops(loss, identity, label, weight)
-    assert loss(identity, label).item() == pytest.approx(expected, abs=1e-12)
+    assert loss(identity, label.to(integer)).item() == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -90,17 +78,13 @@ def test_value_and_gradients_are_those_of_pytorch_metric_learning(kind, referenc
 
 def test_info_nce_equals_eq_9_written_with_loops():
     identity, face = at_angles(0, 30, 80, 100, 185), at_angles(10, 12, 95, 93, 170)
-    label = torch.tensor([0, 0, 1, 1, 2])
-    loss = InfoNCE(TEMPERATURE)(identity, face, label)
-    assert loss.item() == pytest.approx(info_nce_by_loops(identity, face, label, TEMPERATURE), abs=1e-12)
-
-
-def test_a_batch_of_one_has_no_negative_and_no_loss():
-    identity = draw(1, 8).requires_grad_()
-    loss = InfoNCE()(identity, draw(1, 8, seed=1), torch.tensor([0]))
-    loss.backward()
-    assert loss.item() == 0
-    assert identity.grad.abs().sum() == 0
+    label, expected = torch.tensor([0, 0, 1, 1, 2]), 0.0
+    for i in range(5):
+        score = [math.exp(float(identity[i] @ face[j]) / TEMPERATURE) for j in range(5)]
+        others = sum(score[j] for j in range(5) if label[j] != label[i])
+        expected -= math.log(score[i] / (score[i] + others)) / 5
+    assert InfoNCE(TEMPERATURE)(identity, face, label).item() == pytest.approx(expected, abs=1e-12)
+    assert InfoNCE()(identity[:1], face[:1], label[:1]) == 0  # one alone has no negative
 
 
 # --- cosine regression and L_id, Eq. 10
@@ -122,15 +106,12 @@ def test_the_identity_loss_is_the_weighted_sum_of_its_terms():
 # --- all of them
 
 
-MARGINS = {
+ALL = {  # of margin losses the faces are the class vectors
     "am_softmax": lambda z, f, y: AMSoftmax(len(f), z.shape[1], SCALE, MARGIN, centroids=f)(z, y),
     "arcface": lambda z, f, y: ArcFaceLoss(len(f), z.shape[1], SCALE, MARGIN, centroids=f)(z, y),
-}
-OTHERS = {
     "info_nce": lambda z, f, y: InfoNCE(TEMPERATURE)(z, f, y),
     "cosine": lambda z, f, y: cosine_regression(z, f),
 }
-ALL = MARGINS | OTHERS
 every_loss = pytest.mark.parametrize("loss", ALL.values(), ids=ALL.keys())
 
 
@@ -143,7 +124,6 @@ def test_rotation_order_and_lengths_change_nothing(loss, seed):
     before = loss(identity, face, label).item()
     assert loss(identity @ rotation, face @ rotation, label).item() == pytest.approx(before, abs=1e-9)
     order = torch.randperm(4, generator=torch.Generator().manual_seed(seed))
-    # class vectors (the faces, for margin losses) move with the batch, and so do their labels
     assert loss(identity[order], face[order], label).item() == pytest.approx(before, abs=1e-9)
     assert loss(3 * identity, 0.1 * face, label).item() == pytest.approx(before, abs=1e-9)
 
@@ -151,8 +131,8 @@ def test_rotation_order_and_lengths_change_nothing(loss, seed):
 @every_loss
 @pytest.mark.parametrize(("batch", "sign"), [(4, 1), (4, -1), (1, 1)])
 def test_value_and_gradient_are_finite_at_cosine_1_and_minus_1_and_for_one_row(loss, batch, sign):
-    face = normalise(draw(4 if loss in MARGINS.values() else batch, 512))  # of margin losses, the class vectors
-    identity = (sign * face[:batch]).requires_grad_()
+    face = normalise(draw(batch, 512))
+    identity = (sign * face).requires_grad_()
     value = loss(identity, face, torch.arange(batch))
     value.backward()
     assert bool(value.isfinite())
@@ -181,27 +161,16 @@ def test_nan_and_zero_identities_are_refused(loss, bad):
         loss(identity, draw(4, 8, seed=1), torch.arange(4))
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
-@both_margins
-def test_labels_may_be_integers_of_any_width(kind, dtype):
-    x, label = torch.randn(8, 32, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 5
-    loss = kind(5, 32)
-    assert torch.equal(loss(x, label.to(dtype)), loss(x, label))
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: AMSoftmax(3, 4, scale=0.0), "positive"),
         (lambda: AMSoftmax(3, 4, scale=math.nan), "positive"),
-        (lambda: AMSoftmax(3, 4, scale=math.inf), "positive"),
         (lambda: AMSoftmax(3, 4, margin=35.0), "margin 35"),  # meant as 0.35, or as degrees
         (lambda: AMSoftmax(3, 4, margin=-0.35), "margin -0.35: expected 0 to 2"),
         (lambda: AMSoftmax(3, 4, margin=math.nan), "margin nan"),
         (lambda: AMSoftmax(3, 4, centroids=torch.ones(2, 4)), "shape"),
-        (lambda: AMSoftmax(1, 4), "over one person"),
         (lambda: ArcFaceLoss(3, 4, margin=28.6), "radians"),
-        (lambda: InfoNCE(0.0), "positive"),
         (lambda: InfoNCE(math.inf), "positive"),
         (lambda: AMSoftmax(3, 4)(torch.ones(1, 4), torch.tensor([3])), "label"),
         (lambda: ArcFaceLoss(3, 4)(torch.ones(1, 4), torch.tensor([-1])), "label"),

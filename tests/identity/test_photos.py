@@ -9,10 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from v2f_core.artefacts.profiles import load_profile
-from v2f_core.data.voxceleb import open_dataset
 from v2f_core.errors import InputError
-from v2f_core.identity.faces import FacePack
 from v2f_core.identity.photos import read_image
 
 TURNS = {  # EXIF's orientation → how a camera laid the picture down, which the tag says to undo
@@ -27,31 +24,16 @@ TURNS = {  # EXIF's orientation → how a camera laid the picture down, which th
 }
 
 
-@pytest.fixture(scope="module")
-def photos():
-    manifest = open_dataset(load_profile("mini"))
-    return [Image.open(path).convert("RGB") for path in manifest.absolute(manifest.faces("train"))[:1200:300]]
-
-
-@pytest.fixture(scope="module")
-def pack():
-    return FacePack.from_folder(load_profile("mini").part("faces"))
-
-
-def turned(photo, tag):
-    exif = Image.Exif()
-    exif[0x0112] = tag
-    return (photo if TURNS[tag] is None else photo.transpose(TURNS[tag])), exif
-
-
 # --- upright
 
 
 @pytest.mark.parametrize("kind", ["jpg", "png", "webp"])
 @pytest.mark.parametrize("tag", TURNS)
-def test_a_tag_of_orientation_is_applied_in_every_format(photos, tmp_path, kind, tag):
-    photo = photos[0].crop((0, 0, 128, 100))  # not square, so that sides that are swapped show
-    laid, exif = turned(photo, tag)
+def test_a_tag_of_orientation_is_applied_in_every_format(portraits, tmp_path, kind, tag):
+    photo = Image.fromarray(portraits[0][:100])  # not square, so that sides that are swapped show
+    exif = Image.Exif()
+    exif[0x0112] = tag
+    laid = photo if TURNS[tag] is None else photo.transpose(TURNS[tag])
     laid.save(tmp_path / f"x.{kind}", exif=exif, quality=95)
     read = read_image(tmp_path / f"x.{kind}")
     assert read.shape == (100, 128, 3)
@@ -59,46 +41,39 @@ def test_a_tag_of_orientation_is_applied_in_every_format(photos, tmp_path, kind,
     assert np.array_equal(read, np.array(ImageOps.exif_transpose(Image.open(tmp_path / f"x.{kind}")).convert("RGB")))
 
 
-def test_a_face_that_lies_on_its_side_or_head_is_no_face_of_that_person(photos, pack):
+def test_a_face_that_lies_on_its_side_or_head_is_no_face_of_that_person(portraits, mini_pack):
     """The detector finds it, with landmarks where an upright face has them."""
-    upright, lying = [], []
-    for photo in photos:
-        pixels = np.array(photo)
-        for turn in range(4):
-            (identity,), found = pack.embed([np.rot90(pixels, turn).copy()])
-            (upright if turn == 0 else lying).append(bool(found[0]))
-            assert turn == 0 or not found[0] or identity @ pack.embed([pixels])[0][0] < 0.7
-    assert all(upright)
-    assert sum(lying) <= 1
+    upright, found = mini_pack.embed(portraits)
+    assert found.all()
+    lying, found = mini_pack.embed([np.rot90(pixels, turn).copy() for pixels in portraits for turn in (1, 2, 3)])
+    assert found.sum() <= 1
+    assert ((lying * np.repeat(upright, 3, axis=0)).sum(axis=1) < 0.7).all()
 
 
 @pytest.mark.parametrize("size", [(1, 5000), (5000, 1), (16, 5000), (1, 1)])
-def test_a_picture_too_narrow_for_a_face_has_none(pack, tmp_path, size):
+def test_a_picture_too_narrow_for_a_face_has_none(mini_pack, tmp_path, size):
     Image.new("RGB", size).save(tmp_path / "narrow.png")
-    identities, found = pack.embed([read_image(tmp_path / "narrow.png")])
-    assert not found.any()
-    assert not identities.any()
+    assert not mini_pack.embed([read_image(tmp_path / "narrow.png")])[1].any()
 
 
 # --- grey, palettes, transparency
 
 
-def test_grey_of_16_bits_is_scaled_not_clipped(photos, tmp_path):
-    grey = np.array(photos[0].convert("L"))
+def test_grey_of_16_bits_is_scaled_not_clipped(portraits, tmp_path):
+    grey = portraits[0][..., 0]
     Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "deep.png")
-    read = read_image(tmp_path / "deep.png")
-    assert np.array_equal(read, np.repeat(grey[..., None], 3, axis=2))
+    assert np.array_equal(read_image(tmp_path / "deep.png"), np.repeat(grey[..., None], 3, axis=2))
 
 
 @pytest.mark.parametrize(
     ("mode", "kind"), [("1", "png"), ("L", "png"), ("LA", "png"), ("P", "png"), ("RGBA", "png"), ("CMYK", "jpg")]
 )
-def test_other_modes_are_read_as_rgb(photos, tmp_path, mode, kind):
-    photos[0].convert(mode).save(tmp_path / f"x.{kind}", quality=95)
+def test_other_modes_are_read_as_rgb(portraits, tmp_path, mode, kind):
+    photo = Image.fromarray(portraits[0])
+    photo.convert(mode).save(tmp_path / f"x.{kind}", quality=95)
     read = read_image(tmp_path / f"x.{kind}")
     assert read.shape == (128, 128, 3)
-    grey = np.array(photos[0].convert("L") if mode in ("1", "L", "LA") else photos[0]).mean()
-    assert abs(read.mean() - grey) < 8
+    assert abs(read.mean() - np.array(photo.convert("L") if mode in ("1", "L", "LA") else photo).mean()) < 8
 
 
 @pytest.mark.parametrize(
@@ -106,8 +81,8 @@ def test_other_modes_are_read_as_rgb(photos, tmp_path, mode, kind):
     [{"progressive": True}, {"subsampling": 0}, {"restart_marker_rows": 1}, {"optimize": True, "quality": 20}],
     ids=str,
 )
-def test_every_kind_of_whole_jpeg_is_read(photos, tmp_path, options):
-    photos[0].resize((131, 77)).save(tmp_path / "x.jpg", **options)
+def test_every_kind_of_whole_jpeg_is_read(portraits, tmp_path, options):
+    Image.fromarray(portraits[0][:77]).save(tmp_path / "x.jpg", **options)
     with (tmp_path / "x.jpg").open("ab") as file:
         file.write(b"what telephones write after a picture")
     assert np.array_equal(read_image(tmp_path / "x.jpg"), np.array(Image.open(tmp_path / "x.jpg").convert("RGB")))
@@ -160,16 +135,6 @@ def test_what_is_no_picture_is_named_in_one_line(tmp_path, case, capfd):
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
-
-
-def test_a_bomb_is_refused_before_it_is_decoded(tmp_path):
-    """144 million pixels would take 432 MB."""
-    resource = pytest.importorskip("resource")
-    (tmp_path / "bomb.png").write_bytes(png(12_000, 12_000, bytes(12_000 * 36_001)))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(InputError, match=r"bomb\.png: 12000"):
-        read_image(tmp_path / "bomb.png")
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kB on Linux
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names")

@@ -152,7 +152,7 @@ class IdentityPosterior(nn.Module):
     def log_prob(
         self, z: Float[Tensor, "faces dim"], v: Float[Tensor, "voices speaker"]
     ) -> Float[Tensor, "voices faces"]:
-        """log p(z | v) of every face given every voice, in nats; a density on the sphere within the posterior's axes."""
+        """log p(z | v) of every face given every voice, in nats (a density within the posterior's axes)."""
         return self._log_density(z, *self.heard(self.mean(v)))
 
     @torch.no_grad()
