@@ -42,7 +42,7 @@ def ast_filter_bank() -> Callable[[Tensor], Tensor]:
     """AST's log-mel spectrogram before its normalisation (natural logarithm)."""
     from v2f_core.speech.encoders import kaldi_mel, log_mel
 
-    mel = kaldi_mel(128, 16_000)
+    mel = kaldi_mel(128)
     return lambda waves: log_mel(waves, mel)
 
 

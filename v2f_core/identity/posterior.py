@@ -136,7 +136,7 @@ class IdentityPosterior(nn.Module):
         means, log_share = self.heard(estimate.reshape(-1, dim))
         sources = generator if isinstance(generator, Sequence) else [generator]
         size = (len(point), n // len(sources), self.basis.shape[1] + 1)
-        parts = [torch.randn(size, generator=each, device=each and each.device).to(means) for each in sources]
+        parts = [torch.randn(size, generator=each, device=each.device if each else None).to(means) for each in sources]
         noise = torch.cat(parts, dim=1)
         # the last normal number chooses the part: the shares lie side by side between 0 and 1, women's first
         ends = log_share.exp().flatten(1).cumsum(dim=1)[:, None, :-1]
@@ -225,8 +225,9 @@ class IdentityPosterior(nn.Module):
             theirs = {**(made_from or {}), "aligner_weights_sha256": weights_hash(aligner)}
             if differ := [name for name, digest in theirs.items() if provenance.get(name) != digest]:
                 raise InputError(f"a posterior of other parts ({', '.join(differ)} differ); {remedy} of these")
-            floor, kappa, (women, men) = float(config["floor"]), float(config["kappa"]), map(float, config["share"])
-            posterior = cls(aligner, *(tensors[name] for name in TENSORS), floor, kappa, (women, men))
+            women, men = map(float, config["share"])
+            numbers: dict[str, Any] = {name: tensors[name] for name in TENSORS} | {"share": (women, men)}
+            posterior = cls(aligner, **numbers, floor=float(config["floor"]), kappa=float(config["kappa"]))
             # tensors that do not fit each other show in a draw
             posterior.sample(torch.ones(aligner.speaker_width), 1, generator=torch.Generator())
         posterior.provenance = provenance

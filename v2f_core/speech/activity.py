@@ -28,6 +28,7 @@ from scipy.ndimage import binary_opening
 
 SAMPLE_RATE = 16_000
 FRAME, CONTEXT, FRAMES_AT_ONCE = 512, 64, 512  # Silero's: 32 ms, and 4 ms of the frame before
+STEP = FRAME / SAMPLE_RATE  # s
 BAND = (300.0, 3400.0)  # Hz, the telephone's
 SILENT = -110.0  # dB; a frame below it is digital silence
 LOUDEST, SPEAKING = 0.3, -20.0  # s, dB of them that the detector hears
@@ -53,9 +54,8 @@ class Activity:
     @property
     def left_out(self) -> tuple[float, float, float]:
         """How much lies before the speech, in pauses between, and after it."""
-        ends = [place for stretch in self.kept for place in stretch]
-        inside = sum((later - earlier for earlier, later in zip(ends[1:-1:2], ends[2::2], strict=True)), 0.0)
-        return ends[0], inside, self.seconds - ends[-1]
+        first, last = self.kept[0][0], self.kept[-1][1]
+        return first, last - first - sum(end - start for start, end in self.kept), self.seconds - last
 
     @property
     def doubt(self) -> str:
@@ -67,11 +67,12 @@ class Activity:
         """
         if not self.speech:
             return "no speech is found in it"
-        short = f"only {self.speech:.2f} s of speech (wanted: {MIN_SPEECH:g} s or more)"
-        noisy = f"only {self.snr:.1f} dB above its background (wanted: {MIN_SNR:g} dB or more)"
-        narrow = f"nothing above {self.band / 1000:g} kHz (wanted: {MIN_BAND / 1000:g} kHz or more)"
-        wrong = {short: self.speech < MIN_SPEECH, noisy: self.snr < MIN_SNR, narrow: self.band < MIN_BAND}
-        return " and ".join(reason for reason, holds in wrong.items() if holds)
+        reasons = (
+            (self.speech < MIN_SPEECH, f"only {self.speech:.2f} s of speech (wanted: {MIN_SPEECH:g} s or more)"),
+            (self.snr < MIN_SNR, f"only {self.snr:.1f} dB above its background (wanted: {MIN_SNR:g} dB or more)"),
+            (self.band < MIN_BAND, f"nothing above {self.band / 1000:g} kHz (wanted: {MIN_BAND / 1000:g} kHz or more)"),
+        )
+        return " and ".join(reason for holds, reason in reasons if holds)
 
 
 def _frames(wave: np.ndarray) -> Iterator[np.ndarray]:
@@ -83,12 +84,10 @@ def _frames(wave: np.ndarray) -> Iterator[np.ndarray]:
 def speech_probability(wave: Float32[np.ndarray, " samples"]) -> Float32[np.ndarray, " frames"]:
     """How sure Silero's detector is that each 32 ms frame holds speech, of a wave at a speaking level."""
     hidden = cell = np.zeros((1, 1, 128), np.float32)
-    found = [np.empty(0, np.float32)]
-    before = np.zeros(CONTEXT, np.float32)
+    found, before = [np.empty(0, np.float32)], np.zeros((1, CONTEXT), np.float32)
     for frames in _frames(wave):
-        contexts = np.concatenate([before[None], frames[:-1, -CONTEXT:]])
-        before = frames[-1, -CONTEXT:]
-        given = {"input": np.concatenate([contexts, frames], 1), "h": hidden, "c": cell}
+        ends = np.concatenate([before, frames[:, -CONTEXT:]])  # each frame's context is the end of the one before
+        before, given = ends[-1:], {"input": np.concatenate([ends[:-1], frames], 1), "h": hidden, "c": cell}
         probability, hidden, cell = _detector().run(["speech_probs", "hn", "cn"], given)
         found.append(probability.reshape(-1))
     return np.concatenate(found)
@@ -114,12 +113,10 @@ def levels(wave: Float32[np.ndarray, " samples"]) -> Float32[np.ndarray, " frame
         >>> levels(tone).round(2)[:3]
         array([-3.01, -3.01, -3.01], dtype=float32)
     """
-    heard = (BAND[0] <= _FREQUENCIES) & (BAND[1] >= _FREQUENCIES)
+    frequency = np.fft.rfftfreq(FRAME, 1 / SAMPLE_RATE)
+    heard = (BAND[0] <= frequency) & (BAND[1] >= frequency)
     power = [np.empty(0, np.float32), *(spectra[:, heard].sum(1) for spectra in _spectra(wave))]
     return _decibels(np.concatenate(power)).astype(np.float32)
-
-
-_FREQUENCIES = np.fft.rfftfreq(FRAME, 1 / SAMPLE_RATE)
 
 
 def _spectra(wave: np.ndarray) -> Iterator[Float32[np.ndarray, "frames bins"]]:
@@ -135,38 +132,29 @@ def _decibels(power: Any) -> Any:
 
 def measure(wave: Float32[np.ndarray, " samples"]) -> Activity:
     """Find the speech in a recording, mono at 16 kHz, by the rules at the top of this module."""
-    level = levels(wave)
-    step, seconds = FRAME / SAMPLE_RATE, len(wave) / SAMPLE_RATE
+    level, seconds = levels(wave), len(wave) / SAMPLE_RATE
     sounding = level[level > SILENT]
     nothing = Activity(seconds, ((0.0, seconds),), 0.0, *3 * [float("nan")])
     if len(sounding) == 0:
         return nothing
-    loudest = float(np.sort(sounding)[-min(round(LOUDEST / step), len(sounding))])
+    loudest = float(np.sort(sounding)[-min(round(LOUDEST / STEP), len(sounding))])
     gain = np.float32(10 ** ((SPEAKING - loudest) / 20))  # a faint voice is found as well as a loud one
     # an opening takes out the runs that are shorter than it
-    active = binary_opening(speech_probability(wave * gain) > 0.5, np.ones(round(CLICK / step)))
+    active = binary_opening(speech_probability(wave * gain) > 0.5, np.ones(round(CLICK / STEP)))
     active &= level > SILENT
     inside = np.logical_or.accumulate(active) & np.logical_or.accumulate(active[::-1])[::-1]
-    active |= inside & ~binary_opening(~active, np.ones(round(GAP / step)))
+    active |= inside & ~binary_opening(~active, np.ones(round(GAP / STEP)))
     if not active.any():
         return nothing
-    power = (10 ** (level[active] / 10)).mean()
-    noise = 10 ** (float(np.quantile(sounding, 0.1)) / 10)
-    snr = float(_decibels(power / noise - 1))
-    return Activity(
-        seconds=seconds,
-        kept=_stretches(active, seconds),
-        speech=min(float(active.sum()) * step, seconds),
-        snr=snr,
-        level=float(_decibels(power)),
-        band=_band(wave, active, (level > SILENT) & (level <= _decibels(noise)), snr),
-    )
+    power, noise = (10 ** (level[active] / 10)).mean(), 10 ** (float(np.quantile(sounding, 0.1)) / 10)
+    snr, speech = float(_decibels(power / noise - 1)), min(float(active.sum()) * STEP, seconds)
+    band = _band(wave, active, (level > SILENT) & (level <= _decibels(noise)), snr)
+    return Activity(seconds, _stretches(active, seconds), speech, snr, float(_decibels(power)), band)
 
 
 def _stretches(active: Bool[np.ndarray, " frames"], seconds: float) -> tuple[tuple[float, float], ...]:
     """What is left when each pause longer than ``PAUSE`` is cut down to its margins."""
-    step = FRAME / SAMPLE_RATE
-    edges = np.flatnonzero(np.diff(np.pad(active.astype(np.int8), 1))) * step  # where speech begins and ends
+    edges = np.flatnonzero(np.diff(np.pad(active.astype(np.int8), 1))) * STEP  # where speech begins and ends
     runs = [(first, min(last, seconds)) for first, last in edges.reshape(-1, 2)]
     starts, ends = [0.0 if runs[0][0] <= PAUSE else runs[0][0] - MARGIN], []
     for (_, earlier), (later, _) in itertools.pairwise(runs):

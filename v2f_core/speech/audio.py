@@ -160,12 +160,10 @@ def _channels_last(samples: Shaped[np.ndarray, ...]) -> Shaped[np.ndarray, "fram
 def _mono(name: str, blocks: Iterable[Block]) -> Float32[np.ndarray, " samples"]:
     """Blocks of any rate and number of channels, checked, at 16 kHz, and the best channel of them."""
     tally = _Tally(name)
-    resampled = (
-        part
-        for (rate, channels), run in groupby(tally.checked(blocks), lambda block: (block[0], block[1].shape[1]))
-        for part in _resampled((samples for _, samples in run), rate, channels)
-    )
-    wave = np.concatenate([np.empty(0, np.float32), *_best_channel(name, resampled)])
+    parts = [np.empty(0, np.float32)]
+    for (rate, channels), run in groupby(tally.checked(blocks), lambda block: (block[0], block[1].shape[1])):
+        parts += _best_channel(name, _resampled((samples for _, samples in run), rate, channels))
+    wave = np.concatenate(parts)
     # a resampled full-scale wave overshoots, floats may be louder: cut-off tops would fill the band
     wave /= max(1.0, float(wave.max(initial=0)), -float(wave.min(initial=0)))
     tally.judge(wave, *((blocks.promised, blocks.doubts) if isinstance(blocks, Decoder) else (0.0, [])))
@@ -182,11 +180,10 @@ def _resampled(
         yield from blocks
         return
     resampler = soxr.ResampleStream(rate, 2 * SAMPLE_RATE, channels, "float32", "HQ")
-    nothing, half = (np.zeros((length, channels), np.float32) for length in (0, len(LOW_PASS) // 2))
-    rest = half
+    rest = half = np.zeros((len(LOW_PASS) // 2, channels), np.float32)
     for block in chain(blocks, [None]):
-        fresh = resampler.resample_chunk(nothing if block is None else block, last=block is None)
-        rest = np.concatenate([rest, fresh.reshape(-1, channels), half if block is None else nothing])
+        fresh = resampler.resample_chunk(half[:0] if block is None else block, last=block is None)
+        rest = np.concatenate([rest, fresh.reshape(-1, channels), half if block is None else half[:0]])
         if count := max(0, (len(rest) - len(LOW_PASS)) // 2 + 1):
             part = rest[: 2 * (count - 1) + len(LOW_PASS)]
             yield np.stack([np.convolve(channel, LOW_PASS, "valid")[::2] for channel in part.T], 1)
@@ -201,17 +198,12 @@ def _best_channel(
     name: str, blocks: Iterable[Float32[np.ndarray, "samples channels"]]
 ) -> Iterator[Float32[np.ndarray, " samples"]]:
     """The channel whose speech stands out most in the first minute. A mean of channels would be a comb, or silence."""
-    for _, run in groupby(blocks, lambda block: block.shape[1]):
-        held, samples = [], 0
-        for block in run:
-            held.append(block)
-            samples += len(block)
-            if block.shape[1] == 1 or samples >= CHANNEL_SECONDS * SAMPLE_RATE:
-                break
-        begun = np.concatenate(held)
-        best = _choose_channel(name, begun)
-        yield begun[:, best]
-        yield from (block[:, best] for block in run)  # noqa: B031
+    begun, blocks = list[Float32[np.ndarray, "samples channels"]](), iter(blocks)
+    while sum(map(len, begun)) < CHANNEL_SECONDS * SAMPLE_RATE and (block := next(blocks, None)) is not None:
+        begun.append(block)
+    if begun:
+        best = _choose_channel(name, np.concatenate(begun))
+        yield from (block[:, best] for block in chain(begun, blocks))
 
 
 def _choose_channel(name: str, samples: Float32[np.ndarray, "samples channels"]) -> int:
@@ -244,13 +236,15 @@ def _warn(name: str, doubt: str) -> None:
 
 @dataclass
 class _Tally:
+    """What is counted while blocks pass, and judged when all have."""
+
     name: str
     seconds: float = 0.0
     samples: int = 0  # over all channels
     clipped: int = 0
 
     def checked(self, blocks: Iterable[Block]) -> Iterator[Block]:
-        """Count blocks, refuse those that hold no sound, and end where enough was heard."""
+        """Refuse blocks that hold no sound, and end where enough was heard."""
         for rate, block in blocks:
             if not RATES[0] <= rate <= RATES[1]:
                 raise InputError(f"{self.name}: {rate} samples a second; expected 8,000 to 192,000, convert it first")
@@ -260,12 +254,13 @@ class _Tally:
                 block = block[:left]
             if len(block) == 0:
                 return
-            peak = float(np.abs(block).max())  # NaN if any sample is
+            level = np.abs(block)
+            peak = float(level.max())  # NaN if any sample is
             if not np.isfinite(peak):
                 raise InputError(f"{self.name}: has NaN or infinite samples; export it again, best as 16-bit WAV")
             if peak > FLOAT_PEAK:
                 raise InputError(f"{self.name}: samples reach {peak:.4g}; expected floats in [-1, 1], rescale it")
-            self.clipped += int((np.abs(block) >= FULL_SCALE).sum())
+            self.clipped += int((level >= FULL_SCALE).sum())
             self.seconds += len(block) / rate
             self.samples += block.size
             yield rate, block
@@ -274,6 +269,7 @@ class _Tally:
         """Refuse or warn: too short, silent, clipped, cut off, damaged."""
         promised = min(promised, LONGEST)
         cut_off = self.seconds < promised - max(0.1, 0.05 * promised)  # codecs' lengths are not exact
+        clipped = f"{self.clipped / max(self.samples, 1):.0%} of the samples are clipped"
         if self.seconds < MIN_SECONDS:
             way_out = f"its header promises {promised:.2f} s, get a complete copy" if cut_off else "record a longer one"
             length = f"{self.seconds:.2f} s of audio; expected at least {MIN_SECONDS} s"
@@ -281,13 +277,10 @@ class _Tally:
         if wave.var() < 10 ** (SILENCE_DBFS / 10):  # the variance: an offset alone makes no sound
             below = f"silent (below {SILENCE_DBFS:g} dBFS)"
             raise InputError(f"{self.name}: {below}; expected speech, check the microphone")
-        clipped = f"{self.clipped / self.samples:.0%} of the samples are clipped"
         if self.clipped > CLIPPED_REFUSE * self.samples:
             raise InputError(f"{self.name}: {clipped}; record again at a lower level")
         if cut_off:
-            ends = f"ends after {self.seconds:.1f} s, its header promises {promised:.1f} s; used what is there"
-            _warn(self.name, ends)
-        if self.clipped > CLIPPED_WARN * self.samples:
-            _warn(self.name, clipped)
-        for doubt in doubts:
+            ends = f"ends after {self.seconds:.1f} s, its header promises {promised:.1f} s"
+            _warn(self.name, f"{ends}; used what is there")
+        for doubt in [clipped] * (self.clipped > CLIPPED_WARN * self.samples) + doubts:
             _warn(self.name, doubt)

@@ -12,6 +12,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from io import BytesIO, FileIO
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from v2f_core.artefacts.files import printable
 from v2f_core.artefacts.loading import refusing
 from v2f_core.errors import InputError
 
-BLOCK_SECONDS = 0.5
+FRAMES_AT_ONCE = 20  # that become a block: about half a second
 FORMATS = "give a WAV, FLAC, OGG, MP3 or M4A file"
 # FFmpeg's formats that hold sound. Playlists are left out, since they lead to other files.
 FFMPEG = (
@@ -54,7 +55,7 @@ def open_recording(path: Path | bytes) -> FileIO | BytesIO:
 
 @dataclass
 class Decoder:
-    """Decodes an open file."""
+    """Decodes an open file into blocks of (samples a second, samples of (frames, channels))."""
 
     name: str  # for messages
     file: FileIO | BytesIO
@@ -62,22 +63,12 @@ class Decoder:
     doubts: list[str] = field(default_factory=list)  # what is wrong; complete when all blocks were read
 
     def __iter__(self) -> Iterator[Block]:
-        """Blocks of (samples a second, samples of (frames, channels)), half a second each; a new one at each change."""
-        held: list[np.ndarray] = []
-        last: tuple[int, int, np.dtype] | None = None
-        length = 0
-        for rate, samples in self._frames():
-            kind = (rate, samples.shape[1], samples.dtype)
-            if last and (kind != last or length >= BLOCK_SECONDS * rate):
-                yield last[0], to_floats(np.concatenate(held))
-                held, length = [], 0
-            if last and kind != last:
+        changes = groupby(self._frames(), lambda frame: (frame[0], frame[1].shape[1], frame[1].dtype))
+        for i, ((rate, _, _), run) in enumerate(changes):
+            if i > 0:
                 self.promised = 0.0  # it was counted at the first rate
-            held.append(samples)
-            length += len(samples)
-            last = kind
-        if last:
-            yield last[0], to_floats(np.concatenate(held))
+            while frames := [samples for _, samples in islice(run, FRAMES_AT_ONCE)]:
+                yield rate, to_floats(np.concatenate(frames))
 
     def _frames(self) -> Iterator[tuple[int, np.ndarray]]:
         import av
@@ -133,7 +124,8 @@ class Decoder:
 
         with sound:
             try:
-                while len(block := sound.read(round(BLOCK_SECONDS * sound.samplerate), "float32", always_2d=True)):
+                # half a second at a time: samples that libsndfile gives, and so stored embeddings, depend on it
+                while len(block := sound.read(sound.samplerate // 2, "float32", always_2d=True)):
                     yield sound.samplerate, block
             except soundfile.LibsndfileError:
                 self.doubts.append(DAMAGED)
@@ -153,23 +145,17 @@ def _open_opus(file: FileIO | BytesIO) -> Any:
         return None
 
 
-@dataclass
 class _Bytes:
     """A file without its name: in "10:30.wav" FFmpeg would take "10" for a protocol."""
 
-    file: FileIO | BytesIO
-
-    def read(self, size: int) -> bytes | None:
-        return self.file.read(size)
+    def __init__(self, file: FileIO | BytesIO) -> None:
+        self.read, self.tell, self._file = file.read, file.tell, file
 
     def seek(self, place: int, whence: int = 0) -> int:
         try:
-            return self.file.seek(place, whence)
+            return self._file.seek(place, whence)
         except (OSError, ValueError):  # before the file's beginning; PyAV would print a traceback
             return -1
-
-    def tell(self) -> int:
-        return self.file.tell()
 
 
 def _samples(frame: Any) -> np.ndarray:
@@ -177,8 +163,7 @@ def _samples(frame: Any) -> np.ndarray:
     if not kind.is_planar:
         return frame.to_ndarray().reshape(-1, channels)
     # of eight channels and more PyAV counts planes beyond the last, and to_ndarray would read them: a crash
-    whole = [np.frombuffer(plane, PLANES[kind.name], frame.samples) for plane in frame.planes[:channels]]
-    return np.stack(whole, 1)
+    return np.stack([np.frombuffer(plane, PLANES[kind.name], frame.samples) for plane in frame.planes[:channels]], 1)
 
 
 def to_floats(samples: Shaped[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:
@@ -205,26 +190,26 @@ def _read_wav_header(file: FileIO | BytesIO) -> tuple[float, list[str]] | None:
     """
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
-    seconds, doubts, bytes_a_second, block = 0.0, [], 0, 0
+    seconds, doubts, bytes_a_second = 0.0, [], 0
     is_wav = file.read(12)[::8] == b"RW"  # RIFF....WAVE
     while is_wav and len(header := file.read(8)) == 8:
         name, length = struct.unpack("<4sI", header)
-        if name == b"fmt ":
-            body, length = file.read(min(length, size)), 0
-            if len(body) >= 16:
-                code, channels, rate, bytes_a_second, block, bits = struct.unpack_from("<HHIIHH", body)
-                if code in (1, 3) and (block != channels * bits // 8 or bytes_a_second != rate * block):
-                    doubts.append("has a header that contradicts itself; it may be heard at a wrong pitch")
-        elif name == b"data":
-            if length == 0 and file.tell() < size:
-                doubts.append("has a header that was never finished; read to its end")
-            elif length < 2**31 - 2**16 and bytes_a_second and not doubts:  # longer: it was not known yet
-                seconds = length / bytes_a_second
-                file.seek(min(length + length % 2, size), os.SEEK_CUR)
-                behind = file.read(4)  # another chunk's name, filling, or sound
-                if len(behind) == 4 and any(behind) and not all(32 <= sign < 127 for sign in behind):
-                    doubts.append("holds more than its header says, which was not heard")
-            break
-        file.seek(min(length + length % 2, size), os.SEEK_CUR)
+        begin = file.tell()
+        end = min(begin + length + length % 2, size)
+        if name == b"fmt " and end - begin >= 16:
+            code, channels, rate, bytes_a_second, block, bits = struct.unpack("<HHIIHH", file.read(16))
+            if code in (1, 3) and (block != channels * bits // 8 or bytes_a_second != rate * block):
+                doubts.append("has a header that contradicts itself; it may be heard at a wrong pitch")
+        file.seek(end)
+        if name != b"data":
+            continue
+        if length == 0 and begin < size:
+            doubts.append("has a header that was never finished; read to its end")
+        elif length < 2**31 - 2**16 and bytes_a_second and not doubts:  # longer: it was not known yet
+            seconds = length / bytes_a_second
+            behind = file.read(4)  # another chunk's name, filling, or sound
+            if len(behind) == 4 and any(behind) and not all(32 <= sign < 127 for sign in behind):
+                doubts.append("holds more than its header says, which was not heard")
+        break
     file.seek(0)
     return (seconds, doubts) if is_wav else None

@@ -11,7 +11,6 @@ import re
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -39,10 +38,11 @@ WINDOW, FFT = 400, 512  # 25 ms: Kaldi's filter bank
 
 
 class SpeechEncoder(nn.Module):
-    """A speech encoder for the rest of the package: frozen, until :func:`unfreeze` frees its top layers.
+    """A speech encoder, frozen until :func:`unfreeze` frees its top layers.
 
-    A subclass has ``dim``, the width of v_spk, and ``forward(clips)``; a clip's embedding does not depend on the others
-    in the batch. To be trained and saved it has ``files``, ``layers`` and ``weights``, too.
+    A subclass has ``dim``, the width of v_spk, and ``forward(clips)``, which gives v_spk with gradient for unfrozen
+    parameters; a clip's embedding does not depend on the others in the batch. To be trained and saved it has ``files``,
+    ``layers`` and ``weights``, too.
     """
 
     kind: ClassVar[str] = ""
@@ -80,16 +80,13 @@ class ASTEncoder(SpeechEncoder):
         super().__init__()
         self.model = model.eval().requires_grad_(False)
         self.frames = int(extractor.max_length)
-        self.mean, self.std = 0.0, 1.0
-        if extractor.do_normalize:
-            self.mean, self.std = float(extractor.mean), 2 * float(extractor.std)
+        self.mean, self.std = (extractor.mean, 2 * extractor.std) if extractor.do_normalize else (0.0, 1.0)
         self.dim = int(model.config.hidden_size)
-        self.sample_rate = int(extractor.sampling_rate)
         self.positions = model.embeddings.position_embeddings.detach()
         if max_frames is not None:
             self._cut_positions(max_frames)
         self.mel: Tensor
-        self.register_buffer("mel", kaldi_mel(int(extractor.num_mel_bins), self.sample_rate), persistent=False)
+        self.register_buffer("mel", kaldi_mel(int(extractor.num_mel_bins)), persistent=False)
 
     @classmethod
     def from_folder(cls, folder: str | Path, max_frames: int | None = None) -> ASTEncoder:
@@ -99,22 +96,18 @@ class ASTEncoder(SpeechEncoder):
         folder = checked_folder(folder, cls.files, "an AST").resolve()
         for name in ("config.json", "preprocessor_config.json"):
             check_config(folder / name)
+        # sdpa, or a config could name a kernel to be downloaded
+        options = {"dtype": torch.float32, "use_safetensors": True, "attn_implementation": "sdpa"}
         with quiet(), refusing(folder, "an AST"):
-            model, loading = ASTModel.from_pretrained(
-                folder,
-                dtype=torch.float32,
-                local_files_only=True,
-                output_loading_info=True,
-                use_safetensors=True,
-                attn_implementation="sdpa",  # or a config could name a kernel to be downloaded
-            )
+            extractor = ASTFeatureExtractor.from_pretrained(folder, local_files_only=True)
+            loaded = ASTModel.from_pretrained(folder, local_files_only=True, output_loading_info=True, **options)
+            model, loading = loaded
             if missing := sorted(loading["missing_keys"]):
                 raise ValueError(f"the weights lack {missing[0]} and {len(missing) - 1} more")
             check_finite(model, folder)
-            extractor = ASTFeatureExtractor.from_pretrained(folder, local_files_only=True)
-            sizes = extractor.num_mel_bins, extractor.max_length
-            if sizes != (model.config.num_mel_bins, model.config.max_length):
-                raise ValueError(f"{sizes[0]} mels and {sizes[1]} frames in preprocessor_config.json alone")
+            theirs = extractor.num_mel_bins, extractor.max_length, extractor.sampling_rate
+            if theirs != (model.config.num_mel_bins, model.config.max_length, cls.sample_rate):
+                raise ValueError("{} mels, {} frames, {} Hz in preprocessor_config.json alone".format(*theirs))
             return cls(model, extractor, max_frames)
 
     def features(self, waves: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch frames mels"]:
@@ -125,17 +118,12 @@ class ASTEncoder(SpeechEncoder):
         return (fbank - self.mean) / self.std
 
     def forward(self, waves: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch dim"]:
-        """v_spk, with gradient for unfrozen parameters."""
-        return self.model(self.features(waves)).last_hidden_state[:, 0]
-
-    @torch.no_grad()
-    def embed(self, waves: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch dim"]:
-        """v_spk of clips, without gradient; an ``AudioWarning`` where they are longer than it hears."""
+        """v_spk, the [CLS] output; an ``AudioWarning`` where clips are longer than is heard of them."""
         heard = WINDOW + (self.frames - 1) * HOP
         if waves.shape[1] >= heard + HOP:
             whole, first = (f"{samples / self.sample_rate:.2f} s" for samples in (waves.shape[1], heard))
             warnings.warn(AudioWarning(f"clips of {whole}: this AST hears the first {first}"), stacklevel=2)
-        return self(waves)
+        return self.model(self.features(waves)).last_hidden_state[:, 0]
 
     def layers(self) -> list[nn.ModuleList]:
         """The transformer blocks, the last layer norm with the top one; patch embedding and positions do not count."""
@@ -143,18 +131,17 @@ class ASTEncoder(SpeechEncoder):
         return [*(nn.ModuleList([block]) for block in lower), nn.ModuleList([top, self.model.layernorm])]
 
     def weights(self) -> dict[str, Tensor]:
-        """The weights for a file; positions, which are never trained, at full length."""
+        """With the positions, which are never trained, at full length."""
         return {**self.model.state_dict(), "embeddings.position_embeddings": self.positions}
 
     def _cut_positions(self, max_frames: int) -> None:
-        embeddings = self.model.embeddings
-        rows, columns = embeddings.get_shape(self.model.config)
-        keep = (max_frames - self.model.config.patch_size) // self.model.config.time_stride + 1
+        config, embeddings = self.model.config, self.model.embeddings
+        rows, columns = embeddings.get_shape(config)
+        keep = (max_frames - config.patch_size) // config.time_stride + 1
         if not 1 <= keep <= columns:
             raise InputError(f"max_frames={max_frames}: expected 16 to {self.frames}")
-        table = embeddings.position_embeddings
-        grid = table[:, 2:].unflatten(1, (rows, columns))  # the first two are [CLS]'s and the distillation token's
-        table = torch.cat([table[:, :2], grid[:, :, :keep].flatten(1, 2)], 1)
+        tokens, grid = self.positions[:, :2], self.positions[:, 2:].unflatten(1, (rows, columns))  # [CLS], distillation
+        table = torch.cat([tokens, grid[:, :, :keep].flatten(1, 2)], 1)
         embeddings.position_embeddings = nn.Parameter(table, requires_grad=False)
         self.frames = max_frames
 
@@ -171,20 +158,37 @@ def log_mel(
     return (power @ mel.T).clamp_min(torch.finfo(torch.float32).eps).log()
 
 
-def kaldi_mel(bins: int, sample_rate: int) -> Float[Tensor, "mels bins"]:
-    """Kaldi's triangular mel filters from 20 Hz up, one row a filter, over the 257 bins of the spectrum."""
+def kaldi_mel(bins: int) -> Float[Tensor, "mels bins"]:
+    """Kaldi's triangular mel filters from 20 Hz up, one row a filter, over the 257 bins of the spectrum at 16 kHz."""
     from torchaudio.compliance.kaldi import get_mel_banks
 
-    banks, _ = get_mel_banks(bins, FFT, sample_rate, 20.0, 0.0, 100.0, -500.0, 1.0)
+    banks, _ = get_mel_banks(bins, FFT, SpeechEncoder.sample_rate, 20.0, 0.0, 100.0, -500.0, 1.0)
     return nn.functional.pad(banks, (0, 1))  # Kaldi leaves out the last bin
+
+
+# in an ECAPA's hyperparams.yaml; speechbrain would run whatever else is named there
+TAGS = (
+    "!new:speechbrain.lobes.features.Fbank",
+    "!new:speechbrain.processing.features.InputNormalization",
+    "!new:speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN",
+    "!new:speechbrain.lobes.models.ECAPA_TDNN.Classifier",
+    "!new:speechbrain.dataio.encoder.CategoricalEncoder",
+    "!new:speechbrain.utils.parameter_transfer.Pretrainer",
+    "!ref",
+)
 
 
 class ECAPAEncoder(SpeechEncoder):
     """ECAPA-TDNN, a speaker verifier; v_spk is its 192-d output (full size: ``speechbrain/spkrec-ecapa-voxceleb``)."""
 
     kind = "ecapa"
-    others = ("hyperparams.yaml", "mean_var_norm_emb.ckpt", "classifier.ckpt", "label_encoder.txt")
-    files = (*others, "embedding_model.ckpt")
+    files = (
+        "hyperparams.yaml",
+        "mean_var_norm_emb.ckpt",
+        "classifier.ckpt",
+        "label_encoder.txt",
+        "embedding_model.ckpt",
+    )
 
     def __init__(self, parts: nn.ModuleDict) -> None:
         super().__init__()
@@ -194,21 +198,21 @@ class ECAPAEncoder(SpeechEncoder):
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> ECAPAEncoder:
-        """Load speechbrain's folder: ``hyperparams.yaml``, three ``.ckpt`` files, ``label_encoder.txt``.
+        """Load speechbrain's folder, or raise an ``InputError`` if a file is missing or unsafe, or no ECAPA's.
 
-        speechbrain's own loader runs whatever the YAML names. Here it is not parsed: the nets are built below, with the
-        sizes of the checkpoint's tensors. Checkpoints must load with ``weights_only=True``.
-
-        Raises:
-            InputError: a file is missing or unsafe, or the weights are not an ECAPA's.
+        The YAML is not parsed: the nets are built below, with the sizes of the checkpoint's tensors. Checkpoints must
+        load with ``weights_only=True``, used here or not: another program may open them.
         """
         from speechbrain.lobes.features import Fbank
         from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
         from speechbrain.processing.features import InputNormalization
 
         folder = checked_folder(folder, cls.files, "an ECAPA").resolve()
-        check_tags(folder / "hyperparams.yaml")
-        for path in sorted(folder.glob("*.ckpt")):  # used here or not: another program may open it
+        settings = folder / "hyperparams.yaml"
+        with refusing(settings, "an ECAPA's settings"):
+            if unknown := [tag for tag in re.findall(r"!\S+", settings.read_text(encoding="utf-8")) if tag not in TAGS]:
+                raise InputError(f"{unknown[0]} refused; an ECAPA has no such part")
+        for path in sorted(folder.glob("*.ckpt")):
             with quiet(), refusing(path, "a checkpoint of tensors alone"):
                 torch.load(path, map_location="cpu", weights_only=True)
         weights = tensors_from_bin(folder / "embedding_model.ckpt")
@@ -230,7 +234,7 @@ class ECAPAEncoder(SpeechEncoder):
             return cls(nn.ModuleDict(parts))
 
     def forward(self, waves: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch dim"]:
-        """v_spk, with gradient for unfrozen parameters; equals ``EncoderClassifier.encode_batch``."""
+        """v_spk; equals ``EncoderClassifier.encode_batch``."""
         _check_length(waves, 5 * HOP)  # the attention's statistics need a few frames
         lengths = torch.ones(len(waves), device=waves.device)
         features = self.parts["mean_var_norm"](self.parts["compute_features"](waves), lengths)
@@ -243,27 +247,8 @@ class ECAPAEncoder(SpeechEncoder):
         return [nn.ModuleList(parts) for parts in stack]
 
     def weights(self) -> dict[str, Tensor]:
-        """The weights for a file; speaker classes and the mean embedding are never trained, and lie in other files."""
+        """Without speaker classes and mean embedding, which are never trained and lie in other files."""
         return self.parts["embedding_model"].state_dict()
-
-
-TAGS = (
-    "!new:speechbrain.lobes.features.Fbank",
-    "!new:speechbrain.processing.features.InputNormalization",
-    "!new:speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN",
-    "!new:speechbrain.lobes.models.ECAPA_TDNN.Classifier",
-    "!new:speechbrain.dataio.encoder.CategoricalEncoder",
-    "!new:speechbrain.utils.parameter_transfer.Pretrainer",
-    "!ref",
-)
-
-
-def check_tags(path: Path) -> None:
-    """Refuse a hyperparams.yaml with which speechbrain would run anything but an ECAPA's own parts."""
-    with refusing(path, "an ECAPA's settings"):
-        for tag in re.findall(r"!\S+", path.read_text(encoding="utf-8")):
-            if tag not in TAGS:
-                raise InputError(f"{tag} refused; an ECAPA has no such part")
 
 
 LEVEL_DBFS = -30.0  # what Resemblyzer raises quiet recordings to
@@ -317,14 +302,14 @@ class GE2EEncoder(SpeechEncoder):
         return (self.mel @ spectrum.abs().square()).transpose(1, 2)
 
     def forward(self, waves: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch dim"]:
-        """v_spk, with gradient for unfrozen parameters."""
+        """v_spk, by the recipe above."""
         _check_length(waves, WINDOW)
         if self.level is not None:
             rms = waves.square().mean(1, keepdim=True).sqrt()
             waves = waves * (10 ** (self.level / 20) / rms.clamp_min(1e-8))  # silence stays silent
         starts = partials(waves.shape[1])
-        whole = (starts[-1] + PARTIAL) * HOP
-        mel = self.features(nn.functional.pad(waves, (0, max(0, whole - waves.shape[1]))))
+        lacking = (starts[-1] + PARTIAL) * HOP - waves.shape[1]
+        mel = self.features(nn.functional.pad(waves, (0, max(0, lacking))))
         parts = torch.stack([mel[:, start : start + PARTIAL] for start in starts], 1)
         last = self.lstm(parts.flatten(0, 1))[1][0][-1]
         heard = nn.functional.normalize(torch.relu(self.linear(last)), dim=1).unflatten(0, (len(waves), len(starts)))
@@ -353,15 +338,15 @@ def load_encoder(kind: str, folder: str | Path, frames: int | None = None) -> Sp
 
     ``frames`` is the length that an AST is cut to. Raises an ``InputError`` for another kind, or a folder of another.
     """
-    loaders: dict[str, Callable[[str | Path], SpeechEncoder]] = {
-        "ast": partial(ASTEncoder.from_folder, max_frames=frames),
-        "ecapa": ECAPAEncoder.from_folder,
-        "ge2e": GE2EEncoder.from_folder,
+    loaders: dict[str, Callable[[], SpeechEncoder]] = {
+        "ast": lambda: ASTEncoder.from_folder(folder, frames),
+        "ecapa": lambda: ECAPAEncoder.from_folder(folder),
+        "ge2e": lambda: GE2EEncoder.from_folder(folder),
     }
     if kind not in loaders:
         raise InputError(f"speech encoder {kind!r}: expected 'ast', 'ecapa' or 'ge2e'")
     with refusing(folder, f"a speech encoder ({kind})"):
-        encoder = loaders[kind](folder)
+        encoder = loaders[kind]()
         tone = 0.1 * torch.arange(20_000.0).sin()[None]
         check_finite({"v_spk of a tone": encoder.embed(tone)}, folder)
         encoder.folder, encoder.max_frames = Path(folder), frames
@@ -371,7 +356,7 @@ def load_encoder(kind: str, folder: str | Path, frames: int | None = None) -> Sp
 def embed_windows(
     encoder: SpeechEncoder, recordings: Sequence[Float[Tensor, "_ samples"]]
 ) -> list[Float[Tensor, "_ speaker"]]:
-    """The embeddings of each recording's windows; the encoder gets the windows of all together, some at once."""
+    """The embeddings of each recording's windows, `WINDOWS_AT_ONCE` of all recordings together."""
     device = next((parameter.device for parameter in encoder.parameters()), torch.device("cpu"))
     parts = torch.cat(list(recordings)).split(WINDOWS_AT_ONCE)
     embedded = torch.cat([encoder.embed(part.to(device)) for part in parts])
@@ -395,13 +380,12 @@ def unfreeze(encoder: SpeechEncoder, count: int) -> nn.ModuleList:
 
 def save_encoder(encoder: SpeechEncoder, source: str | Path, folder: str | Path) -> None:
     """Write an encoder's folder with its present weights; all other files are those of ``source``, its old folder."""
-    source, folder = Path(source), Path(folder)
     *others, last = encoder.files
     for file in others:
-        with atomic_write(folder / file) as temporary:
-            shutil.copyfile(source / file, temporary)
+        with atomic_write(Path(folder) / file) as temporary:
+            shutil.copyfile(Path(source) / file, temporary)
     state = {key: value.contiguous().cpu() for key, value in encoder.weights().items()}
-    with atomic_write(folder / last) as temporary:
+    with atomic_write(Path(folder) / last) as temporary:
         if last.endswith(".safetensors"):
             save_file(state, temporary, {"format": "pt"})
         else:
