@@ -10,6 +10,7 @@ import torch
 from minivox.build.speech_folders import new_ast, new_ecapa, save_ast, save_ecapa
 from v2f_core.artefacts.profiles import MINI_ASSETS
 from v2f_core.errors import InputError
+from v2f_core.speech.audio import AudioWarning
 from v2f_core.speech.encoders import ASTEncoder, ECAPAEncoder, load_encoder, save_encoder, unfreeze
 
 
@@ -42,11 +43,12 @@ def kind(request):
 # ---- both ----
 
 
-def test_a_clip_does_not_hear_its_neighbours(folders, kind):
+def test_a_clip_does_not_hear_its_neighbours_and_must_not_be_too_short(folders, kind):
     encoder = load_encoder(kind, folders[kind])
+    with pytest.raises(InputError, match="clips of 100 samples: expected at least"):
+        encoder.embed(noise(1, 100))
     waves = noise(4, 20_000) * torch.tensor([1.0, 9.0, 0.01, 0.3])[:, None]
     alone = torch.cat([encoder.embed(wave[None]) for wave in waves])
-    torch.testing.assert_close(encoder.embed(waves), alone, atol=2e-5, rtol=1e-4)
     torch.testing.assert_close(encoder.embed(waves.flip(0)).flip(0), alone, atol=2e-5, rtol=1e-4)
 
 
@@ -57,11 +59,6 @@ def test_loading_is_quiet_and_leaves_no_trace(folders, kind, tmp_path, monkeypat
     assert {p: p.stat().st_mtime_ns for p in folders[kind].rglob("*")} == before
     assert list(tmp_path.iterdir()) == []
     assert capfd.readouterr() == ("", "")
-
-
-def test_too_short_a_clip_is_refused(folders, kind):
-    with pytest.raises(InputError, match="clips of 100 samples: expected at least"):
-        load_encoder(kind, folders[kind]).embed(noise(1, 100))
 
 
 def test_missing_folder_and_files(folders, kind, tmp_path):
@@ -88,19 +85,18 @@ def test_features_equal_the_extractor(folders, samples):
     np.testing.assert_allclose(ASTEncoder.from_folder(folders["ast"]).features(waves).numpy(), theirs, atol=1e-4)
 
 
-def test_v_spk_is_cls_and_not_the_pooler(folders):
+def test_v_spk_is_cls_and_not_the_pooler_and_long_clips_are_told_of(folders):
     from transformers import ASTFeatureExtractor, ASTModel
 
-    waves = noise(2, 20_000)
+    waves = noise(2, 40_000)
     extractor = ASTFeatureExtractor.from_pretrained(folders["ast"])
     inputs = extractor([w.numpy() for w in waves], sampling_rate=16_000, return_tensors="pt")
     with torch.no_grad():
         output = ASTModel.from_pretrained(folders["ast"], dtype=torch.float32).eval()(**inputs)
-    found = ASTEncoder.from_folder(folders["ast"]).embed(waves)
+    with pytest.warns(AudioWarning, match=r"clips of 2\.50 s: this AST hears the first 1\.29 s"):
+        found = ASTEncoder.from_folder(folders["ast"]).embed(waves)
     torch.testing.assert_close(found, output.last_hidden_state[:, 0], atol=1e-4, rtol=1e-4)
-    distillation = output.last_hidden_state[:, 1]
-    torch.testing.assert_close(output.pooler_output, (output.last_hidden_state[:, 0] + distillation) / 2)
-    assert (found - output.pooler_output).abs().max() > 0.1
+    assert (found - output.pooler_output).abs().max() > 0.1  # which averages it with the distillation token
 
 
 # ---- ECAPA ----
@@ -131,11 +127,6 @@ NAMES = {
 INNER = {"ast": "model.", "ecapa": "parts.embedding_model.", "ge2e": ""}
 
 
-def upper(kind, count):
-    """The beginnings of the names that ``count`` layers from the top have."""
-    return tuple(INNER[kind] + name for layer in NAMES[kind][len(NAMES[kind]) - count :] for name in layer)
-
-
 def trained_a_step(kind, folder, count):
     """An encoder after one large step on all its parameters that can move, and its state before."""
     encoder = load_encoder(kind, folder)
@@ -149,22 +140,15 @@ def trained_a_step(kind, folder, count):
 
 
 def test_exactly_the_upper_layers_get_gradients_and_change(folders, kind):
-    for count in range(0 if kind == "ast" else 1, len(NAMES[kind]) + 1, 2):
-        if count == 0:
-            assert not list(unfreeze(load_encoder(kind, folders[kind]), 0).parameters())
-            assert not any(p.requires_grad for p in load_encoder(kind, folders[kind]).parameters())
-            continue
+    assert not any(p.requires_grad for p in load_encoder(kind, folders[kind]).parameters())
+    for count in (1, len(NAMES[kind]) - 1):
         encoder, before = trained_a_step(kind, folders[kind], count)
-        names, parameters = upper(kind, count), dict(encoder.named_parameters())
-        assert {name for name, p in parameters.items() if p.requires_grad} == {
-            n for n in parameters if n.startswith(names)
-        }
-        assert all((p.grad is not None) == name.startswith(names) for name, p in parameters.items())
-        for name, value in encoder.state_dict().items():
-            # of the buffers too, only those of trained batch norms; a bias before a norm may get no gradient at all
-            if not name.startswith(names):
-                assert torch.equal(value, before[name]), name
+        names = tuple(INNER[kind] + name for layer in NAMES[kind][len(NAMES[kind]) - count :] for name in layer)
+        for name, parameter in encoder.named_parameters():
+            assert name.startswith(names) == parameter.requires_grad == (parameter.grad is not None), name
+        # of the buffers, too, only those of trained batch norms; a bias before a norm may get no gradient at all
         moved = {name for name, value in encoder.state_dict().items() if not torch.equal(value, before[name])}
+        assert all(name.startswith(names) for name in moved)
         assert all(any(name.startswith(layer) for name in moved) for layer in names)
 
 

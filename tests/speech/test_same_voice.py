@@ -41,26 +41,19 @@ def voices():
     """All recordings of each of two persons of MiniVox, a woman and a man, one after the other."""
     manifest = open_dataset(load_profile("mini"))
     rows = manifest.voices("val")
-    persons = rows.drop_duplicates("sex").person
-    files = [manifest.absolute(rows[rows.person == person]) for person in persons]
+    files = [manifest.absolute(rows[rows.person == person]) for person in rows.drop_duplicates("sex").person]
     return [np.concatenate([soundfile.read(path, dtype="float32")[0] for path in paths]) for paths in files]
 
 
-@pytest.fixture(scope="module")
-def clean(identify, voices):
-    """What is heard of them as they are."""
-    return [identify(voice) for voice in voices]
-
-
-@pytest.fixture(params=range(2))
+@pytest.fixture(scope="module", params=range(2), ids=["a woman", "a man"])
 def voice(request, voices):
     return voices[request.param]
 
 
-@pytest.fixture
-def own(request, clean, voice):
+@pytest.fixture(scope="module")
+def own(identify, voice):
     """The identity of ``voice`` as it is."""
-    return clean[request.node.callspec.params["voice"]][0]
+    return identify(voice)[0]
 
 
 def at(rate, wave):
@@ -74,7 +67,7 @@ def saved(path, wave, rate=RATE, **kind):
     return path
 
 
-@pytest.mark.parametrize(("seconds", "level"), [(2, -60), (10, -60), (5, -45), (10, None)])
+@pytest.mark.parametrize(("seconds", "level"), [(10, -60), (5, -45), (10, None)])
 def test_pauses_inside_do_not_count(identify, voice, own, seconds, level):
     pause = np.random.default_rng(0).standard_normal(seconds * RATE) * (0 if level is None else 10 ** (level / 20))
     half = len(voice) // 2
@@ -83,7 +76,7 @@ def test_pauses_inside_do_not_count(identify, voice, own, seconds, level):
     assert said == []
 
 
-@pytest.mark.parametrize("decibels", [-45, -30, -15, 6])
+@pytest.mark.parametrize("decibels", [-45, -15, 6])
 def test_the_level_does_not_matter(identify, voice, own, decibels):
     changed = voice * np.float32(10 ** (decibels / 20))
     z, _, said = identify(changed.clip(-0.99, 0.99))
@@ -117,10 +110,11 @@ def stereo(voice):
     yield "silent", np.zeros_like(voice)
     yield "hiss", 0.05 * rng.standard_normal(len(voice)).astype(np.float32)
     yield "noisier and louder", 1.5 * voice + 0.02 * rng.standard_normal(len(voice)).astype(np.float32)
+    yield "of a narrow band", below(3_400, voice)
 
 
-@pytest.mark.parametrize("order", [1, -1], ids=["voice first", "voice second"])
-def test_one_voice_in_two_channels_is_heard_from_the_better_one(identify, voice, own, order, tmp_path):
+def test_one_voice_in_two_channels_is_heard_from_the_better_one(identify, voices, voice, own, tmp_path):
+    order = 1 if voice is voices[0] else -1
     for name, other in stereo(voice):
         z, _, said = identify(saved(tmp_path / "voice.wav", np.stack([voice, other][::order], 1)))
         assert z @ own > 0.97, name
@@ -128,7 +122,7 @@ def test_one_voice_in_two_channels_is_heard_from_the_better_one(identify, voice,
 
 
 @pytest.mark.parametrize("turns", [False, True], ids=["at once", "in turns"])
-@pytest.mark.parametrize("crosstalk", [0, 0.1, 0.3])
+@pytest.mark.parametrize("crosstalk", [0, 0.3])
 def test_two_talkers_are_told_of(identify, voices, crosstalk, turns, tmp_path):
     one, other = voices[0], np.resize(voices[1], len(voices[0]))
     if turns:
@@ -139,13 +133,6 @@ def test_two_talkers_are_told_of(identify, voices, crosstalk, turns, tmp_path):
     if not crosstalk:
         heard = identify(saved(tmp_path / "call.wav", channels))[0]
         assert max(heard @ identify(talker)[0] for talker in (one, other)) > 0.97
-
-
-def test_of_a_wide_and_a_narrow_channel_the_wide_one_is_heard(identify, voice, own, tmp_path):
-    for channels in ([voice, below(3_400, voice)], [below(3_400, voice), voice]):
-        z, _, said = identify(saved(tmp_path / "voice.wav", np.stack(channels, 1)))
-        assert z @ own > 0.97
-        assert said == []
 
 
 def below(hertz, wave):
@@ -162,7 +149,7 @@ def test_a_narrow_band_is_named(identify, voice, rate, stored, tmp_path):
     assert f"nothing above {rate // 500 / 4:g} kHz" in line
 
 
-@pytest.mark.parametrize("noise", [-60, -50, -40, -30])
+@pytest.mark.parametrize("noise", [-60, -30])
 def test_faint_noise_does_not_hide_a_narrow_band(identify, voice, own, noise, tmp_path):
     """As of a line, a loudspeaker or a converter. Of a voice that reaches far up the same noise changes nothing."""
     hiss = voice.std() * np.float32(10 ** (noise / 20)) * np.random.default_rng(0).standard_normal(3 * len(voice))
@@ -182,7 +169,7 @@ def test_a_loud_telephone_call_is_told_of_too(identify, voice, gain, subtype, tm
     assert "nothing above 4 kHz" in said[-1]
 
 
-@pytest.mark.parametrize("decibels", [6, 12, 17])
+@pytest.mark.parametrize("decibels", [6, 17])
 def test_floats_beyond_full_scale_are_the_same_voice(identify, voice, own, decibels, tmp_path):
     loud = voice * np.float32(10 ** (decibels / 20) / np.abs(voice).max())
     z, _, said = identify(saved(tmp_path / "voice.wav", loud))
@@ -225,12 +212,8 @@ def test_an_upload_is_heard_as_the_file_is(identify, voices, tmp_path):
         assert torch.equal(identify(upload)[0], identify(path)[0])
 
 
-WRONG = {
+WRONG = {  # beside what is refused in files
     "integers as floats": (lambda wave: wave * 32_768, "rescale it"),
-    "zeros": (np.zeros_like, "silent"),
-    "NaN": (lambda wave: np.where(np.arange(len(wave)) == 5, np.nan, wave).astype(np.float32), "NaN"),
-    "clipped": (lambda wave: (wave * 500).clip(-1, 1), "clipped"),
-    "short": (lambda wave: wave[:1000], "expected at least 0.3 s"),
     "nothing": (lambda wave: wave[:0], "expected at least 0.3 s"),
     "truth values": (lambda wave: wave > 0, "samples of type bool"),
     "complex": (lambda wave: wave.astype(np.complex64), "samples of type complex64"),
@@ -240,23 +223,17 @@ WRONG = {
     "windows of zeros": (lambda wave: np.zeros((2, 20_000), np.float32), "windows: silent"),
     "integers in windows": (lambda wave: wave[:40_000].reshape(2, -1) * 32_768, "windows: samples reach"),
     "no windows": (lambda wave: np.zeros((0, 20_000), np.float32), "windows: 0.00 s of audio"),
+    "a sparse tensor": (lambda wave: torch.from_numpy(wave).to_sparse(), "samples: cannot be read as an array"),
+    "no memory": (lambda wave: torch.empty(16_000, device="meta"), "samples: cannot be read as an array"),
 }
 
 
 @pytest.mark.parametrize("kind", WRONG)
-@pytest.mark.parametrize("form", [torch.from_numpy, np.asarray], ids=["tensor", "array"])
-def test_samples_that_are_no_recording_are_refused_in_one_line(kind, form):
+def test_samples_that_are_no_recording_are_refused_in_one_line(kind):
     change, why = WRONG[kind]
     with pytest.raises(InputError) as caught:
-        hear(form(np.ascontiguousarray(change(spoken(3)[:, 0]))))
+        hear(change(spoken(3)[:, 0]))
     assert why in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("voice", [torch.ones(16_000).to_sparse(), torch.empty(16_000, device="meta")])
-def test_a_tensor_without_samples_is_refused_in_one_line(voice):
-    with pytest.raises(InputError, match="samples: cannot be read as an array") as caught:
-        hear(voice)
     assert "\n" not in str(caught.value)
 
 
@@ -280,7 +257,7 @@ def test_a_doubt_is_one_line_that_names_the_file(tmp_path, wave, why):
 
 
 def test_of_a_long_recording_windows_are_spread_evenly():
-    wave = spoken(200)[:, 0]
+    wave = spoken(165)[:, 0]
     windows, _ = hear(wave)
     every = [wave[start : start + 20_000] for start in range(0, len(wave) - 19_999, 10_000)]
     assert MAX_WINDOWS / 2 <= len(windows) <= MAX_WINDOWS
