@@ -35,10 +35,13 @@ MARGIN = 1.3  # sides of the picture that is turned, in sides of the face's box
 SIDE = 640  # pixels of the square that YuNet looks at
 SCORE, OVERLAP = 0.6, 0.3  # of YuNet's faces, and of two boxes that are one face: OpenCV's own are 0.9 and 0.3
 SMALLER = 2.5  # YuNet misses faces that fill a photograph; it looks at the photograph shrunk by this, too
-# (x, y) of left eye, right eye (as seen), nose tip, left and right mouth corner in ArcFace's 112-pixel crop
 TEMPLATE = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]], np.float32
-)
+)  # landmarks in ArcFace's 112-pixel crop
+
+
+Image = UInt8[np.ndarray, "height width 3"]  # RGB, if nothing else is said
+Landmarks = Float[np.ndarray, "5 2"]  # (x, y) of left eye, right eye (as seen), nose tip, mouth corners
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Face:
     """A detected face, in the image's pixels."""
 
     bbox: Float32[np.ndarray, 4]  # left, top, right, bottom
-    landmarks: Float32[np.ndarray, "5 2"]  # (x, y) of left eye, right eye (as seen), nose tip, mouth corners
+    landmarks: Float32[np.ndarray, "5 2"]
     score: float
 
     @property
@@ -55,7 +58,7 @@ class Face:
         return float(np.prod(self.bbox[2:] - self.bbox[:2]))
 
 
-def similarity(landmarks: Float[np.ndarray, "5 2"]) -> Float[np.ndarray, "2 3"]:
+def similarity(landmarks: Landmarks) -> Float[np.ndarray, "2 3"]:
     """The rotation, scaling and shift that bring five landmarks closest to ArcFace's template (least squares).
 
     A rotation with scaling multiplies by a complex number a, so this is linear regression: a = Σ conj(p) q / Σ |p|²,
@@ -76,16 +79,14 @@ def similarity(landmarks: Float[np.ndarray, "5 2"]) -> Float[np.ndarray, "2 3"]:
     return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
 
 
-def _misfit(landmarks: Float[np.ndarray, "5 2"]) -> float:
+def _misfit(landmarks: Landmarks) -> float:
     """How far landmarks lie from ArcFace's template once they are brought to it: root mean square, crop pixels."""
     to_crop = similarity(landmarks)
     placed = landmarks @ to_crop[:, :2].T + to_crop[:, 2]
     return float(np.sqrt(((placed - TEMPLATE) ** 2).sum(axis=1).mean()))
 
 
-def align(
-    image: UInt8[np.ndarray, "height width 3"], landmarks: Float[np.ndarray, "5 2"]
-) -> UInt8[np.ndarray, "112 112 3"]:
+def align(image: Image, landmarks: Landmarks) -> UInt8[np.ndarray, "112 112 3"]:
     """ArcFace's 112-pixel crop: the same pixels as ``insightface.utils.face_align.norm_crop``."""
     import cv2
 
@@ -158,9 +159,7 @@ class YuNet:
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # each net would be told of on the terminal
         self._net = cv2.FaceDetectorYN.create(str(path), "", (SIDE, SIDE), SCORE, OVERLAP)
 
-    def detect(
-        self, image: UInt8[np.ndarray, "height width 3"]
-    ) -> tuple[Float32[np.ndarray, "faces 5"], Float32[np.ndarray, "faces 5 2"]]:
+    def detect(self, image: Image) -> tuple[Float32[np.ndarray, "faces 5"], Float32[np.ndarray, "faces 5 2"]]:
         """Boxes (left, top, right, bottom, score) and landmarks (x, y), in the image's pixels."""
         scale = min(1.0, SIDE / max(image.shape[:2]))
         found = self._look(image, scale)
@@ -223,11 +222,11 @@ class FacePack:
                 raise ValueError("its identities are not finite")
         return pack
 
-    def detect(self, image: UInt8[np.ndarray, "height width 3"]) -> list[Face]:
+    def detect(self, image: Image) -> list[Face]:
         """All upright faces of an RGB image, the largest first."""
         return [face for face in self._find(image) if self._is_upright(image, face)]
 
-    def _is_upright(self, image: UInt8[np.ndarray, "height width 3"], face: Face) -> bool:
+    def _is_upright(self, image: Image, face: Face) -> bool:
         """Whether a face is clear, or the detector surer of it than of its picture turned by 90, 180 and 270 degrees.
 
         Detectors find faces that lie on their side or head, too, but put the landmarks where an upright face has them.
@@ -242,7 +241,7 @@ class FacePack:
         scores = [max((f.score for f in self._find(np.rot90(crop, turn))), default=0.0) for turn in range(4)]
         return max(scores[1:]) <= scores[0] + SURER
 
-    def _find(self, image: UInt8[np.ndarray, "height width 3"]) -> list[Face]:
+    def _find(self, image: Image) -> list[Face]:
         if max(image.shape[:2]) > NARROWEST * min(image.shape[:2]):
             return []  # scaled to the detector's size it would have no width
         boxes, points = self._detector.detect(np.ascontiguousarray(image[..., ::-1]))  # insightface reads BGR

@@ -7,11 +7,15 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, Integer
+from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from v2f_core.errors import InputError
 from v2f_core.identity.sphere import angle, cosines, normalise
+
+Identities = Float[Tensor, "batch dim"]
+Labels = Integer[Tensor, " batch"]
+Loss = Float[Tensor, ""]
 
 
 class AMSoftmax(nn.Module):
@@ -60,7 +64,7 @@ class AMSoftmax(nn.Module):
         else:
             self.register_buffer("weight", normalise(centroids.detach()))
 
-    def forward(self, identity: Float[Tensor, "batch dim"], label: Integer[Tensor, " batch"]) -> Float[Tensor, ""]:
+    def forward(self, identity: Identities, label: Labels) -> Loss:
         """The loss of a batch of identities and their class indices."""
         label = label.long()
         if bool(((label < 0) | (label >= len(self.weight))).any()):
@@ -69,7 +73,7 @@ class AMSoftmax(nn.Module):
         target = F.one_hot(label, len(self.weight)).to(cosine)
         return F.cross_entropy(self.scale * (cosine + target * self._change(identity, label)), label)
 
-    def _change(self, identity: Float[Tensor, "batch dim"], label: Int[Tensor, " batch"]) -> Tensor | float:
+    def _change(self, identity: Identities, label: Labels) -> Tensor | float:
         """What the margin adds to the cosine of the target class."""
         return -self.margin
 
@@ -92,7 +96,7 @@ class ArcFaceLoss(AMSoftmax):
     def __init__(self, classes: int, dim: int = 512, scale: float = 64.0, margin: float = 0.5, **others: Any):
         super().__init__(classes, dim, scale, margin, **others)
 
-    def _change(self, identity: Float[Tensor, "batch dim"], label: Int[Tensor, " batch"]) -> Tensor:
+    def _change(self, identity: Identities, label: Labels) -> Tensor:
         # the angle itself, not its cosine: sin θ = √(1 − cos²θ) has no finite gradient at 0 and π
         theta = angle(normalise(identity), normalise(self.weight[label]))
         shifted = torch.cos(theta + self.margin) - torch.cos(theta)
@@ -118,12 +122,7 @@ class InfoNCE(nn.Module):
             raise InputError(f"temperature {temperature}: expected a positive number, such as 0.07")
         self.temperature = temperature
 
-    def forward(
-        self,
-        identity: Float[Tensor, "batch dim"],
-        face: Float[Tensor, "batch dim"],
-        label: Integer[Tensor, " batch"] | None = None,
-    ) -> Float[Tensor, ""]:
+    def forward(self, identity: Identities, face: Identities, label: Labels | None = None) -> Loss:
         """The loss of predicted and true identities, row by row; without ``label`` every row is another person."""
         logits = cosines(identity, face) / self.temperature
         target = torch.arange(len(logits), device=logits.device)
@@ -133,7 +132,7 @@ class InfoNCE(nn.Module):
         return F.cross_entropy(logits, target)
 
 
-def cosine_regression(identity: Float[Tensor, "batch dim"], face: Float[Tensor, "batch dim"]) -> Float[Tensor, ""]:
+def cosine_regression(identity: Identities, face: Identities) -> Loss:
     """Mean of 1 − cos(ẑ, z): "w/ CosReg" of Table 4, and the λ_cos term of :class:`IdentityLoss`.
 
     Its minimiser is the direction of the conditional mean E[z | voice], which has the highest expected cosine.
@@ -144,10 +143,10 @@ def cosine_regression(identity: Float[Tensor, "batch dim"], face: Float[Tensor, 
 class IdentityTerms(NamedTuple):
     """The weighted sum of :class:`IdentityLoss`, and each term before its weight."""
 
-    total: Float[Tensor, ""]
-    am_softmax: Float[Tensor, ""]
-    info_nce: Float[Tensor, ""]
-    cosine: Float[Tensor, ""]
+    total: Loss
+    am_softmax: Loss
+    info_nce: Loss
+    cosine: Loss
 
 
 class IdentityLoss(nn.Module):
@@ -174,9 +173,7 @@ class IdentityLoss(nn.Module):
         self.am_softmax, self.info_nce = am_softmax, info_nce
         self.weight_am, self.weight_info, self.weight_cosine = weight_am, weight_info, weight_cosine
 
-    def forward(
-        self, identity: Float[Tensor, "batch dim"], face: Float[Tensor, "batch dim"], label: Integer[Tensor, " batch"]
-    ) -> IdentityTerms:
+    def forward(self, identity: Identities, face: Identities, label: Labels) -> IdentityTerms:
         """All terms for predicted identities, the faces' identities row by row, and the person of each row."""
         am, info = self.am_softmax(identity, label), self.info_nce(identity, face, label)
         cosine = cosine_regression(identity, face)

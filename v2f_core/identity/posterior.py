@@ -32,6 +32,10 @@ from v2f_core.errors import InputError
 from v2f_core.identity.aligner import CONFIG_NAME, WEIGHTS_NAME, Aligner, save_model
 from v2f_core.identity.sphere import check_unit, normalise, slerp
 
+Faces = Float[Tensor, "faces dim"]
+Voices = Float[Tensor, "voices speaker"]
+Scores = Float[Tensor, "voices faces"]
+
 SEXES = ("f", "m")
 TENSORS = ("basis", "face_mean", "part", "heard_mean", "between", "within", "gate")
 NODES, BELOW, ABOVE = 56, 10.0, 16.0  # of the integral over the radius: nodes, and widths to both sides of the mode
@@ -149,21 +153,17 @@ class IdentityPosterior(nn.Module):
         return faces.reshape(*shape, n, dim)
 
     @torch.no_grad()
-    def log_prob(
-        self, z: Float[Tensor, "faces dim"], v: Float[Tensor, "voices speaker"]
-    ) -> Float[Tensor, "voices faces"]:
+    def log_prob(self, z: Faces, v: Voices) -> Scores:
         """log p(z | v) of every face given every voice, in nats (a density within the posterior's axes)."""
         return self._log_density(z, *self.heard(self.mean(v)))
 
     @torch.no_grad()
-    def log_prior(self, z: Float[Tensor, "faces dim"]) -> Float[Tensor, " faces"]:
+    def log_prior(self, z: Faces) -> Float[Tensor, " faces"]:
         """log p(z), before anything is heard."""
         log_share = torch.tensor(self.share, dtype=torch.float64, device=self.root.device).log()[:, None]
         return self._log_density(z, self.face_mean.double()[None], (log_share + self.part.double())[None])[0]
 
-    def log_ratio(
-        self, z: Float[Tensor, "faces dim"], v: Float[Tensor, "voices speaker"]
-    ) -> Float[Tensor, "voices faces"]:
+    def log_ratio(self, z: Faces, v: Voices) -> Scores:
         """log p(z | v) − log p(z): how much likelier each voice makes each face, in nats.
 
         The optimal score for telling which face is the voice's (Wang 2020, "Remarks on Optimal Scores for Speaker
@@ -172,9 +172,7 @@ class IdentityPosterior(nn.Module):
         return self.log_ratio_of(z, self.mean(v))
 
     @torch.no_grad()
-    def log_ratio_of(
-        self, z: Float[Tensor, "faces dim"], estimate: Float[Tensor, "voices width"]
-    ) -> Float[Tensor, "voices faces"]:
+    def log_ratio_of(self, z: Faces, estimate: Float[Tensor, "voices dim"]) -> Scores:
         """:meth:`log_ratio` with other unit identities in ẑ's place, such as that of a drawn face."""
         return self._log_density(z, *self.heard(check_unit(estimate))) - self.log_prior(z)
 
@@ -236,7 +234,7 @@ class IdentityPosterior(nn.Module):
 
 def projected_normal_log_prob(
     direction: Float[Tensor, "faces dim"], mean: Float[Tensor, "voices dim"], root: Float[Tensor, "dim dim"]
-) -> Float[Tensor, "voices faces"]:
+) -> Scores:
     """The log density of x/‖x‖ at unit vectors u where x ~ N(mean, root·rootᵀ), ``root`` lower triangular, in nats.
 
     log ∫ r^(d−1) N(r·u; μ, Σ) dr, by Gauss–Legendre quadrature about the mode of the integrand, which is log-concave.

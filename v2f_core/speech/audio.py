@@ -139,14 +139,14 @@ def _clip_samples(seconds: float) -> int:
     return max(1, round(seconds * SAMPLE_RATE))
 
 
-def _as_array(voice: Any) -> Shaped[np.ndarray, ...]:
+def _as_array(voice: Any) -> np.ndarray:
     with refusing("samples", "an array", "give a recording's path, its bytes, a tensor or an array"):
         if isinstance(voice, Tensor) and voice.is_floating_point():
             voice = voice.detach().cpu().float()  # NumPy knows no bfloat16
         return np.asarray(voice.cpu() if isinstance(voice, Tensor) else voice)
 
 
-def _channels_last(samples: Shaped[np.ndarray, ...]) -> Shaped[np.ndarray, "frames channels"]:
+def _channels_last(samples: np.ndarray) -> np.ndarray:
     if samples.ndim == 1:
         return samples[:, None]
     if samples.ndim == 2 and min(samples.shape) <= MOST_CHANNELS < max(samples.shape):
@@ -157,7 +157,7 @@ def _channels_last(samples: Shaped[np.ndarray, ...]) -> Shaped[np.ndarray, "fram
     )
 
 
-def _mono(name: str, blocks: Iterable[Block]) -> Float32[np.ndarray, " samples"]:
+def _mono(name: str, blocks: Iterable[Block]) -> np.ndarray:
     """Blocks of any rate and number of channels, checked, at 16 kHz, and the best channel of them."""
     tally = _Tally(name)
     parts = [np.empty(0, np.float32)]
@@ -170,9 +170,7 @@ def _mono(name: str, blocks: Iterable[Block]) -> Float32[np.ndarray, " samples"]
     return wave
 
 
-def _resampled(
-    blocks: Iterable[Float32[np.ndarray, "frames channels"]], rate: int, channels: int
-) -> Iterator[Float32[np.ndarray, "samples channels"]]:
+def _resampled(blocks: Iterable[np.ndarray], rate: int, channels: int) -> Iterator[np.ndarray]:
     """At 16 kHz, up to 7.8 kHz as it was: soxr, which takes off from 7.3 kHz, goes to 32 kHz; a low-pass to 16 kHz."""
     import soxr
 
@@ -194,11 +192,9 @@ _TAPS = np.arange(-200, 201)
 LOW_PASS = (np.sinc(_TAPS / 2) / 2 * np.kaiser(len(_TAPS), 8)).astype(np.float32)  # −6 dB at 8 kHz, 80 dB from 8.2 kHz
 
 
-def _best_channel(
-    name: str, blocks: Iterable[Float32[np.ndarray, "samples channels"]]
-) -> Iterator[Float32[np.ndarray, " samples"]]:
+def _best_channel(name: str, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     """The channel whose speech stands out most in the first minute. A mean of channels would be a comb, or silence."""
-    begun, blocks = list[Float32[np.ndarray, "samples channels"]](), iter(blocks)
+    begun, blocks = list[np.ndarray](), iter(blocks)
     while sum(map(len, begun)) < CHANNEL_SECONDS * SAMPLE_RATE and (block := next(blocks, None)) is not None:
         begun.append(block)
     if begun:
@@ -206,7 +202,7 @@ def _best_channel(
         yield from (block[:, best] for block in chain(begun, blocks))
 
 
-def _choose_channel(name: str, samples: Float32[np.ndarray, "samples channels"]) -> int:
+def _choose_channel(name: str, samples: np.ndarray) -> int:
     if np.abs(samples - samples[:, :1]).max() < 1e-4:
         return 0
     channels = [np.ascontiguousarray(channel) for channel in samples.T]
@@ -221,7 +217,7 @@ def _choose_channel(name: str, samples: Float32[np.ndarray, "samples channels"])
     return best
 
 
-def _swing(*channels: Float32[np.ndarray, " samples"]) -> float:
+def _swing(*channels: np.ndarray) -> float:
     """How far the difference in level of two channels swings while there is sound: little where both hear one voice."""
     power = [np.convolve(10 ** (levels(channel) / 10), np.ones(4) / 4, "same") for channel in channels]
     one, other = (10 * np.log10(each) for each in power)
@@ -265,7 +261,7 @@ class _Tally:
             self.samples += block.size
             yield rate, block
 
-    def judge(self, wave: Float32[np.ndarray, " samples"], promised: float, doubts: list[str]) -> None:
+    def judge(self, wave: np.ndarray, promised: float, doubts: list[str]) -> None:
         """Refuse or warn: too short, silent, clipped, cut off, damaged."""
         promised = min(promised, LONGEST)
         cut_off = self.seconds < promised - max(0.1, 0.05 * promised)  # codecs' lengths are not exact

@@ -32,6 +32,9 @@ from v2f_core.artefacts.loading import (
 from v2f_core.errors import InputError
 from v2f_core.speech.audio import AudioWarning
 
+Waves = Float[Tensor, "batch samples"]
+Embeddings = Float[Tensor, "batch dim"]
+
 WINDOWS_AT_ONCE = 64  # that an encoder gets together: a long recording has hundreds
 HOP = 160  # samples between frames: 10 ms at 16 kHz
 WINDOW, FFT = 400, 512  # 25 ms: Kaldi's filter bank
@@ -53,7 +56,7 @@ class SpeechEncoder(nn.Module):
     max_frames: int | None = None  # that an AST's positions were cut to
 
     @torch.no_grad()
-    def embed(self, waves: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch dim"]:
+    def embed(self, waves: Waves) -> Embeddings:
         """v_spk of clips, without gradient."""
         return self(waves)
 
@@ -110,14 +113,14 @@ class ASTEncoder(SpeechEncoder):
                 raise ValueError("{} mels, {} frames, {} Hz in preprocessor_config.json alone".format(*theirs))
             return cls(model, extractor, max_frames)
 
-    def features(self, waves: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch frames mels"]:
+    def features(self, waves: Waves) -> Float[Tensor, "batch frames mels"]:
         """The normalised log-mel spectrogram, padded or cut to ``self.frames``; equals ``ASTFeatureExtractor``."""
         _check_length(waves, WINDOW)
         fbank = log_mel(waves, self.mel)[:, : self.frames]
         fbank = nn.functional.pad(fbank, (0, 0, 0, self.frames - fbank.shape[1]))
         return (fbank - self.mean) / self.std
 
-    def forward(self, waves: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch dim"]:
+    def forward(self, waves: Waves) -> Embeddings:
         """v_spk, the [CLS] output; an ``AudioWarning`` where clips are longer than is heard of them."""
         heard = WINDOW + (self.frames - 1) * HOP
         if waves.shape[1] >= heard + HOP:
@@ -146,9 +149,7 @@ class ASTEncoder(SpeechEncoder):
         self.frames = max_frames
 
 
-def log_mel(
-    waves: Float[Tensor, "batch samples"], mel: Float[Tensor, "mels bins"]
-) -> Float[Tensor, "batch frames mels"]:
+def log_mel(waves: Waves, mel: Float[Tensor, "mels bins"]) -> Float[Tensor, "batch frames mels"]:
     """Kaldi's log-mel filter bank of whole 25 ms windows every 10 ms, for a batch at once: the input of an AST."""
     frames = waves.unfold(1, WINDOW, HOP)
     frames = frames - frames.mean(-1, keepdim=True)
@@ -233,7 +234,7 @@ class ECAPAEncoder(SpeechEncoder):
             parts = {"compute_features": Fbank(n_mels=mels), "mean_var_norm": norm, "embedding_model": model.float()}
             return cls(nn.ModuleDict(parts))
 
-    def forward(self, waves: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch dim"]:
+    def forward(self, waves: Waves) -> Embeddings:
         """v_spk; equals ``EncoderClassifier.encode_batch``."""
         _check_length(waves, 5 * HOP)  # the attention's statistics need a few frames
         lengths = torch.ones(len(waves), device=waves.device)
@@ -292,7 +293,7 @@ class GE2EEncoder(SpeechEncoder):
             encoder.load_state_dict({name: value.float() for name, value in weights.items()})
         return encoder
 
-    def features(self, waves: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch frames mels"]:
+    def features(self, waves: Waves) -> Float[Tensor, "batch frames mels"]:
         """Mel spectrogram of power: 25 ms windows every 10 ms, the first centred on the first sample.
 
         Equals ``librosa.feature.melspectrogram(n_fft=400, hop_length=160, n_mels=40)``.
@@ -301,7 +302,7 @@ class GE2EEncoder(SpeechEncoder):
         spectrum = torch.stft(waves, WINDOW, HOP, window=window, center=True, pad_mode="constant", return_complex=True)
         return (self.mel @ spectrum.abs().square()).transpose(1, 2)
 
-    def forward(self, waves: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch dim"]:
+    def forward(self, waves: Waves) -> Embeddings:
         """v_spk, by the recipe above."""
         _check_length(waves, WINDOW)
         if self.level is not None:
