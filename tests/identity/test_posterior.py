@@ -107,15 +107,15 @@ def test_what_is_heard_tilts_the_faces_of_a_sex(aligner):
     means, log_share = posterior.heard(posterior.mean(v))
     estimate, x = posterior.mean(v)[0].double().numpy(), np.random.default_rng(0).standard_normal((6, 3))
     for s in (0, 1):
-        b, w = posterior.between[s].double().numpy(), posterior.within.double().numpy()
+        b, w = posterior.between[s].numpy(), posterior.within.numpy()
         covariance = b @ b.T + w @ w.T + 1e-3 * np.eye(3)
 
         def log_mixture(shares, centres, spread=covariance):
             return np.log(sum(p * multivariate_normal(m, spread).pdf(x) for p, m in zip(shares, centres, strict=True)))
 
-        before = log_mixture(posterior.part[s].exp().double().numpy(), posterior.face_mean[s].double().numpy())
+        before = log_mixture(posterior.part[s].exp().numpy(), posterior.face_mean[s].numpy())
         after = log_mixture(torch.softmax(log_share[0, s], dim=0).numpy(), means[0, s].numpy())
-        a = 1.5 * (estimate - posterior.heard_mean[s].double().numpy())
+        a = 1.5 * (estimate - posterior.heard_mean[s].numpy())
         np.testing.assert_allclose(np.ptp(after - before - x @ a), 0, atol=1e-5)
 
 

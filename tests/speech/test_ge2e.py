@@ -15,7 +15,7 @@ import torch
 
 from minivox.build import ge2e as stage
 from v2f_core.artefacts.profiles import MINI_ASSETS
-from v2f_core.speech.encoders import GE2EEncoder, load_encoder, partials
+from v2f_core.speech.encoders import GE2EEncoder, load_encoder
 
 DATA = Path(__file__).parents[1] / "data"
 VOICES = ("121_0", "1284_0", "61_0", "7176_0")
@@ -80,12 +80,6 @@ def test_v_spk_is_the_normalised_mean_over_partial_utterances(unlevelled):
         parts.append(part / part.norm())
     mean = torch.stack(parts).mean(0)
     torch.testing.assert_close(encoder.embed(wave)[0], mean / mean.norm(), atol=1e-6, rtol=1e-5)
-
-
-def test_a_last_part_is_heard_if_three_quarters_of_it_are_recorded():
-    """A second partial utterance begins at 0.77 s and ends at 2.37 s: it needs the recording up to 1.97 s."""
-    assert partials(round(1.96 * 16_000)) == [0]
-    assert partials(round(1.98 * 16_000)) == [0, 77]
 
 
 def test_silence_has_an_embedding_that_is_finite(encoder):

@@ -154,11 +154,6 @@ class IdentityLoss(nn.Module):
 
     Trained class vectors and InfoNCE compare persons; neither pulls ẑ onto z_arc itself. λ_cos does. λ_cos = 0 is the
     paper; λ_cos alone is "w/ CosReg". Terms of weight 0 are computed too, for the log.
-
-    Example:
-        >>> loss = IdentityLoss(AMSoftmax(2, 2, centroids=torch.eye(2)), InfoNCE(), weight_cosine=1.0)
-        >>> loss(torch.eye(2), torch.eye(2), torch.tensor([0, 1])).cosine
-        tensor(0.)
     """
 
     def __init__(

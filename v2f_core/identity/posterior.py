@@ -101,10 +101,10 @@ class IdentityPosterior(nn.Module):
         self.aligner, self.floor, self.kappa, self.share = aligner, floor, kappa, share
         self.provenance: dict[str, Any] = {}
         for name, value in tensors.items():
-            self.register_buffer(name, value.detach().clone().float())
+            self.register_buffer(name, value.detach().float().double())  # on disk they are float32
         # factors times their own transposes, and a floor: positive definite whatever the factors are
-        b, w = self.between.double(), self.within.double()
-        covariance = b @ b.mT + w @ w.T + floor * torch.eye(len(w), dtype=torch.float64)
+        floors = floor * torch.eye(len(within), dtype=torch.float64)
+        covariance = self.between @ self.between.mT + self.within @ self.within.T + floors
         self.register_buffer("covariance", covariance, persistent=False)
         self.register_buffer("root", torch.linalg.cholesky(covariance), persistent=False)
 
@@ -148,7 +148,7 @@ class IdentityPosterior(nn.Module):
         centre = means.flatten(1, 2).gather(1, which.expand(-1, -1, means.shape[-1]))
         man = which >= means.shape[2]
         drawn = centre + torch.where(man, noise[..., :-1] @ self.root[1].T, noise[..., :-1] @ self.root[0].T)
-        faces = normalise((drawn @ self.basis.double().T).float())
+        faces = normalise((drawn @ self.basis.T).float())
         faces = slerp(point, faces, truncation) if truncation < 1 else faces
         return faces.reshape(*shape, n, dim)
 
@@ -160,8 +160,8 @@ class IdentityPosterior(nn.Module):
     @torch.no_grad()
     def log_prior(self, z: Faces) -> Float[Tensor, " faces"]:
         """log p(z), before anything is heard."""
-        log_share = torch.tensor(self.share, dtype=torch.float64, device=self.root.device).log()[:, None]
-        return self._log_density(z, self.face_mean.double()[None], (log_share + self.part.double())[None])[0]
+        log_share = torch.tensor(self.share).to(self.root).log()[:, None]
+        return self._log_density(z, self.face_mean[None], (log_share + self.part)[None])[0]
 
     def log_ratio(self, z: Faces, v: Voices) -> Scores:
         """log p(z | v) − log p(z): how much likelier each voice makes each face, in nats.
@@ -172,7 +172,7 @@ class IdentityPosterior(nn.Module):
         return self.log_ratio_of(z, self.mean(v))
 
     @torch.no_grad()
-    def log_ratio_of(self, z: Faces, estimate: Float[Tensor, "voices dim"]) -> Scores:
+    def log_ratio_of(self, z: Faces, estimate: Float[Tensor, "voices width"]) -> Scores:
         """:meth:`log_ratio` with other unit identities in ẑ's place, such as that of a drawn face."""
         return self._log_density(z, *self.heard(check_unit(estimate))) - self.log_prior(z)
 
@@ -180,20 +180,20 @@ class IdentityPosterior(nn.Module):
         self, estimate: Float[Tensor, "voices dim"]
     ) -> tuple[Float64[Tensor, "voices 2 parts axes"], Float64[Tensor, "voices 2 parts"]]:
         """The mixture that a voice leaves, from its ẑ: the means of each sex's parts, and log p(s, k | v)."""
-        heard = estimate.to(self.root.device).double() @ self.basis.double()
-        tilt = self.kappa * (heard[:, None] - self.heard_mean.double())
+        heard = estimate.to(self.root) @ self.basis
+        tilt = self.kappa * (heard[:, None] - self.heard_mean)  # κ·a
         moved = torch.einsum("vsd,sde->vse", tilt, self.covariance)
-        agreement = torch.einsum("vsd,skd->vsk", tilt, self.face_mean.double())
-        odds = heard @ self.gate[:-1].double() + self.gate[-1].double()
+        agreement = torch.einsum("vsd,skd->vsk", tilt, self.face_mean)
+        odds = heard @ self.gate[:-1] + self.gate[-1]
         log_sex = torch.stack([nn.functional.logsigmoid(-odds), nn.functional.logsigmoid(odds)], dim=1)
-        log_part = torch.log_softmax(self.part.double() + agreement, dim=2)
-        return self.face_mean.double() + moved[:, :, None], log_sex[:, :, None] + log_part
+        log_part = torch.log_softmax(self.part + agreement, dim=2)
+        return self.face_mean + moved[:, :, None], log_sex[:, :, None] + log_part
 
     def _log_density(self, z: Tensor, means: Tensor, log_share: Tensor) -> Tensor:
         if z.shape[-1] != len(self.basis):
             theirs = f"identities of width {z.shape[-1]}: this posterior is of {len(self.basis)}"
             raise InputError(f"{theirs}; use the face net that it was trained with")
-        face = normalise(check_unit(z).to(self.root.device).double() @ self.basis.double())
+        face = normalise(check_unit(z).to(self.root) @ self.basis)
         densities = [
             projected_normal_log_prob(face, means[:, s, k], self.root[s]) + log_share[:, s, k, None]
             for s, k in product(range(2), range(means.shape[2]))
@@ -205,7 +205,7 @@ class IdentityPosterior(nn.Module):
         given = self.provenance if provenance is None else provenance
         made = {**given, "aligner_weights_sha256": weights_hash(self.aligner)}
         config = {"class": "IdentityPosterior", "floor": self.floor, "kappa": self.kappa, "share": list(self.share)}
-        self.provenance = save_model(folder, {name: getattr(self, name) for name in TENSORS}, config, made)
+        self.provenance = save_model(folder, {name: getattr(self, name).float() for name in TENSORS}, config, made)
 
     @classmethod
     def from_pretrained(

@@ -59,12 +59,7 @@ class Activity:
 
     @property
     def doubt(self) -> str:
-        """Why it says little or nothing of a voice; "" if there is no reason.
-
-        Example:
-            >>> Activity(seconds=3.0, kept=((0.5, 2.1),), speech=0.6, snr=20.0, level=-20.0, band=8000.0).doubt
-            'only 0.60 s of speech (wanted: 1 s or more)'
-        """
+        """Why it says little or nothing of a voice; "" if there is no reason."""
         if not self.speech:
             return "no speech is found in it"
         reasons = (
@@ -106,13 +101,7 @@ def _detector() -> Any:
 
 
 def levels(wave: Float32[np.ndarray, " samples"]) -> Float32[np.ndarray, " frames"]:
-    """Each 32 ms frame's power within the telephone band, in dB: a tone of 1 kHz and amplitude 1 has −3 dB.
-
-    Example:
-        >>> tone = np.sin(2 * np.pi * 1000 * np.arange(16_000) / 16_000).astype(np.float32)
-        >>> levels(tone).round(2)[:3]
-        array([-3.01, -3.01, -3.01], dtype=float32)
-    """
+    """Each 32 ms frame's power within the telephone band, in dB: a tone of 1 kHz and amplitude 1 has −3 dB."""
     frequency = np.fft.rfftfreq(FRAME, 1 / SAMPLE_RATE)
     heard = (BAND[0] <= frequency) & (BAND[1] >= frequency)
     power = [np.empty(0, np.float32), *(spectra[:, heard].sum(1) for spectra in _spectra(wave))]

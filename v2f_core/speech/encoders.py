@@ -83,7 +83,8 @@ class ASTEncoder(SpeechEncoder):
         super().__init__()
         self.model = model.eval().requires_grad_(False)
         self.frames = int(extractor.max_length)
-        self.mean, self.std = (extractor.mean, 2 * extractor.std) if extractor.do_normalize else (0.0, 1.0)
+        mean, std = (extractor.mean, 2 * extractor.std) if extractor.do_normalize else (0, 1)
+        self.mean, self.std = float(mean), float(std)
         self.dim = int(model.config.hidden_size)
         self.positions = model.embeddings.position_embeddings.detach()
         if max_frames is not None:
@@ -114,7 +115,7 @@ class ASTEncoder(SpeechEncoder):
             return cls(model, extractor, max_frames)
 
     def features(self, waves: Waves) -> Float[Tensor, "batch frames mels"]:
-        """The normalised log-mel spectrogram, padded or cut to ``self.frames``; equals ``ASTFeatureExtractor``."""
+        """The normalised log-mel spectrogram, padded or cut to ``self.frames``: ``ASTFeatureExtractor``'s."""
         _check_length(waves, WINDOW)
         fbank = log_mel(waves, self.mel)[:, : self.frames]
         fbank = nn.functional.pad(fbank, (0, 0, 0, self.frames - fbank.shape[1]))
@@ -260,12 +261,10 @@ COVERAGE = 0.75  # a last partial utterance that has less of the recording than 
 class GE2EEncoder(SpeechEncoder):
     """A verifier trained on real people: v_spk is a unit vector of 256 numbers, none negative (Wan et al. 2018).
 
-    The weights, a 3-layer LSTM over mel spectrograms, are those of the Python package Resemblyzer (Apache-2.0). None of
-    its code is used; what is computed here equals its own to 1e-4.
-
-    A clip is heard in partial utterances of 1.6 s, 0.77 s apart, and v_spk is the normalised mean of their embeddings.
-    A shorter clip is filled up with silence. The spectrogram is of power, not of its logarithm, so that the level
-    matters: every clip is brought to one level first, a root mean square of ``level`` dB (None leaves it as it is).
+    The weights, a 3-layer LSTM over mel spectrograms, are those of the Python package Resemblyzer (Apache-2.0), and the
+    results are, too, to 1e-4. A clip is heard in partial utterances of 1.6 s, 0.77 s apart, and v_spk is the
+    normalised mean of their embeddings. A shorter clip is filled up with silence. The spectrogram is of power, not of
+    its logarithm: every clip is brought to one level first, a root mean square of ``level`` dB (None leaves it).
     """
 
     kind, dim, files = "ge2e", 256, ("config.json", "model.safetensors")
@@ -294,10 +293,7 @@ class GE2EEncoder(SpeechEncoder):
         return encoder
 
     def features(self, waves: Waves) -> Float[Tensor, "batch frames mels"]:
-        """Mel spectrogram of power: 25 ms windows every 10 ms, the first centred on the first sample.
-
-        Equals ``librosa.feature.melspectrogram(n_fft=400, hop_length=160, n_mels=40)``.
-        """
+        """Mel spectrogram of power: ``librosa.feature.melspectrogram(n_fft=400, hop_length=160, n_mels=40)``."""
         window = torch.hann_window(WINDOW, device=waves.device)
         spectrum = torch.stft(waves, WINDOW, HOP, window=window, center=True, pad_mode="constant", return_complex=True)
         return (self.mel @ spectrum.abs().square()).transpose(1, 2)
@@ -325,8 +321,10 @@ def partials(samples: int) -> list[int]:
     """The first frames of a clip's partial utterances, as Resemblyzer places them.
 
     Example:
-        >>> partials(20_000), partials(25_600), partials(48_000)  # 1.25 s, 1.6 s and 3 s
-        ([0], [0], [0, 77, 154])
+        >>> partials(20_000), partials(48_000)  # 1.25 s and 3 s
+        ([0], [0, 77, 154])
+        >>> partials(31_360), partials(31_680)  # three quarters of the second part end at 1.97 s
+        ([0], [0, 77])
     """
     frames = math.ceil((samples + 1) / HOP)
     starts = list(range(0, max(1, frames - PARTIAL + STEP + 1), STEP))
