@@ -245,27 +245,12 @@ def test_the_default_track_is_heard(tmp_path):
     assert frequency(read_audio(tmp_path / "film.mkv")) == pytest.approx(700, abs=1)
 
 
-@pytest.mark.parametrize(("layout", "channels"), [("7.1", 8), ("hexadecagonal", 16)])
-def test_the_channels_of_a_film_are_told_apart(tmp_path, layout, channels):
-    """PyAV finds more planes than channels in a frame of eight and more; only one channel sounds."""
-    import av
-
-    rate = 48_000
-    samples = np.zeros((rate, channels), np.float32)
-    samples[:, 1] = tone(700, 1, rate)
-    with av.open(str(tmp_path / "film.m4a"), "w", format="mp4") as file:
-        stream = file.add_stream("aac", rate=rate, layout=layout)
-        stream.bit_rate = 64_000 * channels
-        frame = av.AudioFrame.from_ndarray(samples.reshape(1, -1), format="flt", layout=layout)
-        frame.sample_rate = rate
-        form = av.AudioResampler(format="fltp", layout=layout, rate=rate, frame_size=1024)
-        for part in [*form.resample(frame), *form.resample(None)]:
-            for packet in stream.encode(part):
-                file.mux(packet)
-        for packet in stream.encode(None):
-            file.mux(packet)
-    with pytest.warns(AudioWarning, match="is compressed to"):  # a tone needs few bits
-        wave = read_audio(tmp_path / "film.m4a")
+@pytest.mark.parametrize("channels", [8, 16])
+def test_the_channels_of_a_film_are_told_apart(tmp_path, channels):
+    """PyAV finds nine planes in a frame of eight channels; only one channel sounds."""
+    samples = np.zeros((48_000, channels), np.float32)
+    samples[:, 1] = tone(700, 1, 48_000)
+    wave = read_audio(save(tmp_path / "film.ogg", samples, 48_000, subtype="VORBIS"))
     assert frequency(wave) == pytest.approx(700, abs=1)
     assert wave.abs().max() == pytest.approx(0.3, abs=0.05)
 

@@ -112,8 +112,6 @@ def test_ecapa_equals_encode_batch(folders):
     )
     waves = noise(3, 20_000)
     torch.testing.assert_close(ECAPAEncoder.from_folder(place).embed(waves), theirs.encode_batch(waves).squeeze(1))
-    assert theirs.classify_batch(waves)[0].shape == (3, 7)
-    assert theirs.hparams.label_encoder.decode_torch(torch.tensor([3])) == ["voices/0003"]
 
 
 # ---- the top layers, trained and saved ----

@@ -82,14 +82,13 @@ def hear(
         name = printable(voice) if isinstance(voice, str | Path) else "recording"
         wave = read_audio(voice if isinstance(voice, str | Path) else bytes(voice)).numpy()
     else:
-        name, samples = "samples", _as_array(voice)
+        name, samples = "samples", to_floats(_as_array(voice))
         if samples.ndim == 2 and samples.shape[1] == _clip_samples(seconds):
-            windows = to_floats(samples)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", AudioWarning)  # that was said of the recording they were cut from
-                _mono("windows", [(SAMPLE_RATE, windows.reshape(-1, 1))])  # refuses what is no sound
-            return torch.from_numpy(windows), None
-        wave = _mono(name, [(SAMPLE_RATE, to_floats(_channels_last(samples)))])
+                _mono("windows", [(SAMPLE_RATE, samples.reshape(-1, 1))])  # refuses what is no sound
+            return torch.from_numpy(samples), None
+        wave = _mono(name, [(SAMPLE_RATE, _channels_last(samples))])
     if abs(offset := wave.mean()) > OFFSET:
         wave = wave - offset
     activity = measure(wave)
@@ -142,7 +141,7 @@ def _clip_samples(seconds: float) -> int:
 def _as_array(voice: Any) -> np.ndarray:
     with refusing("samples", "an array", "give a recording's path, its bytes, a tensor or an array"):
         if isinstance(voice, Tensor) and voice.is_floating_point():
-            voice = voice.detach().cpu().float()  # NumPy knows no bfloat16
+            voice = voice.detach().float()  # NumPy knows no bfloat16
         return np.asarray(voice.cpu() if isinstance(voice, Tensor) else voice)
 
 

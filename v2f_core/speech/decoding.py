@@ -178,7 +178,7 @@ def to_floats(samples: Shaped[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*sh
     if samples.dtype == np.uint8:
         return (samples.astype(np.float32) - 128) / 128
     if samples.dtype.kind == "i":
-        return (samples / 2.0 ** (8 * samples.dtype.itemsize - 1)).astype(np.float32)
+        return samples.astype(np.float32) / 2.0 ** (8 * samples.dtype.itemsize - 1)
     raise InputError(f"samples of type {samples.dtype}: expected floats in [-1, 1] or signed integers")
 
 
