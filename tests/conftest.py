@@ -84,14 +84,20 @@ def parts(tiny_profile, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def portraits():
-    """Photographs of four of MiniVox's training persons."""
+def minivox():
+    """MiniVox, unpacked."""
     from v2f_core.artefacts.profiles import load_profile
     from v2f_core.data.voxceleb import open_dataset
+
+    return open_dataset(load_profile("mini"))
+
+
+@pytest.fixture(scope="session")
+def portraits(minivox):
+    """Photographs of four of MiniVox's training persons."""
     from v2f_core.identity.photos import read_image
 
-    manifest = open_dataset(load_profile("mini"))
-    return [read_image(path) for path in manifest.absolute(manifest.faces("train"))[:1200:300]]
+    return [read_image(path) for path in minivox.absolute(minivox.faces("train"))[:1200:300]]
 
 
 @pytest.fixture(scope="session")
