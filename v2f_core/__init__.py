@@ -1,4 +1,4 @@
-# ruff: noqa: F401 (names for editors; the interpreter reads the table below)
+# ruff: noqa: F401 (names for editors; the interpreter reads the same in the table below)
 """Vox2Face: from a voice alone, a face.
 
 The public names are imported when they are first used, so that ``import v2f_core`` takes no time.
@@ -42,38 +42,30 @@ if TYPE_CHECKING:
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
-_MODULES = {
-    "AMSoftmax": "identity.losses",
-    "Aligner": "identity.aligner",
-    "ArcFaceLoss": "identity.losses",
-    "FaceBatch": "diffusion.consistency",
-    "FacePack": "identity.faces",
-    "IdentityLoss": "identity.losses",
-    "IdentityPosterior": "identity.posterior",
-    "InfoNCE": "identity.losses",
-    "InputError": "errors",
-    "Judge": "evaluation.judge",
-    "Manifest": "data.manifest",
-    "Pairs": "training.pairs",
-    "Prior": "diffusion.prior",
-    "Profile": "artefacts.profiles",
-    "SelfConsistency": "diffusion.consistency",
-    "Stage1Settings": "training.stage1",
-    "Vox2FacePipeline": "pipeline",
-    "add_lora": "diffusion.lora",
-    "embed_dataset": "training.embeddings",
-    "load_encoder": "speech.encoders",
-    "load_profile": "artefacts.profiles",
-    "open_dataset": "data.voxceleb",
-    "pair_up": "training.pairs",
-    "read_clips": "speech.audio",
-    "read_image": "identity.photos",
-    "read_layout": "data.voxceleb",
-    "train_posterior": "training.posterior",
-    "train_stage1": "training.stage1",
-    "train_stage2": "training.stage2",
-    "without_lora": "diffusion.lora",
+_NAMES = {
+    "artefacts.profiles": "Profile load_profile",
+    "data.manifest": "Manifest",
+    "data.voxceleb": "open_dataset read_layout",
+    "diffusion.consistency": "FaceBatch SelfConsistency",
+    "diffusion.lora": "add_lora without_lora",
+    "diffusion.prior": "Prior",
+    "errors": "InputError",
+    "evaluation.judge": "Judge",
+    "identity.aligner": "Aligner",
+    "identity.faces": "FacePack",
+    "identity.losses": "AMSoftmax ArcFaceLoss IdentityLoss InfoNCE",
+    "identity.photos": "read_image",
+    "identity.posterior": "IdentityPosterior",
+    "pipeline": "Vox2FacePipeline",
+    "speech.audio": "read_clips",
+    "speech.encoders": "load_encoder",
+    "training.embeddings": "embed_dataset",
+    "training.pairs": "Pairs pair_up",
+    "training.posterior": "train_posterior",
+    "training.stage1": "Stage1Settings train_stage1",
+    "training.stage2": "train_stage2",
 }
+_MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
 __all__ = list(_MODULES)
 
 
