@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 from fakes import Pack, Recogniser, people, small_judge
 
-from v2f_core import cli
 from v2f_core.app import ablate
 from v2f_core.app.ablate import Plan
 from v2f_core.diffusion.consistency import teacher
@@ -105,10 +104,3 @@ def test_the_chosen_guidance_is_the_one_that_suits_the_validation_persons(tidy, 
 def test_a_folder_of_another_plan_is_refused(tidy, plan):
     with pytest.raises(InputError, match="other settings; choose another folder"):
         ablate.measured(ROWS[0], 0, replace(plan, drawn_steps=3))
-
-
-def test_an_unknown_table_is_a_one_line_error(capsys):
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["ablate", "table9"])
-    assert stop.value.code == 2
-    assert "'table9' is not one of 'table4', 'modes', 'rank'" in capsys.readouterr().err

@@ -1,7 +1,10 @@
 """The command line: a user's mistake is one line on stderr and exit code 2, nothing half-written."""
 
 import errno
+import os
 import re
+import subprocess
+import sys
 from unittest.mock import Mock
 
 import pytest
@@ -68,6 +71,47 @@ def test_a_device_that_is_not_there_is_refused(command, monkeypatch, capsys):
     assert call(*command.split(), "--device", "abacus") == 2
 
 
-def test_options_of_unfreezing_need_it(capsys):
-    assert call("stage1", "--aligner", "runs/stage1") == 2
-    assert "belongs to --unfreeze" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        ("stage1 --aligner runs/stage1", "belongs to --unfreeze"),
+        ("evaluate --systems median", "median: no row that can be drawn; choose of mean face"),
+        ("ablate table9", "'table9' is not one of 'table4', 'modes', 'rank'"),
+    ],
+)
+def test_an_option_that_cannot_be_followed_is_refused_before_any_work(command, line, capsys):
+    assert call(*command.split()) == 2
+    assert line in capsys.readouterr().err
+
+
+# --- threads that sleep while they wait; what the user set is kept
+
+
+@pytest.mark.parametrize("chosen", [{}, {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "ACTIVE"}])
+def test_the_miniature_computes_with_one_passive_thread_unless_the_user_chose(chosen, monkeypatch):
+    for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    for name, value in chosen.items():
+        monkeypatch.setenv(name, value)
+    call("generate", "no.wav", "--device", "mps")
+    expected = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"} | chosen
+    assert {name: os.environ[name] for name in expected} == expected
+
+
+# a command; then what torch makes of the environment that it left
+ASK = """
+import contextlib, os, sys
+from v2f_core.cli import main
+with contextlib.suppress(SystemExit):
+    main(["generate", "no.wav"])
+import torch
+print(os.environ["OMP_WAIT_POLICY"], torch.get_num_threads())
+"""
+
+
+@pytest.mark.slow
+def test_a_command_sets_them_before_torch_reads_them():
+    left = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "V2F_PROFILE"))}
+    done = subprocess.run([sys.executable, "-c", ASK], env=left, capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-2:] == ["PASSIVE", "1"]

@@ -13,7 +13,6 @@ import torch
 from fakes import Pack, small_judge
 from PIL import Image
 
-from v2f_core import cli
 from v2f_core.app.report import Evaluation, write_report
 from v2f_core.data.manifest import COLUMNS, Manifest
 from v2f_core.diffusion.lora import add_lora, save_lora
@@ -208,18 +207,3 @@ def test_the_page_is_whole_and_needs_neither_network_nor_scripts(report):
     text = " ".join(html.unescape(re.sub(r"<[^>]*>", "", page)).split())
     assert all(words in text for words in ("no likeness of any person", "95 % intervals", "a note", "Zoe: no face"))
     assert len(page) < 6_000_000
-
-
-@pytest.mark.parametrize(
-    ("arguments", "told"),
-    [
-        (["--systems", "median face"], "median face: no row that can be drawn; choose of mean face"),
-        (["--systems", "none", "--out", __file__], "a file, not a folder"),
-        (["--systems", "none", "--profile", "huge"], "huge: no such profile"),
-    ],
-)
-def test_a_command_that_cannot_be_followed_is_refused_before_any_work(arguments, told, capsys):
-    with pytest.raises(SystemExit) as end:
-        cli.main(["evaluate", *arguments])
-    assert end.value.code == 2
-    assert told in capsys.readouterr().err

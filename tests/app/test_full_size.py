@@ -42,7 +42,11 @@ def test_a_step_reaches_what_is_trained_and_its_file_fits_a_plain_pipeline(nets,
         prior, arcface = nets.random_prior(nets.FULL, "cpu"), nets.IResNet(nets.FULL.arcface)
         pairs, aligner = nets.random_pairs(nets.FULL, LATENTS), Aligner()
         train_stage2(aligner, prior, arcface, pairs, pairs, settings, tmp_path, {})
-    rank_16_stands_on_unet_and_text_encoder(prior)
+    # rank 16 at each of an attention's four projections: 32 attentions in the UNet, 12 in CLIP-L
+    names = [name for name in lora_parameters(prior) if "lora_A" in name]
+    assert sum(name.startswith("unet") for name in names) == 4 * 32
+    assert sum(name.startswith("text_encoder") for name in names) == 4 * 12
+    assert all(16 in parameter.shape for parameter in lora_parameters(prior).values())
     aligner_and_adapters_moved_and_nothing_else(aligner, prior, arcface)
     step = peak()
     a_plain_pipeline_takes_the_file(prior, nets, tmp_path / "lora")
@@ -56,14 +60,6 @@ def test_a_step_reaches_what_is_trained_and_its_file_fits_a_plain_pipeline(nets,
 def peak():
     """The most memory that this process has held, in GiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
-
-
-def rank_16_stands_on_unet_and_text_encoder(prior):
-    # every attention has four projections: 32 attentions in the UNet, 12 in CLIP-L
-    names = [name for name in lora_parameters(prior) if "lora_A" in name]
-    assert sum(name.startswith("unet") for name in names) == 4 * 32
-    assert sum(name.startswith("text_encoder") for name in names) == 4 * 12
-    assert all(16 in parameter.shape for parameter in lora_parameters(prior).values())
 
 
 def aligner_and_adapters_moved_and_nothing_else(aligner, prior, arcface):

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -51,11 +52,14 @@ def test_a_full_disk_is_named_with_the_way_out(path, error):
     assert path.read_text() == "old"
 
 
-def test_a_folder_that_is_a_file_is_named(path):
+def test_a_folder_that_is_a_file_or_closed_is_named(path, monkeypatch):
     with pytest.raises(InputError, match="cannot be written"):
         write(path / "deeper.json")
     with pytest.raises(InputError, match=r"weights\.json: a file, not a folder"):
         check_writable(path / "deeper")
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)  # root may write anywhere
+    with pytest.raises(InputError, match="no permission to write here"):
+        check_writable(path.parent / "deeper")
 
 
 def test_staged_files_appear_together_or_not_at_all(tmp_path):

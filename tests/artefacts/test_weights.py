@@ -181,9 +181,7 @@ def answer(kind):
     [
         (answer(errors.GatedRepoError), r"\(the hub's own words\); agree to its terms .*hf auth login"),
         (answer(errors.LocalEntryNotFoundError), r"\(the hub's own words\); run it again, .* or give --local"),
-        (answer(errors.HfHubHTTPError), "run it again, it goes on"),
         (answer(httpx2.ReadTimeout), "run it again, it goes on"),
-        (OSError(28, "No space left on device"), "No space left on device"),
     ],
 )
 def test_the_hub_s_refusals_say_what_to_do(tmp_path, monkeypatch, error, message):
