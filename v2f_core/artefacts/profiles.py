@@ -72,8 +72,10 @@ class Profile:
     def must_draw(self) -> None:
         """Refuse what draws faces under a profile that draws none (an ``InputError``)."""
         if self.prior is None:
-            ways_out = "choose another profile, such as mini (--profile), or measure identities (own, evaluate)"
-            raise InputError(f"the {self.name} profile draws no faces: nobody has an open generator for it; {ways_out}")
+            why = f"the {self.name} profile draws no faces: no open generator knows its identities"
+            raise InputError(
+                f"{why}; choose another profile, such as mini (--profile), or measure identities (evaluate)"
+            )
 
     def with_encoder(self, encoder: str | None) -> Profile:
         """This profile with another speech encoder, and with the parts that were trained with that.

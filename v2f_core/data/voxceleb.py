@@ -170,12 +170,12 @@ def _by_person(
             faults = {path: _fault(path, root, known) for path in sorted(Path(place).glob("[!.]*"))}
             below[:] = sorted(name for name in below if faults.get(Path(place, name)) == "")
             for path, why in faults.items():
-                if not why and path.is_file():
-                    kind = "" if path.suffix.lower() in suffixes else f"not one of {' '.join(sorted(suffixes))}"
-                    why = kind or ("" if path.stat().st_size else "empty")
-                if why:
+                if not why and path.is_dir():
+                    continue
+                kind = "" if path.suffix.lower() in suffixes else f"not one of {' '.join(sorted(suffixes))}"
+                if why := why or kind or ("" if path.stat().st_size else "empty"):
                     left_out.append((_named(path, root), why))
-                elif path.is_file():
+                else:
                     person = composed(path.relative_to(folder).parts[0])
                     files.setdefault(person, []).append(path.relative_to(root).as_posix())
     return files
