@@ -73,9 +73,7 @@ class Profile:
         """Refuse what draws faces under a profile that draws none (an ``InputError``)."""
         if self.prior is None:
             why = f"the {self.name} profile draws no faces: no open generator knows its identities"
-            raise InputError(
-                f"{why}; choose another profile, such as mini (--profile), or measure identities (evaluate)"
-            )
+            raise InputError(f"{why}; choose another profile, such as mini, or measure identities (own, evaluate)")
 
     def with_encoder(self, encoder: str | None) -> Profile:
         """This profile with another speech encoder, and with the parts that were trained with that.
