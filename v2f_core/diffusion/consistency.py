@@ -22,18 +22,21 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from v2f_core.diffusion.lora import without_lora
-from v2f_core.diffusion.prior import Prior
+from v2f_core.diffusion.prior import Identities, Latents, Prior, Timesteps
 from v2f_core.errors import InputError
 from v2f_core.identity.arcface_torch import align_batch
+
+Landmarks = Float[Tensor, "batch 5 2"]  # (x, y) in pixels of the decoded image
+Losses = Float[Tensor, " batch"]  # of each example
 
 
 @dataclass(frozen=True)
 class FaceBatch:
     """Photographs of different persons, encoded once."""
 
-    latents: Float[Tensor, "batch 4 h w"]  # z_0, the VAE's code
-    landmarks: Float[Tensor, "batch 5 2"]  # (x, y) in pixels of the decoded image
-    z_arc: Float[Tensor, "batch 512"]  # unit ArcFace identities
+    latents: Latents  # z_0, the VAE's code
+    landmarks: Landmarks
+    z_arc: Identities  # unit ArcFace identities
     women: Bool[Tensor, " batch"]  # critics compare persons of the same sex only
 
     def __getitem__(self, rows: slice | Int[Tensor, " some"]) -> FaceBatch:
@@ -47,13 +50,13 @@ class View:
 
     prior: Prior  # with or without LoRA adapters
     arcface: nn.Module  # f_arc with gradients
-    z_t: Float[Tensor, "batch 4 h w"]  # noised latents
-    t: Int[Tensor, " batch"]
-    noise: Float[Tensor, "batch 4 h w"]  # the noise in them
-    landmarks: Float[Tensor, "batch 5 2"]  # of the noised faces
+    z_t: Latents  # noised latents
+    t: Timesteps
+    noise: Latents  # the noise in them
+    landmarks: Landmarks  # of the noised faces
     generator: torch.Generator  # for critics that draw random numbers
 
-    def predict(self, identity: Float[Tensor, "batch 512"]) -> Float[Tensor, "batch 4 h w"]:
+    def predict(self, identity: Identities) -> Latents:
         """ε(z_t, P(identity), t), at least in float32, since critics subtract two similar predictions.
 
         Under autocast, predict with gradient first: it caches the cast weights, and those cast without get none later.
@@ -61,12 +64,12 @@ class View:
         prediction = self.prior.predict(self.z_t, self.t, self.prior.condition(identity))
         return prediction.to(torch.promote_types(prediction.dtype, torch.float32))
 
-    def recognise(self, prediction: Float[Tensor, "batch 4 h w"]) -> Float[Tensor, "batch 512"]:
+    def recognise(self, prediction: Latents) -> Identities:
         """z_self = f_arc(decode(x̂_0)) (Eq. 12 and 13): the identity in the one-step estimate of the clean face."""
         x_0 = self.prior.one_step_x0(self.z_t, self.t, prediction)
         return self.arcface(align_batch(self.prior.decode(x_0), self.landmarks))
 
-    def renoise(self, latents: Float[Tensor, "batch 4 h w"], landmarks: Float[Tensor, "batch 5 2"]) -> View:
+    def renoise(self, latents: Latents, landmarks: Landmarks) -> View:
         """The view of other faces with the same noise."""
         return replace(self, z_t=self.prior.add_noise(latents, self.noise, self.t), landmarks=landmarks)
 
@@ -76,10 +79,10 @@ class View:
         return replace(self, **tensors)
 
 
-Critic = Callable[[View, Float[Tensor, "batch 512"], FaceBatch], Float[Tensor, " batch"]]
+Critic = Callable[[View, Identities, FaceBatch], Losses]
 
 
-def paper(view: View, identity: Float[Tensor, "batch 512"], faces: FaceBatch) -> Float[Tensor, " batch"]:
+def paper(view: View, identity: Identities, faces: FaceBatch) -> Losses:
     """Eq. 14: ‖ε(z_t, P(ẑ)) − sg ε(z_t, P(z_self))‖², with z_self recognised from the first prediction.
 
     The paper stops the gradient at c_self and leaves open whether it flows through the second UNet pass. Here the whole
@@ -91,12 +94,12 @@ def paper(view: View, identity: Float[Tensor, "batch 512"], faces: FaceBatch) ->
     return mean_square(prediction - target)
 
 
-def denoise(view: View, identity: Float[Tensor, "batch 512"], faces: FaceBatch) -> Float[Tensor, " batch"]:
+def denoise(view: View, identity: Identities, faces: FaceBatch) -> Losses:
     """Control: ‖ε(z_t, P(ẑ)) − ε‖², the ordinary diffusion loss on the speaker's face."""
     return mean_square(view.predict(identity) - view.noise)
 
 
-def teacher(view: View, identity: Float[Tensor, "batch 512"], faces: FaceBatch) -> Float[Tensor, " batch"]:
+def teacher(view: View, identity: Identities, faces: FaceBatch) -> Losses:
     """Control: ‖ε(z_t, P(ẑ)) − ε_θ(z_t, P(z_arc))‖², with the target from the prior without its adapters."""
     prediction = view.predict(identity)
     with torch.no_grad(), without_lora(view.prior):
@@ -121,7 +124,7 @@ class ConsistencyTerms(NamedTuple):
     """The weighted mean, and the loss of each example, unweighted and detached."""
 
     loss: Float[Tensor, ""]
-    each: Float[Tensor, " batch"]
+    each: Losses
 
 
 class SelfConsistency:
@@ -151,9 +154,7 @@ class SelfConsistency:
         self.prior, self.arcface, self.critic, self.weight = prior, arcface, critic, weight
         self.t_min, self.t_max = t_min, t_max
 
-    def __call__(
-        self, identity: Float[Tensor, "batch 512"], faces: FaceBatch, generator: torch.Generator
-    ) -> ConsistencyTerms:
+    def __call__(self, identity: Identities, faces: FaceBatch, generator: torch.Generator) -> ConsistencyTerms:
         """The loss of a batch; ``generator`` draws timesteps and noise."""
         return self.judge(self.look(faces, generator), identity, faces)
 
@@ -165,12 +166,12 @@ class SelfConsistency:
         z_t = self.prior.add_noise(z_0, noise, t)
         return View(self.prior, self.arcface, z_t, t, noise, faces.landmarks, generator)
 
-    def judge(self, view: View, identity: Float[Tensor, "batch 512"], faces: FaceBatch) -> ConsistencyTerms:
+    def judge(self, view: View, identity: Identities, faces: FaceBatch) -> ConsistencyTerms:
         """The critic's loss of noised faces."""
         each = self.critic(view, identity, faces)
         return ConsistencyTerms((self.weight(self.prior.alphas_cumprod[view.t]) * each).mean(), each.detach())
 
 
-def mean_square(x: Float[Tensor, "batch 4 h w"]) -> Float[Tensor, " batch"]:
+def mean_square(x: Latents) -> Losses:
     """‖x‖² of each example, divided by its number of dimensions."""
     return x.square().flatten(1).mean(dim=1)

@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from v2f_core.diffusion.consistency import FaceBatch, SelfConsistency
 from v2f_core.diffusion.lora import without_lora
-from v2f_core.diffusion.prior import Prior
+from v2f_core.diffusion.prior import Identities, Prior
 from v2f_core.errors import InputError
 from v2f_core.identity.sphere import mean_direction
 
@@ -24,7 +23,7 @@ from v2f_core.identity.sphere import mean_direction
 def collapse_monitors(
     prior: Prior,
     arcface: nn.Module,
-    identity: Float[Tensor, "batch 512"],
+    identity: Identities,
     faces: FaceBatch,
     bands: Sequence[tuple[int, int]],
     generator: torch.Generator,

@@ -31,6 +31,11 @@ IDENTITY_DIM = 512
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 MOST_SIDE, MOST_TIMESTEPS = 512, 100_000  # of latents and of a noise schedule
 AGAIN = "copy the folder again"
+Identities = Float[Tensor, "batch 512"]
+Images = Float[Tensor, "batch 3 height width"]  # RGB in [-1, 1]
+Latents = Float[Tensor, "batch 4 h w"]
+Timesteps = Int[Tensor, " batch"]
+Tokens = Float[Tensor, "batch tokens dim"]  # for the UNet's cross-attention
 Generators = torch.Generator | list[torch.Generator] | None  # one for the batch, one an image, torch's global one
 
 
@@ -148,7 +153,7 @@ class Prior(nn.Module):
         """Height and width of an image in pixels."""
         return self.latent_shape[1] * 2 ** (len(self.vae.config.block_out_channels) - 1)
 
-    def condition(self, identity: Float[Tensor, "batch 512"]) -> Float[Tensor, "batch tokens width"]:
+    def condition(self, identity: Identities) -> Tokens:
         """P(z): the UNet's cross-attention tokens of identities (Eq. 3 and 11), differentiable.
 
         In the prompt "photo of a id person" the unit vector, padded with zeros from 512 to the text encoder's width,
@@ -169,37 +174,28 @@ class Prior(nn.Module):
         finally:
             hook.remove()
 
-    def null(self, batch: int) -> Float[Tensor, "batch tokens width"]:
+    def null(self, batch: int) -> Tokens:
         """The tokens of the empty prompt, once for each image: guidance leads away from them."""
         return self.text_encoder(self._empty).last_hidden_state.expand(batch, -1, -1)
 
-    def encode(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 4 h w"]:
-        """Images (RGB in [-1, 1]) to latents of about unit variance, an eighth of the size: the VAE's mode."""
+    def encode(self, images: Images) -> Latents:
+        """Images to latents of about unit variance, an eighth of the size: the VAE's mode."""
         return self.vae.encode(images).latent_dist.mode() * self.vae.config.scaling_factor
 
-    def decode(self, latents: Float[Tensor, "batch 4 h w"]) -> Float[Tensor, "batch 3 height width"]:
+    def decode(self, latents: Latents) -> Images:
         """Latents to RGB images, clipped to [-1, 1] (the last step of Eq. 5)."""
         return self.vae.decode(latents / self.vae.config.scaling_factor).sample.clamp(-1, 1)
 
-    def predict(
-        self,
-        z_t: Float[Tensor, "batch 4 h w"],
-        t: Int[Tensor, " batch"] | Shaped[Tensor, ""] | int,
-        c: Float[Tensor, "batch tokens width"],
-    ) -> Float[Tensor, "batch 4 h w"]:
+    def predict(self, z_t: Latents, t: Timesteps | Shaped[Tensor, ""] | int, c: Tokens) -> Latents:
         """ε_θ(z_t, c, t): the UNet's prediction of the noise in z_t."""
         return self.unet(z_t, t, c).sample
 
-    def add_noise(
-        self, z_0: Float[Tensor, "batch 4 h w"], noise: Float[Tensor, "batch 4 h w"], t: Int[Tensor, " batch"]
-    ) -> Float[Tensor, "batch 4 h w"]:
+    def add_noise(self, z_0: Latents, noise: Latents, t: Timesteps) -> Latents:
         """z_t = √ᾱ_t z_0 + √(1 − ᾱ_t) ε."""
         a = self._alpha(t)
         return a.sqrt() * z_0 + (1 - a).sqrt() * noise
 
-    def one_step_x0(
-        self, z_t: Float[Tensor, "batch 4 h w"], t: Int[Tensor, " batch"], noise: Float[Tensor, "batch 4 h w"]
-    ) -> Float[Tensor, "batch 4 h w"]:
+    def one_step_x0(self, z_t: Latents, t: Timesteps, noise: Latents) -> Latents:
         """ẑ_0 = (z_t − √(1 − ᾱ_t) ε) / √ᾱ_t: the clean latents that a predicted noise implies (for Eq. 13)."""
         a = self._alpha(t)
         return (z_t - (1 - a).sqrt() * noise) / a.sqrt()
@@ -208,13 +204,8 @@ class Prior(nn.Module):
         return self.alphas_cumprod[t.to(self.device)].view(-1, 1, 1, 1)
 
     def denoise(
-        self,
-        noise: Float[Tensor, "batch 4 h w"],
-        c: Float[Tensor, "batch tokens width"],
-        num_steps: int = 25,
-        guidance: float = 3.0,
-        generator: Generators = None,
-    ) -> Float[Tensor, "batch 4 h w"]:
+        self, noise: Latents, c: Tokens, num_steps: int = 25, guidance: float = 3.0, generator: Generators = None
+    ) -> Latents:
         """From standard normal latents to clean ones by the prior's scheduler (default DPM-Solver++(2M)).
 
         Args:
@@ -251,12 +242,12 @@ class Prior(nn.Module):
     @torch.no_grad()
     def sample(
         self,
-        identity: Float[Tensor, "batch 512"] | Float[Tensor, "batch tokens dim"],
+        identity: Identities | Tokens,
         num_steps: int = 25,
         guidance: float = 3.0,
         generator: Generators = None,
-        noise: Float[Tensor, "batch 4 h w"] | None = None,
-    ) -> Float[Tensor, "batch 3 height width"]:
+        noise: Latents | None = None,
+    ) -> Images:
         """Draw one face for each unit identity, or for its tokens (Eq. 5 from P on): RGB in [-1, 1].
 
         Settings are those of `denoise`. The generator, one for all faces or one for each, draws noise that isn't given.
