@@ -1,5 +1,6 @@
 """The programs that measure: that they run, and that what they compute is what their pages say."""
 
+import faulthandler
 import importlib
 import json
 import os
@@ -19,6 +20,7 @@ from scipy.stats import linregress
 
 from v2f_core.diffusion.consistency import SelfConsistency
 from v2f_core.errors import InputError
+from v2f_core.evaluation import metrics
 from v2f_core.identity.arcface_torch import align_batch
 from v2f_core.studies.critics import CRITICS
 
@@ -154,7 +156,11 @@ def test_the_fuzzer_sees_what_goes_wrong(tmp_path, monkeypatch):
             os.write(1, b"a library talks\n")  # past Python, as a library in C does
             return [], 0.1
 
-        uses = [refuse, os.abort, lambda: time.sleep(60), say, lambda: 1 / 0, lambda: (["loud"], 0.9)]
+        def crash():
+            faulthandler.disable()  # pytest's would print the stack of a death that is wanted
+            os.abort()
+
+        uses = [refuse, crash, lambda: time.sleep(60), say, lambda: 1 / 0, lambda: (["loud"], 0.9)]
 
         def trial(rng, place):
             tried = len(list(tmp_path.glob("*.tried")))  # on disk, since a worker that is lost is started anew
@@ -171,3 +177,81 @@ def test_the_fuzzer_sees_what_goes_wrong(tmp_path, monkeypatch):
     assert [row["outcome"] for row in rows] == ["refused", "crash", "hang", "silent", "exception", "warned"]
     assert rows[3]["printed"] == "a library talks\n"
     assert "ZeroDivisionError" in rows[4]["said"]
+
+
+# --- measures of single pages
+
+
+def test_skill_is_0_for_the_mean_face_and_1_at_the_ceiling():
+    from distances import distances
+
+    edges = {"mean": 0.05, "chance": 0.1, "ceiling": 0.25, "ceiling R@10": 0.5, "ceiling R@10 within sex": 0.6}
+    edges |= {"oracle": 0.8, "oracle, second scorer": 0.9}
+    kinds = ("cosine", "cosine of ẑ", "R@10", "R@10 within sex", "second scorer")
+    systems = {"mean": (0.05, 0.15, 0.1, 0.2, 0.4), "best": (0.25, 0.25, 0.5, 0.6, 0.8)}
+    table = pd.DataFrame(
+        {"system": system, "metric": kind, "value": value, "low": value - 0.1, "high": value + 0.02}
+        for system, values in systems.items()
+        for kind, value in zip(kinds, values, strict=True)
+    )
+    found = distances(table, edges).set_index("system").loc[list(systems)]
+    skills = ["skill", "skill R@10", "skill R@10 within sex", "skill of ẑ"]
+    assert found.loc["mean", skills].tolist() == pytest.approx([0, 0, 0, 0.5], abs=1e-9)
+    assert found.loc["best", skills].tolist() == pytest.approx([1, 1, 1, 1])
+    assert found["to the ceiling"].tolist() == pytest.approx([0.2, 0])
+    assert found["to the oracle"].tolist() == pytest.approx([0.75, 0.55])
+    assert found.loc["best", ["skill low", "skill high"]].tolist() == pytest.approx([0.5, 1.1])
+
+
+def test_pseudo_values_average_to_the_distance_and_miss_who_moves_it():
+    from stage2_draws import kernel_distances
+
+    g = np.random.default_rng(0)
+    seen, real = ({s: g.normal(size=(count, 2, 4)) for s in "fm"} for count in (6, 9))
+    seen, real = ({s: x / np.linalg.norm(x, axis=-1, keepdims=True) for s, x in part.items()} for part in (seen, real))
+    real = {s: x.reshape(-1, 4) for s, x in real.items()}
+    sex, draws = np.repeat(list("fm"), 6), np.concatenate([seen["f"], seen["m"]])
+    values = kernel_distances(draws, sex, real)
+    whole = {s: metrics.kernel_distance(seen[s].reshape(-1, 4), real[s]) for s in "fm"}
+    assert values.mean() == pytest.approx(np.mean(list(whole.values())))
+    without = [metrics.kernel_distance(np.delete(seen["f"], i, axis=0).reshape(-1, 4), real["f"]) for i in range(6)]
+    np.testing.assert_allclose(values[:6] - values[0], -11 * (np.array(without) - without[0]) / 2, atol=1e-9)
+
+
+def test_a_small_room_answers_with_the_direct_sound_the_ceiling_and_a_decay():
+    """One reflection by hand, and the time in which the energy that is still to come falls by 60 dB."""
+    from real_voices import ABSORBED, ROOM, TALKER, small_room
+
+    response = small_room(1.0).astype(float)
+    height = 2 * (ROOM[2] - TALKER[2])  # up to the talker's image above the ceiling, as the microphone sees it
+    path = np.hypot(1.0, height)
+    first = round((path - 1.0) / 343 * 16_000)  # m/s
+    assert response[0] == 1
+    assert (response[1:first] == 0).all()
+    assert response[first] == pytest.approx(np.sqrt(1 - ABSORBED) / path, abs=1e-6)
+    left = 10 * np.log10(np.cumsum(response[::-1] ** 2)[::-1] / (response**2).sum())
+    fall = (np.argmax(left < -20) - np.argmax(left < -5)) / 16_000 * 60 / 15
+    volume, surface = ROOM.prod(), 2 * (ROOM[0] * ROOM[1] + ROOM[1] * ROOM[2] + ROOM[2] * ROOM[0])
+    assert 0.7 < fall / (0.161 * volume / (surface * ABSORBED)) < 1.5
+    assert abs(small_room(0.5)).sum() < abs(response).sum()  # nearer, the room matters less
+
+
+def test_of_all_worlds_together_a_person_counts_once_whatever_the_number_that_trains():
+    import worlds
+
+    g, parts = np.random.default_rng(0), []
+    for space in worlds.SPACES:
+        for persons, seed in ((100, 0), (100, 1), (800, 0)):
+            for system in worlds.ROWS[:2]:
+                frame = pd.DataFrame({"person": [f"{seed}/{i}" for i in range(6)], "value": g.random(6)})
+                frame = frame.assign(gallery=f"{space}, {persons}", links="random", space=space, persons=persons)
+                frame = frame.assign(by="within sex", stratum="0", metric="1:2 matching", system=system, seed=seed)
+                parts.append(frame)
+    tidy = pd.concat(parts)
+    table = worlds.worlds_table(tidy)
+    assert table.groupby("gallery", sort=False).worlds.first().tolist() == [6, 4, 2, 2, 1, 2, 1]
+    means = tidy.groupby(["system", "space", "person"]).value.mean().groupby("system").mean()
+    ratio, cosine = table[table.gallery == "all"].to_dict("records")
+    assert (cosine["system"], cosine["n"]) == (worlds.COSINE, 24)
+    assert cosine["1:2 matching gain"] == pytest.approx(means[worlds.COSINE] - means[worlds.RATIO])
+    assert ratio["1:2 matching"] == pytest.approx(means[worlds.RATIO])
