@@ -1,6 +1,7 @@
 """The package as a whole: light to import, names that exist, packages that are declared."""
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -8,6 +9,7 @@ from importlib import import_module
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -31,6 +33,17 @@ def test_names_for_readers_and_for_the_interpreter_agree():
     assert sorted(typed) == sorted(v2f_core.__all__)
     for name, module in typed.items():
         assert getattr(v2f_core, name) is getattr(import_module(module), name)
+
+
+def test_the_method_is_read_in_one_sitting():
+    """The list of the guide: files that exist, and no more lines than it promises."""
+    guide = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    listed = guide.partition("## The method in one sitting")[2].partition("\n## ")[0]
+    promised = int(re.search(r"about ([\d,]+) lines", listed)[1].replace(",", ""))
+    paths = [ROOT / "v2f_core" / name for name in re.findall(r"(?m)^\| `(.+\.py)`", listed)]
+    lines = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in paths)
+    assert len(paths) == 11
+    assert lines == pytest.approx(promised, abs=50)
 
 
 def test_every_package_that_is_imported_is_declared():
