@@ -26,7 +26,7 @@ from v2f_core.app.ablate import Kit, Plan, made_of, open_kit
 from v2f_core.artefacts.files import atomic_write
 from v2f_core.artefacts.profiles import load_profile
 from v2f_core.evaluation import metrics
-from v2f_core.evaluation.intervals import bootstrap
+from v2f_core.evaluation.metrics import bootstrap
 from v2f_core.evaluation.systems import Drawing, Faces, draw_faces
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.sphere import normalise

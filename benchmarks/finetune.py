@@ -20,7 +20,7 @@ from v2f_core.app.train import stage1_from_waveforms
 from v2f_core.artefacts.files import atomic_write
 from v2f_core.artefacts.profiles import load_profile
 from v2f_core.data.voxceleb import open_dataset
-from v2f_core.evaluation.intervals import bootstrap, paired_difference
+from v2f_core.evaluation.metrics import bootstrap, paired_difference
 from v2f_core.identity.aligner import Aligner
 from v2f_core.speech.encoders import load_encoder
 from v2f_core.training.embeddings import embed_dataset

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from minivox import ceilings
 from minivox.ceilings import people
 from v2f_core.artefacts.files import atomic_write
-from v2f_core.evaluation.intervals import bootstrap
+from v2f_core.evaluation.metrics import bootstrap
 from v2f_core.identity.posterior import IdentityPosterior
 from v2f_core.identity.sphere import angle, normalise, uniform
 from v2f_core.training.pairs import Pairs

@@ -25,7 +25,7 @@ from v2f_core.diffusion.lora import load_lora
 from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
 from v2f_core.evaluation import metrics
-from v2f_core.evaluation.intervals import bootstrap, paired_difference
+from v2f_core.evaluation.metrics import bootstrap, paired_difference
 from v2f_core.evaluation.systems import Drawing, Faces, draw_faces
 from v2f_core.identity.aligner import Aligner
 

@@ -39,7 +39,7 @@ from v2f_core.artefacts.profiles import load_profile
 from v2f_core.data.voxceleb import open_dataset
 from v2f_core.diffusion.prior import Prior
 from v2f_core.evaluation import metrics
-from v2f_core.evaluation.intervals import bootstrap
+from v2f_core.evaluation.metrics import bootstrap
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.faces import FacePack
 from v2f_core.identity.posterior import IdentityPosterior

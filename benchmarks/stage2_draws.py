@@ -90,8 +90,8 @@ from v2f_core.diffusion.consistency import Critic, FaceBatch, SelfConsistency, V
 from v2f_core.diffusion.lora import fuse_lora
 from v2f_core.diffusion.prior import Prior
 from v2f_core.evaluation import metrics
-from v2f_core.evaluation.intervals import bootstrap, paired_difference
 from v2f_core.evaluation.judge import Judge
+from v2f_core.evaluation.metrics import bootstrap, paired_difference
 from v2f_core.evaluation.protocols import first_of_each_sex
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.arcface_torch import differentiable_arcface

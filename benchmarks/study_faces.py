@@ -23,7 +23,7 @@ from v2f_core.app.ablate import Plan, open_kit
 from v2f_core.artefacts.files import atomic_write
 from v2f_core.artefacts.profiles import load_profile
 from v2f_core.evaluation import metrics
-from v2f_core.evaluation.intervals import bootstrap, paired_difference
+from v2f_core.evaluation.metrics import bootstrap, paired_difference
 from v2f_core.identity.faces import FacePack
 from v2f_core.identity.photos import read_image
 from v2f_core.show.plots import use_style

@@ -28,9 +28,8 @@ from minivox.build.vae import energy, held_out_from, psnr, reconstruct
 from v2f_core.artefacts.files import atomic_write
 from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
-from v2f_core.evaluation.intervals import bootstrap
 from v2f_core.evaluation.judge import Judge
-from v2f_core.evaluation.metrics import kernel_distance
+from v2f_core.evaluation.metrics import bootstrap, kernel_distance
 from v2f_core.identity.faces import FacePack
 
 GUIDANCES = (1.0, 1.5, 2.0, 2.5, 3.0)

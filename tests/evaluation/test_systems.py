@@ -11,7 +11,7 @@ from v2f_core.evaluation.systems import Drawing, Faces, Scorer, System, best_of,
 from v2f_core.identity.sphere import normalise
 
 PERSONS = [f"P{i}" for i in range(11)]
-QUICK = Drawing(steps=2, guidance=2.0)
+SCORER = Scorer(Pack(), small_judge())
 
 
 class KilledError(Exception):
@@ -24,18 +24,20 @@ def prior(tiny_profile):
 
 
 @pytest.fixture(scope="module")
-def judge():
-    return small_judge()
-
-
-@pytest.fixture(scope="module")
 def identity():
     return normalise(torch.randn(11, 512, generator=torch.Generator().manual_seed(0)))
 
 
-def draw(prior, identity, judge, folder, **other):
-    settings = {"drawing": QUICK, "hashes": {"prior_sha256": "0"}, **other}
-    return draw_faces(prior, identity, PERSONS, Scorer(Pack(), judge), folder, **settings)
+@pytest.fixture(scope="module")
+def drawn(prior, identity, tmp_path_factory):
+    """The folder of eleven persons' faces, and the faces."""
+    folder = tmp_path_factory.mktemp("drawn")
+    return folder, draw(prior, identity, folder)
+
+
+def draw(prior, identity, folder, persons=PERSONS, scorer=SCORER, **other):
+    settings = {"drawing": Drawing(steps=2, guidance=2.0), "hashes": {"prior_sha256": "0"}, **other}
+    return draw_faces(prior, identity, persons, scorer, folder, **settings)
 
 
 def pixels(path):
@@ -47,17 +49,17 @@ def files(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_everybody_gets_one_scored_face(prior, identity, judge, tmp_path):
-    faces = draw(prior, identity, judge, tmp_path)
+def test_everybody_gets_one_scored_face(drawn):
+    _, faces = drawn
     assert faces.identities.shape == (11, 512)
     np.testing.assert_allclose(faces.posteriors.sum(axis=1), 1, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(faces.features, axis=1), 1, atol=1e-5)
-    seen = Scorer(Pack(), judge).photographs(faces.paths)  # of the stored WebP, which lost a little
+    seen = SCORER.photographs(faces.paths)  # of the stored WebP, which lost a little
     np.testing.assert_allclose((seen.identities * faces.identities).sum(axis=1), 1, atol=0.02)
 
 
-def test_a_killed_run_goes_on_with_the_same_bytes(prior, identity, judge, tmp_path):
-    whole = draw(prior, identity, judge, tmp_path / "whole")
+def test_a_killed_run_goes_on_with_the_same_bytes(prior, identity, drawn, tmp_path):
+    folder, whole = drawn
     calls = []
 
     class Killed(Scorer):
@@ -67,40 +69,38 @@ def test_a_killed_run_goes_on_with_the_same_bytes(prior, identity, judge, tmp_pa
                 raise KilledError
             return super().__call__(images)
 
+    killed = Killed(Pack(), small_judge())
     with pytest.raises(KilledError):
-        draw_faces(prior, identity, PERSONS, Killed(Pack(), judge), tmp_path / "killed", {"prior_sha256": "0"}, QUICK)
-    resumed = draw_faces(
-        prior, identity, PERSONS, Killed(Pack(), judge), tmp_path / "killed", {"prior_sha256": "0"}, QUICK
-    )
+        draw(prior, identity, tmp_path, scorer=killed)
+    resumed = draw(prior, identity, tmp_path, scorer=killed)
     assert calls == [8, 3, 3]  # the first batch was not drawn again
     np.testing.assert_array_equal(resumed.identities, whole.identities)
-    assert files(tmp_path / "whole") == files(tmp_path / "killed")
+    assert files(tmp_path) == files(folder)
 
 
-def test_what_decides_the_faces_decides_the_folder(prior, identity, judge, tmp_path):
-    base = draw(prior, identity, judge, tmp_path)
-    for other in ({"draw": 1}, {"drawing": Drawing(steps=3)}, {"hashes": {"prior_sha256": "1"}}):
-        assert draw(prior, identity, judge, tmp_path, **other).paths[0].parent != base.paths[0].parent
-    assert draw(prior, identity.flip(0), judge, tmp_path).paths[0].parent != base.paths[0].parent
+def test_what_decides_the_faces_decides_the_folder(prior, identity, tmp_path):
+    one, who = identity[:1], PERSONS[:1]
+    others = [{}, {"draw": 1}, {"drawing": Drawing(steps=3)}, {"hashes": {"prior_sha256": "1"}}, {"persons": ["P9"]}]
+    folders = {draw(prior, one, tmp_path, **{"persons": who} | other).paths[0].parent for other in others}
+    folders |= {draw(prior, identity[1:2], tmp_path, who).paths[0].parent}
+    assert len(folders) == len(others) + 1
 
 
-def test_a_person_s_noise_is_their_own_whoever_is_drawn_beside_them(prior, identity, judge, tmp_path):
-    few = draw_faces(prior, identity[5:6], PERSONS[5:6], Scorer(Pack(), judge), tmp_path, {}, QUICK)
-    many = draw(prior, identity, judge, tmp_path)
-    assert (
-        np.abs(pixels(few.paths[0]) - pixels(many.paths[5])).max() <= 3
-    )  # a batch of another size moves the last bit of a float, WebP a little more
+def test_a_person_s_noise_is_their_own_whoever_is_drawn_beside_them(prior, identity, drawn, tmp_path):
+    few, many = draw(prior, identity[5:6], tmp_path, PERSONS[5:6]), drawn[1]
+    # a batch of another size moves the last bit of a float, WebP a little more
+    assert np.abs(pixels(few.paths[0]) - pixels(many.paths[5])).max() <= 3
     assert not torch.equal(noise_of("P5", (4, 4, 4)), noise_of("P6", (4, 4, 4)))
     assert abs(float(noise_of("P5", (40, 40)).std()) - 1) < 0.05
 
 
-def test_a_photograph_without_a_face_is_a_miss_and_nobody_s_is_not_asked_for(judge, tmp_path):
-    Image.new("RGB", (20, 20)).save(tmp_path / "dark.png")
-    Image.new("RGB", (20, 20), "white").save(tmp_path / "bright.png")
-    faces = Scorer(Pack(), judge).photographs([tmp_path / "bright.png", tmp_path / "dark.png"]).placed([0, 2], 3)
+def test_a_photograph_without_a_face_is_a_miss_and_nobody_s_is_not_asked_for(tmp_path):
+    for name in ("black", "white"):
+        Image.new("RGB", (20, 20), name).save(tmp_path / f"{name}.png")
+    faces = SCORER.photographs([tmp_path / "white.png", tmp_path / "black.png"]).placed([0, 2], 3)
     assert faces.identities.any(axis=1).tolist() == [True, False, False]
-    assert System("x", "x", faces=(faces,)).undetected == 2
-    assert System("x", "x", faces=(faces,), answered=np.array([True, False, True])).undetected == 1
+    assert System("x", faces=(faces,)).undetected == 2
+    assert System("x", faces=(faces,), answered=np.array([True, False, True])).undetected == 1
 
 
 def test_reconstructions_are_those_of_the_vae(prior, tmp_path):
@@ -114,8 +114,6 @@ def test_reconstructions_are_those_of_the_vae(prior, tmp_path):
 
 
 def test_best_of_takes_the_face_most_like_the_prediction(identity):
-    blank = np.zeros((11, 0), np.float32)
     z = identity.numpy()
-    draws = [Faces(np.roll(z, k, axis=0), blank, blank, [None] * 11) for k in range(4)]
-    picked = best_of(draws, np.roll(z, 2, axis=0))
+    picked = best_of([Faces.of(np.roll(z, k, axis=0)) for k in range(4)], np.roll(z, 2, axis=0))
     np.testing.assert_array_equal(picked.identities, np.roll(z, 2, axis=0))

@@ -26,10 +26,8 @@ def small(*sources: str) -> nbformat.NotebookNode:
     return v4.new_notebook(cells=[*(v4.new_code_cell(source) for source in sources), v4.new_markdown_cell("…")])
 
 
-@pytest.fixture(scope="module")
-def stored(tmp_path_factory):
-    """A notebook with every kind of output, run and stored."""
-    path = tmp_path_factory.mktemp("book") / "a.ipynb"
+def test_a_run_notebook_holds_results_and_nothing_volatile(tmp_path):
+    path = tmp_path / "a.ipynb"
     book = small(
         "import os, sys\nfrom pathlib import Path\nprint(os.environ['V2F_PROFILE'])",
         "print('50%|#####', file=sys.stderr)\nPath('here').touch()",
@@ -39,11 +37,7 @@ def stored(tmp_path_factory):
     book.metadata["widgets"] = {"state": 1}
     nbformat.write(book, path)
     run_notebooks.run(path)
-    return path
-
-
-def test_a_run_notebook_holds_results_and_nothing_volatile(stored):
-    book = json.loads(stored.read_text())
+    book = json.loads(path.read_text())
     first, second, third, fourth = book["cells"][:4]
     assert first["outputs"][0]["text"] == ["mini\n"]  # under the mini profile
     assert second["outputs"] == []  # progress bars are gone
@@ -51,7 +45,7 @@ def test_a_run_notebook_holds_results_and_nothing_volatile(stored):
     assert [output["text"] for output in fourth["outputs"]] == [["1\n", "2\n"]]  # in one piece
     assert all(cell["metadata"] == {} for cell in book["cells"])
     assert book["metadata"] == {"kernelspec": run_notebooks.KERNEL, "language_info": {"name": "python"}}
-    run_notebooks.check(stored)  # without being run
+    run_notebooks.check(path)  # without being run
 
 
 def test_a_failing_notebook_is_left_as_it_was(tmp_path):

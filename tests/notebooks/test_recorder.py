@@ -103,14 +103,9 @@ def press(page, allowed):
 
 @pytest.mark.slow
 @NO_BROWSER
-def test_who_forbids_the_microphone_is_told_what_to_do(page):
+def test_without_permission_and_without_a_microphone_the_way_out_is_told(page):
     press(page, "denied")
     page.wait(f"{STATUS}.includes('allow it beside the page')")
-
-
-@pytest.mark.slow
-@NO_BROWSER
-def test_where_there_is_no_microphone_a_file_is_asked_for(page):
     page.evaluate(
         "window.ask = navigator.mediaDevices.getUserMedia, navigator.mediaDevices.getUserMedia = "
         "async () => { throw new DOMException('', 'NotFoundError'); }, 0"

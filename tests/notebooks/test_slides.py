@@ -1,7 +1,6 @@
 """The deck of slides holds the first tour and nothing else, shows what can be read from afar, and notes the rest."""
 
 import re
-from pathlib import Path
 
 import make_slides
 import nbformat
@@ -38,9 +37,3 @@ def test_the_page_shows_results_and_leaves_the_rest_of_the_series_out(tmp_path):
     assert "secret_aside" not in page
     with pytest.raises(InputError, match="the deck would be empty"):
         make_slides.make([tmp_path / "b.ipynb"], tmp_path / "deck.html")
-
-
-def test_chapter_nine_is_part_of_the_deck():
-    path = next((Path(__file__).parents[2] / "notebooks").glob("09_*.ipynb"))
-    kinds = [cell.metadata.slideshow.slide_type for cell in make_slides.slides(nbformat.read(path, as_version=4).cells)]
-    assert kinds.count("slide") >= 4

@@ -1,7 +1,5 @@
 """Diagrams: every box and arrow is drawn where it was put, and a text says the same in words."""
 
-import matplotlib.pyplot as plt
-import pytest
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from v2f_core.show import diagrams
@@ -16,15 +14,9 @@ BOXES = {
 ARROWS = [("v", "net"), ("net", "z", "512 numbers"), ("z", "loss"), ("loss", "z", "", "gradient", 0.4)]
 
 
-@pytest.fixture
-def figure():
-    drawn = diagrams.draw(BOXES, ARROWS, "Stage I")
-    drawn.canvas.draw()
-    yield drawn
-    plt.close(drawn)
-
-
-def test_boxes_hold_their_texts_do_not_overlap_and_lie_within_the_picture(figure):
+def test_boxes_hold_their_texts_and_lie_apart_within_the_picture_and_the_text_says_what_occurs():
+    figure = diagrams.draw(BOXES, ARROWS, "Stage I")
+    figure.canvas.draw()
     (axes,) = figure.axes
     boxes = [patch.get_window_extent() for patch in axes.patches if isinstance(patch, FancyBboxPatch)]
     assert len(boxes) == len(BOXES)
@@ -38,9 +30,6 @@ def test_boxes_hold_their_texts_do_not_overlap_and_lie_within_the_picture(figure
         extent = artist.get_window_extent()
         assert figure.bbox.contains(*extent.min), artist
         assert figure.bbox.contains(*extent.max), artist
-
-
-def test_the_legend_and_the_alternative_text_say_what_occurs(figure):
     legend = figure.axes[0].get_legend()
     assert [text.get_text() for text in legend.get_texts()] == ["trained", "loss", "gradient"]
     assert described(figure) == (

@@ -22,10 +22,6 @@ def tone(seconds, pitch=300.0):
     return (0.5 * np.sin(2 * np.pi * pitch * np.arange(int(16_000 * seconds)) / 16_000)).astype(np.float32)
 
 
-def embedded(page, kind):
-    return [base64.b64decode(code) for code in re.findall(rf"data:{kind};base64,([\w+/=]+)", page)]
-
-
 def test_the_embedded_sound_is_the_recording():
     wave, rate = soundfile.read(io.BytesIO(players.mp3(tone(1.0))))
     assert rate == 16_000
@@ -36,32 +32,22 @@ def test_the_embedded_sound_is_the_recording():
 
 
 def test_cards_hold_every_face_every_player_and_every_caption():
-    from PIL import Image
-
     faces = [[np.full((128, 128, 3), shade, np.uint8)] for shade in (10, 200)]
     page = players.cards([tone(0.2), tone(0.3)], ["<one>", "two"], faces).data
-    assert len(embedded(page, "audio/mpeg")) == 2
-    pictures = [np.asarray(Image.open(io.BytesIO(data))) for data in embedded(page, "image/webp")]
-    assert [int(picture.mean().round()) for picture in pictures] == pytest.approx([10, 200], abs=2)
-    assert "&lt;one&gt;" in page  # a caption is text, not markup
-    assert page.index("two") > page.index("&lt;one&gt;")
+    assert page.count("data:audio/mpeg;base64,") == page.count("data:image/webp;base64,") == 2
+    assert page.index("&lt;one&gt;") < page.index("two")  # a caption is text, not markup
     assert re.findall('alt="([^"]*)"', page) == ["face: &lt;one&gt;", "face: two"]
     assert page.count('<img style="display:inline') == 2  # or some pages stack them
     assert page.count("all faces are synthetic") == 1
     assert "synthetic" not in players.cards([tone(0.2)], ["sound alone"]).data
 
 
-def test_a_recording_that_the_browser_sends_is_kept_as_it_is():
+def test_the_newest_recording_or_file_is_taken_as_it_is_and_its_name_leads_nowhere_else():
     recorder = players.Recorder()
     assert recorder.path_or("stand_in.ogg") == Path("stand_in.ogg")
-    *_, sound = recorder.widget.children
+    _, upload, sound = recorder.children
     sound.value = "data:audio/webm;codecs=opus;base64," + base64.b64encode(b"sound").decode()
     assert recorder.path_or("stand_in.ogg").read_bytes() == b"sound"
-
-
-def test_the_newest_file_is_taken_and_its_name_leads_nowhere_else():
-    recorder = players.Recorder()
-    _, upload, _ = recorder.widget.children
     for name, content in (("mine.m4a", b"one"), ("../..\\away.mp3", b"two")):
         upload.value = ({"name": name, "type": "", "size": 3, "content": memoryview(content), "last_modified": NOON},)
         path = recorder.path_or("stand_in.ogg")
@@ -74,7 +60,7 @@ def test_what_was_recorded_is_gone_when_the_kernel_ends():
     script = """
 from v2f_core.show.players import Recorder
 recorder = Recorder()
-recorder.widget.children[-1].value = "data:audio/webm;base64,AAAA"
+recorder.children[-1].value = "data:audio/webm;base64,AAAA"
 path = recorder.path_or("")
 print(path.exists(), path)"""
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -2,7 +2,6 @@
 
 from itertools import pairwise
 
-import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
@@ -42,4 +41,3 @@ def test_a_forests_numbers_do_not_touch_and_no_system_lies_on_the_frame(systems)
         assert len(boxes) > 2
         assert all(left.x1 + left.height < right.x0 for left, right in pairwise(boxes))
         assert ax.get_ylim() == (systems - 0.5, -0.5)  # the first on top, half a line of room
-    plt.close(figure)

@@ -10,16 +10,7 @@ from fakes import seeded, unit, wake
 from v2f_core.diffusion.consistency import SelfConsistency, describe, mean_square, paper, teacher
 from v2f_core.diffusion.lora import lora_parameters, without_lora
 from v2f_core.identity.arcface_torch import align_batch
-from v2f_core.studies.critics import (
-    BALANCED,
-    CRITICS,
-    anchored,
-    contrast,
-    cycle,
-    generated,
-    innermost,
-    likeness,
-)
+from v2f_core.studies.critics import BALANCED, CRITICS, anchored, contrast, cycle, generated, innermost, likeness
 
 NEGATIVES = [[1, 3], [0, 3], [], [0, 1]]  # of the four faces' persons: others of the same sex
 

@@ -21,13 +21,13 @@ from v2f_core.data.manifest import Manifest
 from v2f_core.data.voxceleb import open_dataset
 from v2f_core.diffusion.prior import Prior
 from v2f_core.errors import InputError
-from v2f_core.evaluation import controls, tables
+from v2f_core.evaluation import controls, protocols, tables
 from v2f_core.evaluation.controls import DRAWABLE, Bench, Stage2
 from v2f_core.evaluation.folds import ridge_rows
 from v2f_core.evaluation.judge import Judge
 from v2f_core.evaluation.leaks import check_splits
 from v2f_core.evaluation.protocols import first_of_each_sex, photographs
-from v2f_core.evaluation.systems import Drawing, Scorer, System
+from v2f_core.evaluation.systems import Drawing, Faces, Scorer, System
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.faces import FacePack
 from v2f_core.identity.posterior import IdentityPosterior
@@ -104,7 +104,7 @@ def evaluate(
 
     if tune:
         scores = controls.tuned(make_bench(inputs, profile, drawing, 1, "val", device), rows)
-        bench = replace(bench, guidance=controls.best_scales(scores))
+        bench = replace(bench, guidance={name: max(of, key=of.__getitem__) for name, of in scores.items()})
         for name, by_scale in scores.items():
             cosines = {scale: round(value, 3) for scale, value in by_scale.items()}
             notes.append(f"{name}: guidance {bench.guidance[name]:g}, by the validation persons' cosines {cosines}")
@@ -170,16 +170,18 @@ def stage1_table(
     posterior: IdentityPosterior | None = None,
     others: Mapping[str, np.ndarray] | None = None,
 ) -> pd.DataFrame:
-    """The table of :func:`v2f_core.evaluation.tables.identity_table`, with ceilings where the world is known.
+    """The table of predicted identities, each gallery with its chance, and with ceilings where the world is known.
 
     ``others`` are identities that other systems predict. With a posterior, which belongs to the aligner, every row's
     faces are also ranked by its likelihood ratio.
     """
-    systems = {**controls.predictions(test, training, aligner), **(others or {})}
-    ceilings, ranked = None, {}
+    identities = {**controls.predictions(test, training, aligner), **(others or {})}
+    ceilings, ranked = None, []
     if known(test) and known(training):
         ceilings = bounds(test, training)
-        systems["true voice parameters"] = from_true_voices(training, test)
-        ranked = {"true voices, ranking by likelihood": rank_scores(training, test)}
-    truth, sexes = test.gallery().numpy(), np.array(test.sexes)
-    return tables.identity_table(systems, truth, sexes, ceilings, ranked, ratio=log_ratio(posterior))
+        identities["true voice parameters"] = from_true_voices(training, test)
+        ranked = [System("true voices, ranking by likelihood", scores=rank_scores(training, test))]
+    rows = [System(name, z.astype(np.float32)) for name, z in identities.items()] + ranked
+    galleries, gallery = protocols.galleries(test.sexes), Faces.of(test.gallery().numpy())
+    tidy = tables.likeness(rows, gallery, test.persons, galleries, ceilings, log_ratio(posterior))
+    return tables.likeness_table(tidy, galleries, ceilings).drop(columns="by")

@@ -101,7 +101,7 @@ def _about(e: Evaluation) -> dict[str, Any]:
         "women": test.sexes.count("f"),
         "men": test.sexes.count("m"),
         "main": e.main.name,
-        "systems": {system.name: system.what for system in e.systems},
+        "systems": {row.name: controls.WHAT.get(row.name, controls.WHAT[controls.FULL]) for row in e.systems},
         "draws": e.bench.draws,
         "steps": drawing.steps,
         "guidance": "chosen for each row on validation persons" if e.bench.guidance else drawing.guidance,

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 
 from v2f_core.artefacts.files import folder_hash
@@ -40,7 +40,8 @@ WHAT = {
     SHUFFLED: f"Stage I, given another test person's voice; mean of {DERANGEMENTS} derangements",
     NULL: "the prior under the empty prompt, without an identity",
     NO_DSC: "Table 4: Stage I alone, the prior as it was",
-    BEST: "the one of four faces with the highest cosine with ẑ by f_arc",
+    FULL: "Stage II with the critic in brackets",
+    BEST: "of four faces of the row above the one with the highest cosine with ẑ by f_arc",
     ORACLE: "the true identity, from another photograph, through the same prior",
     VAE: "another photograph, encoded and decoded by the VAE",
     OTHER: "another photograph of the person, without drawing: the best that the scorer allows",
@@ -60,9 +61,9 @@ def derangement(n: int, seed: int) -> Int[np.ndarray, " n"]:
 
 
 def predictions(test: Pairs, training: Pairs, aligner: Aligner, seed: int = 0) -> dict[str, np.ndarray]:
-    """Identities predicted for each test person by the aligner ("full") and by its baselines, as in `WHAT`.
+    """Identities of the test persons by the aligner ("full") and by its baselines, as in `WHAT`; one derangement.
 
-    A sex without training persons has the mean face; the shuffle is one derangement.
+    A sex without training persons has the mean face.
     """
     sexes, centroids = np.array(training.sexes), training.centroids()
     of_sex = {sex: mean_direction(centroids[sexes == sex]) for sex in set(training.sexes)}
@@ -114,17 +115,17 @@ class Bench:
         """Faces of a row under some conditions, ``draws`` of each person."""
         drawing = replace(self.drawing, guidance=self.scale(name))
         shared = (self.prior, conditions, self.test.persons, self.scorer, self.folder, self.hashes, drawing)
-        numbers = range(draws or self.draws)
-        return tuple(draw_faces(*shared, number, f"{name}, face {number + 1}") for number in numbers)
+        return tuple(draw_faces(*shared, k, f"{name}, face {k + 1}") for k in range(draws or self.draws))
 
     def scale(self, name: str) -> float:
         """The guidance of a row."""
         return self.guidance.get(name, self.drawing.guidance)
 
-    def row(self, name: str, identity: Float[Tensor, "n 512"], drawn: bool) -> System:
-        """A system that predicts an identity, with or without drawn faces."""
+    def row(self, name: str, z: Float32[np.ndarray, "n 512"], drawn: bool) -> System:
+        """A system that predicts identities, with or without drawn faces."""
+        identity = torch.from_numpy(z.copy())  # in order, whatever the rows of z share
         faces = self.draw(name, identity) if drawn else ()
-        return System(name, WHAT[name], identity.numpy(), faces, guidance=self.scale(name) if drawn else None)
+        return System(name, identity.numpy(), faces, guidance=self.scale(name) if drawn else None)
 
 
 @dataclass(frozen=True)
@@ -138,11 +139,7 @@ class Stage2:
 
     @classmethod
     def from_folder(cls, folder: str | Path, prior: str | Path, device: str = "cpu") -> Stage2:
-        """Read a folder written by ``python -m v2f_core stage2``, today's or version 0.1's.
-
-        Raises:
-            InputError: the folder holds no Stage II.
-        """
+        """Read a folder written by ``python -m v2f_core stage2``, today's or version 0.1's; others are refused."""
         folder = Path(folder)
         with refusing(folder, "a folder of Stage II, whose provenance.json names a critic", "give stage2's --out"):
             record = read_json(folder / "provenance.json")
@@ -157,68 +154,51 @@ class Stage2:
 def rows(
     bench: Bench, aligner: Aligner, drawn: Collection[str] = (NO_DSC,), stage2: Sequence[Stage2] = ()
 ) -> Iterator[System]:
-    """All rows, from baselines to upper bounds; those in ``drawn`` with faces, the others by ẑ if they have one.
-
-    Stage II is always drawn.
-    """
+    """All rows, from baselines to upper bounds; those in ``drawn`` and Stage II with faces, the others by ẑ, if any."""
     test, n = bench.test, len(bench.test.persons)
-    baseline = {name: torch.from_numpy(z.copy()) for name, z in predictions(test, bench.training, aligner).items()}
+    z = predictions(test, bench.training, aligner)
     orders = np.stack([derangement(n, k) for k in range(DERANGEMENTS)])
-    yield bench.row(MEAN, baseline[MEAN], MEAN in drawn)
-    yield bench.row(SEX_MEAN, baseline[SEX_MEAN], SEX_MEAN in drawn)
-    yield System(RANDOM, WHAT[RANDOM], faces=(bench.gallery,), shuffles=orders)
+    yield bench.row(MEAN, z[MEAN], MEAN in drawn)
+    yield bench.row(SEX_MEAN, z[SEX_MEAN], SEX_MEAN in drawn)
+    yield System(RANDOM, faces=(bench.gallery,), shuffles=orders)
     if NULL in drawn:
         unguided = replace(bench, guidance={NULL: 1.0})  # guidance is a difference from null, so it has no effect here
         with torch.no_grad():
-            yield System(NULL, WHAT[NULL], faces=unguided.draw(NULL, bench.prior.null(n)))
-    last = bench.row(NO_DSC, baseline["full"], NO_DSC in drawn)
-    yield System(SHUFFLED, WHAT[SHUFFLED], last.predicted, last.faces, shuffles=orders)
+            yield System(NULL, faces=unguided.draw(NULL, bench.prior.null(n)))
+    last = bench.row(NO_DSC, z["full"], NO_DSC in drawn)
+    yield System(SHUFFLED, last.predicted, last.faces, shuffles=orders)
     yield last
     adapted = bench
     for trained in stage2:
-        with torch.no_grad():
-            identity = trained.aligner(test.pooled_voices())
         adapted = replace(bench, prior=trained.prior, hashes={**bench.hashes, "lora_sha256": trained.lora_sha256})
-        name, what = f"{FULL} ({trained.critic})", f"Stage II with the critic {trained.critic}"
-        last = System(name, what, identity.numpy(), adapted.draw(name, identity), guidance=bench.scale(name))
+        with torch.no_grad():
+            z_hat = trained.aligner(test.pooled_voices()).numpy()
+        last = adapted.row(f"{FULL} ({trained.critic})", z_hat, True)
         yield last
     if BEST in drawn and last.predicted is not None:
-        four = adapted.draw(BEST, torch.from_numpy(last.predicted), BEST_OF)
-        picked, what = best_of(four, last.predicted), f"{WHAT[BEST]} ({last.name})"
-        yield System(BEST, what, faces=(picked,), guidance=bench.scale(BEST))  # its ẑ is that of the last system
+        picked = best_of(adapted.draw(BEST, torch.from_numpy(last.predicted), BEST_OF), last.predicted)
+        yield System(BEST, faces=(picked,), guidance=bench.scale(BEST))  # its ẑ is that of the last system
     if not bench.has_other.any():
         return  # the rows below need a second photograph
-    if ORACLE in drawn:
-        # persons whose photograph shows no detectable face have no identity to draw; the row leaves them out
+    if ORACLE in drawn:  # without persons whose photograph shows no detectable face: no identity to draw
         answered = np.any(bench.others.identities, axis=1)
         known = np.where(answered[:, None], bench.others.identities, np.float32(1))
         faces = bench.draw(ORACLE, F.normalize(torch.from_numpy(known), dim=1))
-        yield System(ORACLE, WHAT[ORACLE], faces=faces, answered=answered, shown=True, guidance=bench.scale(ORACLE))
+        yield System(ORACLE, faces=faces, answered=answered, shown=True, guidance=bench.scale(ORACLE))
     there = np.flatnonzero(bench.has_other).tolist()
     paths = [bench.photos[row][1] for row in there]
     rebuilt = rebuild_faces(bench.prior, paths, bench.scorer, bench.folder, bench.hashes).placed(there, n)
-    yield System(VAE, WHAT[VAE], faces=(rebuilt,), answered=bench.has_other, shown=True)
-    yield System(OTHER, WHAT[OTHER], faces=(bench.others,), answered=bench.has_other, shown=True)
+    yield System(VAE, faces=(rebuilt,), answered=bench.has_other, shown=True)
+    yield System(OTHER, faces=(bench.others,), answered=bench.has_other, shown=True)
 
 
-def tuned(
-    validation: Bench, rows: Callable[[Bench], Iterator[System]], scales: Sequence[float] = GUIDANCES
-) -> dict[str, dict[float, float]]:
-    """The mean cosine of each row's faces under each guidance scale; rows without guidance are left out.
-
-    One scale for all rows would favour the system that it suits. So each drawn row has its own, chosen on a bench whose
-    ``test`` are validation persons.
-    """
+def tuned(validation: Bench, rows: Callable[[Bench], Iterator[System]]) -> dict[str, dict[float, float]]:
+    """The mean cosine of each drawn row's faces under each guidance: one for all would favour the row that it suits."""
     truth = validation.gallery.identities
     likeness: dict[str, dict[float, float]] = {}
-    for scale in scales:
+    for scale in GUIDANCES:
         for row in rows(replace(validation, drawing=replace(validation.drawing, guidance=scale), draws=1)):
             if row.guidance is not None and row.shuffles is None:
                 cosines = metrics.cosine(row.faces[0].identities, truth)[row.of(len(truth))]
                 likeness.setdefault(row.name, {})[scale] = float(cosines.mean())
     return likeness
-
-
-def best_scales(likeness: Mapping[str, Mapping[float, float]]) -> dict[str, float]:
-    """The scale with the highest cosine for each row; the smallest of equal ones."""
-    return {name: max(sorted(by_scale), key=by_scale.__getitem__) for name, by_scale in likeness.items()}

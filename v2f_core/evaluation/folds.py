@@ -1,8 +1,8 @@
 """Stage I measured on few persons: each person is tested by an aligner that was trained on other persons.
 
-The persons are dealt into folds, within each sex. The persons of a fold are the gallery, those of the others train and
-validate; then all is dealt anew. A person's value is the mean over the deals, and the interval resamples persons. It
-leaves out that the aligners share training persons: with few of them the truth is somewhat wider.
+Persons are dealt into folds, within each sex. Those of a fold are the gallery, the others train and validate; then all
+is dealt anew. A person's value is the mean over the deals, and the interval resamples persons. It leaves out that the
+aligners share training persons: with few of them the truth is somewhat wider.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -48,43 +48,33 @@ def fold_count(persons: int) -> int:
     return min(FOLDS, persons // SMALLEST)
 
 
-def leave_out(pairs: Pairs, settings: Stage1Settings, deals: int = 4, folder: str | Path | None = None) -> pd.DataFrame:
+def leave_out(pairs: Pairs, settings: Stage1Settings, deals: int = 4) -> pd.DataFrame:
     """The values of each person under Stage I, ridge regression, the controls and chance, as a tidy frame.
 
-    The persons are dealt into folds ``deals`` times, the first time by Stage I's seed. Aligners are kept in ``folder``.
-
-    Raises:
-        InputError: fewer than eight persons, or an embedding that cannot be used.
+    The persons are dealt into folds ``deals`` times, the first time by Stage I's seed; fewer than eight are refused.
     """
     count, frames = fold_count(len(pairs.persons)), []
-    bar = tqdm(total=deals * count, desc="folds", unit="fold")
-    with tempfile.TemporaryDirectory() as scratch, bar:
-        for number in range(deals):
-            fold = deal(pairs.sexes, count, settings.seed + number)
-            for part in range(count):
-                test = pairs.only(np.flatnonzero(fold == part).tolist())
-                own = Path(folder or scratch) / f"{number}_{part}"
-                others = pairs.only(np.flatnonzero(fold != part).tolist())
-                aligner = _aligner_of(others, settings, number, own)
-                galleries = protocols.galleries(test.sexes)
-                predicted = controls.predictions(test, others, aligner, number) | ridge_rows(others, test)
-                systems = [System(name, "", z) for name, z in predicted.items()]
-                gallery = Faces.of(test.gallery().numpy())
-                values = [tables.likeness(systems, gallery, test.persons, galleries), *_chance(test.persons, galleries)]
-                frames += [frame.assign(draw=number) for frame in values]
-                bar.update()
+    for number, part in tqdm([*product(range(deals), range(count))], desc="folds", unit="fold"):
+        here = deal(pairs.sexes, count, settings.seed + number) == part
+        test, others = (pairs.only(np.flatnonzero(mask).tolist()) for mask in (here, ~here))
+        aligner = _aligner_of(others, settings, number)
+        galleries, gallery = protocols.galleries(test.sexes), Faces.of(test.gallery().numpy())
+        predicted = controls.predictions(test, others, aligner, number) | ridge_rows(others, test)
+        systems = [System(name, z) for name, z in predicted.items()]
+        values = [tables.likeness(systems, gallery, test.persons, galleries), *_chance(test.persons, galleries)]
+        frames += [frame.assign(draw=number) for frame in values]
     return pd.concat(frames, ignore_index=True)
 
 
-def _aligner_of(persons: Pairs, settings: Stage1Settings, number: int, folder: Path) -> Aligner:
+def _aligner_of(persons: Pairs, settings: Stage1Settings, number: int) -> Aligner:
     """An aligner trained on some persons, of whom a part validates.
 
     Where the ridge regression that it started from was kept, it is fitted again to all of them: its λ needs no others.
     """
     part = deal(persons.sexes, min(FOLDS, len(persons.persons) // 2), number)
     training, validation = (persons.only(np.flatnonzero(mask).tolist()) for mask in (part > 0, part == 0))
-    chosen = replace(settings, seed=settings.seed + number)
-    aligner = train_stage1(training, validation, chosen, folder, {"deal": number})
+    with tempfile.TemporaryDirectory() as scratch:
+        aligner = train_stage1(training, validation, replace(settings, seed=settings.seed + number), scratch, {})
     if settings.linear_start and aligner.provenance.get("step") == 0:
         aligner.start_from(fit_ridge(persons.pooled_voices(), persons.centroids()).ratio)
     return aligner
@@ -96,10 +86,10 @@ def ridge_rows(training: Pairs, test: Pairs) -> dict[str, np.ndarray]:
     return {name: normalize(line(voices), dim=1).numpy() for name, line in ((RIDGE, ridge.mean), (RATIO, ridge.ratio))}
 
 
-def folds_table(tidy: pd.DataFrame, resamples: int = 4000) -> pd.DataFrame:
+def folds_table(tidy: pd.DataFrame) -> pd.DataFrame:
     """The wide table of :func:`leave_out`, each row against ridge regression by likelihood ratio."""
     rows = tidy[(tidy.metric != tables.RANK) & (tidy.by == tables.BY_Z)]
-    table = tables.wide(tables.summarise(rows, against=RATIO, resamples=resamples)).drop(columns="by")
+    table = tables.wide(tables.summarise(rows, against=RATIO)).drop(columns="by")
     ends = table.columns[table.columns.str.contains(" low| high| gain")]
     table.loc[table.system == "chance", ends] = np.nan
     return table
@@ -107,8 +97,6 @@ def folds_table(tidy: pd.DataFrame, resamples: int = 4000) -> pd.DataFrame:
 
 def _chance(persons: Sequence[str], galleries: Mapping[str, np.ndarray]) -> Iterator[pd.DataFrame]:
     for where, labels in galleries.items():
-        size = pd.Series(labels).map(pd.Series(labels).value_counts())
-        values = {tables.MATCHING: 0.5} | {f"R@{k}": np.minimum(1, k / size) for k in tables.KS}
-        frame = pd.DataFrame({"person": persons, "stratum": labels, **values})[labels != ""]
-        keys = {"gallery": where, "by": tables.BY_Z, "system": "chance"}
-        yield frame.melt(["person", "stratum"], var_name="metric").assign(**keys)
+        size = (labels[:, None] == labels).sum(axis=1)
+        values = {tables.MATCHING: 0 * size + 0.5} | {f"R@{k}": np.minimum(1, k / size) for k in tables.KS}
+        yield tables.tidy_rows({"gallery": where, "by": tables.BY_Z, "system": "chance"}, values, persons, labels)

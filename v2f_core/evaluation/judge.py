@@ -7,6 +7,7 @@ A judge is a folder with `config.json` and `model.safetensors`. The miniature is
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +20,18 @@ from torch import Tensor, nn
 from v2f_core.artefacts.loading import check_config, checked_folder, read_tensors, refusing
 from v2f_core.errors import InputError
 
-
-class PlainNet(nn.Sequential):
-    """3x3 convolutions in a plain chain, global average, one linear layer: images → class logits.
-
-    ``widths`` are the layers' channels; a layer wider than the one before halves the map.
-    """
-
-    def __init__(self, widths: Sequence[int], classes: int) -> None:
-        layers: list[nn.Module] = []
-        for inside, outside in zip([3, *widths[:-1]], widths, strict=True):
-            conv = nn.Conv2d(inside, outside, 3, stride=2 if outside > inside else 1, padding=1, bias=False)
-            layers += [conv, nn.BatchNorm2d(outside), nn.ReLU(inplace=True)]
-        layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(widths[-1], classes)]
-        super().__init__(*layers)
+AT_ONCE = 32  # images
+Pixels = UInt8[np.ndarray, "height width 3"]
 
 
 def _build(config: dict[str, Any]) -> nn.Module:
-    if config["architecture"] == "plain":
-        return PlainNet(config["widths"], config["n_classes"])
+    if config["architecture"] == "plain":  # a layer wider than the one before halves the map
+        layers: list[nn.Module] = []
+        for inside, outside in pairwise([3, *config["widths"]]):
+            conv = nn.Conv2d(inside, outside, 3, stride=2 if outside > inside else 1, padding=1, bias=False)
+            layers += [conv, nn.BatchNorm2d(outside), nn.ReLU(inplace=True)]
+        last = nn.Linear(config["widths"][-1], config["n_classes"])
+        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), last)
     if config["architecture"] != "resnet50_caffe":
         raise InputError(f"judge architecture {config['architecture']!r}: unknown; use plain or resnet50_caffe")
     from torchvision.models import resnet50
@@ -54,8 +48,7 @@ def _build(config: dict[str, Any]) -> nn.Module:
 class Judge(nn.Module):
     """Images → posteriors p(y|x) over the judge's persons.
 
-    The config says how pixels enter: `size` (square side), `mean` and `scale` per channel in the order of `channels`
-    ("RGB", or VGGFace2's "BGR"): x = (pixel - mean) / scale.
+    Its config says how pixels enter: as (pixel − `mean`) / `scale`, in squares of side `size`, in the order `channels`.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
@@ -65,11 +58,7 @@ class Judge(nn.Module):
 
     @classmethod
     def from_folder(cls, folder: str | Path, device: str = "cpu") -> Judge:
-        """Load a judge (weights may be fp16 on disk; they run as float32).
-
-        Raises:
-            InputError: a file is missing or damaged, or the weights do not fit the config.
-        """
+        """Load a judge, which runs as float32; a file that is missing, damaged or of another judge is refused."""
         remedy = "take config.json and model.safetensors from the same judge"
         folder = checked_folder(folder, ("config.json", "model.safetensors"), "a judge's", remedy)
         config, weights = check_config(folder / "config.json"), read_tensors(folder / "model.safetensors", remedy)
@@ -78,15 +67,14 @@ class Judge(nn.Module):
                 raise ValueError(f"size is {config['size']}")
             with torch.device("meta"):  # no memory is taken before the sizes are known to be the weights'
                 judge = cls(config)
-            judge.net.load_state_dict(
-                {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}, assign=True
-            )
+            weights = {name: w.float() if w.is_floating_point() else w for name, w in weights.items()}
+            judge.net.load_state_dict(weights, assign=True)
             judge = judge.eval().requires_grad_(False)
             if not np.isfinite(judge.posteriors([np.full((8, 8, 3), 127, np.uint8)])).all():
                 raise ValueError("its posteriors are not finite")
         return judge.to(device)
 
-    def prepare(self, images: Sequence[UInt8[np.ndarray, "height width 3"]]) -> Float[Tensor, "batch 3 side side"]:
+    def prepare(self, images: Sequence[Pixels]) -> Float[Tensor, "batch 3 side side"]:
         """RGB images of any size → the net's input."""
         import cv2
 
@@ -97,24 +85,19 @@ class Judge(nn.Module):
         return torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), np.float32))
 
     @torch.no_grad()
-    def posteriors(
-        self, images: Sequence[UInt8[np.ndarray, "height width 3"]], batch: int = 32
-    ) -> Float32[np.ndarray, "images classes"]:
+    def posteriors(self, images: Sequence[Pixels]) -> Float32[np.ndarray, "images classes"]:
         """p(y|x) of each RGB image; rows sum to 1."""
-        device = next(self.net.parameters()).device
-        parts = [torch.zeros(0, self.config["n_classes"])]
-        for start in range(0, len(images), batch):
-            logits = self.net(self.prepare(images[start : start + batch]).to(device))
+        device, parts = next(self.net.parameters()).device, []
+        for start in range(0, len(images), AT_ONCE):
+            logits = self.net(self.prepare(images[start : start + AT_ONCE]).to(device))
             parts.append(F.softmax(logits.float(), dim=1).cpu())
         return torch.cat(parts).numpy()
 
-    def features(self, images: Sequence[UInt8[np.ndarray, "height width 3"]]) -> Float32[np.ndarray, "images features"]:
+    def features(self, images: Sequence[Pixels]) -> Float32[np.ndarray, "images features"]:
         """The input of the last layer for each RGB image, unit length: the judge as a second scorer of likeness."""
         last = [layer for layer in self.net.modules() if isinstance(layer, nn.Linear)][-1]
-        seen = [torch.zeros(0, last.in_features)]
+        seen: list[Tensor] = []
         hook = last.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float().cpu()))
-        try:
+        with hook:
             self.posteriors(images)
-        finally:
-            hook.remove()
         return F.normalize(torch.cat(seen), dim=1).numpy()

@@ -19,11 +19,8 @@ AT_ONCE = 256  # rows compared with the training's together: 1 GB for a million 
 
 
 def contamination(training: Pairs, test: Pairs) -> list[tuple[str, str, str]]:
-    """(test person, other person, reason) for each name, photograph or recording that is in both splits, and for each
-    photograph that two test persons share.
-
-    Raises:
-        InputError: the identities or voices of the splits differ in width.
+    """(test person, other person, reason) for each name, photograph or recording in both splits, and for each
+    photograph that two test persons share. Splits whose embeddings differ in width are refused.
     """
     shared = [(name, name, "the same name") for name in set(test.persons) & set(training.persons)]
     for what, kind, same in (("face", "photograph", SAME_PICTURE), ("voice", "recording", SAME_RECORDING)):
@@ -44,13 +41,10 @@ def contamination(training: Pairs, test: Pairs) -> list[tuple[str, str, str]]:
 
 
 def check_splits(training: Pairs, test: Pairs, scorers: Mapping[str, Path], all_known: bool = False) -> list[str]:
-    """Refuse a test with persons of the training; warn of test persons whom a scorer was trained on, and return that.
+    """Refuse splits with :func:`contamination`; warn of test persons whom a scorer was trained on, and return that.
 
     ``training_persons.txt`` in a scorer's folder lists its training persons, one a line; with ``all_known`` no scorer
-    was trained on any person of the dataset (true of MiniVox by construction).
-
-    Raises:
-        InputError: a person, photograph or recording is in both splits, or two test persons share a photograph.
+    was trained on any person of the dataset.
     """
     if leaks := contamination(training, test):
         examples = "; ".join(f"{one} and {other}: {reason}" for one, other, reason in leaks[:3])

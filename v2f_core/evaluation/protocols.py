@@ -24,14 +24,7 @@ def galleries(sexes: Sequence[str]) -> dict[str, Shaped[np.ndarray, " n"]]:
     """The galleries of every table: all persons, those of one sex, and SF2F's three of 100 where there are 300.
 
     SF2F cuts its list of test persons, here in the order of ``sexes``, at 100, 200 and 300. (Its gallery has each
-    person's *mean* identity over all photos; ours holds one photo.)
-
-    Raises:
-        InputError: fewer than two persons.
-
-    Example:
-        >>> {name: labels.tolist() for name, labels in galleries(["f", "f", "m"]).items()}
-        {'all': ['all', 'all', 'all'], 'within sex': ['f', 'f', '']}
+    person's *mean* identity over all photos; ours holds one photo.) Fewer than two persons are refused.
     """
     n, counts = len(sexes), Counter(sexes)
     if n < 2:

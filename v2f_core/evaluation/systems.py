@@ -59,13 +59,13 @@ class Faces:
         return Faces(**whole, paths=[path_of.get(row) for row in range(n)])
 
 
+@dataclass
 class Scorer:
-    """The networks that score images: f_arc of ``pack``, on which the prior is conditioned, the judge for VFS, and a
-    second scorer: another face pack, else the input of the judge's last layer.
-    """
+    """The networks that score images."""
 
-    def __init__(self, pack: FacePack, judge: Judge | None = None, second: FacePack | None = None) -> None:
-        self.pack, self.judge, self.second = pack, judge, second
+    pack: FacePack  # f_arc, on which the prior is conditioned
+    judge: Judge | None = None  # for VFS
+    second: FacePack | None = None  # the second scorer; without it, the input of the judge's last layer
 
     def __call__(self, images: Sequence[Pixels]) -> dict[str, Float32[np.ndarray, "n _"]]:
         """Identities, posteriors and features of some images."""
@@ -78,9 +78,9 @@ class Scorer:
 
     def photographs(self, paths: Sequence[Path]) -> Faces:
         """The scores of pictures on disk, of one at least."""
-        batches = [paths[start : start + AT_ONCE] for start in range(0, len(paths), AT_ONCE)]
-        scores = _joined([self([read_image(path) for path in batch]) for batch in batches])
-        return Faces(**scores, paths=list(paths))
+        starts = range(0, len(paths), AT_ONCE)
+        parts = [self([read_image(path) for path in paths[start : start + AT_ONCE]]) for start in starts]
+        return Faces(**_joined(parts), paths=list(paths))
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,6 @@ class System:
     """A row: the predicted identity and drawn faces of each of n test persons."""
 
     name: str
-    what: str  # a description in one sentence
     predicted: Float32[np.ndarray, "n dim"] | None = None  # ẑ, if the system predicts an identity
     faces: tuple[Faces, ...] = ()  # the first draw of each person, the second, …
     answered: Bool[np.ndarray, " n"] | None = None  # the persons whom it can answer for; None means all
@@ -136,17 +135,13 @@ def draw_faces(
 ) -> Faces:
     """One face of each person, drawn and scored, or read from an earlier run with the same inputs.
 
-    Conditions are unit identities, or tokens for the cross-attention. ``hashes`` are those of the weights of prior and
+    Conditions are unit identities, or tokens for the cross-attention; ``hashes`` are of the weights of prior and
     scorers; ``draw`` is 0 for a person's first face, 1 for the second, …
     """
+    inputs = {**hashes, **asdict(drawing), "draw": draw}
     values = conditions.detach().cpu().contiguous().numpy().tobytes()
-    inputs = {
-        **hashes,
-        **asdict(drawing),
-        "draw": draw,
-        "conditions_sha256": hashlib.sha256(values).hexdigest(),
-        "persons_sha256": hashlib.sha256("\n".join(persons).encode()).hexdigest(),
-    }
+    for name, data in (("conditions", values), ("persons", "\n".join(persons).encode())):
+        inputs[f"{name}_sha256"] = hashlib.sha256(data).hexdigest()
 
     def make(rows: range) -> Float[Tensor, "batch 3 height width"]:
         noise = torch.stack([noise_of(persons[row], prior.latent_shape, drawing.seed, draw) for row in rows])
@@ -193,21 +188,18 @@ def _resumable(
     paths: list[Path | None] = [folder / f"{row:05d}.webp" for row in range(n)]
     parts, exif = [], Image.Exif()
     exif[0x010E] = SYNTHETIC  # ImageDescription
-    with tqdm(total=n, desc=label, unit="face", mininterval=1.0) as bar:
-        for start in range(0, n, AT_ONCE):
+    for start in tqdm(range(0, n, AT_ONCE), desc=label, unit="batch", mininterval=1.0):
+        shard = folder / f"{start:05d}.safetensors"
+        if not shard.exists():
             rows = range(start, min(start + AT_ONCE, n))
-            shard = folder / f"{start:05d}.safetensors"
-            if not shard.exists():
-                unit = VaeImageProcessor.pt_to_numpy((make(rows).float() / 2 + 0.5).clamp(0, 1))
-                images = [np.asarray(image) for image in VaeImageProcessor.numpy_to_pil(unit)]
-                for row, image in zip(rows, images, strict=True):
-                    with atomic_write(folder / f"{row:05d}.webp") as temporary:
-                        Image.fromarray(image).save(temporary, "WEBP", quality=90, exif=exif)
-                with atomic_write(shard) as temporary:  # after its images: a shard that exists is whole
-                    save_file(scorer(images), temporary)
-            stored = read_tensors(shard, "delete it and run this again, the rest is kept")
-            parts.append({name: tensor.numpy() for name, tensor in stored.items()})
-            bar.update(len(rows))
+            images = VaeImageProcessor().postprocess(make(rows).float())
+            for row, image in zip(rows, images, strict=True):
+                with atomic_write(folder / f"{row:05d}.webp") as temporary:
+                    image.save(temporary, "WEBP", quality=90, exif=exif)
+            with atomic_write(shard) as temporary:  # after its images: a shard that exists is whole
+                save_file(scorer([np.asarray(image) for image in images]), temporary)
+        stored = read_tensors(shard, "delete it and run this again, the rest is kept")
+        parts.append({name: tensor.numpy() for name, tensor in stored.items()})
     return Faces(**_joined(parts), paths=paths)
 
 

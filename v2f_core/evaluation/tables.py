@@ -25,12 +25,13 @@ from v2f_core.evaluation.systems import Faces, System
 KEYS = ("gallery", "by", "system", "metric")
 BY_Z, BY_FACE, BY_SECOND = "ẑ", "face", "second scorer"
 COSINE, L2, MATCHING, RANK, KS = "cosine", "L2", "1:2 matching", "rank", (1, 5, 10)
-BY_RATIO = tuple(f"{name} by ratio" for name in (MATCHING, *(f"R@{k}" for k in KS)))
-MEASURES = (COSINE, L2, MATCHING, *(f"R@{k}" for k in KS), "skill, cosine", "skill, R@10", *BY_RATIO)
+RANKED = (MATCHING, *(f"R@{k}" for k in KS))
+MEASURES = (COSINE, L2, *RANKED, "skill, cosine", "skill, R@10", *(f"{name} by ratio" for name in RANKED))
 ENDS = ("low", "high", "gain", "gain low", "gain high")
 REFERENCE = {ALL: MEAN, WITHIN: SEX_MEAN}  # the systems with skill 0 in cosine
 # scores of a gallery's faces for identities: higher is likelier; see IdentityPosterior.log_ratio_of
 Ratio = Callable[[Float32[np.ndarray, "n dim"], Float32[np.ndarray, "m dim"]], Float[np.ndarray, "n m"]]
+Labels = Shaped[np.ndarray, " n"]  # the gallery of each person, as in `protocols`
 
 
 class Ceiling(NamedTuple):
@@ -41,52 +42,33 @@ class Ceiling(NamedTuple):
     matching: float
 
 
-# --- the engine
-
-
 def summarise(tidy: pd.DataFrame, against: str | None = None, resamples: int = 4000) -> pd.DataFrame:
-    """The mean of each key of a tidy frame, with its interval, its spread over seeds and its gain over a system.
+    """The mean of each key of a tidy frame, with its interval, and its gain over ``against``, person by person.
 
     A person's values are averaged over seeds and draws, then persons are resampled; fewer than two in a stratum have no
-    interval. ``seed sd`` is the deviation of the seeds' means; a gain over ``against`` is paired person by person.
-
-    Raises:
-        InputError: a system and ``against`` were measured on different persons.
-
-    Example:
-        >>> tidy = pd.DataFrame(
-        ...     {"system": s, "metric": "cosine", "seed": k, "person": f"P{i}", "value": 0.1 * i + 0.01 * (s == "new")}
-        ...     for s in ("old", "new") for k in (0, 1) for i in range(9)
-        ... )
-        >>> table = summarise(tidy, against="old").set_index("system")
-        >>> table.loc["new", ["value", "seed sd", "gain"]].round(3).to_dict()
-        {'value': 0.41, 'seed sd': 0.0, 'gain': 0.01}
+    interval. ``seed sd`` is the deviation of the seeds' means. Systems that were measured on other persons than
+    ``against`` are refused.
     """
     keys = [name for name in KEYS if name in tidy]
     seeds = tidy.groupby([*keys, "seed"]).value.mean() if "seed" in tidy else None
-    by_person = tidy.groupby([*keys, "person"], sort=False)
-    means = by_person.value.mean().to_frame()
-    means["stratum"] = by_person.stratum.first() if "stratum" in tidy else ""
+    tidy = tidy if "stratum" in tidy else tidy.assign(stratum="")
+    means = tidy.groupby([*keys, "person"], sort=False).agg({"value": "mean", "stratum": "first"})
     frames = {key: part.droplevel(keys) for key, part in means.groupby(level=keys, sort=False)}
     rows = []
     for key, part in frames.items():
         row: dict[str, object] = dict(zip(keys, key, strict=True))
+        base = frames.get(tuple(against if name == "system" else value for name, value in row.items()))
         of_persons = part.index[0] != ""
-        if of_persons:
-            row["n"] = len(part)
-        if seeds is not None:
-            of_seeds = seeds.loc[key]
-            row |= {"seeds": len(of_seeds), "seed sd": float(of_seeds.std()) if len(of_seeds) > 1 else np.nan}
-        row["value"] = float(part.value.mean())
-        few = not of_persons or part.stratum.value_counts().min() < 2
-        values, strata = part.value.to_numpy(), part.stratum.to_numpy(dtype=str)
-        row |= {} if few else metrics.bootstrap(values, groups=strata, resamples=resamples)._asdict()
-        base = frames.get(tuple(against if name == "system" else value for name, value in row.items() if name in keys))
-        if against is not None and base is not None and row["system"] != against and not few:
-            if set(base.index) != set(part.index):
-                raise InputError(f"{row['system']} and {against} were measured on different persons")
-            gain = metrics.paired_difference(values, base.value.loc[part.index].to_numpy(), strata, resamples)
-            row |= {"gain": gain.value, "gain low": gain.low, "gain high": gain.high}
+        row |= {"value": float(part.value.mean())} | ({"n": len(part)} if of_persons else {})
+        row |= {} if seeds is None else {"seeds": len(seeds.loc[key]), "seed sd": float(seeds.loc[key].std())}
+        if of_persons and part.stratum.value_counts().min() >= 2:
+            values, strata = part.value.to_numpy(), part.stratum.to_numpy(dtype=str)
+            row |= metrics.bootstrap(values, groups=strata, resamples=resamples)._asdict()
+            if base is not None and row["system"] != against:
+                if set(base.index) != set(part.index):
+                    raise InputError(f"{row['system']} and {against} were measured on different persons")
+                gain = metrics.paired_difference(values, base.value.loc[part.index].to_numpy(), strata, resamples)
+                row |= dict(zip(("gain", "gain low", "gain high"), gain, strict=True))
         rows.append(row)
     table = pd.DataFrame(rows)
     order = ["n", "seeds", "value", "low", "high", "seed sd", "gain", "gain low", "gain high"]
@@ -97,16 +79,13 @@ def wide(table: pd.DataFrame, measures: Sequence[str] = MEASURES) -> pd.DataFram
     """A summary with the measures as columns, ``m``, ``m low``, ``m high`` (and ``m gain`` …), instead of rows."""
     keys = [name for name in KEYS[:-1] if name in table]
     ends = {name: f" {name}".removesuffix(" value") for name in ("value", *ENDS) if name in table}
-    rows = []
-    for key, part in table.groupby(keys, sort=False):
-        values = part.set_index("metric")
-        row = dict(zip(keys, key, strict=True)) | ({"n": part.n.max()} if "n" in part else {})
-        for measure in (measure for measure in measures if measure in values.index):
-            row |= {f"{measure}{end}": values.loc[measure, name] for name, end in ends.items()}
-        rows.append(row)
-    frame = pd.DataFrame(rows)
+    frame = table.set_index([*keys, "metric"])[[*ends]].unstack(sort=False)
+    frame.columns = [f"{measure}{ends[name]}" for name, measure in frame.columns]
     order = [f"{measure}{end}" for measure in measures for end in ends.values()]
-    return frame[[*frame.columns[~frame.columns.isin(order)], *(name for name in order if name in frame)]]
+    frame = frame[[name for name in order if name in frame]]
+    if "n" in table:
+        frame.insert(0, "n", table.groupby(keys).n.max())
+    return frame.reset_index()
 
 
 def markdown(table: pd.DataFrame, measures: Sequence[str], rows: Sequence[str] = ("system",)) -> str:
@@ -121,11 +100,9 @@ def markdown(table: pd.DataFrame, measures: Sequence[str], rows: Sequence[str] =
 
 def plain(table: pd.DataFrame, measures: Sequence[str]) -> str:
     """Some measures of a :func:`wide` table for a terminal, without gains."""
-    rows = [
-        {"": row["system"]} | {name: cell(row, name).partition("<br>")[0] for name in measures}
-        for row in table.to_dict("records")
-    ]
-    return pd.DataFrame(rows).to_string(index=False)
+    rows = table.to_dict("records")
+    cells = {name: [cell(row, name).partition("<br>")[0] for row in rows] for name in measures}
+    return pd.DataFrame({"": table.system.to_list(), **cells}).to_string(index=False)
 
 
 def cell(row: Mapping[str, Any], measure: str) -> str:
@@ -157,12 +134,7 @@ def write(folder: str | Path, name: str, table: pd.DataFrame | str) -> None:
             temporary.write_bytes(gzip.compress(data, mtime=0) if name.endswith(".gz") else data)
 
 
-# --- likeness and retrieval
-
-
-def person_values(
-    scores: Float[np.ndarray, "n n"], labels: Shaped[np.ndarray, " n"]
-) -> dict[str, Float[np.ndarray, " n"]]:
+def person_values(scores: Float[np.ndarray, "n n"], labels: Labels) -> dict[str, Float[np.ndarray, " n"]]:
     """1:2 matching, rank and R@k of each person among the faces of their gallery; NaN for a person without one."""
     ranks = metrics.within(metrics.rank, scores, labels)
     recalls = {f"R@{k}": np.where(np.isnan(ranks), np.nan, ranks <= k) for k in KS}
@@ -173,7 +145,7 @@ def likeness(
     systems: Sequence[System],
     gallery: Faces,
     persons: Sequence[str],
-    galleries: Mapping[str, Shaped[np.ndarray, " n"]],
+    galleries: Mapping[str, Labels],
     ceilings: Mapping[str, Ceiling] | None = None,
     ratio: Ratio | None = None,
 ) -> pd.DataFrame:
@@ -181,31 +153,41 @@ def likeness(
 
     Draws have a row each; derangements are averaged. The second scorer gives ranks only: its cosines have another
     scale. Skill is given where there are ceilings, for systems whose input is a voice, and needs those of `REFERENCE`.
-    ``ratio`` ranks the faces once more, by how much likelier a voice makes them, with a drawn face's identity for ẑ.
+    ``ratio`` ranks the faces once more, with a drawn face's identity for ẑ.
     """
     n, truth, frames = len(persons), gallery.identities, []
     predicted = {system.name: system.predicted for system in systems if system.predicted is not None}
-    reference = {
-        where: metrics.cosine(predicted[name], truth) for where, name in REFERENCE.items() if name in predicted
-    }
+    reference = {where: metrics.cosine(predicted[of], truth) for where, of in REFERENCE.items() if of in predicted}
     for system in systems:
+        orders = np.arange(n)[None] if system.shuffles is None else system.shuffles
         for by, draw, z, scores in _answers(system, gallery):
-            near = {} if z is None else _near(z, truth, system.shuffles)
-            likelier = None if z is None or ratio is None else _ratios(ratio, z, truth)
+            near, likelier = {}, None
+            if z is not None:
+                for name, of in ((COSINE, metrics.cosine), (L2, metrics.l2)):
+                    near[name] = np.mean([of(z[order], truth) for order in orders], axis=0)
+                likelier = None if ratio is None else _ratios(ratio, z, truth)
             for where, labels in galleries.items():
-                values = near | _averaged(scores, labels, system.shuffles)
+                values = near | _averaged(scores, labels, orders)
                 if likelier is not None:
-                    ranked = _averaged(likelier, labels, system.shuffles)
-                    values |= {f"{name} by ratio": ranked[name] for name in ranked if name != RANK}
-                answered = system.of(n) & (labels != "")
+                    ranked = _averaged(likelier, labels, orders)
+                    values |= {f"{name} by ratio": ranked[name] for name in RANKED}
+                asked = np.where(system.of(n), labels, "")
                 best = (ceilings or {}).get(where)
                 if best is not None and not system.shown and by != BY_SECOND and where in reference:
-                    values |= _skills(values, reference[where], best, labels, answered)
+                    values |= _skills(values, reference[where], best, labels, asked)
                 keys = {"gallery": where, "by": by, "system": system.name, "draw": draw}
-                frame = pd.DataFrame({"person": persons, "stratum": labels, **values})[answered]
-                frames.append(frame.melt(["person", "stratum"], var_name="metric").assign(**keys))
-    columns = ["gallery", "by", "system", "metric", "draw", "person", "stratum", "value"]
-    return pd.concat(frames, ignore_index=True)[columns]
+                frames.append(tidy_rows(keys, values, persons, asked))
+    return pd.concat(frames, ignore_index=True)
+
+
+def tidy_rows(
+    keys: Mapping[str, object], values: Mapping[str, np.ndarray], persons: Sequence[str], labels: Labels
+) -> pd.DataFrame:
+    """A tidy frame of the measures of the persons who stand in a gallery, whose label is not ""."""
+    there, columns = labels != "", {"person": np.array(persons), "stratum": labels}
+    rows = {name: np.tile(column[there], len(values)) for name, column in columns.items()}
+    rows["value"] = np.concatenate([column[there] for column in values.values()])
+    return pd.DataFrame({**keys, "metric": np.repeat([*values], there.sum()), **rows})
 
 
 def _answers(
@@ -227,81 +209,45 @@ def _answers(
 
 def _ratios(ratio: Ratio, z: Float[np.ndarray, "n dim"], truth: Float[np.ndarray, "m dim"]) -> Float[np.ndarray, "n m"]:
     """The ratios, 0 where either face is undetected: nothing is learned from it."""
-    seen, known = np.flatnonzero(z.any(axis=1)), np.flatnonzero(truth.any(axis=1))
+    seen, known = z.any(axis=1), truth.any(axis=1)
     scores = np.zeros((len(z), len(truth)))
-    if len(seen) and len(known):
+    if seen.any() and known.any():
         scores[np.ix_(seen, known)] = ratio(z[seen].astype(np.float32), truth[known].astype(np.float32))
     return scores
 
 
-def _near(z: np.ndarray, truth: np.ndarray, shuffles: np.ndarray | None) -> dict[str, np.ndarray]:
-    orders = [np.arange(len(z))] if shuffles is None else shuffles
-    measures = {COSINE: metrics.cosine, L2: metrics.l2}
-    return {name: np.mean([of(z[order], truth) for order in orders], axis=0) for name, of in measures.items()}
-
-
-def _averaged(scores: np.ndarray, labels: np.ndarray, shuffles: np.ndarray | None) -> dict[str, np.ndarray]:
-    """The values of each person, averaged over shuffles; ranks are left out."""
-    if shuffles is None:
-        return person_values(scores, labels)
-    values = [person_values(scores[order], labels) for order in shuffles]
-    return {name: np.mean([value[name] for value in values], axis=0) for name in values[0] if name != RANK}
+def _averaged(scores: np.ndarray, labels: Labels, orders: np.ndarray) -> dict[str, np.ndarray]:
+    """Each person's values, averaged over the orders in which the answers are dealt to persons."""
+    parts = [person_values(scores[order], labels) for order in orders]
+    return {name: np.mean([part[name] for part in parts], axis=0) for name in parts[0]}
 
 
 def _skills(
-    values: Mapping[str, np.ndarray], reference: np.ndarray, best: Ceiling, labels: np.ndarray, answered: np.ndarray
+    values: Mapping[str, np.ndarray], reference: np.ndarray, best: Ceiling, labels: np.ndarray, asked: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Skill as a value of each person, whose mean is the skill: the reference is the same person's."""
-    skills = {}
-    names = sorted(set(labels[answered].tolist()))
-    mean = float(np.mean([reference[answered & (labels == name)].mean() for name in names]))
+    mean = float(np.mean([reference[asked == name].mean() for name in sorted({*asked} - {""})]))
+    chance, skills = protocols.chance(labels, 10), {}
     if COSINE in values and best.cosine > mean:
         skills["skill, cosine"] = (values[COSINE] - reference) / (best.cosine - mean)
-    chance = protocols.chance(labels, 10)
     if best.recall > chance:
         skills["skill, R@10"] = (values["R@10"] - chance) / (best.recall - chance)
     return skills
 
 
 def likeness_table(
-    tidy: pd.DataFrame,
-    galleries: Mapping[str, Shaped[np.ndarray, " n"]],
-    ceilings: Mapping[str, Ceiling] | None = None,
-    resamples: int = 4000,
+    tidy: pd.DataFrame, galleries: Mapping[str, Labels], ceilings: Mapping[str, Ceiling] | None = None
 ) -> pd.DataFrame:
     """The wide table of :func:`likeness`, each gallery with its size, chance and ceiling."""
-    table = wide(summarise(tidy[tidy.metric != RANK], resamples=resamples))
-    parts = []
+    table, parts = wide(summarise(tidy[tidy.metric != RANK])), []
     for where, labels in galleries.items():
         edges = [{"system": "chance", MATCHING: 0.5} | {f"R@{k}": protocols.chance(labels, k) for k in KS}]
         if best := (ceilings or {}).get(where):
             edges.append({"system": "ceiling", COSINE: best.cosine, "R@10": best.recall, MATCHING: best.matching})
         part = pd.concat([table[table.gallery == where], pd.DataFrame(edges).assign(gallery=where)])
-        parts.append(part.assign(**{"gallery size": min(protocols.sizes(labels))}))
-    columns = list(table.columns)
-    columns.insert(columns.index("n") + 1, "gallery size")
-    return pd.concat(parts, ignore_index=True)[columns]
-
-
-def identity_table(
-    systems: Mapping[str, Float[np.ndarray, "n dim"]],
-    truth: Float[np.ndarray, "n dim"],
-    sexes: Shaped[np.ndarray, " n"],
-    ceilings: Mapping[str, Ceiling] | None = None,
-    ranked: Mapping[str, Float[np.ndarray, "n n"]] | None = None,
-    resamples: int = 4000,
-    ratio: Ratio | None = None,
-) -> pd.DataFrame:
-    """Stage I's table of predicted identities: a row a system and gallery, columns ``m``, ``m low``, ``m high``.
-
-    ``truth`` is the gallery; ``ranked`` are score matrices of systems that rank faces without an identity; the rest is
-    as in :func:`likeness`.
-    """
-    answers = [System(name, "", z.astype(np.float32)) for name, z in systems.items()]
-    answers += [System(name, "", scores=scores) for name, scores in (ranked or {}).items()]
-    galleries, persons = protocols.galleries(sexes.tolist()), [f"{i:06d}" for i in range(len(truth))]
-    tidy = likeness(answers, Faces.of(truth.astype(np.float32)), persons, galleries, ceilings, ratio)
-    return likeness_table(tidy, galleries, ceilings, resamples).drop(columns="by")
+        part.insert(part.columns.get_loc("n") + 1, "gallery size", min(protocols.sizes(labels)))
+        parts.append(part)
+    return pd.concat(parts, ignore_index=True)
 
 
 def save_identity_table(table: pd.DataFrame, folder: str | Path, name: str = "stage1", note: str = "") -> None:
@@ -311,14 +257,8 @@ def save_identity_table(table: pd.DataFrame, folder: str | Path, name: str = "st
     write(folder, f"{name}.md", by_gallery(table, shown) + note)
 
 
-# --- sets of faces
-
-
 def set_table(systems: Iterable[System], real: Faces) -> pd.DataFrame:
-    """A row for each system with faces: VFS with its N, kernel distance to real faces, diversity, misses.
-
-    Shuffled systems are left out, since a shuffle does not change a set.
-    """
+    """A row for each system with faces of its own: VFS with its N, kernel distance to real faces, diversity, misses."""
     rows = []
     for system in (system for system in systems if system.faces and system.shuffles is None):
         answered = system.of(len(real.paths))

@@ -6,9 +6,10 @@ Every diagram of the notebooks is drawn here, so that one colour has one meaning
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -21,13 +22,8 @@ from v2f_core.show.plots import CEILING, MEN, OURS, REFERENCE, plain, sentence
 INK = "#222222"
 BOXES = {"value": ("#ffffff", REFERENCE), "frozen": ("#dfe8f0", MEN), "trained": ("#fbe3da", OURS)}
 BOXES["loss"] = ("#dcebdf", CEILING)
-ARROWS = {
-    "value": (INK, "-", ""),
-    "gradient": (OURS, "--", "gradient"),
-    "stopped": (REFERENCE, ":", "gradient stopped"),
-}
-LINE = 0.17  # inches
-GAP = (0.5, 0.42)  # inches between two boxes, across and down
+ARROWS = {"value": (INK, "-", ""), "gradient": (OURS, "--", "gradient")}
+ARROWS["stopped"] = (REFERENCE, ":", "gradient stopped")
 
 
 class Box(NamedTuple):
@@ -63,19 +59,20 @@ def draw(
     """
     placed = {name: Box(*fields) for name, fields in boxes.items()}  # type: ignore[arg-type]
     links = [Arrow(*fields) for fields in arrows]  # type: ignore[arg-type]
+    # all lengths are inches
     width = max(0.6, *(_width(box.text, 9) for box in placed.values())) + 0.24
-    height = LINE * max(box.text.count("\n") + 1 for box in placed.values()) + 0.2
-    step = (width + max([GAP[0], *(_width(link.text, 8) + 0.3 for link in links)]), height + GAP[1])
+    height = 0.17 * max(box.text.count("\n") + 1 for box in placed.values()) + 0.2
+    step = (width + max([0.5, *(_width(link.text, 8) + 0.3 for link in links)]), height + 0.42)
     columns, rows = [box.column for box in placed.values()], [box.row for box in placed.values()]
     kinds = {*(box.kind for box in placed.values()), *(link.kind for link in links)} - {"value"}
-    legend = 0.35 if kinds else 0.0
+    legend, head = 0.35 * bool(kinds), 0.3 * bool(title)
     margin = 0.15 + max([0.5 * abs(link.bend) for link in links], default=0.0)
     size = ((max(columns) - min(columns)) * step[0] + width + 0.3, (max(rows) - min(rows)) * step[1] + height)
-    figure, ax = plt.subplots(figsize=(size[0], size[1] + 2 * margin + legend + 0.3 * bool(title)))
+    figure, ax = plt.subplots(figsize=(size[0], size[1] + 2 * margin + legend + head))
     left, top = min(columns) * step[0] - width / 2 - 0.15, -min(rows) * step[1] + height / 2 + margin
     ax.set(xlim=(left, left + size[0]), ylim=(top - size[1] - 2 * margin - legend, top), aspect="equal", title=title)
     ax.axis("off")
-    figure.subplots_adjust(0, 0, 1, 1 - 0.3 * bool(title) / figure.get_figheight())
+    figure.subplots_adjust(0, 0, 1, 1 - head / figure.get_figheight())
     patches = {
         name: _box(ax, box, box.column * step[0], -box.row * step[1], width, height) for name, box in placed.items()
     }
@@ -96,15 +93,13 @@ def draw(
 
 def _width(text: str, size: int) -> float:
     """Width of a text's longest line in inches, formulas included."""
-    return max(
-        float(TextPath((0, 0), line, size=size).get_extents().width) / 72 if line else 0.0 for line in text.split("\n")
-    )
+    lines = [TextPath((0, 0), line, size=size).get_extents().width for line in text.split("\n") if line]
+    return float(max(lines, default=0.0)) / 72
 
 
 def _box(ax: Axes, box: Box, x: float, y: float, width: float, height: float) -> FancyBboxPatch:
     fill, edge = BOXES[box.kind]
-    corner = (x - width / 2 + 0.06, y - height / 2 + 0.06)
-    shape = "round,pad=0.06,rounding_size=0.09"
+    corner, shape = (x - width / 2 + 0.06, y - height / 2 + 0.06), "round,pad=0.06,rounding_size=0.09"
     patch = FancyBboxPatch(corner, width - 0.12, height - 0.12, boxstyle=shape, fc=fill, ec=edge, lw=1.3, zorder=2)
     ax.add_patch(patch)
     ax.text(x, y, box.text, ha="center", va="center", fontsize=9, color=INK, zorder=3)
@@ -112,34 +107,18 @@ def _box(ax: Axes, box: Box, x: float, y: float, width: float, height: float) ->
 
 
 def _arrow(ax: Axes, arrow: Arrow, patches: Mapping[str, FancyBboxPatch]) -> None:
-    colour, style, _ = ARROWS[arrow.kind]
+    colour, line, _ = ARROWS[arrow.kind]
     ends = [patches[name] for name in (arrow.start, arrow.end)]
-    start, end = ((p.get_x() + p.get_width() / 2, p.get_y() + p.get_height() / 2) for p in ends)
-    patch = FancyArrowPatch(
-        start,
-        end,
-        patchA=ends[0],
-        patchB=ends[1],
-        arrowstyle="-|>" if arrow.kind != "stopped" else "-[,widthB=0.35,lengthB=0",
-        connectionstyle=f"arc3,rad={arrow.bend}",
-        mutation_scale=11,
-        shrinkA=1,
-        shrinkB=2,
-        lw=1.4,
-        color=colour,
-        ls=style,
-        zorder=1,
-    )
-    ax.add_patch(patch)
+    start, end = (np.array([p.get_x() + p.get_width() / 2, p.get_y() + p.get_height() / 2]) for p in ends)
+    style: dict[str, Any] = {"color": colour, "ls": line, "lw": 1.4, "shrinkA": 1, "shrinkB": 2, "zorder": 1}
+    style |= {"arrowstyle": "-|>" if arrow.kind != "stopped" else "-[,widthB=0.35,lengthB=0", "mutation_scale": 11}
+    style |= {"connectionstyle": f"arc3,rad={arrow.bend}", "patchA": ends[0], "patchB": ends[1]}
+    ax.add_patch(FancyArrowPatch(tuple(start), tuple(end), **style))
     if arrow.text:
-        aside = arrow.bend / 2  # the curve's middle lies so far from the chord, as a share of its length
-        middle = (
-            (start[0] + end[0]) / 2 + aside * (end[1] - start[1]),
-            (start[1] + end[1]) / 2 - aside * (end[0] - start[0]),
-        )
-        level = abs(end[1] - start[1]) < 0.01 and not arrow.bend  # above a short arrow, not on its head
-        at = middle[0], middle[1] + 0.03 * level
-        label = ax.text(*at, arrow.text, ha="center", fontsize=8, color=colour, zorder=4)
-        label.set_verticalalignment("bottom" if level else "center")
-        if not level:
-            label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1.5})
+        across, down = end - start
+        # the curve's middle lies half of the bend from the chord, as a share of its length
+        x, y = (start + end) / 2 + arrow.bend / 2 * np.array([down, -across])
+        level = abs(down) < 0.01 and not arrow.bend  # above a short arrow, not on its head
+        ground = None if level else {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
+        up = "bottom" if level else "center"
+        ax.text(x, y + 0.03 * level, arrow.text, ha="center", va=up, fontsize=8, color=colour, zorder=4, bbox=ground)

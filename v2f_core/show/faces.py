@@ -21,21 +21,15 @@ from v2f_core.errors import InputError
 if TYPE_CHECKING:
     from IPython.display import HTML
 
+Picture = UInt8[np.ndarray, "_ _ 3"]
 _CELL = "padding:3px; text-align:center; vertical-align:bottom; font-weight:normal; white-space:nowrap"
 _SIDE = "padding:3px 8px; text-align:right; vertical-align:middle; font-weight:normal"
 
 
 def face_table(
-    rows: Sequence[Sequence[UInt8[np.ndarray, "_ _ 3"] | None]],
-    columns: Sequence[str] = (),
-    labels: Sequence[str] = (),
-    size: int = 110,
+    rows: Sequence[Sequence[Picture | None]], columns: Sequence[str] = (), labels: Sequence[str] = (), size: int = 110
 ) -> HTML:
-    """Faces of ``size`` CSS pixels in rows and columns (None is an empty place), with headings and labels, or none.
-
-    Raises:
-        InputError: rows of different lengths, or headings that are too few or too many.
-    """
+    """Faces of ``size`` CSS pixels in rows and columns (None is an empty place), with headings and labels, or none."""
     from IPython.display import HTML
 
     width = len(rows[0])
@@ -44,17 +38,16 @@ def face_table(
             f"rows of {[len(row) for row in rows]} pictures, {len(columns)} column headings, {len(labels)} labels; "
             "give rows of one length, and one heading a column, one label a row, or none"
         )
-    lines = [f'<th style="{_CELL}">{html.escape(text)}</th>' for text in columns]
-    page = [f"<tr>{'<th></th>' if labels else ''}{''.join(lines)}</tr>"] if columns else []
+    heads = [f'<th style="{_CELL}">{html.escape(text)}</th>' for text in columns]
+    lines = [["<th></th>"] * bool(labels) + heads] if columns else []
     for i, row in enumerate(rows):
-        cells = [f'<th style="{_SIDE}">{html.escape(labels[i])}</th>'] if labels else []
+        cells = [f'<th style="{_SIDE}">{html.escape(text)}</th>' for text in labels[i : i + 1]]
         for j, face in enumerate(row):
             alt = ", ".join(text for text in (*labels[i : i + 1], *columns[j : j + 1]) if text) or "a face"
-            image = "" if face is None else picture(face, size, alt)
-            cells.append(f'<td style="{_CELL}">{image}</td>')
-        page.append(f"<tr>{''.join(cells)}</tr>")
+            cells.append(f'<td style="{_CELL}">{"" if face is None else picture(face, size, alt)}</td>')
+        lines.append(cells)
     note = f'<caption style="caption-side:bottom; text-align:right; font-size:80%">{mark()}</caption>'
-    table = "\n".join(page).replace("<tr>", '<tr style="background:none; border:none">')
+    table = "\n".join(f'<tr style="background:none; border:none">{"".join(cells)}</tr>' for cells in lines)
     return HTML(f'<table style="border:none; border-collapse:collapse; margin-left:0">{note}\n{table}</table>')
 
 
@@ -63,11 +56,16 @@ def mark() -> str:
     return "all faces are synthetic" if load_profile().dataset_is_packed else "faces drawn by the model are synthetic"
 
 
-def picture(face: UInt8[np.ndarray, "_ _ 3"], size: int, alt: str = "") -> str:
+def picture(face: Picture, size: int, alt: str = "") -> str:
     """An ``img`` element of ``size`` CSS pixels with its picture embedded as WebP."""
     from PIL import Image
 
     data = io.BytesIO()
     Image.fromarray(face).save(data, "WEBP", quality=80, method=6)
-    code = base64.b64encode(data.getvalue()).decode()
-    return f'<img src="data:image/webp;base64,{code}" width="{size}" height="{size}" alt="{html.escape(alt)}">'
+    image = data_url("image/webp", data.getvalue())
+    return f'<img src="{image}" width="{size}" height="{size}" alt="{html.escape(alt)}">'
+
+
+def data_url(kind: str, data: bytes) -> str:
+    """A picture or sound as the address of an element that embeds it."""
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

@@ -11,46 +11,38 @@ import io
 import shutil
 import tempfile
 import weakref
-from binascii import Error as Base64Error
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import ipywidgets
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
 from v2f_core.errors import InputError
-from v2f_core.show.faces import mark, picture
-from v2f_core.show.sliders import VIEW
+from v2f_core.show.faces import Picture, data_url, mark, picture
+from v2f_core.show.plots import SAMPLE_RATE
 
 if TYPE_CHECKING:
     from IPython.display import HTML
 
-SAMPLE_RATE, SIZE = 16_000, 96  # of a face, CSS pixels
-MP3_LIMIT = 20_000  # bytes a player
+SIZE = 96  # of a face, CSS pixels
 _CARD = "display:inline-block; vertical-align:top; margin:0 14px 14px 0; width:{width}px; text-align:center"
-LONGEST_RECORDING = 30  # seconds: the sound travels to the kernel as one message
 _BESIDE = '<img style="display:inline; margin:0"'  # some style sheets put each picture on its own line
 
 
 def mp3(wave: Float[np.ndarray, " samples"]) -> bytes:
-    """A mono recording, samples in [-1, 1], as MP3, about 4 kB a second; none and more than 20 kB are refused."""
+    """A mono recording at 16 kHz, samples in [-1, 1], as MP3, about 4 kB a second."""
     import soundfile
 
-    if len(wave) == 0:
-        raise InputError("a recording without samples cannot be played; give at least a few milliseconds")
     data = io.BytesIO()
     settings = {"format": "MP3", "subtype": "MPEG_LAYER_III", "bitrate_mode": "CONSTANT", "compression_level": 0.8}
     soundfile.write(data, wave, SAMPLE_RATE, **settings)
-    if data.tell() > MP3_LIMIT:
-        raise InputError(f"{len(wave) / SAMPLE_RATE:.1f} s of sound is too long to embed; give about 4 s at most")
     return data.getvalue()
 
 
 def cards(
-    waves: Sequence[Float[np.ndarray, " _"]],
-    captions: Sequence[str],
-    faces: Sequence[Sequence[UInt8[np.ndarray, "_ _ 3"]]] = (),
+    waves: Sequence[Float[np.ndarray, " _"]], captions: Sequence[str], faces: Sequence[Sequence[Picture]] = ()
 ) -> HTML:
     """One card a recording (mono, 16 kHz): faces, if any, a player, a caption; and a note."""
     from IPython.display import HTML
@@ -60,14 +52,14 @@ def cards(
     page = []
     for wave, caption, row in zip(waves, captions, rows, strict=True):
         pictures = "".join(f"{picture(face, SIZE, f'face: {caption}')} " for face in row).replace("<img", _BESIDE)
-        sound = base64.b64encode(mp3(wave)).decode()
-        player = f'<audio controls style="width:200px; height:36px" src="data:audio/mpeg;base64,{sound}"></audio>'
+        sound = data_url("audio/mpeg", mp3(wave))
+        player = f'<audio controls style="width:200px; height:36px" src="{sound}"></audio>'
         page.append(f'<div style="{_CARD.format(width=width)}">{pictures}<br>{player}<br>{html.escape(caption)}</div>')
     note = [f'<div style="font-size:80%">{mark()}</div>'] if any(rows) else []
     return HTML("\n".join(page + note))
 
 
-class Recorder:
+class Recorder(ipywidgets.VBox):
     """A button that records 1 to 30 seconds from the microphone, and a field that takes a file, for a cell's last line.
 
     The sound goes from the browser to the kernel and into a temporary folder, which is removed when the kernel ends. A
@@ -82,14 +74,11 @@ class Recorder:
     """
 
     def __init__(self, seconds: int = 5) -> None:
-        import ipywidgets
-
-        if not 1 <= seconds <= LONGEST_RECORDING:
-            raise InputError(f"a recording of {seconds} s; expected 1 to {LONGEST_RECORDING} s")
-        self._folder = Path(tempfile.mkdtemp(prefix="v2f_recording_"))
+        if not 1 <= seconds <= 30:  # the sound travels to the kernel as one message
+            raise InputError(f"a recording of {seconds} s; expected 1 to 30 s")
+        self._folder, self._seconds = Path(tempfile.mkdtemp(prefix="v2f_recording_")), seconds
         weakref.finalize(self, shutil.rmtree, self._folder, True)
         self._path: Path | None = None
-        self._seconds = seconds
         press = html.escape(_RECORD.replace("SECONDS", str(seconds)))
         look = 'class="jupyter-button" style="width:auto; padding:0 12px; margin-right:8px"'
         button = f'<button {look} onclick="{press}">● record {seconds} s</button><span role="status"></span>'
@@ -97,19 +86,15 @@ class Recorder:
         sound.observe(self._take_recording, names="value")
         upload = ipywidgets.FileUpload(accept="audio/*,video/mp4,video/webm", description="or a file")
         upload.observe(self._take_file, names="value")
-        self.widget = ipywidgets.VBox([ipywidgets.HTML(button), upload, sound])
-        self.widget.add_class("v2f-recorder")
+        super().__init__([ipywidgets.HTML(button), upload, sound])
+        self.add_class("v2f-recorder")
 
     def path_or(self, stand_in: str | Path) -> Path:
         """The newest recording or file, or else the stand-in."""
         return self._path or Path(stand_in)
 
     def _take_recording(self, change: Any) -> None:
-        try:
-            data = base64.b64decode(change["new"].partition(";base64,")[2], validate=True)
-        except Base64Error:
-            data = b""
-        self._keep("recording", data)
+        self._keep("recording", base64.b64decode(change["new"].partition(";base64,")[2]))
 
     def _take_file(self, change: Any) -> None:
         for file in change["new"]:
@@ -121,10 +106,6 @@ class Recorder:
 
     def __repr__(self) -> str:
         return f"(recorder: run this cell in Jupyter to record {self._seconds} s, or to choose a file)"
-
-    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
-        view = {"version_major": 2, "version_minor": 0, "model_id": self.widget.model_id}
-        return {"text/plain": repr(self), VIEW: view}
 
 
 _RECORD = """(async button => {

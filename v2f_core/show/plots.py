@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,8 +22,6 @@ OURS, REFERENCE, CEILING = "#d1603d", "#9aa0a6", "#3a7d44"
 SEX = {"f": WOMEN, "m": MEN}
 SAMPLE_RATE = 16_000
 LONGEST = 600  # characters of an alternative text: a screen reader reads all of it
-
-
 STYLE: dict[Any, Any] = {
     "figure.dpi": 110,
     "savefig.dpi": 160,
@@ -40,8 +39,10 @@ STYLE: dict[Any, Any] = {
 def use_style() -> None:
     """Set this package's style for matplotlib and seaborn; in Jupyter, figures get alternative texts too."""
     import seaborn as sns
+    from matplotlib.figure import Figure
 
-    _add_texts()
+    if "IPython" in sys.modules and (shell := sys.modules["IPython"].get_ipython()):
+        shell.display_formatter.formatters["image/png"].for_type(Figure, _with_text)
     sns.set_theme(context="notebook", style="ticks", palette=[OURS, MEN, CEILING, WOMEN, REFERENCE], rc=STYLE)
 
 
@@ -61,8 +62,7 @@ def gallery(rows: Sequence[GalleryRow], title: str = "") -> Figure:
     import matplotlib.pyplot as plt
 
     plt.rcParams.update(STYLE)  # not use_style: seaborn and pandas would take a second to import
-    most = max(len(row.generated) for row in rows)
-    widths = [1.9, 1.0, *([1.0] * most)]
+    widths = [1.9, 1.0, *([1.0] * max(len(row.generated) for row in rows))]
     size = (1.35 * sum(widths), 1.5 * len(rows) + 0.7)
     figure, axes = plt.subplots(
         len(rows), len(widths), figsize=size, squeeze=False, layout="constrained", width_ratios=widths
@@ -70,13 +70,11 @@ def gallery(rows: Sequence[GalleryRow], title: str = "") -> Figure:
     for row, line in zip(rows, axes, strict=True):
         _spectrogram(line[0], row.wave)
         line[0].set_ylabel(row.label, rotation=0, ha="right", va="center", fontsize=9, parse_math=False)
-        _face(line[1], row.truth)
-        captions = [*row.captions, *([""] * most)]
-        for ax, face, caption in zip(line[2:], [*row.generated, *([None] * most)], captions, strict=False):
+        for ax, face, caption in zip_longest(line[1:], [row.truth, *row.generated], ["", *row.captions]):
             _face(ax, face)
-            ax.set_xlabel(caption, fontsize=8)
-    axes[0, 0].set_title("voice", fontsize=10)
-    axes[0, 1].set_title("true face", fontsize=10)
+            ax.set_xlabel(caption or "", fontsize=8)
+    for ax, head in zip(axes[0], ("voice", "true face"), strict=False):
+        ax.set_title(head, fontsize=10)
     axes[0, 2].set_title("synthetic, from voice alone", fontsize=10, loc="left")
     figure.suptitle(title, fontsize=12)
     return figure
@@ -93,17 +91,14 @@ def forest(table: pd.DataFrame, metrics: Sequence[str], against: str) -> Figure:
 
     use_style()
     systems = list(dict.fromkeys(table.system))
-    figure, axes = plt.subplots(
-        1, len(metrics), figsize=(3.1 * len(metrics) + 1.5, 0.42 * len(systems) + 1.2), sharey=True, squeeze=False
-    )
+    size = (3.1 * len(metrics) + 1.5, 0.42 * len(systems) + 1.2)
+    figure, axes = plt.subplots(1, len(metrics), figsize=size, sharey=True, squeeze=False)
     for ax, metric in zip(axes[0], metrics, strict=True):
         rows = table[table.metric == metric].set_index("system")
         base = rows.value.get(against, np.nan)
-        for place, system in enumerate(systems):
-            if system not in rows.index:
-                continue
-            row = rows.loc[system]
-            colour, paired = REFERENCE if system == against else MEN, np.isfinite(row.get("gain low", np.nan))
+        for system, row in rows.iterrows():
+            place, colour = systems.index(system), REFERENCE if system == against else MEN
+            paired = np.isfinite(row.get("gain low", np.nan))
             if np.isfinite(row.get("low", np.nan)):
                 ax.plot([row.low, row.high], [place, place], color=colour, lw=1 if paired else 2)
             if paired:
@@ -121,8 +116,7 @@ def forest(table: pd.DataFrame, metrics: Sequence[str], against: str) -> Figure:
 
 
 def _spectrogram(ax: Axes, wave: np.ndarray) -> None:
-    ax.set_xticks([])
-    ax.set_yticks([])
+    ax.set(xticks=[], yticks=[])
     if len(wave) < 512:
         return
     frames = np.lib.stride_tricks.sliding_window_view(wave[: 3 * SAMPLE_RATE], 512)[::160] * np.hanning(512)
@@ -131,13 +125,11 @@ def _spectrogram(ax: Axes, wave: np.ndarray) -> None:
 
 
 def _face(ax: Axes, face: np.ndarray | None) -> None:
-    ax.set_xticks([])
-    ax.set_yticks([])
+    ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
     if face is None:
         ax.text(0.5, 0.5, "unknown", ha="center", va="center", fontsize=8, color=REFERENCE)
-        ax.set_xlim(0, 1)
-        ax.set_ylim(0, 1)
+        ax.set(xlim=(0, 1), ylim=(0, 1))
     else:
         ax.imshow(face)
 
@@ -146,18 +138,7 @@ def _face(ax: Axes, face: np.ndarray | None) -> None:
 
 
 def described(figure: Figure) -> str:
-    """A figure in words: its label, which diagrams have, or its titles, axes, legends, colour bars and texts.
-
-    Example:
-        >>> from matplotlib.figure import Figure
-        >>> figure = Figure()
-        >>> ax = figure.subplots()
-        >>> _ = ax.plot([1, 2], label="training")
-        >>> _ = ax.set(xlabel="step", ylabel="loss", title="InfoNCE")
-        >>> _ = ax.legend()
-        >>> described(figure)
-        'Figure. InfoNCE: loss against step; training.'
-    """
+    """A figure in words: its label, which diagrams have, or its titles, axes, legends, colour bars and texts."""
     if text := str(figure.get_label()):
         return text
     bars = [ax for ax in figure.axes if ax.get_label() == "<colorbar>"]
@@ -168,22 +149,11 @@ def described(figure: Figure) -> str:
     return sentence(". ".join([f"Figure{count}", *filter(None, [plain(figure.get_suptitle())]), *parts]))
 
 
-def _add_texts() -> None:
-    """Let Jupyter store an alternative text with every figure; nbconvert and the book read it there."""
-    if "IPython" not in sys.modules:
-        return
-    from IPython.core.getipython import get_ipython
+def _with_text(figure: Figure) -> tuple[str, dict[str, str]]:
+    """A figure as Jupyter stores it, with its alternative text; nbconvert and the book read it there."""
     from IPython.core.pylabtools import print_figure
-    from matplotlib.figure import Figure
 
-    shell = get_ipython()
-    if shell is None or shell.display_formatter is None:
-        return
-
-    def with_text(figure: Figure) -> tuple[str, dict[str, str]]:
-        return print_figure(figure, base64=True, bbox_inches="tight"), {"alt": described(figure)}
-
-    shell.display_formatter.formatters["image/png"].for_type(Figure, with_text)
+    return print_figure(figure, base64=True, bbox_inches="tight"), {"alt": described(figure)}
 
 
 def _panel(ax: Axes) -> str:

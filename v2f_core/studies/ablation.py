@@ -25,11 +25,7 @@ from v2f_core.training.stage1 import Stage1Settings
 from v2f_core.training.stage2 import Stage2Settings, from_profile
 
 WITHOUT = "w/o DSC"  # the system that the others are compared with
-AT = (5, 10)
 COLUMNS = ["system", "mode", "parts", "seed", "person", "metric", "value"]
-
-
-# --- systems
 
 
 @dataclass(frozen=True)
@@ -51,40 +47,30 @@ class Ablation:
         return innermost(self.critic) if self.critic else "none"
 
     @property
-    def parts(self) -> str:
-        """The part that L_self trains; "none" without a critic."""
-        return self.trains if self.critic else "none"
-
-    @property
     def described(self) -> dict[str, Any]:
         """All attributes as JSON can hold them; the same in every process."""
         return {**vars(self), "critic": self.critic and describe(self.critic), "stage2": dict(self.stage2)}
 
-    def identity(self, profile: Profile, seed: int) -> Stage1Settings:
-        """The settings of Stage I, and of L_id in Stage II."""
-        alone = {"weight_am": 0.0, "weight_info": 0.0, "weight_cosine": 1.0} if self.regression else {}
-        return Stage1Settings(**{**profile.stage1, **alone, "seed": seed})
-
     def settings(self, profile: Profile, seed: int, steps: int | None = None) -> Stage2Settings:
-        """The settings of Stage II."""
+        """The settings of Stage II; those of Stage I, and of L_id, are its ``identity``."""
+        alone = {"weight_am": 0.0, "weight_info": 0.0, "weight_cosine": 1.0} if self.regression else {}
+        identity = Stage1Settings(**{**profile.stage1, **alone, "seed": seed})
         weight = 0.0 if self.critic is None else self.weight_self
         changes: dict[str, Any] = {"weight_self": BALANCED[self.mode] if weight is None else weight, **self.stage2}
-        changes |= {"seed": seed, "trains": self.trains, "identity": self.identity(profile, seed)}
+        changes |= {"seed": seed, "trains": self.trains, "identity": identity}
         return from_profile(profile, **changes | ({"steps": steps} if steps else {}))
 
 
 PHI = "aligner"
 TABLES: Mapping[str, tuple[Ablation, ...]] = {
-    # Table 4 of the paper
-    "table4": (
+    "table4": (  # of the paper
         Ablation("w/o ArcFace", speech=True),
         Ablation("CosReg", regression=True),
         Ablation("CosReg + DSC", paper, regression=True),
         Ablation(WITHOUT),
         Ablation("paper", paper),
     ),
-    # the other critics, and best of four, which needs none
-    "modes": (
+    "modes": (  # the other critics, and best of four, which needs none
         Ablation(WITHOUT),
         Ablation("best of 4 by ẑ", draws=4),
         Ablation("denoise", denoise),
@@ -93,16 +79,12 @@ TABLES: Mapping[str, tuple[Ablation, ...]] = {
         Ablation("cycle, φ alone", partial(generated, critic=cycle), trains=PHI),
         Ablation("likeness, φ alone", partial(generated, critic=likeness), trains=PHI),
     ),
-    # Table 3's rank curve; "paper" has rank 16
-    "rank": (
+    "rank": (  # Table 3's curve; "paper" has rank 16
         Ablation(WITHOUT),
         Ablation("paper", paper),
         *(Ablation(f"rank {rank}", paper, stage2={"rank": rank, "alpha": float(rank)}) for rank in (4, 8, 32)),
     ),
 }
-
-
-# --- values of persons, and their tables
 
 
 def tidy(
@@ -117,46 +99,34 @@ def tidy(
 ) -> pd.DataFrame:
     """All measures of one system with one seed: a row for each person and metric; measures of a set have no person.
 
-    ``faces`` and ``again`` are a face of every test person and a second one of the first persons; ``photographs`` are
-    the gallery's.
+    ``again`` are second faces of the first persons; ``photographs`` are the gallery's.
     """
     truth, sexes = test.gallery().numpy(), np.array(test.sexes)
     values: dict[str, np.ndarray] = {
-        "cosine": metrics.cosine(faces.identities, truth),
         "L2": metrics.l2(faces.identities, truth),
         "second scorer": metrics.cosine(faces.features, photographs.features),
         "detected": faces.identities.any(1).astype(float),
         "diversity": metrics.diversity(np.stack([faces.identities[: len(again.identities)], again.identities], 1)),
-        **_ranks("", metrics.score_matrix(faces.identities, truth), sexes),
     }
-    if predicted is not None:
-        values["cosine of ẑ"] = metrics.cosine(predicted, truth)
-        values |= _ranks(" of ẑ", metrics.score_matrix(predicted, truth), sexes)
-    frames = [
-        pd.DataFrame({"person": test.persons[: len(value)], "metric": name, "value": value})
-        for name, value in values.items()
-    ]
-    of_the_set = {"VFS": metrics.vfs(faces.posteriors).value, "guidance": guidance}
-    frames += [pd.DataFrame({"person": "", "metric": [name], "value": value}) for name, value in of_the_set.items()]
-    keys = {"system": row.system, "mode": row.mode, "parts": row.parts, "seed": seed}
-    return pd.concat(frames, ignore_index=True).assign(**keys)[COLUMNS]
-
-
-def _ranks(of: str, scores: np.ndarray, sexes: np.ndarray) -> dict[str, np.ndarray]:
-    return {
-        f"rank{of}": metrics.rank(scores).astype(float),
-        f"rank{of} within sex": metrics.within(metrics.rank, scores, sexes),
-        f"matching{of} within sex": metrics.within(metrics.matching, scores, sexes),
-    }
+    for of, z in (("", faces.identities), (" of ẑ", predicted)):
+        if z is not None:
+            scores = metrics.score_matrix(z, truth)
+            values[f"cosine{of}"], values[f"rank{of}"] = metrics.cosine(z, truth), metrics.rank(scores).astype(float)
+            for name, measure in (("rank", metrics.rank), ("matching", metrics.matching)):
+                values[f"{name}{of} within sex"] = metrics.within(measure, scores, sexes)
+    rows = [(who, name, x) for name, column in values.items() for who, x in zip(test.persons, column, strict=False)]
+    rows += [("", "VFS", metrics.vfs(faces.posteriors).value), ("", "guidance", guidance)]
+    keys = {"system": row.system, "mode": row.mode, "parts": row.trains if row.critic else "none", "seed": seed}
+    return pd.DataFrame(rows, columns=["person", "metric", "value"]).assign(**keys)[COLUMNS]
 
 
 def summary(tidy: pd.DataFrame) -> pd.DataFrame:
-    """The table engine's summary of tidy rows, with R@5 and R@10 in place of ranks, and gains over "w/o DSC"."""
+    """The summary of tidy rows, with R@5 and R@10 in place of ranks, and gains over "w/o DSC"."""
     is_rank, of_the_set = tidy.metric.str.startswith("rank"), tidy.person == ""
     ranks = tidy[is_rank]
     recalls = [
         ranks.assign(metric=ranks.metric.str.replace("rank", f"R@{k}"), value=(ranks.value <= k).astype(float))
-        for k in AT
+        for k in (5, 10)
     ]
     rows = pd.concat([tidy[~is_rank & ~of_the_set], *recalls, tidy[of_the_set]])
     return tables.summarise(rows, WITHOUT, resamples=2000)

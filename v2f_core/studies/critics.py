@@ -1,19 +1,18 @@
 """Other critics than the paper's, and changes to critics that may keep L_self from its trivial optimum.
 
 All are functions ``(view, identity, faces) -> loss of each example``, as in :mod:`v2f_core.diffusion.consistency`.
-``functools.partial`` sets options, and the critic of functions that change another's input:
-``partial(contrast, negatives=5)``, ``partial(generated, critic=cycle)``.
+``functools.partial`` sets options, and the critic whose input another function changes:
+``partial(generated, critic=cycle)``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from v2f_core.diffusion.consistency import Critic, FaceBatch, View, denoise, mean_square, paper, teacher
 from v2f_core.diffusion.lora import lora_parameters, without_lora
@@ -32,11 +31,15 @@ def contrast(
     """
     own = mean_square(view.predict(identity) - view.noise)
     rows, exists = draw_negatives(faces.women, negatives, view.generator)
-    with _frozen_lora(view.prior):
-        others = torch.stack([mean_square(view.predict(identity[column]) - view.noise) for column in rows.T], dim=1)
-        with torch.no_grad():
-            under_null = view.prior.predict(view.z_t, view.t, view.prior.null(len(own)))
-            null = mean_square(under_null.to(own.dtype) - view.noise)
+    trained = [parameter for parameter in lora_parameters(view.prior).values() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    others = torch.stack([mean_square(view.predict(identity[column]) - view.noise) for column in rows.T], dim=1)
+    with torch.no_grad():
+        under_null = view.prior.predict(view.z_t, view.t, view.prior.null(len(own)))
+        null = mean_square(under_null.to(own.dtype) - view.noise)
+    for parameter in trained:
+        parameter.requires_grad_(True)
     residuals = torch.cat([own[:, None], others.masked_fill(~exists, torch.inf), null[:, None]], dim=1)
     return -(-residuals / temperature).log_softmax(dim=1)[:, 0]
 
@@ -61,7 +64,7 @@ def recognition(
     """The distance of the identity recognised in x̂_0 from ``target``, 1 − cos.
 
     With a ``rival_temperature`` τ it is −log softmax_j(cos_j/τ) over the targets of speakers of the same sex, in which
-    properties that all faces share, such as light or pose, have no effect.
+    what all faces share, such as light or pose, has no effect.
     """
     z_self = view.recognise(view.predict(identity))
     if not rival_temperature:
@@ -90,8 +93,7 @@ def generated(view: View, identity: Identities, faces: FaceBatch, critic: Critic
 
 def anchored(view: View, identity: Identities, faces: FaceBatch, critic: Critic, weight: float = 1.0) -> Losses:
     """The critic plus ‖ε_{θ+ψ}(z_t, P(ẑ)) − ε_θ(z_t, P(ẑ))‖², which keeps the adapters close to the prior."""
-    loss = critic(view, identity, faces)
-    prediction = view.predict(identity)
+    loss, prediction = critic(view, identity, faces), view.predict(identity)
     with torch.no_grad(), without_lora(view.prior):
         before = view.predict(identity)
     return loss + weight * mean_square(prediction - before)
@@ -102,9 +104,7 @@ def anchored(view: View, identity: Identities, faces: FaceBatch, critic: Critic,
 BALANCED: Mapping[str, float] = {
     "paper": 1000.0, "denoise": 1000.0, "teacher": 1000.0, "contrast": 10.0, "cycle": 100.0, "likeness": 100.0
 }  # fmt: skip
-CRITICS: Mapping[str, Critic] = {
-    critic.__name__: critic for critic in (paper, denoise, teacher, contrast, cycle, likeness)
-}
+CRITICS: Mapping[str, Critic] = {of.__name__: of for of in (paper, denoise, teacher, contrast, cycle, likeness)}
 
 
 def innermost(critic: Critic) -> str:
@@ -122,17 +122,4 @@ def draw_negatives(
     rival = (women[:, None] == women) & ~torch.eye(batch, dtype=torch.bool, device=women.device)
     keys = torch.rand(batch, batch, generator=generator, device=generator.device).to(women.device)
     top = keys.masked_fill(~rival, -1.0).topk(min(count, batch), dim=1)
-    exists = top.values >= 0
-    return top.indices.masked_fill(~exists, 0), exists
-
-
-@contextmanager
-def _frozen_lora(prior: nn.Module) -> Iterator[None]:
-    parameters = [parameter for parameter in lora_parameters(prior).values() if parameter.requires_grad]
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
+    return top.indices.masked_fill(top.values < 0, 0), top.values >= 0

@@ -1,9 +1,8 @@
 """The ablation "w/o ArcFace" (Table 4): speech is mapped to the condition without an identity.
 
-The paper's row is a "speech MLP straight into the condition", trained with "ℓ2 + reconstruction". We read this as an
-MLP of g_φ's form that outputs the cross-attention tokens, c = c_null + MLP(v_spk), and minimises the squared error of
-the frozen prior's noise prediction under c on the speaker's real face: the ℓ2 of the reconstructed latents, with other
-weights over t.
+The paper: a "speech MLP straight into the condition", trained with "ℓ2 + reconstruction". We read this as an MLP of
+g_φ's form that outputs the cross-attention tokens, c = c_null + MLP(v_spk). It minimises the error of the frozen
+prior's noise prediction on the speaker's face: the ℓ2 of the reconstructed latents, with other weights over t.
 """
 
 from __future__ import annotations
@@ -47,13 +46,11 @@ def train_speech_condition(
     """Train on the training persons' faces, or read what an earlier call wrote to ``path``; on the CPU afterwards."""
     training, inputs = training.to(prior.device), {"steps": steps, "batch": batch, "seed": seed}
     generator = torch.Generator().manual_seed(seed)
+    prior.requires_grad_(False)
     with seeded(seed, prior.device):
-        with torch.no_grad():
-            null = prior.null(1)
-        net = SpeechCondition(training.wide.voice.shape[1], null).to(prior.device)
+        net = SpeechCondition(training.wide.voice.shape[1], prior.null(1)).to(prior.device)
         if resume_training(path, {"net": net}, generator, inputs):
             return net.eval().cpu()
-        prior.requires_grad_(False)
         optimiser = torch.optim.AdamW(net.parameters(), lr=RATE, weight_decay=DECAY)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
         bar = trange(steps, desc="w/o ArcFace", unit="step", mininterval=1.0)

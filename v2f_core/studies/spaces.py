@@ -1,8 +1,7 @@
 """Similarity of two spaces of embeddings: speech and faces, before and after a map, or a space and a 2-D picture of it.
 
 Rows of both are the same persons in the same order. Leave out persons without a detected face (zero rows). Sex alone
-makes two spaces similar, so read each value within sex and beside its value for shuffled rows. How well a picture keeps
-the order of neighbours is scikit-learn's ``trustworthiness``.
+makes two spaces similar, so read each value within sex and beside its value for shuffled rows.
 """
 
 from __future__ import annotations
@@ -19,9 +18,6 @@ def cka(x: Float[np.ndarray, "n dim_x"], y: Float[np.ndarray, "m dim_y"]) -> flo
 
     The plain form (Kornblith et al. 2019) nears 1 for *random* spaces that are wider than there are persons, as ours
     are. This one takes HSIC's unbiased estimator (Song et al. 2012): near 0 for unrelated spaces, at times below.
-
-    Raises:
-        InputError: spaces of different lengths, fewer than four points, NaN, or points that are all alike.
 
     Example:
         >>> x = np.random.default_rng(0).standard_normal((50, 8))
@@ -41,9 +37,6 @@ def mutual_knn(
     """For each person the share of the k nearest persons that both spaces have in common (Huh et al. 2024).
 
     Nearest by Euclidean distance, which orders unit vectors as the cosine does. Chance is k / (n − 1).
-
-    Raises:
-        InputError: as of :func:`cka`, or k is not from 1 to n − 2.
     """
     x, y = _spaces(x, y)
     if not 1 <= k <= len(x) - 2:
