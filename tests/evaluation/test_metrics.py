@@ -31,6 +31,8 @@ def test_rank_counts_ties_against_us_and_matching_is_the_mann_whitney_statistic(
         others = np.delete(scores[i], i)
         assert place == sum(other >= scores[i, i] for other in others) + 1
         assert won == pytest.approx(stats.mannwhitneyu([scores[i, i]], others).statistic / len(others))
+    assert metrics.recall(scores, 3).tolist() == [place <= 3 for place in metrics.rank(scores)]
+    assert metrics.recall(scores, 7).all()  # in a gallery of k faces or fewer everybody is found
 
 
 @given(few_levels)
@@ -40,11 +42,6 @@ def test_within_a_group_equals_the_measure_on_the_group_alone(scores):
     for sex in "fm":
         of = groups == sex
         assert values[of].tolist() == metrics.matching(scores[of][:, of]).tolist()
-
-
-def test_in_a_gallery_of_k_faces_or_fewer_everybody_is_found():
-    assert metrics.recall(np.zeros((3, 3)), 3).tolist() == metrics.recall(-np.eye(3), 10).tolist() == [1, 1, 1]
-    assert metrics.recall(np.zeros((3, 3)), 2).tolist() == [0, 0, 0]
 
 
 @given(unit_rows)
@@ -174,12 +171,6 @@ def test_kernel_distance_by_loops_in_any_order_and_rotation(seed):
     assert distance == pytest.approx(mmd_by_loops(x, y))
     turn = np.linalg.qr(np.random.default_rng(seed).standard_normal((6, 6)))[0]
     assert metrics.kernel_distance(y @ turn, x[::-1] @ turn) == pytest.approx(distance)
-
-
-def test_kernel_distance_of_one_kind_is_0_on_average_however_few():
-    values = [metrics.kernel_distance(cloud(10, seed=2 * i), cloud(10, seed=2 * i + 1)) for i in range(200)]
-    assert np.mean(values) == pytest.approx(0, abs=4 * np.std(values) / 200**0.5)
-    assert min(values) < 0
 
 
 def test_undetected_faces_are_in_no_cloud_and_few_faces_are_refused():
