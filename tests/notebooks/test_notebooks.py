@@ -110,7 +110,7 @@ def test_a_kernel_without_the_package_is_told_what_to_do(path, monkeypatch):
     ("setting", "value", "remedy"),
     [
         ("V2F_CACHE", "no_folder/cache", "cannot be written to.*set V2F_CACHE to a folder"),
-        ("V2F_PROFILE", "full", "the full profile's dataset is missing; put or link it there"),
+        ("V2F_PROFILE", "full", "the full profile's dataset is missing; link it there"),
     ],
 )
 def test_a_missing_artefact_and_a_folder_without_permission_are_said_with_the_way_out(
