@@ -5,10 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from scipy.stats import multivariate_normal, norm
+from scipy.stats import multivariate_normal
 
 from v2f_core.errors import InputError
 from v2f_core.identity.aligner import Aligner
@@ -61,18 +59,6 @@ def on_the_sphere(n):
 
 
 # the projected normal
-
-
-@given(st.floats(0, 3, allow_subnormal=False), st.floats(0, 6.28, allow_subnormal=False), st.floats(0.3, 2))
-@settings(deadline=None, max_examples=30)
-def test_on_the_circle_the_density_is_the_textbooks(length, turn, sigma):
-    """Isotropic, in two dimensions: (φ(a) + a·cos·Φ(a·cos)/φ(a·sin)…)/2π, Mardia & Jupp, Eq. 3.5.48."""
-    mean = torch.tensor([[length, 0.0]], dtype=torch.float64)
-    u = torch.tensor([[math.cos(turn), math.sin(turn)]], dtype=torch.float64)
-    found = projected_normal_log_prob(u, mean, sigma * torch.eye(2, dtype=torch.float64)).exp().item()
-    a, d = length / sigma, length / sigma * math.cos(turn)
-    expected = math.exp(-(a**2) / 2) / (2 * math.pi) * (1 + d * norm.cdf(d) / norm.pdf(d))
-    assert found == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_radial_integral_is_the_numerical_one():

@@ -271,20 +271,16 @@ def test_metadata_that_is_no_utf8_does_not_matter(tmp_path):
     assert len(read_audio(path)) == SAMPLE_RATE
 
 
-@pytest.mark.parametrize(
-    "name", ["10:30.wav", "file:voice.wav", "a%20b.wav", "$\\frac$.wav", b"J\xfcrgen.wav", "x" * 250]
-)
+@pytest.mark.parametrize("name", [b"10:30", b"file:voice.wav", b"a%20b.wav", b"$\\frac$", b"J\xfcrgen", b"x" * 250])
 def test_names_of_all_kinds(tmp_path, name):
-    path = tmp_path / (os.fsdecode(name) if isinstance(name, bytes) else name)
-    save(tmp_path / "voice.wav", speech_like(1)).rename(path)
-    assert len(read_audio(path)) == SAMPLE_RATE
+    save(tmp_path / "voice.wav", speech_like(1)).rename(tmp_path / os.fsdecode(name))
+    assert len(read_audio(tmp_path / os.fsdecode(name))) == SAMPLE_RATE
 
 
-@pytest.mark.parametrize("name", ["x" * 300, "two\nlines", b"J\xfcrgen", "zero\0byte"])
+@pytest.mark.parametrize("name", [b"x" * 300, b"two\nlines", b"J\xfcrgen", b"zero\0byte"])
 def test_a_file_of_an_odd_name_that_is_not_there_is_one_printable_line(tmp_path, name):
-    path = tmp_path / (os.fsdecode(name) if isinstance(name, bytes) else name)
     with pytest.raises(InputError) as caught:
-        read_audio(path)
+        read_audio(tmp_path / os.fsdecode(name))
     assert str(caught.value).isprintable()
 
 

@@ -122,7 +122,7 @@ NAMES = {
     "ge2e": [("lstm.",), ("linear.",)],
     "ecapa": [("blocks.0.",), ("blocks.1.",), ("blocks.2.",), ("blocks.3.",), ("mfa.",), ("asp.", "asp_bn."), ("fc.",)],
 }
-INNER = {"ast": "model.", "ecapa": "parts.embedding_model.", "ge2e": ""}
+INNER = {"ast": "model.", "ecapa": "net.", "ge2e": ""}
 
 
 def trained_a_step(kind, folder, count):

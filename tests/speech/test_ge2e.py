@@ -13,9 +13,8 @@ import pytest
 import soundfile
 import torch
 
-from minivox.build import ge2e as stage
 from v2f_core.artefacts.profiles import MINI_ASSETS
-from v2f_core.speech.encoders import GE2EEncoder, load_encoder
+from v2f_core.speech.encoders import GE2EEncoder
 
 DATA = Path(__file__).parents[1] / "data"
 VOICES = ("121_0", "1284_0", "61_0", "7176_0")
@@ -84,11 +83,3 @@ def test_v_spk_is_the_normalised_mean_over_partial_utterances(unlevelled):
 
 def test_silence_has_an_embedding_that_is_finite(encoder):
     assert encoder.embed(torch.zeros(1, 20_000)).isfinite().all()
-
-
-# ---- borders ----
-
-
-def test_a_tiny_build_makes_a_folder_that_loads(tmp_path):
-    stage.run(tmp_path, tiny=True)
-    assert load_encoder("ge2e", tmp_path / "ge2e" / "assets").embed(voice("61_0")[None, :20_000]).shape == (1, 256)

@@ -13,11 +13,11 @@ import soundfile
 import soxr
 import torch
 
-from v2f_core.artefacts.profiles import load_profile
+from v2f_core.artefacts.profiles import MINI_ASSETS, load_profile
 from v2f_core.identity.aligner import Aligner
 from v2f_core.identity.posterior import IdentityPosterior
 from v2f_core.identity.sphere import normalise
-from v2f_core.pipeline import hear
+from v2f_core.speech.audio import hear
 from v2f_core.speech.encoders import load_encoder
 
 ROOT = Path(__file__).parents[2]
@@ -26,23 +26,19 @@ VOICES = pd.read_csv(CLIPS / "voices.csv")
 
 
 @pytest.fixture(scope="module")
-def profile():
+def posterior():
     chosen = load_profile("mini")
-    return chosen.with_encoder(chosen.own_voices)
+    profile = chosen.with_encoder(chosen.own_voices)
+    return IdentityPosterior.from_pretrained(
+        profile.part("posterior"), Aligner.from_pretrained(profile.part("aligner"))
+    )
 
 
 @pytest.fixture(scope="module")
-def identify(profile):
+def identify(posterior):
     """ẑ of a file."""
-    encoder = load_encoder(profile.encoder, profile.part(profile.encoder))
-    aligner = Aligner.from_pretrained(profile.part("aligner"))
-
-    def identify(path):
-        windows, _ = hear(path)
-        with torch.no_grad():
-            return aligner(encoder.embed(windows).mean(dim=0))
-
-    return identify
+    encoder = load_encoder("ge2e", MINI_ASSETS / "ge2e")
+    return lambda path: posterior.mean(encoder.embed(hear(path)[0]).mean(dim=0))
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +46,7 @@ def estimates(identify):
     return torch.stack([identify(CLIPS / file) for file in VOICES.file])
 
 
-def test_the_sex_of_the_estimate_is_the_speakers(profile, estimates):
-    posterior = IdentityPosterior.from_pretrained(
-        profile.part("posterior"), Aligner.from_pretrained(profile.part("aligner"))
-    )
+def test_the_sex_of_the_estimate_is_the_speakers(posterior, estimates):
     means = torch.einsum("sk,ska->sa", posterior.part.exp(), posterior.face_mean) @ posterior.basis.T
     men = (estimates @ normalise(means.float()).T).argmax(dim=1).numpy() == 1
     assert (men == (VOICES.sex == "m")).mean() >= 0.95

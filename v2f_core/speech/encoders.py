@@ -192,11 +192,15 @@ class ECAPAEncoder(SpeechEncoder):
         "embedding_model.ckpt",
     )
 
-    def __init__(self, parts: nn.ModuleDict) -> None:
+    def __init__(self, net: Any) -> None:
+        from speechbrain.lobes.features import Fbank
+        from speechbrain.processing.features import InputNormalization
+
         super().__init__()
-        self.parts = parts.eval().requires_grad_(False)
-        last: Any = parts["embedding_model"]
-        self.dim = int(last.fc.conv.out_channels)
+        self.mel = Fbank(n_mels=net.blocks[0].conv.conv.in_channels)
+        self.norm = InputNormalization(norm_type="sentence", std_norm=False)
+        self.net, self.dim = net, int(net.fc.conv.out_channels)
+        self.eval().requires_grad_(False)
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> ECAPAEncoder:
@@ -205,9 +209,7 @@ class ECAPAEncoder(SpeechEncoder):
         The YAML is not parsed: the nets are built below, with the sizes of the checkpoint's tensors. Checkpoints must
         load with ``weights_only=True``, used here or not: another program may open them.
         """
-        from speechbrain.lobes.features import Fbank
         from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
-        from speechbrain.processing.features import InputNormalization
 
         folder = checked_folder(folder, cls.files, "an ECAPA").resolve()
         settings = folder / "hyperparams.yaml"
@@ -229,28 +231,25 @@ class ECAPAEncoder(SpeechEncoder):
                 "lin_neurons": len(weights["fc.conv.weight"]),
             }
             with torch.device("meta"):  # random initial weights would advance the caller's generator
-                model = ECAPA_TDNN(**sizes)
-            model.load_state_dict(weights, assign=True)
-            norm = InputNormalization(norm_type="sentence", std_norm=False)
-            parts = {"compute_features": Fbank(n_mels=mels), "mean_var_norm": norm, "embedding_model": model.float()}
-            return cls(nn.ModuleDict(parts))
+                net = ECAPA_TDNN(**sizes)
+            net.load_state_dict(weights, assign=True)
+            return cls(net.float())
 
     def forward(self, waves: Waves) -> Embeddings:
         """v_spk; equals ``EncoderClassifier.encode_batch``."""
         _check_length(waves, 5 * HOP)  # the attention's statistics need a few frames
         lengths = torch.ones(len(waves), device=waves.device)
-        features = self.parts["mean_var_norm"](self.parts["compute_features"](waves), lengths)
-        return self.parts["embedding_model"](features, lengths).squeeze(1)
+        return self.net(self.norm(self.mel(waves), lengths), lengths).squeeze(1)
 
     def layers(self) -> list[nn.ModuleList]:
         """The first convolution, the SE-Res2 blocks, their aggregation, the attentive pooling, the projection."""
-        net: Any = self.parts["embedding_model"]
+        net = self.net
         stack = (*([block] for block in net.blocks), [net.mfa], [net.asp, net.asp_bn], [net.fc])
         return [nn.ModuleList(parts) for parts in stack]
 
     def weights(self) -> dict[str, Tensor]:
         """Without speaker classes and mean embedding, which are never trained and lie in other files."""
-        return self.parts["embedding_model"].state_dict()
+        return self.net.state_dict()
 
 
 LEVEL_DBFS = -30.0  # what Resemblyzer raises quiet recordings to
