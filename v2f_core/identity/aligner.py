@@ -46,17 +46,10 @@ class Aligner(nn.Module):
         self.settings |= {"identity_width": identity_width, "dropout": dropout, **({"linear": True} if linear else {})}
         self.provenance: dict[str, Any] = {}
         self.speaker_width = speaker_width
-        self.net = nn.Sequential(
-            nn.Linear(speaker_width, hidden_width),
-            nn.LayerNorm(hidden_width),
-            nn.SiLU(),
-            nn.Dropout(dropout),
-            nn.Linear(hidden_width, hidden_width),
-            nn.LayerNorm(hidden_width),
-            nn.SiLU(),
-            nn.Dropout(dropout),
-            nn.Linear(hidden_width, identity_width),
-        )
+        layers: list[nn.Module] = []
+        for width in (speaker_width, hidden_width):
+            layers += [nn.Linear(width, hidden_width), nn.LayerNorm(hidden_width), nn.SiLU(), nn.Dropout(dropout)]
+        self.net = nn.Sequential(*layers, nn.Linear(hidden_width, identity_width))
         self.linear: nn.Linear | None = None
         if linear:
             self.centre: Tensor
@@ -83,10 +76,9 @@ class Aligner(nn.Module):
             InputError: the embedding has another width than the training's, or is NaN.
         """
         if speaker_embedding.shape[-1] != self.speaker_width:
-            raise InputError(
-                f"speaker embedding of width {speaker_embedding.shape[-1]}: this aligner was trained on "
-                f"{self.speaker_width}; use the speech encoder it was trained with"
-            )
+            theirs = f"speaker embedding of width {speaker_embedding.shape[-1]}"
+            trained = f"this aligner was trained on {self.speaker_width}; use the speech encoder it was trained with"
+            raise InputError(f"{theirs}: {trained}")
         v = speaker_embedding.to(next(self.parameters()).dtype)
         if self.linear is None:
             return normalise(self.net(v))

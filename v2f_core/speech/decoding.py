@@ -31,8 +31,8 @@ FFMPEG = (
 )
 EXACT = ("aiff", "au", "flac", "matroska,webm", "mp3", "mov,mp4,m4a,3gp,3g2,mj2")  # whose lengths are no guess
 DAMAGED = "is damaged; used what can be read"
-# FFmpeg's formats of samples that keep each channel in a plane of its own
-PLANES = {"u8p": np.uint8, "s16p": np.int16, "s32p": np.int32, "s64p": np.int64, "fltp": np.float32, "dblp": np.float64}
+# FFmpeg's formats of samples; with a p behind, each channel has a plane of its own
+KINDS = {"u8": np.uint8, "s16": np.int16, "s32": np.int32, "s64": np.int64, "flt": np.float32, "dbl": np.float64}
 # codecs that give up high frequencies first; fewer kilobits a second and channel are told of
 COARSE, MIN_KILOBITS = ("aac", "mp3"), 40
 
@@ -159,11 +159,11 @@ class _Bytes:
 
 
 def _samples(frame: Any) -> np.ndarray:
-    channels, kind = frame.layout.nb_channels, frame.format
-    if not kind.is_planar:
-        return frame.to_ndarray().reshape(-1, channels)
-    # of eight channels and more PyAV counts planes beyond the last, and to_ndarray would read them: a crash
-    return np.stack([np.frombuffer(plane, PLANES[kind.name], frame.samples) for plane in frame.planes[:channels]], 1)
+    channels, kind = frame.layout.nb_channels, KINDS[frame.format.name.removesuffix("p")]
+    if not frame.format.is_planar:
+        return np.frombuffer(frame.planes[0], kind, frame.samples * channels).reshape(-1, channels)
+    # of eight channels and more PyAV counts planes beyond the last; its own to_ndarray would read them: a crash
+    return np.stack([np.frombuffer(plane, kind, frame.samples) for plane in frame.planes[:channels]], 1)
 
 
 def to_floats(samples: Shaped[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:
