@@ -12,7 +12,7 @@ from v2f_core.artefacts.weights import open_faces
 from v2f_core.errors import InputError
 from v2f_core.identity.faces import FacePack, align, find_nets
 
-with_nets = pytest.mark.skipif(open_faces() is None, reason="the extra is not installed: make open")
+pytestmark = pytest.mark.skipif(open_faces() is None, reason="the extra is not installed: make open")
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,6 @@ def theirs(photograph):
     return face, crop, feature / np.linalg.norm(feature)
 
 
-@with_nets
 @pytest.mark.parametrize("which", [0, 1])
 def test_detection_crop_and_embedding_are_opencvs(pack, photographs, which):
     photograph = photographs[which]
@@ -57,7 +56,6 @@ def test_detection_crop_and_embedding_are_opencvs(pack, photographs, which):
     np.testing.assert_allclose(identities[0], feature, atol=1e-3)
 
 
-@with_nets
 def test_a_persons_pictures_are_nearer_to_each_other_than_to_another_person(pack, photographs):
     astronaut, admiral = photographs
     darker = (astronaut * 0.6).astype(np.uint8)
@@ -69,7 +67,6 @@ def test_a_persons_pictures_are_nearer_to_each_other_than_to_another_person(pack
     assert cosines[:4, :4].min() > 0.6 > 0.4 > cosines[4, :4].max()
 
 
-@with_nets
 def test_a_face_that_fills_a_large_photograph_is_found(pack, photographs):
     close = cv2.resize(photographs[0][40:200, 140:300], (2400, 2400))
     (face,) = pack.detect(close)
@@ -77,7 +74,6 @@ def test_a_face_that_fills_a_large_photograph_is_found(pack, photographs):
     assert pack.detect(np.full((300, 400, 3), 127, np.uint8)) == []
 
 
-@with_nets
 def test_only_the_published_files_are_opened(tmp_path):
     folder = shutil.copytree(open_faces(), tmp_path / "pack")
     net = find_nets(folder)[1]
