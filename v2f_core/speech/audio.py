@@ -277,5 +277,7 @@ class _Tally:
         if cut_off:
             ends = f"ends after {self.seconds:.1f} s, its header promises {promised:.1f} s"
             _warn(self.name, f"{ends}; used what is there")
-        for doubt in [clipped] * (self.clipped > CLIPPED_WARN * self.samples) + doubts:
+        if self.clipped > CLIPPED_WARN * self.samples:
+            _warn(self.name, clipped)
+        for doubt in doubts:
             _warn(self.name, doubt)
