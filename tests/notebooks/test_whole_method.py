@@ -162,18 +162,9 @@ def test_stage_two_is_the_packages(page, m, tmp_path):
         rows = torch.cat([some.z_first, some.latents.flatten(1), some.landmarks.flatten(1)], dim=1)
         return FacePairs(Pairs(**{**pairs.__dict__, "face": rows, "face_start": some.z_start}), (4, 16, 16))
 
-    chosen = Stage2Settings(
-        steps=2,
-        batch=6,
-        learning_rate=1e-4,
-        learning_rate_lora=3e-3,
-        weight_self=1000.0,
-        warmup=0,
-        evaluate_every=1,
-        monitored=2,
-        monitor_bands=1,
-        identity=Stage1Settings(**m.settings),
-    )
+    rates = {"learning_rate": 1e-4, "learning_rate_lora": 3e-3, "weight_self": 1000.0, "warmup": 0}
+    watch = {"evaluate_every": 1, "monitored": 2, "monitor_bands": 1, "identity": Stage1Settings(**m.settings)}
+    chosen = Stage2Settings(steps=2, batch=6, **rates, **watch)
     theirs = m.load_prior()
     split = wide("train", few), wide("val", shown)
     pupil = train_stage2(page.copy.deepcopy(m.aligner), theirs, m.f_arc, *split, chosen, tmp_path, {})

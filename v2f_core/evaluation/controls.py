@@ -138,9 +138,8 @@ class Stage2:
     lora_sha256: str
 
     @classmethod
-    def from_folder(cls, folder: str | Path, prior: str | Path, device: str = "cpu") -> Stage2:
+    def from_folder(cls, folder: Path, prior: Path, device: str = "cpu") -> Stage2:
         """Read a folder written by ``python -m v2f_core stage2``, today's or version 0.1's; others are refused."""
-        folder = Path(folder)
         with refusing(folder, "a folder of Stage II, whose provenance.json names a critic", "give stage2's --out"):
             record = read_json(folder / "provenance.json")
             settings = record["settings"]

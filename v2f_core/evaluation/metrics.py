@@ -133,8 +133,7 @@ def error_rates(
     """
     threshold = np.unique(np.concatenate([same, different]))
     if not (len(same) and len(different)) or np.isnan(threshold).any():
-        pairs = f"{len(same)} pairs of one person, {len(different)} of two"
-        raise InputError(f"{pairs}: expected at least one of each, and no score that is NaN")
+        raise InputError(f"{len(same)} pairs of one person, {len(different)} of two: expected some of each, and no NaN")
     missed = np.searchsorted(np.sort(same), threshold) / len(same)
     accepted = 1 - np.searchsorted(np.sort(different), threshold) / len(different)
     return threshold, missed, accepted

@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from v2f_core.artefacts.files import SYNTHETIC, atomic_write
+from v2f_core.artefacts.files import SYNTHETIC, atomic_write, write_json
 from v2f_core.artefacts.loading import read_tensors
 from v2f_core.identity.photos import read_image
 
@@ -181,10 +181,9 @@ def _resumable(
     """Make n images batch by batch and store images and scores of each batch; stored batches are read."""
     from diffusers.image_processor import VaeImageProcessor
 
-    provenance = json.dumps({"synthetic": True, **inputs}, indent=2, ensure_ascii=False) + "\n"
-    folder = folder / hashlib.sha256(provenance.encode()).hexdigest()[:12]
-    with atomic_write(folder / "provenance.json") as temporary:
-        temporary.write_text(provenance, encoding="utf-8")
+    made = {"synthetic": True, **inputs}
+    folder /= hashlib.sha256((json.dumps(made, indent=2, ensure_ascii=False) + "\n").encode()).hexdigest()[:12]
+    write_json(folder / "provenance.json", made)
     paths: list[Path | None] = [folder / f"{row:05d}.webp" for row in range(n)]
     parts, exif = [], Image.Exif()
     exif[0x010E] = SYNTHETIC  # ImageDescription
