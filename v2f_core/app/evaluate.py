@@ -94,6 +94,8 @@ def evaluate(
     bench = make_bench(inputs, profile, drawing, draws, "test", device)
     scorers = {name: profile.part(name) for name in (key.removesuffix("_sha256") for key in bench.hashes)}
     notes = check_splits(inputs.training, inputs.test, scorers, all_known=known(inputs.test))
+    if limit is not None:
+        notes.append(f"persons of the test split beyond {limit} are left out, as --limit asks")
     learned, here = inputs.aligner.provenance.get("persons"), len(inputs.training.persons)
     if learned not in (None, here):
         notes.append(f"the aligner was trained on {learned} persons, ridge regression on this dataset's {here}")

@@ -6,6 +6,7 @@ changed and run again in its folder.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+import v2f_core
 from v2f_core.app.generate import save_gallery
 from v2f_core.artefacts.files import SYNTHETIC, folder_hash, versions, write_json
 from v2f_core.artefacts.profiles import Profile
@@ -82,7 +84,9 @@ def run_notebook(folder: Path) -> Path:
     notebook = nbformat.v4.new_notebook(cells=cells)
     client = NotebookClient(notebook, resources={"metadata": {"path": str(folder)}})
     client.extra_arguments = ["--log-level=ERROR"]  # a kernel warns of its TCP connection to this process
-    client.execute()
+    source = str(Path(v2f_core.__file__).parents[1])  # for a package that runs from its source tree
+    path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
+    client.execute(env={**os.environ, "PYTHONPATH": path, "MPLBACKEND": "module://matplotlib_inline.backend_inline"})
     body, _ = HTMLExporter(template_name="basic", exclude_input=True).from_notebook_node(notebook)
     tables.write(folder, "report.ipynb", nbformat.writes(notebook))
     tables.write(folder, "report.html", HEAD + body)

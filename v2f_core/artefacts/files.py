@@ -26,6 +26,7 @@ HASHES = "SHA256.json"  # beside folders of weights: relative path → SHA-256
 DISK_FULL = re.compile(rf"(?:errno|os error) {errno.ENOSPC}\b", re.I)  # in messages of Python, Arrow and safetensors
 NO_FILE_NAME = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.I)  # names that Windows reserves
 LONGEST_NAME = 100  # bytes; file systems take 255, of which endings and temporary names need some
+BESIDE_WEIGHTS = frozenset({"checkpoint.pt", "tensorboard"})  # other files of a training; the second of version 0.1
 SYNTHETIC = (
     "Synthetic: drawn by a model from a voice. No likeness of any person: a voice does not determine a face. "
     "Not for identification."
@@ -172,7 +173,7 @@ def folder_hash(folder: str | Path) -> str:
         raise InputError(f"{folder}: no such folder; expected a folder of weights")
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name != "checkpoint.pt":
+        if path.is_file() and not BESIDE_WEIGHTS & set(path.relative_to(folder).parts):
             digest.update(f"{path.relative_to(folder).as_posix()}\0{sha256(path)}\n".encode())
     return digest.hexdigest()
 
