@@ -29,7 +29,7 @@ def run(work: Path, tiny: bool = False) -> None:
 
     Args:
         work: scratch folder; results go to ``work/base_speech``.
-        tiny: take the few timbres of the committed fixture instead of synthesising.
+        tiny: take one sentence of the few timbres of the committed fixture instead of synthesising.
 
     Raises:
         InputError: an ingredient cannot be fetched, or is not the expected file.
@@ -37,8 +37,11 @@ def run(work: Path, tiny: bool = False) -> None:
     folder = work / "base_speech"
     if tiny:
         shutil.copytree(FIXTURE, folder, dirs_exist_ok=True)
-        for file in sorted(folder.glob("*/*.ogg")):
-            _analyse(file)
+        for table in folder.glob(f"*/{TABLE}"):
+            rows = [row | {"sentences": row["sentences"][:1]} for row in json.loads(table.read_text())]
+            table.write_text(json.dumps(rows))
+            for row in rows:
+                _analyse(table.parent / f"{row['name']}_{row['sentences'][0]:02d}.ogg")
         return
     kokoro = Kokoro(fetch(work))
     references = [timbre("minivox", index, kokoro.voices, 0) for index in range(REFERENCES)]

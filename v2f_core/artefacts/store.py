@@ -235,8 +235,11 @@ def read_ahead(paths: Iterable[Path], decode: Decoder, workers: int = 0) -> Iter
         except InputError as error:
             return error
 
+    if workers == 0:
+        yield from map(read, paths)
+        return
     waiting: deque[Future[Any]] = deque()
-    with ThreadPoolExecutor(max(workers, 1)) as pool:
+    with ThreadPoolExecutor(workers) as pool:
         for path in paths:
             waiting.append(pool.submit(read, path))
             if len(waiting) > PREFETCHED * workers:
