@@ -299,7 +299,7 @@ def test_a_tables_split_sex_and_session_are_used_and_the_full_profile_reads_it(t
         ("", "cannot be read as a table"),
         ("clip,face,person\n", "no row below the heading"),
         ("clip,face,person\na.wav,a.png,J\udcf6rg\n", "expected text in UTF-8"),
-        ("clip,face,person\na.wav,a.png,Ada\nb.wav,a.png,Bob\n", "a.png: listed twice, also for Bob"),
+        ("clip,face,person\na.wav,a.png,Ada\nb.wav,a.png,Bob\n", "a.png: listed twice, for Ada and Bob"),
         ("clip,face,person\nC:\\me\\a.wav,a.png,Ada\n", "not a path below"),
     ],
 )

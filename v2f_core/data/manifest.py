@@ -122,8 +122,10 @@ def check(table: pd.DataFrame) -> pd.DataFrame:
         if not path or "\0" in path or any(form.anchor or ".." in form.parts for form in forms):
             raise InputError(f"{path!r}: not a path below the dataset's root; make it relative to it")
     table["path"] = table.path.map(plain_path)
-    for row in table[table.path.duplicated()].to_dict("records"):
-        raise InputError(f"{row['path']}: listed twice, also for {row['person']}; list each file once, for one person")
+    for path in table.path[table.path.duplicated()]:
+        persons = sorted(set(table.person[table.path == path]))
+        whose = " and ".join(persons if len(persons) < 3 else [persons[0], f"{len(persons) - 1} others"])
+        raise InputError(f"{path}: listed twice, for {whose}; list each file once, for one person")
     return table.sort_values(["split", "person", "kind", "path"]).reset_index(drop=True)
 
 
