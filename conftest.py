@@ -18,6 +18,6 @@ def pytest_runtest_setup() -> None:
 
     It asks every loaded module for its file; a lazy one answers by importing things that are not installed.
     """
-    for module in list(sys.modules.values()):
-        if type(module).__module__.startswith("speechbrain") and "__file__" not in vars(module):
+    for name, module in list(sys.modules.items()):
+        if name.startswith("speechbrain") and "__file__" not in vars(module):
             module.__file__ = None
