@@ -80,6 +80,8 @@ def test_a_hash_of_a_folder_depends_on_names_and_contents_but_not_on_a_training_
     (tmp_path / "a").write_text("1")
     first = folder_hash(tmp_path)
     (tmp_path / "checkpoint.pt").write_text("2")
+    (tmp_path / "tensorboard").mkdir()
+    (tmp_path / "tensorboard" / "events").write_text("3")  # version 0.1's
     assert folder_hash(tmp_path) == first
     (tmp_path / "a").rename(tmp_path / "b")
     assert folder_hash(tmp_path) != first

@@ -19,6 +19,8 @@ def test_posteriors_are_distributions_whatever_the_batch_and_a_bgr_judge_sees_th
     assert together.shape == (40, 7)
     np.testing.assert_allclose(together.sum(1), 1, atol=1e-5)
     np.testing.assert_allclose(rgb.posteriors(images[-3:]), together[-3:], atol=1e-6)
+    assert rgb.posteriors([]).shape == (0, 7)
+    assert len(rgb.features([])) == 0
     (tmp_path / "config.json").write_text(json.dumps(settings | {"channels": "BGR"}))
     bgr = Judge.from_folder(tmp_path)
     np.testing.assert_allclose(bgr.posteriors([image[..., ::-1] for image in images]), together, atol=1e-6)

@@ -86,7 +86,7 @@ def run_notebook(folder: Path) -> Path:
     client.extra_arguments = ["--log-level=ERROR"]  # a kernel warns of its TCP connection to this process
     source = str(Path(v2f_core.__file__).parents[1])  # for a package that runs from its source tree
     path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
-    client.execute(env={**os.environ, "PYTHONPATH": path, "MPLBACKEND": "module://matplotlib_inline.backend_inline"})
+    client.execute(env={**os.environ, "PYTHONPATH": path})
     body, _ = HTMLExporter(template_name="basic", exclude_input=True).from_notebook_node(notebook)
     tables.write(folder, "report.ipynb", nbformat.writes(notebook))
     tables.write(folder, "report.html", HEAD + body)

@@ -87,7 +87,7 @@ class Judge(nn.Module):
     @torch.no_grad()
     def posteriors(self, images: Sequence[Pixels]) -> Float32[np.ndarray, "images classes"]:
         """p(y|x) of each RGB image; rows sum to 1."""
-        device, parts = next(self.net.parameters()).device, []
+        device, parts = next(self.net.parameters()).device, [torch.zeros(0, self.config["n_classes"])]
         for start in range(0, len(images), AT_ONCE):
             logits = self.net(self.prepare(images[start : start + AT_ONCE]).to(device))
             parts.append(F.softmax(logits.float(), dim=1).cpu())
@@ -96,7 +96,7 @@ class Judge(nn.Module):
     def features(self, images: Sequence[Pixels]) -> Float32[np.ndarray, "images features"]:
         """The input of the last layer for each RGB image, unit length: the judge as a second scorer of likeness."""
         last = [layer for layer in self.net.modules() if isinstance(layer, nn.Linear)][-1]
-        seen: list[Tensor] = []
+        seen = [torch.zeros(0, last.in_features)]
         hook = last.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float().cpu()))
         with hook:
             self.posteriors(images)
